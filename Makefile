@@ -1,0 +1,54 @@
+# Two commands do everything on a fresh machine with Python 3.10+:  make demo   and   make test
+PYTHON ?= python3
+VENV ?= .venv
+FILE ?= demo/generator.onnx
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+.PHONY: help demo test check format startup clean
+
+help: ## Say what there is to make
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "ganedge needs Python 3.10 or newer: make PYTHON=/path/to/python3"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/demo.stamp: $(BIN)/python pyproject.toml constraints.txt
+	$(PIP) --editable '.[train,export,cpu]'
+	@touch $@
+
+$(VENV)/test.stamp: $(VENV)/demo.stamp
+	$(PIP) --editable '.[train,export,cpu,openvino,dev]'
+	@touch $@
+
+.typecheck/ganedge:
+	@mkdir -p .typecheck && ln -sfn .. .typecheck/ganedge
+
+demo: $(VENV)/demo.stamp ## Digits → DCGAN → ONNX FP32 and FP16 → new digits → latency table
+	rm -rf demo
+	$(BIN)/gan-train dcgan --data digits --out demo/run --epochs 60 --max-minutes 2.5
+	$(BIN)/gan-export demo/run --format onnx -o demo/generator.onnx
+	$(BIN)/gan-export demo/run --format onnx --fp16 -o demo/generator-fp16.onnx
+	$(BIN)/gan-run sample demo/generator.onnx -n 64 --seed 0 -o demo/digits.png
+	$(BIN)/gan-bench demo/generator.onnx demo/generator-fp16.onnx --against demo/run --batch 1,8 --seconds 1 --json demo/latency.json
+	@echo "new digits: demo/digits.png   latency: demo/latency.json"
+
+test: check ## Checks, then every test
+	$(BIN)/python -m pytest
+
+check: $(VENV)/test.stamp .typecheck/ganedge ## Format, lint, types and layout
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest --quiet tests/test_layout.py
+
+format: $(VENV)/test.stamp ## Format and mend what can be mended
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+startup: $(VENV)/test.stamp ## Start-up time of the API and of gan-run beside a bare onnxruntime script
+	$(BIN)/python -m ganedge.benchmarks.startup $(FILE)
+
+clean: ## Remove what these commands made
+	rm -rf $(VENV) .typecheck demo build dist *.egg-info

@@ -1,0 +1,141 @@
+"""Change what a graph computes in, with its inputs and outputs as they were. No torch here.
+
+half = to_fp16(model)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+import onnx
+from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
+
+from ganedge.export import rewrite
+from ganedge.runtime.errors import GanEdgeError
+
+FP16_MAX = float(np.finfo(np.float16).max)
+"""65504: a larger weight becomes infinite."""
+FP32_OPS = frozenset({"BatchNormalization", "InstanceNormalization", "LayerNormalization", "GroupNormalization"})
+"""Operators whose statistics lose their meaning in 11 bits of mantissa."""
+FP32_INPUTS = {"Resize": (1, 2), "Upsample": (1,)}
+"""Inputs that are float32 by the operator's definition, whatever it works on."""
+
+
+def to_fp16(model: ModelProto, keep: frozenset[str] = frozenset()) -> ModelProto:
+    """FP16 weights and arithmetic, FP32 inputs and outputs.
+
+    Args:
+        model: An FP32 model with inferred shapes.
+        keep: Names of nodes that stay in FP32, beside the normalisations.
+
+    Returns:
+        A new model, checked. Casts stand where the two precisions meet.
+
+    Raises:
+        GanEdgeError: a weight is too large for FP16.
+    """
+    half = ModelProto()
+    half.CopyFrom(model)
+    graph = half.graph
+    types = _float_tensors(half)
+    wide = {index for index, node in enumerate(graph.node) if node.op_type in FP32_OPS or node.name in keep}
+    _check_range([tensor for tensor in graph.initializer if _readers_half(tensor.name, graph.node, wide)])
+
+    nodes: list[NodeProto] = []
+    casts: dict[tuple[str, int], str] = {}
+    weights = {tensor.name: tensor for tensor in graph.initializer}
+    narrow_weights: dict[str, TensorProto] = {}
+    made_half: set[str] = set()
+
+    def cast(name: str, to: int) -> str:
+        """The name of this tensor in the wanted type, adding a Cast where there is none yet."""
+        if (name, to) not in casts:
+            casts[name, to] = f"{name}_{'fp16' if to == TensorProto.FLOAT16 else 'fp32'}"
+            nodes.append(helper.make_node("Cast", [name], [casts[name, to]], f"cast_{casts[name, to]}", to=to))
+        return casts[name, to]
+
+    for index, node in enumerate(graph.node):
+        fixed = FP32_INPUTS.get(node.op_type, ())
+        for place, name in enumerate(node.input):
+            if name not in types or place in fixed:
+                continue
+            if name in weights:
+                if index not in wide:
+                    narrow = f"{name}_fp16"
+                    narrow_weights.setdefault(narrow, _narrow(weights[name], narrow))
+                    node.input[place] = narrow
+            elif index in wide and name in made_half:
+                node.input[place] = cast(name, TensorProto.FLOAT)
+            elif index not in wide and name not in made_half:
+                node.input[place] = cast(name, TensorProto.FLOAT16)
+        nodes.append(node)
+        if index not in wide:
+            _narrow_attributes(node)
+            made_half.update(name for name in node.output if name in types)
+
+    for output in graph.output:
+        if output.name in made_half:
+            inner = f"{output.name}_fp16"
+            for node in nodes:
+                _rename(node, output.name, inner)
+            nodes.append(helper.make_node("Cast", [inner], [output.name], f"cast_{output.name}", to=TensorProto.FLOAT))
+
+    ordered = [_copy(node) for node in nodes]
+    del graph.node[:]
+    graph.node.extend(ordered)
+    graph.initializer.extend(narrow_weights.values())
+    return rewrite.tidy(half, _symbols(half))
+
+
+def _float_tensors(model: ModelProto) -> set[str]:
+    """Names of all float32 tensors of the graph."""
+    graph = model.graph
+    known = [*graph.input, *graph.output, *graph.value_info]
+    floats = {value.name for value in known if value.type.tensor_type.elem_type == TensorProto.FLOAT}
+    return floats | {tensor.name for tensor in graph.initializer if tensor.data_type == TensorProto.FLOAT}
+
+
+def _readers_half(name: str, nodes: Iterable[NodeProto], wide: set[int]) -> bool:
+    return any(name in node.input for index, node in enumerate(nodes) if index not in wide)
+
+
+def _check_range(tensors: list[TensorProto]) -> None:
+    for tensor in tensors:
+        if tensor.data_type == TensorProto.FLOAT:
+            top = float(np.abs(numpy_helper.to_array(tensor)).max(initial=0.0))
+            if not top <= FP16_MAX:
+                raise GanEdgeError(
+                    f"weight {tensor.name} reaches {top:.3g}, beyond FP16's {FP16_MAX:.0f}: export in FP32"
+                )
+
+
+def _narrow(tensor: TensorProto, name: str) -> TensorProto:
+    return numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float16), name)
+
+
+def _narrow_attributes(node: NodeProto) -> None:
+    """Constants and casts inside a half-precision node become half precision too."""
+    for attribute in node.attribute:
+        if attribute.type == onnx.AttributeProto.TENSOR and attribute.t.data_type == TensorProto.FLOAT:
+            attribute.t.CopyFrom(_narrow(attribute.t, attribute.t.name))
+        elif node.op_type == "Cast" and attribute.name == "to" and attribute.i == TensorProto.FLOAT:
+            attribute.i = TensorProto.FLOAT16
+
+
+def _rename(node: NodeProto, old: str, new: str) -> None:
+    for names in (node.input, node.output):
+        for place, name in enumerate(names):
+            if name == old:
+                names[place] = new
+
+
+def _copy(node: NodeProto) -> NodeProto:
+    copy = NodeProto()
+    copy.CopyFrom(node)
+    return copy
+
+
+def _symbols(model: ModelProto) -> set[str]:
+    ports = (*model.graph.input, *model.graph.output)
+    return {size.dim_param for port in ports for size in port.type.tensor_type.shape.dim if size.dim_param}

@@ -1,0 +1,101 @@
+"""From a PyTorch generator to an ONNX graph: dynamic batch, one file, nothing in it but the computation.
+
+model = to_onnx(network, interface)
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import warnings
+from collections.abc import Iterator
+
+import onnx
+import torch
+from torch import nn
+
+from ganedge.export import rewrite
+from ganedge.runtime.errors import GanEdgeError
+from ganedge.runtime.manifest import Interface, NormMode, Port
+
+OPSET = 18
+"""The ONNX operator set that is written: TensorRT from 8.6 and ONNX Runtime from 1.14 read it."""
+
+
+def to_onnx(network: nn.Module, interface: Interface) -> onnx.ModelProto:
+    """Export a generator, fold its normalisation and strip what is not computation.
+
+    Args:
+        network: In evaluation mode, FP32, on the CPU.
+        interface: What it takes and gives; its port names become the graph's.
+
+    Returns:
+        A checked model with inferred shapes.
+
+    Raises:
+        GanEdgeError: the network cannot be exported; the message says what stood in the way.
+    """
+    example = tuple(example_input(port) for port in interface.inputs)
+    batch = torch.export.Dim("batch", min=1)
+    shapes = tuple({0: batch} for _ in interface.inputs)
+    with _quiet():
+        try:
+            program = torch.onnx.export(
+                network,
+                example,
+                dynamo=True,
+                optimize=True,
+                verbose=False,
+                opset_version=OPSET,
+                input_names=[port.name for port in interface.inputs],
+                output_names=[port.name for port in interface.outputs],
+                dynamic_shapes=(shapes,) if _takes_varargs(network) else shapes,
+            )
+        except Exception as error:
+            root = _root(error)
+            reason = " ".join(str(root).split())[:300]
+            raise GanEdgeError(f"this generator cannot be exported to ONNX: {type(root).__name__}: {reason}") from error
+    assert program is not None
+    model = program.model_proto
+    rewrite.fold_batch_norm(model)
+    return rewrite.tidy(model, {"batch"})
+
+
+def example_input(port: Port, batch: int = 2) -> torch.Tensor:
+    """A batch of the right shape and type; two items, because exporters take a batch of one for a constant."""
+    shape = (batch, *port.item_shape)
+    return torch.zeros(shape, dtype=torch.int64) if port.dtype == "int64" else torch.randn(shape)
+
+
+def norm_mode(network: nn.Module) -> NormMode:
+    """Which statistics the generator's normalisation uses."""
+    kinds = tuple(network.modules())
+    if any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in kinds):
+        return "eval"
+    return "instance" if any(isinstance(module, nn.modules.instancenorm._InstanceNorm) for module in kinds) else "none"
+
+
+def _takes_varargs(network: nn.Module) -> bool:
+    code = type(network).forward.__code__
+    return bool(code.co_flags & 0x04) and code.co_argcount == 1
+
+
+def _root(error: BaseException) -> BaseException:
+    """The first cause, which says more than the exporter's summary."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """The exporter prints and warns of its own inner steps; what matters comes back as an exception."""
+    level = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(level)

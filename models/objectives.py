@@ -1,0 +1,80 @@
+"""Adversarial objectives as plain functions, each with its paper and equation.
+
+    loss = OBJECTIVES["hinge"].discriminator(real_logits, fake_logits)
+
+Every function takes the discriminator's raw outputs ("logits", any shape) and returns one scalar to minimise. D's
+losses are real + fake, not halved.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+Name = Literal["bce", "lsgan", "wgan", "hinge"]
+"""The objectives that a latent variant can be trained with."""
+
+
+def bce_discriminator(real: Tensor, fake: Tensor) -> Tensor:
+    """-log D(x) - log(1 - D(G(z))), Goodfellow et al. 2014 (arXiv:1406.2661), eq. 1."""
+    return F.softplus(-real).mean() + F.softplus(fake).mean()
+
+
+def bce_generator(fake: Tensor) -> Tensor:
+    """-log D(G(z)), the non-saturating form, Goodfellow et al. 2014, section 3."""
+    return F.softplus(-fake).mean()
+
+
+def lsgan_discriminator(real: Tensor, fake: Tensor) -> Tensor:
+    """(D(x) - 1)² + D(G(z))², Mao et al. 2017 (arXiv:1611.04076), eq. 9 without the factor ½."""
+    return (real - 1).square().mean() + fake.square().mean()
+
+
+def lsgan_generator(fake: Tensor) -> Tensor:
+    """(D(G(z)) - 1)², Mao et al. 2017, eq. 9 without the factor ½."""
+    return (fake - 1).square().mean()
+
+
+def hinge_discriminator(real: Tensor, fake: Tensor) -> Tensor:
+    """max(0, 1 - D(x)) + max(0, 1 + D(G(z))), Lim & Ye 2017 (arXiv:1705.02894)."""
+    return F.relu(1 - real).mean() + F.relu(1 + fake).mean()
+
+
+def critic(real: Tensor, fake: Tensor) -> Tensor:
+    """-C(x) + C(G(z)), Arjovsky et al. 2017 (arXiv:1701.07875), eq. 2 negated to be minimised."""
+    return fake.mean() - real.mean()
+
+
+def negated(fake: Tensor) -> Tensor:
+    """-D(G(z)): the generator's loss of the Wasserstein and the hinge GAN."""
+    return -fake.mean()
+
+
+class Objective(NamedTuple):
+    """The two sides of one objective."""
+
+    discriminator: Callable[[Tensor, Tensor], Tensor]
+    generator: Callable[[Tensor], Tensor]
+
+
+OBJECTIVES: dict[Name, Objective] = {
+    "bce": Objective(bce_discriminator, bce_generator),
+    "lsgan": Objective(lsgan_discriminator, lsgan_generator),
+    "wgan": Objective(critic, negated),
+    "hinge": Objective(hinge_discriminator, negated),
+}
+
+
+def r1_penalty(real_logits: Tensor, real: Tensor) -> Tensor:
+    """‖∇D(x)‖² averaged over the batch, Mescheder et al. 2018 (arXiv:1801.04406), eq. 9 without γ/2.
+
+    Args:
+        real_logits: D's output for `real`, which must require gradients.
+        real: `[N, ...]`.
+    """
+    (gradient,) = torch.autograd.grad(real_logits.sum(), real, create_graph=True)
+    return gradient.square().flatten(1).sum(1).mean()

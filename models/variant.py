@@ -1,0 +1,102 @@
+"""What train and export rely on: the shape of a GAN variant.
+
+A variant is one file with four parts, read from top to bottom: its config, its networks, its losses, and one training
+step. Whoever writes such a file and adds its class to `ganedge.models.VARIANTS` has added a GAN to all four commands.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, Protocol
+
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from ganedge.runtime.errors import UsageError
+from ganedge.runtime.manifest import Interface
+
+Batch = Mapping[str, Tensor]
+"""One batch on the training device. What `wants` asked for decides its keys: `images` (float `[N, C, H, W]` in the
+wanted range)."""
+
+Update = Callable[[str, Tensor], None]
+"""`update(name, loss)`: clear that optimizer's gradients, compute those of its own parameters and no others, average
+them over all processes, and take one step."""
+
+DataKind = Literal["images"]
+"""Kinds of training data: single pictures."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class VariantConfig:
+    """The settings that every variant has. A field's docstring is its help text on the command line."""
+
+    epochs: int = 25
+    """Passes over the data."""
+    batch: int = 64
+    """Items in one step, over all devices."""
+    sample_every: int = 500
+    """Steps between two pictures of the same noise in the run folder."""
+    ema: float = 0.999
+    """Decay per step of the averaged generator that is saved and exported, 0 to below 1; 0 keeps no average."""
+
+    def __post_init__(self) -> None:
+        """Refuse values that cannot work. Subclasses call this and add their own."""
+        require(self.epochs >= 1, "epochs", self.epochs, "1 or more")
+        require(self.batch >= 1, "batch", self.batch, "1 or more")
+        require(self.sample_every >= 1, "sample_every", self.sample_every, "1 or more")
+        require(0 <= self.ema < 1, "ema", self.ema, "0 or more and below 1")
+
+
+@dataclass(frozen=True)
+class Wants:
+    """The data a variant trains on."""
+
+    kind: DataKind
+    """What one item is."""
+    size: int
+    """Height and width of a picture, pixels."""
+    channels: int | None
+    """1 grey, 3 colour; None takes what the data has."""
+    range: tuple[float, float]
+    """The values of black and white that the networks see."""
+
+
+class Variant(Protocol):
+    """One GAN: constructed from its config, it holds networks and optimizers and knows one training step."""
+
+    name: ClassVar[str]
+    """As the command line names it."""
+    summary: ClassVar[str]
+    """One line for `gan-train --list`."""
+    config_class: ClassVar[type[VariantConfig]]
+    """Its settings: fields, defaults and help texts."""
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]]
+    """Named sets of config values."""
+
+    networks: Mapping[str, nn.Module]
+    """Every network by name, generators included: what a checkpoint holds."""
+    optimizers: Mapping[str, Optimizer]
+    """Every optimizer by the name that the step hands to `update`."""
+
+    def __init__(self, config: Any) -> None: ...
+
+    @staticmethod
+    def wants(config: Any) -> Wants:
+        """The data to train on. Config fields that are None are filled from the data's facts of the same name."""
+        ...
+
+    def generators(self) -> dict[str, Interface]:
+        """The networks that are generators, by name, and what each takes and gives; their forward takes its inputs."""
+        ...
+
+    def step(self, batch: Batch, step: int, update: Update) -> dict[str, Tensor]:
+        """Train on one batch; give the losses as scalars that were not waited for."""
+        ...
+
+
+def require(holds: bool, name: str, value: object, accepted: str) -> None:
+    """Refuse a config value, naming the option, the value and what is accepted."""
+    if not holds:
+        raise UsageError(f"{name.replace('_', '-')} is {value}: give {accepted}")

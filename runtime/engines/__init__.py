@@ -1,0 +1,100 @@
+"""The engines that can run an artifact, each in a module of its own that is imported when it is chosen.
+
+Every such module has one function, `start(model, precision, device, threads) -> Engine`. An engine asked for by name
+and not to be had is an error that says how to get it; nothing falls back in silence.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from ganedge.runtime.errors import EngineError, MissingExtra, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+MODULES = {"onnxruntime": "ort", "openvino": "ov"}
+"""Engine names, in the order that `auto` tries them, and the modules that hold them."""
+EXTRAS = {"onnxruntime": "cpu", "openvino": "openvino"}
+"""The extra that installs each engine."""
+DEVICES = ("auto", "cpu", "cuda")
+"""What `device` may be."""
+
+
+@dataclass(frozen=True)
+class EngineInfo:
+    """What really runs: recorded from the engine, not from the request."""
+
+    name: str
+    """onnxruntime or openvino."""
+    version: str
+    """Of the engine's package."""
+    provider: str
+    """The part of the engine that computes: an execution provider or a plugin."""
+    device: str
+    """cpu or cuda."""
+    precision: str
+    """What it computes in, and what the weights are where that differs."""
+
+    def __str__(self) -> str:
+        """One line for people."""
+        return f"{self.name} {self.version} ({self.provider})"
+
+
+class Engine(Protocol):
+    """A loaded model. `run` may be called from several threads at once."""
+
+    info: EngineInfo
+
+    def run(self, feeds: Mapping[str, NDArray[np.generic]]) -> Sequence[NDArray[np.generic]]:
+        """Compute the outputs, in the graph's order, from inputs by name."""
+
+    def close(self) -> None:
+        """Free what it holds; no call may follow."""
+
+
+def installed(name: str) -> bool:
+    """Whether the package of an engine is there, without importing it."""
+    return importlib.util.find_spec(name) is not None
+
+
+def on_cpu(precision: str) -> str:
+    """What an engine on an ordinary CPU makes of a precision: FP16 weights are widened and computed in FP32."""
+    return "fp32 (fp16 weights)" if precision == "fp16" else precision
+
+
+def start(model: bytes, precision: str, name: str, device: str, threads: int | None) -> Engine:
+    """Load a model into an engine.
+
+    Args:
+        model: A serialised ONNX model.
+        precision: What the manifest says the model computes in.
+        name: An engine, or "auto" for the first installed one.
+        device: "auto", "cpu" or "cuda".
+        threads: Threads of the engine's own pool; None leaves the choice to the engine.
+
+    Raises:
+        UsageError: an unknown engine or device, or a thread count below one.
+        MissingExtra: the engine is not installed.
+        EngineError: the engine is there and cannot run this model on this device.
+    """
+    if name != "auto" and name not in MODULES:
+        raise UsageError(f"unknown engine {name!r}: choose auto, {', '.join(MODULES)}")
+    if device not in DEVICES:
+        raise UsageError(f"unknown device {device!r}: choose {', '.join(DEVICES)}")
+    if threads is not None and threads < 1:
+        raise UsageError(f"threads is {threads}: give 1 or more, or leave it out")
+    for candidate in MODULES if name == "auto" else (name,):
+        if installed(candidate):
+            module = importlib.import_module(f".{MODULES[candidate]}", __name__)
+            engine: Engine = module.start(model, precision, device, threads)
+            return engine
+    if name == "auto":
+        raise EngineError("no engine is installed: pip install 'ganedge[cpu]' (onnxruntime) or 'ganedge[openvino]'")
+    raise MissingExtra(name, EXTRAS[name], f"engine {name}")

@@ -1,0 +1,51 @@
+"""OpenVINO: the fast engine on Intel processors."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from ganedge.runtime.engines import EngineInfo, on_cpu
+from ganedge.runtime.errors import EngineError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+
+class OpenVino:
+    """A compiled model; each call has an inference request of its own, so threads do not meet."""
+
+    def __init__(self, compiled: Any, info: EngineInfo) -> None:
+        self.info = info
+        self._compiled = compiled
+
+    def run(self, feeds: Mapping[str, NDArray[np.generic]]) -> Sequence[NDArray[np.generic]]:
+        """Compute all outputs."""
+        result = self._compiled.create_infer_request().infer(dict(feeds), share_inputs=True)
+        return [result[index] for index in range(len(self._compiled.outputs))]
+
+    def close(self) -> None:
+        """Let the model go."""
+        self._compiled = None
+
+
+def start(model: bytes, precision: str, device: str, threads: int | None) -> OpenVino:
+    """Compile the model. See `engines.start` for the arguments and errors."""
+    import openvino
+
+    if device == "cuda":
+        raise EngineError("device 'cuda': OpenVINO runs on Intel processors, not on CUDA; use --engine onnxruntime")
+    # On a CPU with AMX OpenVINO computes FP32 models in bf16 unless told otherwise: what is asked for is given.
+    settings: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
+    if threads is not None:
+        settings["INFERENCE_NUM_THREADS"] = threads
+    try:
+        core = openvino.Core()
+        compiled = core.compile_model(core.read_model(model), "CPU", settings)
+    except Exception as error:
+        reason = str(error).strip().partition("\n")[0][:300]
+        raise EngineError(f"openvino {openvino.__version__} cannot load this model: {reason}") from error
+    version = openvino.__version__.partition("-")[0]
+    return OpenVino(compiled, EngineInfo("openvino", version, "CPU", "cpu", on_cpu(precision)))

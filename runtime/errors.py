@@ -1,0 +1,47 @@
+"""The errors a user of ganedge can meet: one family, one line each.
+
+Everything that is a user's to mend raises a `GanEdgeError`, whose message names the offending value, what is
+accepted and the next step. The four commands print it as one line and exit with `exit_code`; a library user
+catches the family, or one member of it. Anything else that escapes is a bug of ours.
+"""
+
+from __future__ import annotations
+
+
+class GanEdgeError(Exception):
+    """Base of every error that a user can mend."""
+
+    exit_code = 1
+
+
+class UsageError(GanEdgeError, ValueError):
+    """A request that makes no sense: an unknown name, options that contradict each other, a value out of range."""
+
+    exit_code = 2
+
+
+class InputError(GanEdgeError, ValueError):
+    """Data that cannot be used: an array of the wrong shape, a picture that does not decode, an empty folder."""
+
+
+class ArtifactError(GanEdgeError):
+    """A file that is not an artifact of ours, is damaged, or is newer than this program."""
+
+
+class EngineError(GanEdgeError):
+    """An engine, device or precision that was asked for and cannot be had here."""
+
+
+class MissingExtra(GanEdgeError, ImportError):  # noqa: N818 - reads better than MissingExtraError at the raise
+    """An optional package that is not installed.
+
+    Args:
+        package: The package that is missing, as pip knows it.
+        extra: The extra of `ganedge` that brings it.
+        purpose: What needs it, in a few words.
+    """
+
+    def __init__(self, package: str, extra: str, purpose: str) -> None:
+        super().__init__(f"{purpose} needs {package}, which is not installed: pip install 'ganedge[{extra}]'")
+        self.package = package
+        self.extra = extra

@@ -1,0 +1,214 @@
+"""A generator, ready to use: the whole of what a device calls.
+
+from ganedge.runtime import load
+
+with load("generator.onnx") as generator:
+    pictures = generator.sample(16, seed=0)          # uint8 [16, H, W, C]
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from .engines import start
+from .errors import InputError, UsageError
+from .images import to_uint8
+from .latents import LatentStream
+from .manifest import read_artifact
+
+if TYPE_CHECKING:
+    import os
+    from types import TracebackType
+
+    from numpy.typing import NDArray
+
+    from .engines import Engine, EngineInfo
+    from .manifest import Manifest, Port
+
+BATCH_ELEMENTS = 2**22
+"""Output values computed in one engine call unless `batch` says otherwise: 16 MiB of float32."""
+MAX_BATCH = 64
+"""Items in one engine call unless `batch` says otherwise: beyond it throughput gains little and memory grows."""
+
+
+def load(
+    path: str | os.PathLike[str],
+    engine: str = "auto",
+    device: str = "auto",
+    threads: int | None = None,
+    batch: int | None = None,
+) -> Generator:
+    """Open an artifact that `gan-export` wrote.
+
+    Args:
+        path: An `.onnx` file.
+        engine: "onnxruntime", "openvino", or "auto" for the first that is installed.
+        device: "cpu", "cuda", or "auto".
+        threads: Threads of the engine's own pool; None leaves the choice to the engine.
+        batch: Items in one engine call at most; None chooses by size.
+
+    Returns:
+        A generator; safe to call from several threads.
+
+    Raises:
+        ArtifactError: the file is not an artifact, is damaged, or is from a newer schema.
+        EngineError: the engine or device cannot be had (`MissingExtra` where a package is missing).
+        UsageError: an argument out of range.
+    """
+    if batch is not None and batch < 1:
+        raise UsageError(f"batch is {batch}: give 1 or more, or leave it out")
+    manifest, model = read_artifact(Path(path))
+    return Generator(manifest, start(model, manifest.precision, engine, device, threads), batch)
+
+
+class Generator:
+    """An artifact in an engine. Use `load` to make one, and `with` or `close` to let it go.
+
+    Attributes:
+        manifest: What the artifact says of itself.
+        engine: What really runs it: engine, provider, device, precision.
+    """
+
+    def __init__(self, manifest: Manifest, engine: Engine, batch: int | None = None) -> None:
+        self.manifest = manifest
+        self._interface = manifest.interface
+        self._engine: Engine | None = engine
+        self._batch = batch or _default_batch(self._interface.output)
+
+    @property
+    def engine(self) -> EngineInfo:
+        """What really runs the artifact."""
+        return self._running().info
+
+    def run(self, *inputs: NDArray[np.generic]) -> NDArray[np.generic]:
+        """Compute the bare output of one batch.
+
+        Args:
+            *inputs: One array per input of the interface, in its order, of exactly the dtype and shape it names.
+
+        Returns:
+            The output tensor as the engine gives it, in the output port's dtype, layout and range.
+
+        Raises:
+            InputError: a wrong number of arrays, dtype, shape, or batches that differ.
+        """
+        ports = self._interface.inputs
+        if len(inputs) != len(ports):
+            names = ", ".join(port.name for port in ports)
+            raise InputError(f"this generator takes {len(ports)} input(s) ({names}), {len(inputs)} given")
+        for port, array in zip(ports, inputs, strict=True):
+            _check_array(port, array)
+        if len({len(array) for array in inputs}) != 1:
+            raise InputError(f"the inputs' batches differ: {', '.join(str(len(array)) for array in inputs)}")
+        feeds = {port.name: array for port, array in zip(ports, inputs, strict=True)}
+        return self._running().run(feeds)[0]
+
+    def sample(self, n: int, seed: int | None = None, label: int | None = None) -> NDArray[np.generic]:
+        """Draw new items.
+
+        Args:
+            n: How many, 1 or more.
+            seed: 0 to 2³² - 1: the same seed gives the same latents on every engine and machine; None: new ones.
+            label: A class, 0 to the number of classes - 1, for all of them; None takes the classes in turn.
+                Only where the generator is conditional.
+
+        Returns:
+            uint8 `[n, H, W, C]`, or float32 points `[n, 2]`.
+
+        Raises:
+            UsageError: n, seed or label out of range, or a generator that takes pictures rather than latents.
+            InputError: the generator gave NaN or infinite values.
+        """
+        if self._interface.noise is None:
+            raise UsageError(
+                f"this generator turns {self._interface.kind.replace('-', ' ')}: it has no latents to sample"
+            )
+        if n < 1:
+            raise UsageError(f"n is {n}: give 1 or more")
+        latent = self._interface.inputs[0]
+        stream = LatentStream(self._interface.noise, latent.item_shape, seed)
+        labels = self._labels(n, label)
+        items: NDArray[np.generic] | None = None
+        for begin in range(0, n, self._batch):
+            end = min(begin + self._batch, n)
+            inputs = [stream.take(end - begin)] if labels is None else [stream.take(end - begin), labels[begin:end]]
+            part = self._finish(self.run(*inputs))
+            if items is None:
+                items = part if end == n else np.empty((n, *part.shape[1:]), part.dtype)
+            items[begin:end] = part
+        assert items is not None
+        return items
+
+    def close(self) -> None:
+        """Free the engine. Calling it twice is fine; using the generator afterwards is an error."""
+        if self._engine is not None:
+            self._engine.close()
+            self._engine = None
+
+    def __enter__(self) -> Generator:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        state = "closed" if self._engine is None else str(self._engine.info)
+        return f"<Generator {self._interface.kind} {self.manifest.precision} on {state}>"
+
+    def _running(self) -> Engine:
+        if self._engine is None:
+            raise UsageError("this generator is closed: load it again")
+        return self._engine
+
+    def _labels(self, n: int, label: int | None) -> NDArray[np.int64] | None:
+        classes = len(self._interface.classes)
+        if not classes:
+            if label is not None:
+                raise UsageError(f"label {label}: this generator is not conditional, it has no classes")
+            return None
+        if label is None:
+            return np.arange(n, dtype=np.int64) % classes
+        if not 0 <= label < classes:
+            raise UsageError(f"label {label} is out of range: this generator has classes 0 to {classes - 1}")
+        return np.full(n, label, dtype=np.int64)
+
+    def _finish(self, tensor: NDArray[np.generic]) -> NDArray[np.generic]:
+        """Give pictures as uint8, points as they are."""
+        port = self._interface.output
+        if port.role != "image" or port.range is None:
+            if not np.isfinite(tensor).all():
+                raise InputError("the generator gave NaN or infinite values: verify the artifact")
+            return tensor
+        return to_uint8(tensor, port.range, port.layout)
+
+
+def _default_batch(port: Port) -> int:
+    elements = int(np.prod(port.item_shape))
+    return max(1, min(MAX_BATCH, BATCH_ELEMENTS // max(elements, 1)))
+
+
+def _check_array(port: Port, array: NDArray[np.generic]) -> None:
+    """Say what is wrong with an input before an engine says it worse."""
+    if not isinstance(array, np.ndarray):
+        raise InputError(f"{port.name} is {type(array).__name__}: give a numpy array of {port.dtype}")
+    if array.dtype != port.dtype:
+        raise InputError(f"{port.name} is {array.dtype}: give {port.dtype}")
+    fits = array.ndim == len(port.shape) and all(
+        isinstance(size, str) or size == given for size, given in zip(port.shape, array.shape, strict=True)
+    )
+    if not fits or array.size == 0:
+        wanted = " × ".join(str(size) for size in port.shape)
+        raise InputError(f"{port.name} has shape {array.shape}: give {wanted}, with a batch of 1 or more")
+    if array.dtype.kind == "f" and not np.isfinite(array.sum(dtype=np.float32)):
+        raise InputError(f"{port.name} holds NaN or infinite values")
+    if port.role == "image" and port.multiple > 1:
+        height, width = array.shape[2:] if port.layout == "NCHW" else array.shape[1:3]
+        if height % port.multiple or width % port.multiple:
+            raise InputError(
+                f"{port.name} is {height} × {width}: height and width must be multiples of {port.multiple}"
+            )

@@ -1,0 +1,404 @@
+"""What an artifact says of itself: what it takes, what it gives, where it comes from and what was proven of it.
+
+The reader owns the format, so it is defined here; `ganedge.export` writes artifacts through these classes. In an
+ONNX file the manifest is one JSON text under the metadata key `ganedge`, sealed by a digest over the manifest and
+every byte of graph and weights:
+
+    manifest, model = read_artifact(Path("generator.onnx"))
+    print(manifest.interface.kind, manifest.interface.outputs[0].shape)
+
+Nothing in a manifest is trusted for being there: every field is checked when it is read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from dataclasses import asdict, dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Literal, cast, get_args
+
+from . import onnx_file
+from .errors import ArtifactError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from pathlib import Path
+
+SCHEMA = 1
+"""The version of the format that this program writes, and the newest that it reads."""
+KEY = "ganedge"
+"""The key of the manifest in an ONNX file's metadata."""
+MAX_SIDE = 65_536
+"""The largest fixed dimension that is believed, in elements: a larger one is damage or malice."""
+MAX_ELEMENTS = 2**31
+"""The most elements that one item of a batch may have."""
+
+Kind = Literal["latent-to-image", "image-to-image", "latent-to-points"]
+Role = Literal["latent", "label", "image", "points"]
+DType = Literal["float32", "uint8", "int64"]
+Layout = Literal["NCHW", "NHWC", "NC", "N"]
+Noise = Literal["normal", "uniform"]
+Precision = Literal["fp32", "fp16", "bf16", "int8"]
+NormMode = Literal["none", "eval", "batch", "instance"]
+
+
+@dataclass(frozen=True)
+class Port:
+    """One input or output of a generator."""
+
+    name: str
+    """The tensor's name in the graph."""
+    role: Role
+    """What it carries: a latent vector, a class label, a picture or points."""
+    dtype: DType
+    """The element type that crosses the boundary, whatever the graph computes in."""
+    shape: tuple[int | str, ...]
+    """Dimensions; a string is a dynamic one: batch, height or width."""
+    layout: Layout
+    """What the dimensions mean."""
+    range: tuple[float, float] | None = None
+    """The values of black and white in a picture; None where there is no such range."""
+    multiple: int = 1
+    """Height and width, where dynamic, must be multiples of this, in pixels."""
+
+    def __post_init__(self) -> None:
+        """Check every field, because a manifest may come from anywhere."""
+        _check_text(self.name, "a tensor's name")
+        for value, allowed, what in (
+            (self.role, Role, "role"),
+            (self.dtype, DType, "dtype"),
+            (self.layout, Layout, "layout"),
+        ):
+            _check_choice(value, get_args(allowed), f"{what} of {self.name}")
+        _check(len(self.shape) in (1, 2, 4), f"{self.name} has {len(self.shape)} dimensions, not 1, 2 or 4")
+        _check(len(self.shape) == 4 or self.role != "image", f"{self.name} is a picture without four dimensions")
+        for size in self.shape:
+            if isinstance(size, str):
+                _check_text(size, f"a dimension of {self.name}")
+            else:
+                _check_count(size, f"a dimension of {self.name}", 1, MAX_SIDE)
+        _check(math.prod(self.item_shape) <= MAX_ELEMENTS, f"one item of {self.name} has over {MAX_ELEMENTS} elements")
+        if self.range is not None:
+            low, high = (_check_number(bound, f"range of {self.name}") for bound in self.range)
+            _check(low < high, f"the range of {self.name} is empty: {low} to {high}")
+        _check(self.role != "image" or self.range is not None, f"the picture {self.name} has no value range")
+        _check_count(self.multiple, f"size multiple of {self.name}", 1, MAX_SIDE)
+
+    @property
+    def item_shape(self) -> tuple[int, ...]:
+        """The fixed dimensions behind the batch; dynamic ones count as one."""
+        return tuple(size if isinstance(size, int) else 1 for size in self.shape[1:])
+
+    @property
+    def channels(self) -> int:
+        """Channels of a picture: 1 grey, 3 colour, 4 colour and alpha."""
+        size = self.shape[1] if self.layout == "NCHW" else self.shape[-1]
+        return size if isinstance(size, int) else 0
+
+
+@dataclass(frozen=True)
+class Interface:
+    """What a generator takes and gives: all that a caller must know to use it."""
+
+    kind: Kind
+    """What it turns into what."""
+    inputs: tuple[Port, ...]
+    """In the graph's order."""
+    outputs: tuple[Port, ...]
+    """In the graph's order; the first is the result."""
+    noise: Noise | None = None
+    """The distribution its latents were trained on: standard normal, or uniform over -1 to 1."""
+    classes: tuple[str, ...] = ()
+    """Names of the classes a label chooses from; empty where it is unconditional."""
+
+    def __post_init__(self) -> None:
+        """Check that the parts fit together."""
+        _check_choice(self.kind, get_args(Kind), "kind")
+        _check(len(self.inputs) in (1, 2) and len(self.outputs) == 1, "a generator has one or two inputs, one output")
+        source, _, target = self.kind.partition("-to-")
+        roles = [port.role for port in self.inputs]
+        _check(roles in ([source], [source, "label"]), f"the inputs of a {self.kind} generator are {roles}")
+        _check(self.outputs[0].role == target, f"the output of a {self.kind} generator is {self.outputs[0].role}")
+        _check(
+            (self.noise in get_args(Noise)) == (source == "latent"),
+            f"noise {self.noise!r} with a {self.kind} generator",
+        )
+        names = [port.name for port in (*self.inputs, *self.outputs)]
+        _check(len(set(names)) == len(names), f"two tensors share a name: {', '.join(names)}")
+        _check((len(roles) == 2) == bool(self.classes), "a label input and a list of classes come together")
+        _check(len(self.classes) <= MAX_SIDE, f"{len(self.classes)} classes")
+        for name in self.classes:
+            _check_text(name, "a class name")
+
+    @property
+    def output(self) -> Port:
+        """The result."""
+        return self.outputs[0]
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where an artifact comes from."""
+
+    variant: str = ""
+    """The GAN it is the generator of, as `gan-train` names it; empty where it is not ours."""
+    generator: str = "generator"
+    """Which of the variant's generators."""
+    config: Mapping[str, Any] = field(default_factory=dict)
+    """The variant's resolved config."""
+    data: str = ""
+    """What it was trained on, as given on the command line."""
+    step: int = 0
+    """Training steps done."""
+    weights: str = ""
+    """sha256 of the file that the weights were read from."""
+    program: str = ""
+    """Program and version that wrote the artifact."""
+
+    def __post_init__(self) -> None:
+        """Check the fields that are shown to people."""
+        for name in ("variant", "generator", "data", "weights", "program"):
+            _check_text(getattr(self, name), f"source {name}", empty=True)
+        _check(isinstance(self.config, dict), "the source's config is no table of settings")
+        _check_count(self.step, "step", 0, 2**53)
+
+
+@dataclass(frozen=True)
+class Parity:
+    """One proof: the artifact beside the eager FP32 generator on real inputs. The worst case over all of them."""
+
+    engine: str
+    """Engine, version and device that ran the artifact."""
+    precision: str
+    """What the engine computed in."""
+    samples: int
+    """Inputs compared."""
+    batches: tuple[int, ...]
+    """Batch sizes tried."""
+    max_abs: float
+    """Largest absolute difference of one value, in units of the output."""
+    mean_abs: float
+    """Mean absolute difference, in units of the output."""
+    psnr: float | None
+    """Peak signal-to-noise ratio of the worst item, dB, peak = the output's range; None: identical."""
+    ssim: float | None
+    """Structural similarity of the worst picture, at most 1; None where the output is no picture."""
+    nonfinite: float
+    """Share of values that are NaN or infinite, 0 to 1."""
+    tolerance: str
+    """The gate it had to pass."""
+    passed: bool
+    """Whether it did."""
+
+    def __post_init__(self) -> None:
+        """Check the figures."""
+        for name in ("engine", "precision", "tolerance"):
+            _check_text(getattr(self, name), f"parity {name}")
+        _check_count(self.samples, "parity samples", 1, 2**31)
+        for name in ("max_abs", "mean_abs", "nonfinite"):
+            _check_number(getattr(self, name), f"parity {name}")
+        for name in ("psnr", "ssim"):
+            if getattr(self, name) is not None:
+                _check_number(getattr(self, name), f"parity {name}")
+        _check(isinstance(self.passed, bool), "parity passed is neither true nor false")
+
+    def __str__(self) -> str:
+        """One line for people."""
+        psnr = "identical" if self.psnr is None else f"PSNR {self.psnr:.1f} dB"
+        ssim = "" if self.ssim is None else f", SSIM {self.ssim:.4f}"
+        bad = "" if self.nonfinite == 0 else f", {self.nonfinite:.2%} not finite"
+        verdict = "passed" if self.passed else "FAILED"
+        return (
+            f"{self.engine}, {self.precision}: max error {self.max_abs:.2g}, {psnr}{ssim}{bad} "
+            f"over {self.samples} inputs, {verdict} {self.tolerance}"
+        )
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Everything an artifact says of itself."""
+
+    interface: Interface
+    """What it takes and gives."""
+    precision: Precision
+    """What its weights and arithmetic are."""
+    norm_mode: NormMode
+    """Statistics its normalisation uses: those kept from training (eval), each picture's own (instance), the batch's
+    (batch), or none at all."""
+    source: Source = field(default_factory=Source)
+    """Where it comes from."""
+    parity: tuple[Parity, ...] = ()
+    """What was proven, per engine and precision."""
+    unproven: str = ""
+    """Why there is no proof yet, where there is none; empty otherwise."""
+    digest: str = ""
+    """`sha256:` and the hash over graph, weights and this manifest with an empty digest."""
+    schema: int = SCHEMA
+    """Version of this format."""
+
+    def __post_init__(self) -> None:
+        """Check the choices."""
+        _check_choice(self.precision, get_args(Precision), "precision")
+        _check_choice(self.norm_mode, get_args(NormMode), "norm_mode")
+        _check_text(self.unproven, "unproven", empty=True)
+
+    def to_json(self) -> str:
+        """The manifest as JSON: keys sorted, so that equal manifests are equal texts."""
+        return _canonical(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> Manifest:
+        """Read a manifest.
+
+        Raises:
+            ArtifactError: the text is no manifest, is from a newer schema, or says something impossible.
+        """
+        return cls._from_table(_table(text))
+
+    @classmethod
+    def _from_table(cls, data: dict[str, Any]) -> Manifest:
+        schema = _check_count(data.get("schema"), "schema", 1, 2**31)
+        if schema > SCHEMA:
+            raise ArtifactError(
+                f"the artifact is from a newer ganedge (schema {schema}; this one reads up to {SCHEMA}): "
+                "upgrade with pip install -U ganedge"
+            )
+        try:
+            return cls(
+                **{
+                    **_known(cls, data),
+                    "interface": _interface(data["interface"]),
+                    "source": Source(**_known(Source, data.get("source", {}))),
+                    "parity": tuple(_parity(item) for item in data.get("parity", ())),
+                }
+            )
+        except (TypeError, KeyError, ValueError, AttributeError) as error:
+            raise ArtifactError(f"the manifest is damaged: {type(error).__name__} {error}") from error
+
+
+def seal(manifest: Manifest, body: Iterable[memoryview | bytes]) -> Manifest:
+    """Give the manifest the digest that belongs to it and to this graph with its weights."""
+    return replace(manifest, digest=_digest(asdict(manifest), body))
+
+
+def write_artifact(model: bytes, manifest: Manifest) -> bytes:
+    """Put a sealed manifest into an ONNX model; any manifest it had is replaced.
+
+    Args:
+        model: A serialised ONNX model.
+        manifest: What to say of it; its digest is made anew.
+
+    Returns:
+        The artifact's bytes.
+    """
+    body, metadata = onnx_file.split(model)
+    return onnx_file.join(body, {**metadata, KEY: seal(manifest, body).to_json()})
+
+
+def read_artifact(path: Path) -> tuple[Manifest, bytes]:
+    """Read an ONNX artifact and check its digest.
+
+    Returns:
+        The manifest, and the whole file as an engine takes it.
+
+    Raises:
+        ArtifactError: no such file, not ONNX, no manifest in it, a manifest that cannot be, or a digest that does not
+            match: the file was changed or damaged after its export.
+    """
+    try:
+        model = path.read_bytes()
+    except IsADirectoryError as error:
+        raise ArtifactError(
+            f"{path} is a folder, not an artifact: give the .onnx file that gan-export wrote"
+        ) from error
+    except OSError as error:
+        raise ArtifactError(f"cannot read {path}: {error.strerror}") from error
+    try:
+        body, metadata = onnx_file.split(model)
+        if KEY not in metadata:
+            raise ArtifactError("it is an ONNX model without a ganedge manifest: export it with gan-export")
+        said = _table(metadata[KEY])
+        manifest = Manifest._from_table(said)
+    except ArtifactError as error:
+        raise ArtifactError(f"{path}: {error}") from error.__cause__
+    if _digest(said, body) != manifest.digest:
+        raise ArtifactError(f"{path}: the digest does not match, the file is damaged or was edited: export it again")
+    return manifest, model
+
+
+def _table(text: str) -> dict[str, Any]:
+    try:
+        data = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ArtifactError("the manifest is damaged: it is not JSON") from error
+    _check(isinstance(data, dict), "it is no JSON object")
+    return cast("dict[str, Any]", data)
+
+
+def _canonical(data: Mapping[str, Any]) -> str:
+    """One text for equal contents: keys sorted, no spaces, no NaN."""
+    return json.dumps(data, sort_keys=True, allow_nan=False, ensure_ascii=False, separators=(",", ":"))
+
+
+def _digest(said: Mapping[str, Any], body: Iterable[memoryview | bytes]) -> str:
+    """Hash what the manifest says, also what this program has no field for, and then the body."""
+    digest = hashlib.sha256(_canonical({**said, "digest": ""}).encode())
+    for part in body:
+        digest.update(part)
+    return f"sha256:{digest.hexdigest()}"
+
+
+def _interface(data: Any) -> Interface:
+    ports = {name: tuple(_port(port) for port in data[name]) for name in ("inputs", "outputs")}
+    return Interface(**{**_known(Interface, data), **ports, "classes": tuple(data.get("classes", ()))})
+
+
+def _port(data: Any) -> Port:
+    bounds = data.get("range")
+    return Port(
+        **{
+            **_known(Port, data),
+            "shape": tuple(data["shape"]),
+            "range": None if bounds is None else cast("tuple[float, float]", tuple(bounds)),
+        }
+    )
+
+
+def _parity(data: Any) -> Parity:
+    return Parity(
+        **{**_known(Parity, data), "batches": tuple(_check_count(b, "batch", 1, 2**31) for b in data["batches"])}
+    )
+
+
+def _known(cls: type, data: Any) -> dict[str, Any]:
+    """The entries that `cls` has a field for: a later minor release may add some that this one does not know."""
+    _check(isinstance(data, dict), f"{cls.__name__} is no JSON object")
+    return {name: data[name] for name in cls.__dataclass_fields__ if name in data}  # type: ignore[attr-defined]
+
+
+def _check(holds: bool, what: str) -> None:
+    if not holds:
+        raise ArtifactError(f"the manifest cannot be right: {what}")
+
+
+def _check_text(value: object, what: str, *, empty: bool = False) -> None:
+    _check(isinstance(value, str) and len(value) <= 4096, f"{what} is not a short text")
+    _check(cast("str", value).isprintable(), f"{what} holds control characters")
+    _check(empty or bool(value), f"{what} is empty")
+
+
+def _check_choice(value: object, allowed: tuple[str, ...], what: str) -> None:
+    _check(isinstance(value, str) and value in allowed, f"{what} is {value!r}, not one of {', '.join(allowed)}")
+
+
+def _check_number(value: object, what: str) -> float:
+    number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    _check(number, f"{what} is {value!r}, not a finite number")
+    return cast("float", value)
+
+
+def _check_count(value: object, what: str, low: int, high: int) -> int:
+    whole = isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
+    _check(whole, f"{what} is {value!r}, not a whole number from {low} to {high}")
+    return cast("int", value)

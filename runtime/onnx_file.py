@@ -1,0 +1,116 @@
+"""Read and write what an ONNX file says about itself, with nothing but the standard library.
+
+An ONNX file is one protocol-buffers message (`ModelProto`, onnx.proto3). Its top level is a short list of fields, of
+which `metadata_props` (number 14) holds key–value strings and the others hold the graph and its weights. A device
+reads the manifest and checks the digest from here before any engine sees a byte, and needs no `onnx` package for it.
+
+    body, metadata = split(Path("generator.onnx").read_bytes())
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from .errors import ArtifactError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+
+METADATA_PROPS = 14
+"""Field number of `ModelProto.metadata_props`."""
+GRAPH = 7
+"""Field number of `ModelProto.graph`."""
+
+_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
+
+
+def split(model: bytes) -> tuple[list[memoryview], dict[str, str]]:
+    """Part an ONNX model into its body and its metadata.
+
+    Args:
+        model: A serialised `ModelProto`.
+
+    Returns:
+        The top-level fields other than metadata, each as its raw bytes in the order of the file, and the metadata.
+
+    Raises:
+        ArtifactError: the bytes are no ONNX model: not a message, cut off, or without a graph.
+    """
+    view = memoryview(model)
+    body: list[memoryview] = []
+    metadata: dict[str, str] = {}
+    numbers = set()
+    for number, start, value, end in _fields(view):
+        numbers.add(number)
+        if number == METADATA_PROPS and value is not None:
+            key, text = _entry(value)
+            metadata[key] = text
+        else:
+            body.append(view[start:end])
+    if GRAPH not in numbers:
+        raise ArtifactError("this is not an ONNX model: it holds no graph")
+    return body, metadata
+
+
+def join(body: Iterable[memoryview | bytes], metadata: Mapping[str, str]) -> bytes:
+    """Put a body and its metadata together again: the inverse of `split`, metadata last."""
+    entries = [
+        _tagged(METADATA_PROPS, _tagged(1, key.encode()) + _tagged(2, text.encode())) for key, text in metadata.items()
+    ]
+    return b"".join([*body, *entries])
+
+
+def _fields(view: memoryview) -> Iterator[tuple[int, int, memoryview | None, int]]:
+    """Yield (number, start, value if it is bytes, end) of each field of one message."""
+    position = 0
+    while position < len(view):
+        start = position
+        key, position = _varint(view, position)
+        number, wire = key >> 3, key & 7
+        value: memoryview | None = None
+        if wire == _VARINT:
+            _, position = _varint(view, position)
+        elif wire == _BYTES:
+            length, position = _varint(view, position)
+            value = view[position : position + length]
+            position += length
+        elif wire in (_FIXED64, _FIXED32):
+            position += 8 if wire == _FIXED64 else 4
+        else:
+            raise ArtifactError("this is not an ONNX model, or it is damaged")
+        if position > len(view) or number == 0:
+            raise ArtifactError("this is not an ONNX model, or it is cut off")
+        yield number, start, value, position
+
+
+def _varint(view: memoryview, position: int) -> tuple[int, int]:
+    """Read a base-128 number of at most ten bytes; give it and the position behind it."""
+    number = 0
+    for index, byte in enumerate(view[position : position + 10]):
+        number |= (byte & 0x7F) << (7 * index)
+        if byte < 0x80:
+            return number, position + index + 1
+    raise ArtifactError("this is not an ONNX model, or it is cut off")
+
+
+def _entry(view: memoryview) -> tuple[str, str]:
+    """Read one `StringStringEntryProto`: key is field 1, value is field 2."""
+    texts = {number: value for number, _, value, _ in _fields(view) if value is not None}
+    try:
+        return bytes(texts.get(1, b"")).decode(), bytes(texts.get(2, b"")).decode()
+    except UnicodeDecodeError as error:
+        raise ArtifactError("the metadata of this ONNX model is damaged: it is not UTF-8 text") from error
+
+
+def _tagged(number: int, payload: bytes) -> bytes:
+    """Write one length-delimited field."""
+    return _write_varint(number << 3 | _BYTES) + _write_varint(len(payload)) + payload
+
+
+def _write_varint(number: int) -> bytes:
+    out = bytearray()
+    while number > 0x7F:
+        out.append(number & 0x7F | 0x80)
+        number >>= 7
+    out.append(number)
+    return bytes(out)

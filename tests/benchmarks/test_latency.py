@@ -1,0 +1,100 @@
+"""gan-bench: the figures add up, and a wrong artifact is called one."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+
+from ganedge.benchmarks import timing
+from ganedge.runtime.manifest import read_artifact, write_artifact
+
+Command = Callable[..., Any]
+
+
+def test_turns_are_interleaved_and_nothing_is_dropped() -> None:
+    calls: list[str] = []
+    turns = timing.interleaved(
+        {"a": lambda i: calls.append("a"), "b": lambda i: (calls.append("b"), time.sleep(0.001))}, 0.3, 20
+    )
+    assert set(turns) == {"a", "b"}
+    assert all(len(turn_list) >= 3 for turn_list in turns.values())
+    timed = sum(len(turn) for turn_list in turns.values() for turn in turn_list)
+    assert timed <= len(calls)
+    changes = sum(1 for one, other in itertools.pairwise(calls) if one != other)
+    assert changes >= 4
+    assert timing.figures(turns["b"]).p50 >= 0.001
+
+
+def test_figures() -> None:
+    figures = timing.figures([np.arange(1, 51) / 1000, np.arange(51, 101) / 1000])
+    assert figures.iterations == 100
+    assert figures.p50 == pytest.approx(0.0505)
+    assert figures.p90 == pytest.approx(0.0901)
+    assert figures.longest == 0.1
+    assert figures.mean == pytest.approx(0.0505)
+
+
+def test_the_command(command: Command, artifact: Path, half_artifact: Path, tiny_run: Path, tmp_path: Path) -> None:
+    done = command(
+        "gan-bench", artifact, half_artifact, "--against", tiny_run, "--batch", "1,3", "--seconds", 0.05,
+        "--iterations", 3, "--json", tmp_path / "out.json",
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    report = json.loads(done.out.splitlines()[-1])
+    assert report == json.loads((tmp_path / "out.json").read_text())
+    assert len(report["results"]) == 6
+    for result in report["results"]:
+        figures = result["figures"]
+        assert figures["iterations"] >= 3
+        assert 0 < figures["p50"] <= figures["p90"] <= figures["p99"] <= figures["longest"]
+        assert result["images_per_s"] == pytest.approx(result["batch"] / figures["mean"])
+        assert result["same"] is (None if result["competitor"] == "eager PyTorch" else True)
+    assert report["machine"]["threads"] >= 1
+    assert "speed-up" in done.out
+
+
+def test_a_wrong_artifact_is_called_wrong(command: Command, artifact: Path, tiny_run: Path, tmp_path: Path) -> None:
+    manifest, data = read_artifact(artifact)
+    model = onnx.load_from_string(data)
+    weights = max(model.graph.initializer, key=lambda tensor: len(tensor.raw_data))
+    weights.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(weights) * np.float32(1.1), weights.name))
+    (tmp_path / "wrong.onnx").write_bytes(write_artifact(model.SerializeToString(), manifest))
+    done = command(
+        "gan-bench", tmp_path / "wrong.onnx", "--against", tiny_run, "--batch", 2, "--seconds", 0.02, "--iterations", 2
+    )
+    assert json.loads(done.out.splitlines()[-1])["results"][1]["same"] is False
+    assert "NO," in done.out
+
+
+def test_without_a_run_there_is_no_eager(command: Command, artifact: Path) -> None:
+    done = command("gan-bench", artifact, "--engine", "all", "--batch", 1, "--seconds", 0.02, "--iterations", 2)
+    results = json.loads(done.out.splitlines()[-1])["results"]
+    assert [result["competitor"].split(", ")[1] for result in results] == ["onnxruntime", "openvino"]
+    assert all(result["speedup"] is None for result in results)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (("{artifact}", "--batch", "0"), 2, "--batch is '0'"),
+        (("{artifact}", "--batch", "a,b"), 2, "--batch is 'a,b'"),
+        (("missing.onnx",), 1, "cannot read missing.onnx"),
+        (("{artifact}", "--against", "{here}"), 1, "is not a run"),
+    ],
+)
+def test_mistakes_get_one_line(
+    command: Command, artifact: Path, tmp_path: Path, arguments: tuple[str, ...], code: int, said: str
+) -> None:
+    done = command("gan-bench", *(argument.format(artifact=artifact, here=tmp_path) for argument in arguments))
+    assert done.code == code, done.err
+    assert said in done.err
+    assert done.err.count("\n") == 1

@@ -1,0 +1,100 @@
+"""The house rules that a machine can check: packages, imports, the README's tree, and what importing costs."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+ROOT = Path(__file__).parents[1]
+STATIONS = ("models", "train", "export", "runtime", "benchmarks")
+MAY_IMPORT = {
+    "runtime": set(),
+    "models": {"runtime"},
+    "train": {"models", "runtime"},
+    "export": {"models", "train", "runtime"},
+    "benchmarks": {"models", "train", "export", "runtime"},
+}
+TORCH_FREE = ("export/rewrite.py", "export/precision.py", "export/parity.py")
+
+
+def modules(station: str) -> list[Path]:
+    return sorted((ROOT / station).rglob("*.py"))
+
+
+def imports(path: Path) -> set[str]:
+    """Absolute names of all modules that a file imports, anywhere in it."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def test_every_package_is_in_the_wheel() -> None:
+    listed = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["setuptools"]["packages"]
+    folders = {path.parent for station in STATIONS for path in (ROOT / station).rglob("__init__.py")}
+    assert set(listed) == {"ganedge." + ".".join(folder.relative_to(ROOT).parts) for folder in folders}
+    assert all((folder / "py.typed").is_file() for folder in folders)
+
+
+@pytest.mark.parametrize("station", STATIONS)
+def test_imports_follow_the_journey(station: str) -> None:
+    for path in modules(station):
+        others = {name.split(".")[1] for name in imports(path) if name.startswith("ganedge.")} - {station}
+        assert others <= MAY_IMPORT[station], f"{path.relative_to(ROOT)} imports {others - MAY_IMPORT[station]}"
+
+
+@pytest.mark.parametrize("file", [*TORCH_FREE, *(str(p.relative_to(ROOT)) for p in modules("runtime"))])
+def test_the_device_side_never_names_torch(file: str) -> None:
+    assert not {name for name in imports(ROOT / file) if name.split(".")[0] in ("torch", "torchvision")}
+
+
+def test_the_loop_knows_no_variant_by_name() -> None:
+    from ganedge.models import VARIANTS
+
+    for path in modules("train"):
+        code = ast.parse(path.read_text("utf-8"))
+        texts = {node.value for node in ast.walk(code) if isinstance(node, ast.Constant)}
+        names = {node.id for node in ast.walk(code) if isinstance(node, ast.Name)}
+        for variant in VARIANTS:
+            assert variant.name not in texts
+            assert variant.__name__ not in names
+
+
+def test_the_readme_names_every_file() -> None:
+    readme = (ROOT / "README.md").read_text("utf-8")
+    for station in STATIONS:
+        for path in modules(station):
+            shown = f"{path.parent.name}/" if path.name == "__init__.py" else path.name
+            assert shown in readme, f"the README's tree does not show {path.relative_to(ROOT)}"
+
+
+def test_importing_the_runtime_loads_numpy_and_the_standard_library_only() -> None:
+    code = (
+        "import sys; before = set(sys.modules); import ganedge.runtime; "
+        "print(*sorted({name.split('.')[0] for name in set(sys.modules) - before}))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    foreign = {name for name in done.stdout.split() if name not in sys.stdlib_module_names and not name.startswith("_")}
+    assert foreign <= {"numpy", "ganedge"}, foreign
+
+
+def test_nothing_happens_at_import() -> None:
+    allowed = (ast.Import, ast.ImportFrom, ast.FunctionDef, ast.ClassDef, ast.Assign, ast.AnnAssign, ast.If, ast.Expr)
+    for station in STATIONS:
+        for path in modules(station):
+            for node in ast.parse(path.read_text("utf-8")).body:
+                where = f"{path.relative_to(ROOT)}:{node.lineno}"
+                assert isinstance(node, allowed), where
+                assert not isinstance(node, ast.Expr) or isinstance(node.value, ast.Constant), where

@@ -1,0 +1,238 @@
+"""Training: what a run folder holds, and that nothing is lost whatever happens to the process."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+from PIL import Image
+
+from ganedge.models import find
+from ganedge.models.dcgan import DCGAN
+from ganedge.runtime.errors import ArtifactError, EngineError, GanEdgeError, UsageError
+from ganedge.train import checkpoint, loop, run_folder
+from ganedge.train.loop import Settings, train
+
+TINY: dict[str, Any] = {"size": 16, "width": 8, "latent": 6, "batch": 16, "sample_every": 4}
+
+
+def settings(out: Path, **given: Any) -> Settings:
+    return Settings(**{"data": "digits", "out": out, "steps": 8, "device": "cpu", **given})
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    return safetensors.torch.load_file(str(run / "generator.safetensors"))
+
+
+def assert_equal(one: Path, other: Path) -> None:
+    for name, tensor in weights(one).items():
+        assert torch.equal(tensor, weights(other)[name]), name
+
+
+def test_a_run_folder(tiny_run: Path) -> None:
+    config = json.loads((tiny_run / "config.json").read_text())
+    assert config["variant"] == "dcgan"
+    assert config["config"]["channels"] == 1, "filled in from the data"
+    assert config["training"]["data"] == "digits"
+    lines = [json.loads(line) for line in (tiny_run / "metrics.jsonl").read_text().splitlines()]
+    assert lines[-1]["step"] == 8
+    assert {"loss_d", "loss_g", "images_per_s", "epoch"} <= set(lines[-1])
+    assert [path.name for path in sorted((tiny_run / "samples").iterdir())] == [
+        "generator-00000004.png",
+        "generator-00000008.png",
+    ]
+    assert np.asarray(Image.open(tiny_run / "samples" / "generator-00000008.png")).shape == (8 * 18 - 2, 8 * 18 - 2)
+    assert checkpoint.steps(tiny_run) == [8]
+    assert not list(tiny_run.rglob("*.part"))
+
+
+def test_the_same_seed_trains_the_same(tiny_run: Path, tmp_path: Path) -> None:
+    assert_equal(tiny_run, train(DCGAN, TINY, settings(tmp_path / "same")))
+    other = train(DCGAN, TINY, settings(tmp_path / "other", seed=1))
+    assert any(not torch.equal(tensor, weights(other)[name]) for name, tensor in weights(tiny_run).items())
+
+
+def test_resuming_is_bit_for_bit(tiny_run: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    train(DCGAN, TINY, settings(out, steps=3))
+    with (out / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 5, "cut off by a kill')
+    train(DCGAN, {}, settings(out, resume=True))
+    assert_equal(tiny_run, out)
+    for line in (out / "metrics.jsonl").read_text().splitlines():
+        json.loads(line)
+    one, other = (checkpoint.load_latest(run) for run in (tiny_run, out))
+    assert one is not None
+    assert other is not None
+    torch.testing.assert_close(one, other, rtol=0, atol=0)
+
+
+def test_killed_at_any_moment(tiny_run: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    options = [f"--{name.replace('_', '-')}={value}" for name, value in TINY.items()]
+    base = [sys.executable, "-m", "ganedge.train", "dcgan", "--data=digits", f"--out={out}", "--device=cpu"]
+    run = subprocess.Popen([*base, *options, "--steps=100000", "--checkpoint-every=1"], stderr=subprocess.DEVNULL)
+    end = time.monotonic() + 60
+    while not checkpoint.steps(out) and time.monotonic() < end:
+        time.sleep(0.01)
+    time.sleep(0.05)
+    run.kill()
+    run.wait()
+    reached = checkpoint.steps(out)[-1]
+    whole = train(DCGAN, TINY, settings(tmp_path / "whole", steps=reached + 3))
+    train(DCGAN, {}, settings(out, steps=reached + 3, resume=True))
+    assert_equal(whole, out)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_saves_everything(tmp_path: Path, number: signal.Signals) -> None:
+    class Stopped(DCGAN):
+        def step(self, batch: Any, step: int, update: Any) -> dict[str, torch.Tensor]:
+            if step == 2:
+                signal.raise_signal(number)
+            return super().step(batch, step, update)
+
+    with pytest.raises(loop.Interrupted, match="stopped at step 3, all saved") as stopped:
+        train(Stopped, TINY, settings(tmp_path / "run"))
+    assert stopped.value.exit_code == 128 + number
+    assert checkpoint.steps(tmp_path / "run") == [3]
+    assert signal.getsignal(number) is not None
+
+
+def test_a_finished_run_has_nothing_to_do(tiny_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = (tiny_run / "generator.safetensors").stat().st_mtime_ns
+    train(DCGAN, {}, settings(tiny_run, resume=True))
+    assert "nothing to do" in capsys.readouterr().err
+    assert (tiny_run / "generator.safetensors").stat().st_mtime_ns == before
+
+
+def test_resuming_what_never_began(tiny_run: Path, tmp_path: Path) -> None:
+    assert_equal(tiny_run, train(DCGAN, TINY, settings(tmp_path / "run", resume=True)))
+
+
+def test_time_is_kept(tmp_path: Path) -> None:
+    before = time.monotonic()
+    train(DCGAN, TINY, settings(tmp_path / "run", steps=10**6, max_minutes=1 / 60))
+    assert time.monotonic() - before < 30
+    assert 0 < checkpoint.steps(tmp_path / "run")[-1] < 10**6
+
+
+@pytest.mark.parametrize(
+    ("config", "changed", "said"),
+    [
+        ({"lr": 1e-3}, {}, "lr is 0.001, but .* 0.0002"),
+        ({"width": 16}, {}, "width is 16"),
+        ({}, {"seed": 3}, "seed is 3"),
+        ({}, {"data": "mnist"}, "data is mnist"),
+    ],
+)
+def test_a_changed_config_cannot_resume(tiny_run: Path, config: Any, changed: Any, said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        train(DCGAN, config, settings(tiny_run, resume=True, **changed))
+
+
+def test_a_run_is_not_overwritten(tiny_run: Path) -> None:
+    with pytest.raises(UsageError, match="already holds a run"):
+        train(DCGAN, TINY, settings(tiny_run))
+
+
+def test_two_trainers_do_not_share_a_folder(tmp_path: Path) -> None:
+    with run_folder.locked(tmp_path / "run"), pytest.raises(UsageError, match="another process"):
+        train(DCGAN, TINY, settings(tmp_path / "run"))
+
+
+def test_a_loss_that_is_not_finite_stops(tmp_path: Path) -> None:
+    class Bad(DCGAN):
+        def step(self, batch: Any, step: int, update: Any) -> dict[str, torch.Tensor]:
+            losses = super().step(batch, step, update)
+            return {**losses, "loss_g": losses["loss_g"] * (float("nan") if step > 4 else 1)}
+
+    with pytest.raises(GanEdgeError, match="loss_g is no longer a finite number at step 6; the checkpoint of step 4"):
+        train(Bad, TINY, settings(tmp_path / "run", checkpoint_every=2))
+    assert checkpoint.steps(tmp_path / "run") == [2, 4]
+
+
+def test_a_collapsed_generator_stops(tmp_path: Path) -> None:
+    class Flat(DCGAN):
+        def step(self, batch: Any, step: int, update: Any) -> dict[str, torch.Tensor]:
+            losses = super().step(batch, step, update)
+            with torch.no_grad():
+                self.generator.project.weight.zero_()
+            return losses
+
+    with pytest.raises(GanEdgeError, match="collapsed"):
+        train(Flat, {**TINY, "ema": 0.0}, settings(tmp_path / "run"))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has CUDA, so it is not refused")
+def test_cuda_is_refused_where_there_is_none(tmp_path: Path) -> None:
+    with pytest.raises(EngineError, match="no CUDA device"):
+        train(DCGAN, TINY, settings(tmp_path / "run", device="cuda"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_average_follows() -> None:
+    network = torch.nn.BatchNorm1d(2)
+    average = loop.Average(network, 0.9)
+    with torch.no_grad():
+        network.weight.fill_(11.0)
+        network.num_batches_tracked.fill_(7)
+    average.update(10**6)
+    torch.testing.assert_close(average.network.weight, torch.full((2,), 2.0))
+    assert average.network.num_batches_tracked == 7
+    assert loop.Average(network, 0.0).network is network
+
+
+def test_damaged_runs(tiny_run: Path, tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match="does not exist"):
+        run_folder.read(tmp_path / "nowhere")
+    with pytest.raises(ArtifactError, match="is not a run"):
+        run_folder.read(tmp_path)
+    text = (tiny_run / "config.json").read_text()
+    for damage in (text[:50], "[]", text.replace("dcgan", "gcdan"), text.replace('"width": 8', '"width": "8"')):
+        (tmp_path / "config.json").write_text(damage)
+        with pytest.raises(ArtifactError, match=r"config\.json"):
+            run_folder.read(tmp_path)
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(ArtifactError, match=r"holds no generator\.safetensors yet"):
+        run_folder.read(tmp_path).generator()
+    (tmp_path / "generator.safetensors").write_bytes((tiny_run / "generator.safetensors").read_bytes()[:-9])
+    with pytest.raises(ArtifactError, match="damaged"):
+        run_folder.read(tmp_path).generator()
+
+
+def test_a_damaged_checkpoint_is_named(tmp_path: Path) -> None:
+    train(DCGAN, TINY, settings(tmp_path / "run", steps=2))
+    (tmp_path / "run" / "checkpoints" / "00000002" / "state.safetensors").write_bytes(b"x")
+    with pytest.raises(ArtifactError, match="00000002 is damaged"):
+        train(DCGAN, {}, settings(tmp_path / "run", resume=True))
+
+
+def test_any_state_survives_a_checkpoint(tmp_path: Path) -> None:
+    state: dict[str, Any] = {
+        "a": torch.arange(3),
+        "b": {0: {"x": [1, 2.5, None, torch.zeros(0)], "y": "t"}},
+        "c": [torch.tensor(1.0)] * 2,
+    }
+    checkpoint.save(tmp_path, 7, state, keep=2)
+    step, loaded = checkpoint.load_latest(tmp_path) or (0, {})
+    assert step == 7
+    assert loaded["b"][0].pop("y") == state["b"][0].pop("y")
+    assert loaded["b"][0]["x"].pop(2) is state["b"][0]["x"].pop(2)
+    torch.testing.assert_close(loaded, state, rtol=0, atol=0)
+    for later in (8, 9, 10):
+        checkpoint.save(tmp_path, later, state, keep=2)
+    assert checkpoint.steps(tmp_path) == [9, 10]
+
+
+def test_every_variant_is_found() -> None:
+    assert find("dcgan") is DCGAN

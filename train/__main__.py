@@ -1,0 +1,64 @@
+"""gan-train: train a GAN into a run folder.
+
+gan-train --list
+gan-train dcgan --data digits --out runs/digits --epochs 100
+gan-train dcgan --data digits --out runs/digits --resume
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ganedge.runtime import terminal
+
+if TYPE_CHECKING:
+    from ganedge.models import Variant
+
+
+def build() -> typer.Typer:
+    """Make the command: one subcommand per variant."""
+    from ganedge.models import VARIANTS
+
+    app = terminal.app("Train a GAN. Each variant is a command with options of its own: gan-train VARIANT --help")
+
+    @app.callback(invoke_without_command=True)
+    def describe(
+        context: typer.Context,
+        listed: Annotated[bool, typer.Option("--list", help="One variant per line, name first.")] = False,
+    ) -> None:
+        if listed:
+            width = max(len(variant.name) for variant in VARIANTS)
+            for variant in VARIANTS:
+                typer.echo(f"{variant.name:<{width}}  {variant.summary}")
+        elif context.invoked_subcommand is None:
+            typer.echo(context.get_help())
+            raise typer.Exit(2)
+
+    for variant in VARIANTS:
+        _add(app, variant)
+    return app
+
+
+def _add(app: typer.Typer, variant: type[Variant]) -> None:
+    """Add one variant as a subcommand, with the options of its config and of the trainer."""
+    from ganedge.train import options
+    from ganedge.train.loop import Settings, train
+
+    def run(**given: Any) -> None:
+        settings = Settings(**options.split(Settings, given))
+        out = train(variant, given, settings)
+        terminal.note(f"{out}: next, gan-export {out} --format onnx")
+
+    wanted = options.parameters(Settings, "Training") + options.parameters(variant.config_class, variant.name)
+    app.command(variant.name, help=variant.summary)(options.with_signature(run, wanted))
+
+
+def main() -> None:
+    """Entry point of the command `gan-train`."""
+    terminal.run(build, "gan-train", "train")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,163 @@
+"""A run: the folder that one training leaves behind, and all that export and resume read from it.
+
+    config.json             the resolved config, the trainer's settings and the data's facts
+    generator.safetensors   the weights to export: the moving average where it is on
+    metrics.jsonl           one line per report
+    samples/                pictures of fixed noise, named by step
+    checkpoints/STEP/       everything needed to go on: state.safetensors and state.json
+
+Nothing in it is a pickle, so opening a run never executes code from it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, fields
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
+
+from ganedge.models import Variant, find
+from ganedge.models.variant import VariantConfig
+from ganedge.runtime.errors import ArtifactError, GanEdgeError, UsageError
+from ganedge.runtime.files import write_whole
+from ganedge.runtime.manifest import Source
+
+CONFIG = "config.json"
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder that was read."""
+
+    folder: Path
+    variant: type[Variant]
+    config: VariantConfig
+    settings: Mapping[str, Any]
+    """The trainer's settings, as `config.json` holds them."""
+
+    def generator(self, name: str = "generator") -> tuple[nn.Module, Source]:
+        """One generator with its trained weights, in FP32 and evaluation mode, and where it comes from.
+
+        Raises:
+            ArtifactError: no weights yet, damaged ones, or ones that do not fit the config.
+        """
+        path = weights_path(self.folder, name)
+        if not path.is_file():
+            raise ArtifactError(f"{self.folder} holds no {path.name} yet: let it train up to its first checkpoint")
+        network = self.variant(self.config).networks[name]
+        try:
+            with safetensors.safe_open(str(path), "pt") as file:
+                step = int((file.metadata() or {}).get("step", 0))
+            network.load_state_dict(safetensors.torch.load_file(str(path)))
+        except (SafetensorError, RuntimeError, ValueError, OSError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise ArtifactError(f"{path} is damaged or does not fit {self.folder / CONFIG}: {reason}") from error
+        source = Source(
+            variant=self.variant.name,
+            generator=name,
+            config=asdict(self.config),
+            data=str(self.settings.get("data", "")),
+            step=step,
+            weights=hashlib.sha256(path.read_bytes()).hexdigest(),
+            program=f"ganedge {version('ganedge')}",
+        )
+        return network.eval(), source
+
+
+def weights_path(folder: Path, name: str) -> Path:
+    """Where a generator's weights lie: `generator.safetensors`, `generator-a2b.safetensors`."""
+    return folder / f"{name}.safetensors"
+
+
+def create(folder: Path, variant: type[Variant], config: VariantConfig, settings: Mapping[str, Any]) -> Run:
+    """Write `config.json` into a folder that holds no run yet, and give the run.
+
+    Raises:
+        UsageError: the folder holds a run already.
+    """
+    path = folder / CONFIG
+    if path.exists():
+        raise UsageError(f"{folder} already holds a run: add --resume to go on with it, or give another --out")
+    said = {
+        "schema": SCHEMA,
+        "program": f"ganedge {version('ganedge')}",
+        "variant": variant.name,
+        "config": asdict(config),
+        "training": dict(settings),
+    }
+    write_whole(path, json.dumps(said, indent=2) + "\n")
+    return Run(folder, variant, config, settings)
+
+
+def read(folder: Path) -> Run:
+    """Read a run folder.
+
+    Raises:
+        ArtifactError: not a run folder, a damaged config, or one from a newer version.
+    """
+    path = folder / CONFIG
+    try:
+        said = json.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        what = "is not a run: it holds no config.json" if folder.is_dir() else "does not exist"
+        raise ArtifactError(f"{folder} {what}; give a folder that gan-train wrote") from None
+    except NotADirectoryError:
+        raise ArtifactError(f"{folder} is a file: give a folder that gan-train wrote") from None
+    except (OSError, ValueError) as error:
+        raise ArtifactError(f"{path} cannot be read: {error}") from error
+    try:
+        if said["schema"] > SCHEMA:
+            raise ArtifactError(f"{path} is from a newer ganedge (schema {said['schema']}): pip install -U ganedge")
+        variant = find(said["variant"])
+        settings = dict(said["training"])
+        config = variant.config_class(**said["config"])
+    except (KeyError, TypeError, AttributeError, UsageError) as error:
+        raise ArtifactError(f"{path} is damaged: {type(error).__name__} {error}") from error
+    return Run(folder, variant, config, settings)
+
+
+def differences(old: object, new: object) -> list[str]:
+    """Fields of two dataclasses of one kind that differ, each as `name: old → new`."""
+    return [
+        f"{f.name.replace('_', '-')}: {getattr(old, f.name)} → {getattr(new, f.name)}"
+        for f in fields(old)  # type: ignore[arg-type]
+        if getattr(old, f.name) != getattr(new, f.name)
+    ]
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold a run folder: a second trainer in it is refused. The lock dies with its process, however that ends.
+
+    Raises:
+        UsageError: another process trains in it.
+        GanEdgeError: the folder cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / ".lock").open("a") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise UsageError(
+                    f"another process is training in {folder}: wait for it, or give another --out"
+                ) from None
+            yield
+    except (PermissionError, FileExistsError, NotADirectoryError) as error:
+        raise GanEdgeError(f"cannot write into {folder}: {error.strerror}") from error
+
+
+def write_weights(folder: Path, name: str, state: Mapping[str, Tensor], step: int) -> None:
+    """Write one generator's weights, whole or not at all."""
+    tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in state.items()}
+    write_whole(weights_path(folder, name), safetensors.torch.save(tensors, {"step": str(step)}))
