@@ -43,6 +43,8 @@ CHECKPOINT_SECONDS = 300.0
 """A checkpoint is written at least this often."""
 KEEP = 2
 """Checkpoints kept."""
+MATURE_STEPS = 200
+"""Before this a deep generator may rightly give almost the same for all noise: its weights begin small."""
 COLLAPSED = 1e-4
 """Standard deviation over the samples, in units of the range, below which all of them are the same picture."""
 
@@ -111,12 +113,12 @@ def train(variant: type[Variant], given: Mapping[str, Any], settings: Settings) 
     """
     started = time.monotonic()
     fabric = _fabric(settings)
+    config = _resume_config(variant, given, settings) if settings.resume else variant.config_class(**given)
+    items = data.open_data(settings.data, variant.wants(config), download=settings.download)
+    for line in data.describe_skipped(items.skipped):
+        note(line)
+    config = _fill(config, items.facts)
     with run_folder.locked(settings.out):
-        config = _resume_config(variant, given, settings) if settings.resume else variant.config_class(**given)
-        items = data.open_data(settings.data, variant.wants(config), download=settings.download)
-        for line in data.describe_skipped(items.skipped):
-            note(line)
-        config = _fill(config, items.facts)
         if not (settings.out / run_folder.CONFIG).exists() or not settings.resume:
             run_folder.create(settings.out, variant, config, _plain(settings))
         trainer = Trainer(fabric, variant, config, settings, items)
@@ -229,7 +231,7 @@ class Trainer:
         for name, interface in self.interfaces.items():
             output = preview.draw(self.averages[name].network, interface, self.fabric.device)
             path = self.settings.out / "samples" / f"{name}-{self.step:08d}.png"
-            if output.std(axis=0).max() < COLLAPSED * _span(interface):
+            if self.step >= MATURE_STEPS and output.std(axis=0).max() < COLLAPSED * _span(interface):
                 raise GanEdgeError(
                     f"{name} gives the same output for all noise at step {self.step}: it has collapsed. "
                     "Try a lower --lr, another --objective or another --seed"

@@ -161,7 +161,9 @@ def test_a_loss_that_is_not_finite_stops(tmp_path: Path) -> None:
     assert checkpoint.steps(tmp_path / "run") == [2, 4]
 
 
-def test_a_collapsed_generator_stops(tmp_path: Path) -> None:
+def test_a_collapsed_generator_stops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop, "MATURE_STEPS", 4)
+
     class Flat(DCGAN):
         def step(self, batch: Any, step: int, update: Any) -> dict[str, torch.Tensor]:
             losses = super().step(batch, step, update)
@@ -171,6 +173,11 @@ def test_a_collapsed_generator_stops(tmp_path: Path) -> None:
 
     with pytest.raises(GanEdgeError, match="collapsed"):
         train(Flat, {**TINY, "ema": 0.0}, settings(tmp_path / "run"))
+
+
+def test_a_young_deep_generator_has_not_collapsed(tmp_path: Path) -> None:
+    out = train(DCGAN, {"size": 64, "width": 4, "batch": 4}, settings(tmp_path / "run", steps=1))
+    assert list((out / "samples").iterdir())
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has CUDA, so it is not refused")
