@@ -259,6 +259,7 @@ class Trainer:
             network.load_state_dict(state["networks"][name])
         for name, optimizer in self.gan.optimizers.items():
             optimizer.load_state_dict(state["optimizers"][name])
+            _match_layout(optimizer)
         for name, average in self.averages.items():
             average.network.load_state_dict(state["averages"][name])
         metrics = self.settings.out / "metrics.jsonl"
@@ -381,6 +382,14 @@ def _plain(settings: Settings) -> dict[str, Any]:
 def _span(interface: Interface) -> float:
     low, high = interface.output.range or (-1.0, 1.0)
     return high - low
+
+
+def _match_layout(optimizer: torch.optim.Optimizer) -> None:
+    """Lay the optimizer's moments out as their parameters are: a fused kernel walks both in the order of memory."""
+    for parameter, moments in optimizer.state.items():
+        for name, value in moments.items():
+            if value.shape == parameter.shape:
+                moments[name] = torch.empty_like(parameter).copy_(value)
 
 
 def _step_of(line: str) -> float:
