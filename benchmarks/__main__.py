@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from ganedge.runtime import terminal
-from ganedge.runtime.errors import UsageError
+from ganedge.runtime.errors import GanEdgeError, UsageError
 
 
 def build() -> typer.Typer:
@@ -26,6 +26,7 @@ def build() -> typer.Typer:
         ] = None,
         batch: Annotated[str, typer.Option(help="Batch sizes, separated by commas.")] = "1,8",
         engine: Annotated[str, typer.Option(help="auto, all, onnxruntime or openvino.")] = "auto",
+        device: Annotated[str, typer.Option(help="cpu or cuda, the same for every competitor.")] = "cpu",
         threads: Annotated[
             int | None, typer.Option(min=1, help="Threads for every competitor; all cores by default.")
         ] = None,
@@ -41,12 +42,14 @@ def build() -> typer.Typer:
         from ganedge.benchmarks import latency, report
         from ganedge.runtime.files import write_whole
 
-        measured = latency.measure(files, against, _batches(batch), engine, threads, seconds, iterations)
+        measured = latency.measure(files, against, _batches(batch), engine, device, threads, seconds, iterations)
         typer.echo(report.table(measured))
         line = json.dumps(measured)
         typer.echo(line)
         if json_file is not None:
             write_whole(json_file, line + "\n")
+        if any(result["same"] is False for result in measured["results"]):
+            raise GanEdgeError("an artifact does not give the same pictures as the run it was compared with")
 
     return app
 

@@ -12,8 +12,9 @@ import os
 import platform
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
+from importlib.metadata import packages_distributions, version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +22,7 @@ from numpy.typing import NDArray
 from ganedge.benchmarks import timing
 from ganedge.export import parity
 from ganedge.runtime import engines
-from ganedge.runtime.errors import InputError, UsageError
+from ganedge.runtime.errors import EngineError, InputError, UsageError
 from ganedge.runtime.generator import load
 from ganedge.runtime.manifest import Interface, Precision
 
@@ -60,10 +61,11 @@ def measure(
     against: Path | None,
     batches: Sequence[int],
     engine: str = "auto",
+    device: str = "cpu",
     threads: int | None = None,
     seconds: float = 3.0,
     iterations: int = 50,
-) -> dict[str, object]:
+) -> dict[str, Any]:
     """Measure artifacts, and the run they came from in eager PyTorch.
 
     Args:
@@ -71,6 +73,7 @@ def measure(
         against: A run folder; None leaves eager PyTorch out.
         batches: Batch sizes.
         engine: An engine, "auto" for the first installed, or "all" for every installed one.
+        device: "cpu" or "cuda", for all competitors alike.
         threads: For all competitors; all cores this process may use by default.
         seconds: Each competitor is timed for at least this long.
         iterations: And at least this often.
@@ -83,12 +86,15 @@ def measure(
         ArtifactError: a file that is no artifact, a folder that is no run.
         InputError: artifacts that take different inputs.
     """
+    if device not in ("cpu", "cuda"):
+        raise UsageError(f"device is {device!r}: give cpu or cuda, the same for every competitor")
     if not files or any(batch < 1 for batch in batches) or not batches:
         raise UsageError(f"nothing to measure: {len(files)} files, batches {','.join(map(str, batches))}")
     threads = threads or len(os.sched_getaffinity(0))
-    interface, runs = _competitors(files, engine, threads)
+    found = machine(threads)
+    interface, runs = _competitors(files, engine, device, threads)
     if against is not None:
-        runs = {EAGER: (_eager(against, interface, threads), "fp32"), **runs}
+        runs = {EAGER: (_eager(against, interface, device, threads), "fp32"), **runs}
     results = [
         result
         for batch in batches
@@ -96,7 +102,7 @@ def measure(
     ]
     return {
         "schema": SCHEMA,
-        "machine": machine(threads),
+        "machine": found,
         "method": {
             "timed": "one call, NumPy array in to NumPy array out, fresh latents each time",
             "warmup": "until the median settles",
@@ -112,7 +118,7 @@ def measure(
 def machine(threads: int) -> dict[str, object]:
     """What the figures were measured on."""
     names = ("ganedge", "numpy", "torch", "onnxruntime", "openvino")
-    versions = {name: version(name) for name in names if engines.installed(name)}
+    versions = {name: _version(name) for name in names if engines.installed(name)}
     return {
         "processor": _processor(),
         "threads": threads,
@@ -120,6 +126,12 @@ def machine(threads: int) -> dict[str, object]:
         "python": platform.python_version(),
         "versions": versions,
     }
+
+
+def _version(module: str) -> str:
+    """The version of the package that brings a module: `onnxruntime` may come from `onnxruntime-gpu`."""
+    packages = packages_distributions().get(module, [module])
+    return version("ganedge" if module == "ganedge" else packages[0])
 
 
 def _processor() -> str:
@@ -133,7 +145,7 @@ def _processor() -> str:
 
 
 def _competitors(
-    files: Sequence[Path], engine: str, threads: int
+    files: Sequence[Path], engine: str, device: str, threads: int
 ) -> tuple[Interface, dict[str, tuple[Run, Precision]]]:
     """Every artifact in every engine asked for, by a name that tells them apart."""
     names = [name for name in engines.MODULES if engines.installed(name)] if engine == "all" else [engine]
@@ -141,7 +153,7 @@ def _competitors(
     first: Interface | None = None
     for file in files:
         for name in names:
-            generator = load(file, name, threads=threads)
+            generator = load(file, name, device, threads)
             interface = generator.manifest.interface
             first = first or interface
             if interface.inputs != first.inputs or interface.outputs != first.outputs:
@@ -154,7 +166,7 @@ def _competitors(
     return first, runs
 
 
-def _eager(against: Path, interface: Interface, threads: int) -> Run:
+def _eager(against: Path, interface: Interface, device: str, threads: int) -> Run:
     """The run's generator in eager PyTorch, FP32."""
     import torch
 
@@ -165,11 +177,17 @@ def _eager(against: Path, interface: Interface, threads: int) -> Run:
     own = opened.variant(opened.config).generators()[source.generator]
     if [p.shape for p in (*own.inputs, own.output)] != [p.shape for p in (*interface.inputs, interface.output)]:
         raise InputError(f"the generator of {against} takes or gives something else than the artifact")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise EngineError("device 'cuda': PyTorch sees no CUDA device here; use --device cpu")
     torch.set_num_threads(threads)
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False  # FP32 is what it says.
+    network.to(device)
 
     def run(arrays: Sequence[NDArray[np.generic]]) -> NDArray[np.generic]:
         with torch.inference_mode():
-            output: NDArray[np.generic] = network(*(torch.from_numpy(array) for array in arrays)).numpy()
+            output: NDArray[np.generic] = (
+                network(*(torch.from_numpy(array).to(device) for array in arrays)).cpu().numpy()
+            )
             return output
 
     return run

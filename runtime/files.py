@@ -29,11 +29,14 @@ def whole_file(path: Path) -> Iterator[Path]:
     Raises:
         GanEdgeError: the file cannot be written (no permission, a full disk, a folder of that name).
     """
+    path = path.resolve()  # Through a symbolic link to the file it names, which is the one to replace.
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.is_dir():
             raise GanEdgeError(f"{path} is a folder: give the name of a file to write")
+        if path.exists() and not path.is_file():
+            raise GanEdgeError(f"{path} is not an ordinary file: give another name to write to")
         yield part
         with part.open("rb") as written:
             os.fsync(written.fileno())

@@ -43,6 +43,15 @@ Precision = Literal["fp32", "fp16", "bf16", "int8"]
 NormMode = Literal["none", "eval", "batch", "instance"]
 
 
+LAYOUTS: dict[Role, tuple[Layout, ...]] = {
+    "latent": ("NC", "NCHW"),
+    "label": ("N",),
+    "image": ("NCHW", "NHWC"),
+    "points": ("NC",),
+}
+"""The layouts that each role can have."""
+
+
 @dataclass(frozen=True)
 class Port:
     """One input or output of a generator."""
@@ -71,8 +80,8 @@ class Port:
             (self.layout, Layout, "layout"),
         ):
             _check_choice(value, get_args(allowed), f"{what} of {self.name}")
-        _check(len(self.shape) in (1, 2, 4), f"{self.name} has {len(self.shape)} dimensions, not 1, 2 or 4")
-        _check(len(self.shape) == 4 or self.role != "image", f"{self.name} is a picture without four dimensions")
+        fits = self.layout in LAYOUTS[self.role] and len(self.shape) == len(self.layout)
+        _check(fits, f"{self.name} is {self.role} of {len(self.shape)} dimensions with the layout {self.layout}")
         for size in self.shape:
             if isinstance(size, str):
                 _check_text(size, f"a dimension of {self.name}")
@@ -81,8 +90,13 @@ class Port:
         _check(math.prod(self.item_shape) <= MAX_ELEMENTS, f"one item of {self.name} has over {MAX_ELEMENTS} elements")
         if self.range is not None:
             low, high = (_check_number(bound, f"range of {self.name}") for bound in self.range)
-            _check(low < high, f"the range of {self.name} is empty: {low} to {high}")
+            _check(
+                high - low > 1e-6 * max(abs(low), abs(high), 1e-6),
+                f"the range of {self.name} is empty: {low} to {high}",
+            )
         _check(self.role != "image" or self.range is not None, f"the picture {self.name} has no value range")
+        _check(self.role != "image" or self.channels in (1, 3, 4), f"{self.name} has {self.channels} channels")
+        _check(self.role != "points" or self.shape[1] == 2, f"{self.name} are not points of the plane")
         _check_count(self.multiple, f"size multiple of {self.name}", 1, MAX_SIDE)
 
     @property
@@ -293,6 +307,7 @@ def write_artifact(model: bytes, manifest: Manifest) -> bytes:
         The artifact's bytes.
     """
     body, metadata = onnx_file.split(model)
+    _check_whole(body)
     return onnx_file.join(body, {**metadata, KEY: seal(manifest, body).to_json()})
 
 
@@ -320,9 +335,11 @@ def read_artifact(path: Path) -> tuple[Manifest, bytes]:
             raise ArtifactError("it is an ONNX model without a ganedge manifest: export it with gan-export")
         said = _table(metadata[KEY])
         manifest = Manifest._from_table(said)
+        _check_whole(body)
+        digest = _digest(said, body)
     except ArtifactError as error:
         raise ArtifactError(f"{path}: {error}") from error.__cause__
-    if _digest(said, body) != manifest.digest:
+    if digest != manifest.digest:
         raise ArtifactError(f"{path}: the digest does not match, the file is damaged or was edited: export it again")
     return manifest, model
 
@@ -330,13 +347,20 @@ def read_artifact(path: Path) -> tuple[Manifest, bytes]:
 def _table(text: str) -> dict[str, Any]:
     try:
         data = json.loads(text)
+        _canonical(data).encode()  # Refuses what JSON allows and a manifest cannot hold: infinity, lone surrogates.
     except (ValueError, RecursionError) as error:
         raise ArtifactError("the manifest is damaged: it is not JSON") from error
     _check(isinstance(data, dict), "it is no JSON object")
     return cast("dict[str, Any]", data)
 
 
-def _canonical(data: Mapping[str, Any]) -> str:
+def _check_whole(body: Iterable[memoryview | bytes]) -> None:
+    """Refuse weights outside the file: the digest would not cover them, and an engine would read any file named."""
+    if onnx_file.refers_outside(body):
+        raise ArtifactError("it keeps weights in other files: an artifact is one file, export it again")
+
+
+def _canonical(data: Any[str, Any]) -> str:
     """One text for equal contents: keys sorted, no spaces, no NaN."""
     return json.dumps(data, sort_keys=True, allow_nan=False, ensure_ascii=False, separators=(",", ":"))
 

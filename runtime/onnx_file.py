@@ -24,6 +24,16 @@ GRAPH = 7
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 
 
+GRAPH_NODE, GRAPH_INITIALIZER, GRAPH_SPARSE = 1, 5, 15
+"""Field numbers of `GraphProto.node`, `.initializer` and `.sparse_initializer`."""
+NODE_ATTRIBUTE = 5
+"""Field number of `NodeProto.attribute`."""
+ATTRIBUTE_TENSORS, ATTRIBUTE_GRAPHS = (5, 10), (6, 11)
+"""Field numbers of the tensors and of the graphs in an `AttributeProto`."""
+TENSOR_EXTERNAL = 13
+"""Field number of `TensorProto.external_data`."""
+
+
 def split(model: bytes) -> tuple[list[memoryview], dict[str, str]]:
     """Part an ONNX model into its body and its metadata.
 
@@ -58,6 +68,55 @@ def join(body: Iterable[memoryview | bytes], metadata: Mapping[str, str]) -> byt
         _tagged(METADATA_PROPS, _tagged(1, key.encode()) + _tagged(2, text.encode())) for key, text in metadata.items()
     ]
     return b"".join([*body, *entries])
+
+
+def refers_outside(body: Iterable[memoryview | bytes]) -> bool:
+    """Whether a model keeps weights in other files, which no digest over this one covers.
+
+    Raises:
+        ArtifactError: the graph is damaged.
+    """
+    whole = [memoryview(part) for part in body]
+    if not any(b"location" in bytes(part) for part in whole):  # The key that names such a file.
+        return False
+    return any(
+        _graph_refers_outside(value)
+        for part in whole
+        for number, _, value, _ in _fields(part)
+        if number == GRAPH and value is not None
+    )
+
+
+def _graph_refers_outside(graph: memoryview) -> bool:
+    """Look through the weights of a graph, those in its nodes' attributes, and the graphs in there."""
+    for number, _, value, _ in _fields(graph):
+        if value is None:
+            continue
+        if number == GRAPH_INITIALIZER and _has(value, TENSOR_EXTERNAL):
+            return True
+        if number == GRAPH_SPARSE and any(_has(t, TENSOR_EXTERNAL) for _, _, t, _ in _fields(value) if t is not None):
+            return True
+        if number == GRAPH_NODE and _node_refers_outside(value):
+            return True
+    return False
+
+
+def _node_refers_outside(node: memoryview) -> bool:
+    for number, _, attribute, _ in _fields(node):
+        if number != NODE_ATTRIBUTE or attribute is None:
+            continue
+        for kind, _, value, _ in _fields(attribute):
+            if value is None:
+                continue
+            if kind in ATTRIBUTE_TENSORS and _has(value, TENSOR_EXTERNAL):
+                return True
+            if kind in ATTRIBUTE_GRAPHS and _graph_refers_outside(value):
+                return True
+    return False
+
+
+def _has(message: memoryview, wanted: int) -> bool:
+    return any(number == wanted for number, _, _, _ in _fields(message))
 
 
 def _fields(view: memoryview) -> Iterator[tuple[int, int, memoryview | None, int]]:

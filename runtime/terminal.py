@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import typer
@@ -39,6 +40,9 @@ def run(build: Callable[[], typer.Typer], name: str, extra: str) -> NoReturn:
         name: The command's name, as people type it.
         extra: The extra of `ganedge` that brings what the command imports.
     """
+    # A process started with closed streams has None for them.
+    sys.stdout = sys.stdout or Path(os.devnull).open("w")  # noqa: SIM115 - open as long as the process
+    sys.stderr = sys.stderr or Path(os.devnull).open("w")  # noqa: SIM115
     try:
         code = typer.main.get_command(build()).main(prog_name=name, standalone_mode=False)
         sys.stdout.flush()
@@ -60,7 +64,7 @@ def run(build: Callable[[], typer.Typer], name: str, extra: str) -> NoReturn:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except MemoryError:
-        _fail(name, "out of memory: try a smaller batch or size", 1)
+        _fail(name, "out of memory: ask for less at a time", 1)
     except OSError as error:
         _fail(name, f"{error.filename or 'the system'}: {error.strerror or error}", 1)
     sys.exit(code if isinstance(code, int) else 0)

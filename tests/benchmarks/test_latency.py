@@ -73,6 +73,8 @@ def test_a_wrong_artifact_is_called_wrong(command: Command, artifact: Path, tiny
     )
     assert json.loads(done.out.splitlines()[-1])["results"][1]["same"] is False
     assert "NO," in done.out
+    assert done.code == 1
+    assert "not give the same pictures" in done.err
 
 
 def test_without_a_run_there_is_no_eager(command: Command, artifact: Path) -> None:
@@ -87,6 +89,7 @@ def test_without_a_run_there_is_no_eager(command: Command, artifact: Path) -> No
     [
         (("{artifact}", "--batch", "0"), 2, "--batch is '0'"),
         (("{artifact}", "--batch", "a,b"), 2, "--batch is 'a,b'"),
+        (("{artifact}", "--device", "tpu"), 2, "device is 'tpu'"),
         (("missing.onnx",), 1, "cannot read missing.onnx"),
         (("{artifact}", "--against", "{here}"), 1, "is not a run"),
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -80,4 +81,15 @@ def test_a_save_that_fails_leaves_nothing(tmp_path: Path) -> None:
     (tmp_path / "folder.png").mkdir()
     with pytest.raises(GanEdgeError, match="is a folder"):
         images.save(np.zeros((2, 2, 1), np.uint8), tmp_path / "folder.png")
-    assert [path.name for path in tmp_path.iterdir()] == ["folder.png"]
+    os.mkfifo(tmp_path / "pipe.png")
+    with pytest.raises(GanEdgeError, match="not an ordinary file"):
+        images.save(np.zeros((2, 2, 1), np.uint8), tmp_path / "pipe.png")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["folder.png", "pipe.png"]
+
+
+def test_a_link_is_written_through(tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+    (tmp_path / "link.png").symlink_to(tmp_path / "there" / "real.png")
+    images.save(np.zeros((2, 2, 1), np.uint8), tmp_path / "link.png")
+    assert (tmp_path / "link.png").is_symlink()
+    assert (tmp_path / "there" / "real.png").is_file()

@@ -13,7 +13,7 @@ from onnx import numpy_helper
 
 from ganedge.runtime import onnx_file
 from ganedge.runtime.errors import ArtifactError
-from ganedge.runtime.manifest import KEY, Interface, Manifest, Port, read_artifact, write_artifact
+from ganedge.runtime.manifest import KEY, Interface, Manifest, Port, read_artifact, seal, write_artifact
 
 LATENT = Port("latent", "latent", "float32", ("batch", 4), "NC")
 IMAGE = Port("image", "image", "float32", ("batch", 3, "height", "width"), "NCHW", (-1.0, 1.0), 4)
@@ -80,6 +80,11 @@ def edited(artifact: Path, path: Path, change: dict[str, Any], *, sealed: bool) 
         ({"interface.noise": None}, "noise"),
         ({"interface.inputs": []}, "inputs"),
         ({"interface.inputs.0.name": "image"}, "share a name"),
+        ({"interface.outputs.0.layout": "NC"}, "layout NC"),
+        ({"interface.outputs.0.layout": "NHWC"}, "16 channels"),
+        ({"interface.outputs.0.range": [1e-320, 1e-319]}, "empty"),
+        ({"source.config": {"lr": float("nan")}}, "damaged"),
+        ({"source.config": {"lr": "\ud800"}}, "damaged"),
         ({"source.data": "a\nb"}, "control characters"),
         ({"parity.0.psnr": "good"}, "finite number"),
         ({"interface": 7}, "damaged"),
@@ -118,6 +123,28 @@ def test_a_changed_weight_breaks_the_digest(artifact: Path, tmp_path: Path) -> N
     onnx.save(model, tmp_path / "changed.onnx")
     with pytest.raises(ArtifactError, match="digest does not match"):
         read_artifact(tmp_path / "changed.onnx")
+
+
+@pytest.mark.parametrize("place", ["initializer", "constant", "subgraph"])
+def test_weights_outside_the_file_are_refused(artifact: Path, tmp_path: Path, place: str) -> None:
+    manifest, data = read_artifact(artifact)
+    model = onnx.load_from_string(data)
+    outside = onnx.TensorProto(name="w", data_type=1, dims=[1], data_location=onnx.TensorProto.EXTERNAL)
+    outside.external_data.add(key="location", value="w.bin")
+    if place == "initializer":
+        model.graph.initializer.append(outside)
+    elif place == "constant":
+        model.graph.node.append(onnx.helper.make_node("Constant", [], ["c"], value=outside))
+    else:
+        branch = onnx.helper.make_graph([], "branch", [], [], [outside])
+        model.graph.node.append(onnx.helper.make_node("If", ["c"], ["d"], then_branch=branch))
+    with pytest.raises(ArtifactError, match="weights in other files"):
+        write_artifact(model.SerializeToString(), manifest)
+    body, _ = onnx_file.split(model.SerializeToString())
+    path = tmp_path / "outside.onnx"
+    path.write_bytes(onnx_file.join(body, {KEY: seal(manifest, body).to_json()}))
+    with pytest.raises(ArtifactError, match="weights in other files"):
+        read_artifact(path)
 
 
 def test_flipped_bits_never_go_unnoticed(artifact: Path, tmp_path: Path) -> None:
