@@ -24,7 +24,8 @@ from ganedge.export import parity
 from ganedge.runtime import engines
 from ganedge.runtime.errors import EngineError, InputError, UsageError
 from ganedge.runtime.generator import load
-from ganedge.runtime.manifest import Interface, Precision
+from ganedge.runtime.manifest import Interface, Precision, read_artifact
+from ganedge.runtime.terminal import note
 
 SCHEMA = 1
 """Version of the report."""
@@ -94,7 +95,10 @@ def measure(
     found = machine(threads)
     interface, runs = _competitors(files, engine, device, threads)
     if against is not None:
-        runs = {EAGER: (_eager(against, interface, device, threads), "fp32"), **runs}
+        runs = {
+            EAGER: (_eager(against, read_artifact(files[0])[0].source.weights, interface, device, threads), "fp32"),
+            **runs,
+        }
     results = [
         result
         for batch in batches
@@ -166,7 +170,7 @@ def _competitors(
     return first, runs
 
 
-def _eager(against: Path, interface: Interface, device: str, threads: int) -> Run:
+def _eager(against: Path, made_from: str, interface: Interface, device: str, threads: int) -> Run:
     """The run's generator in eager PyTorch, FP32."""
     import torch
 
@@ -174,6 +178,8 @@ def _eager(against: Path, interface: Interface, device: str, threads: int) -> Ru
 
     opened = run_folder.read(against)
     network, source = opened.generator()
+    if source.weights != made_from:
+        note(f"{against} holds other weights than the artifact was exported from")
     own = opened.variant(opened.config).generators()[source.generator]
     if [p.shape for p in (*own.inputs, own.output)] != [p.shape for p in (*interface.inputs, interface.output)]:
         raise InputError(f"the generator of {against} takes or gives something else than the artifact")

@@ -22,6 +22,7 @@ import typer
 
 from ganedge.benchmarks.latency import machine
 from ganedge.runtime import terminal
+from ganedge.runtime.errors import GanEdgeError
 from ganedge.runtime.manifest import read_artifact
 
 BARE = """
@@ -60,7 +61,11 @@ def measure(file: Path, runs: int) -> dict[str, list[float]]:
         for turn in range(runs + 1):
             for name, arguments in ways.items():
                 begin = time.perf_counter()
-                subprocess.run(arguments, check=True, capture_output=True)  # noqa: S603 - our own command lines
+                done = subprocess.run(arguments, capture_output=True, text=True)  # noqa: S603 - our own command lines
+                if done.returncode:
+                    raise GanEdgeError(
+                        f"{name} failed: {(done.stderr.strip().splitlines() or ['no reason given'])[-1]}"
+                    )
                 if turn:
                     times[name].append(time.perf_counter() - begin)
     return times

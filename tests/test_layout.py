@@ -72,12 +72,26 @@ def test_the_loop_knows_no_variant_by_name() -> None:
             assert variant.__name__ not in names
 
 
-def test_the_readme_names_every_file() -> None:
-    readme = (ROOT / "README.md").read_text("utf-8")
-    for station in STATIONS:
-        for path in modules(station):
-            shown = f"{path.parent.name}/" if path.name == "__init__.py" else path.name
-            assert shown in readme, f"the README's tree does not show {path.relative_to(ROOT)}"
+def readme_tree() -> set[str]:
+    """Paths that the README's annotated tree shows."""
+    block = (ROOT / "README.md").read_text("utf-8").partition("## The file tree")[2].partition("\n## ")[0]
+    paths, parents = set(), [""]
+    for line in block.splitlines():
+        if not line.startswith("    "):
+            continue
+        depth, name = (len(line) - len(line.lstrip()) - 4) // 2, line.split()[0]
+        parents = [*parents[: depth + 1], parents[depth] + name]
+        paths.add(parents[-1])
+    return paths
+
+
+def test_the_readme_shows_the_tree_as_it_is() -> None:
+    shown = {path for path in readme_tree() if path.endswith(".py")}
+    real = {str(path.relative_to(ROOT)) for station in STATIONS for path in modules(station)}
+    packages = {path for path in real if path.endswith("__init__.py")}
+    assert shown - real == set(), "shown and not there"
+    assert real - packages - shown == set(), "there and not shown"
+    assert {str(Path(path).parent) + "/" for path in packages} <= readme_tree()
 
 
 def test_importing_the_runtime_loads_numpy_and_the_standard_library_only() -> None:
@@ -98,3 +112,25 @@ def test_nothing_happens_at_import() -> None:
                 where = f"{path.relative_to(ROOT)}:{node.lineno}"
                 assert isinstance(node, allowed), where
                 assert not isinstance(node, ast.Expr) or isinstance(node.value, ast.Constant), where
+
+
+@pytest.mark.parametrize("station", ["train", "export"])
+def test_a_missing_extra_is_one_line(station: str) -> None:
+    code = f"import sys; sys.modules['torch'] = None; from ganedge.{station}.__main__ import main; main()"
+    done = subprocess.run([sys.executable, "-c", code, "x"], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr == f"gan-{station}: gan-{station} needs torch, which is not installed: " + (
+        f"pip install 'ganedge[{station}]'\n"
+    )
+
+
+def test_gan_run_loads_nothing_heavy_on_its_way(artifact: Path, tmp_path: Path) -> None:
+    code = (
+        "import atexit, sys; atexit.register(lambda: print(*{name.split('.')[0] for name in sys.modules})); "
+        "from ganedge.runtime.__main__ import main; main()"
+    )
+    arguments = ["sample", artifact, "-o", tmp_path / "x.png", "--engine", "onnxruntime"]
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True)
+    loaded = set(done.stdout.split())
+    assert {"numpy", "onnxruntime", "PIL", "typer"} <= loaded
+    assert not loaded & {"torch", "onnx", "openvino", "rich", "pydantic", "safetensors", "sklearn", "lightning_fabric"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 import subprocess
 import sys
 from collections.abc import Callable
@@ -70,6 +71,24 @@ def test_mistakes_get_one_line(
     assert done.err.count("\n") == 1
     assert done.out == ""
     assert [path.name for path in tmp_path.iterdir()] == ["note.txt"]
+
+
+def test_a_full_disk_leaves_nothing(artifact: Path, tmp_path: Path) -> None:
+    def little_room() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (50, 50))
+
+    command = [sys.executable, "-m", "ganedge.runtime", "sample", artifact, "-o", tmp_path / "grid.png"]
+    done = subprocess.run(command, capture_output=True, text=True, preexec_fn=little_room)
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1
+    assert "cannot write" in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_closed_streams_are_no_reason_to_fail(artifact: Path, tmp_path: Path) -> None:
+    script = f'"{sys.executable}" -m ganedge.runtime sample "{artifact}" -o "{tmp_path}/grid.png" >&- 2>&-'
+    assert subprocess.run(["/bin/sh", "-c", script]).returncode == 0
+    assert (tmp_path / "grid.png").is_file()
 
 
 def test_the_module_runs_too(artifact: Path) -> None:
