@@ -12,7 +12,7 @@ from torch import nn
 from ganedge.export.to_onnx import to_onnx
 from ganedge.runtime.manifest import Interface, Port
 
-IMAGE = Port("image", "image", "float32", ("batch", 6, 8, 8), "NCHW", (-1.0, 1.0))
+IMAGE = Port("image", "image", "float32", ("batch", 4, 8, 8), "NCHW", (-1.0, 1.0))
 
 
 def interface(channels: int, side: int) -> Interface:
@@ -36,14 +36,14 @@ def seasoned(network: nn.Module) -> nn.Module:
 
 
 NETWORKS = {
-    "conv": (nn.Sequential(nn.Conv2d(6, 4, 3, padding=1, bias=False), nn.BatchNorm2d(4)), 4, 8, 0),
-    "grouped conv": (nn.Sequential(nn.Conv2d(6, 4, 3, groups=2), nn.BatchNorm2d(4, eps=0.8)), 4, 6, 0),
-    "transposed": (nn.Sequential(nn.ConvTranspose2d(6, 4, 4, 2, 1, bias=False), nn.BatchNorm2d(4)), 4, 16, 0),
-    "grouped transposed": (nn.Sequential(nn.ConvTranspose2d(6, 4, 4, 2, 1, groups=2), nn.BatchNorm2d(4)), 4, 16, 0),
-    "no affine": (nn.Sequential(nn.Conv2d(6, 4, 1), nn.BatchNorm2d(4, affine=False)), 4, 8, 0),
-    "after the activation": (nn.Sequential(nn.Conv2d(6, 4, 1), nn.ReLU(), nn.BatchNorm2d(4)), 4, 8, 1),
+    "conv": (nn.Sequential(nn.Conv2d(4, 4, 3, padding=1, bias=False), nn.BatchNorm2d(4)), 4, 8, 0),
+    "grouped conv": (nn.Sequential(nn.Conv2d(4, 4, 3, groups=2), nn.BatchNorm2d(4, eps=0.8)), 4, 6, 0),
+    "transposed": (nn.Sequential(nn.ConvTranspose2d(4, 4, 4, 2, 1, bias=False), nn.BatchNorm2d(4)), 4, 16, 0),
+    "grouped transposed": (nn.Sequential(nn.ConvTranspose2d(4, 4, 4, 2, 1, groups=2), nn.BatchNorm2d(4)), 4, 16, 0),
+    "no affine": (nn.Sequential(nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4, affine=False)), 4, 8, 0),
+    "after the activation": (nn.Sequential(nn.Conv2d(4, 4, 1), nn.ReLU(), nn.BatchNorm2d(4)), 4, 8, 1),
     "linear": (
-        nn.Sequential(nn.Flatten(), nn.Linear(384, 16), nn.BatchNorm1d(16, eps=0.8), nn.Unflatten(1, (1, 4, 4))),
+        nn.Sequential(nn.Flatten(), nn.Linear(256, 16), nn.BatchNorm1d(16, eps=0.8), nn.Unflatten(1, (1, 4, 4))),
         1,
         4,
         0,
@@ -58,7 +58,7 @@ def test_folding_keeps_the_function(name: str) -> None:
     assert sum(node.op_type == "BatchNormalization" for node in model.graph.node) == left
     session = onnxruntime.InferenceSession(model.SerializeToString())
     for batch in (1, 5):
-        x = torch.randn(batch, 6, 8, 8)
+        x = torch.randn(batch, 4, 8, 8)
         with torch.inference_mode():
             wanted = network(x).numpy()
         np.testing.assert_allclose(session.run(None, {"image": x.numpy()})[0], wanted, atol=1e-5, rtol=1e-5)
@@ -68,7 +68,7 @@ def test_a_result_that_others_read_is_not_folded() -> None:
     class Branch(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.conv, self.norm = nn.Conv2d(6, 4, 1), nn.BatchNorm2d(4)
+            self.conv, self.norm = nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4)
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             y: torch.Tensor = self.conv(x)
