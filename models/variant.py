@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -17,15 +17,21 @@ from ganedge.runtime.errors import UsageError
 from ganedge.runtime.manifest import Interface
 
 Batch = Mapping[str, Tensor]
-"""One batch on the training device. What `wants` asked for decides its keys: `images` (float `[N, C, H, W]` in the
-wanted range)."""
+"""One batch on the training device. The kind of data that `wants` asked for decides its keys:
+
+- images: `images`, and `labels` (int64 `[N]`) where they were asked for
+- points: `points`, float `[N, 2]`
+- pairs: `input` and `target`
+- unpaired: `a` and `b`, which have nothing to do with each other
+
+Pictures are float `[N, C, H, W]` in the wanted range."""
 
 Update = Callable[[str, Tensor], None]
 """`update(name, loss)`: clear that optimizer's gradients, compute those of its own parameters and no others, average
 them over all processes, and take one step."""
 
-DataKind = Literal["images"]
-"""Kinds of training data: single pictures."""
+DataKind = Literal["images", "points", "pairs", "unpaired"]
+"""Kinds of training data: single pictures, points of the plane, pictures in pairs, two sets of pictures."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +46,8 @@ class VariantConfig:
     """Steps between two pictures of the same noise in the run folder."""
     ema: float = 0.999
     """Decay per step of the averaged generator that is saved and exported, 0 to below 1; 0 keeps no average."""
+    decay: float = 1.0
+    """Share of the epochs after which the learning rates fall linearly, to reach 0 after the last; 1 keeps them."""
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work. Subclasses call this and add their own."""
@@ -47,6 +55,7 @@ class VariantConfig:
         require(self.batch >= 1, "batch", self.batch, "1 or more")
         require(self.sample_every >= 1, "sample_every", self.sample_every, "1 or more")
         require(0 <= self.ema < 1, "ema", self.ema, "0 or more and below 1")
+        require(0 <= self.decay <= 1, "decay", self.decay, "0 to 1")
 
 
 @dataclass(frozen=True)
@@ -55,12 +64,22 @@ class Wants:
 
     kind: DataKind
     """What one item is."""
-    size: int
-    """Height and width of a picture, pixels."""
-    channels: int | None
+    size: int = 0
+    """Height and width of a picture, pixels; 0 where there are no pictures."""
+    channels: int | None = None
     """1 grey, 3 colour; None takes what the data has."""
-    range: tuple[float, float]
+    range: tuple[float, float] = (-1.0, 1.0)
     """The values of black and white that the networks see."""
+    labels: bool = False
+    """Whether a batch holds the class of each picture."""
+    classes: tuple[str, ...] = ()
+    """Train on these classes only; all of them where it is empty."""
+    load_size: int = 0
+    """Height and width that pictures are scaled to before a random square of `size` is cut out, pixels; 0: no cut."""
+    flip: bool = False
+    """Whether pictures are mirrored left to right at random."""
+    reverse: bool = False
+    """Whether the second picture of a pair is the input and the first the target."""
 
 
 class Variant(Protocol):
@@ -73,7 +92,7 @@ class Variant(Protocol):
     config_class: ClassVar[type[VariantConfig]]
     """Its settings: fields, defaults and help texts."""
     presets: ClassVar[Mapping[str, Mapping[str, Any]]]
-    """Named sets of config values."""
+    """Named sets of config values, for `--preset`; options that are given win over them."""
 
     networks: Mapping[str, nn.Module]
     """Every network by name, generators included: what a checkpoint holds."""
@@ -93,6 +112,24 @@ class Variant(Protocol):
 
     def step(self, batch: Batch, step: int, update: Update) -> dict[str, Tensor]:
         """Train on one batch; give the losses as scalars that were not waited for."""
+        ...
+
+
+@runtime_checkable
+class Translator(Protocol):
+    """A variant that turns pictures into pictures, and can show what it does with some."""
+
+    def strips(self, name: str, networks: Mapping[str, nn.Module], batch: Batch) -> tuple[Tensor, ...]:
+        """What to lay side by side for the generator `name`: its inputs, its outputs and what to hold against them.
+
+        Args:
+            name: One of `generators()`.
+            networks: The generators to use, by name, in evaluation mode.
+            batch: What a step takes.
+
+        Returns:
+            Float `[N, C, H, W]` each, in the wanted range.
+        """
         ...
 
 

@@ -30,6 +30,7 @@ from ganedge.models.variant import VariantConfig
 from ganedge.runtime.errors import ArtifactError, GanEdgeError, UsageError
 from ganedge.runtime.files import write_whole
 from ganedge.runtime.manifest import Source
+from ganedge.train import checkpoint
 
 CONFIG = "config.json"
 SCHEMA = 1
@@ -99,13 +100,17 @@ def create(folder: Path, variant: type[Variant], config: VariantConfig, settings
     return Run(folder, variant, config, settings)
 
 
-def read(folder: Path) -> Run:
+def read(folder: Path, name: str = CONFIG) -> Run:
     """Read a run folder.
+
+    Args:
+        folder: The run folder.
+        name: Of the config in it.
 
     Raises:
         ArtifactError: not a run folder, a damaged config, or one from a newer version.
     """
-    path = folder / CONFIG
+    path = folder / name
     try:
         said = json.loads(path.read_text("utf-8"))
     except FileNotFoundError:
@@ -124,6 +129,42 @@ def read(folder: Path) -> Run:
     except (KeyError, TypeError, AttributeError, UsageError) as error:
         raise ArtifactError(f"{path} is damaged: {type(error).__name__} {error}") from error
     return Run(folder, variant, config, settings)
+
+
+def read_settings(path: Path, known: set[str]) -> dict[str, Any]:
+    """The trainer's settings of an earlier run, to repeat it: all but where it was written and how it began.
+
+    Raises:
+        ArtifactError: not a run's config.
+    """
+    run = read(path if path.is_dir() else path.parent, path.name if path.is_file() else CONFIG)
+    own = {"out", "resume", "config", "preset"}
+    kept = {name: value for name, value in run.settings.items() if name in known - own and value is not None}
+    return {name: Path(value) if name == "init" else value for name, value in kept.items()}
+
+
+def read_networks(path: Path, generators: tuple[str, ...]) -> dict[str, dict[str, Tensor]]:
+    """Networks to start another training from, as state dicts by name.
+
+    Args:
+        path: A run folder with a checkpoint or weights, or one file of weights.
+        generators: Names of the generators; a file of another name belongs to the first.
+
+    Raises:
+        ArtifactError: nothing there, or damaged.
+    """
+    if path.is_dir() and (found := checkpoint.load_latest(path)) is not None:
+        networks: dict[str, dict[str, Tensor]] = found[1]["networks"]
+        return networks
+    files = [weights_path(path, name) for name in generators] if path.is_dir() else [path]
+    files = [file for file in files if file.is_file()]
+    if not files:
+        raise ArtifactError(f"init {path} holds no checkpoint and no weights: give a run folder or a .safetensors file")
+    try:
+        loaded = {file.stem: safetensors.torch.load_file(str(file)) for file in files}
+    except (SafetensorError, OSError) as error:
+        raise ArtifactError(f"init {path} is damaged, or not safetensors: {error}") from error
+    return {stem if stem in generators else generators[0]: state for stem, state in loaded.items()}
 
 
 def differences(old: object, new: object) -> list[str]:
