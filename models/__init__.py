@@ -4,11 +4,17 @@ from ganedge.models import find
 variant = find("dcgan")
 """
 
+from ganedge.models.circles import Circles
+from ganedge.models.cyclegan import CycleGAN
 from ganedge.models.dcgan import DCGAN
+from ganedge.models.digit import Digit
+from ganedge.models.mlp import MLP
+from ganedge.models.pix2pix import Pix2Pix
 from ganedge.models.variant import Variant
+from ganedge.models.wgan import WGAN
 from ganedge.runtime.errors import UsageError
 
-VARIANTS: tuple[type[Variant], ...] = (DCGAN,)
+VARIANTS: tuple[type[Variant], ...] = (Circles, MLP, Digit, DCGAN, WGAN, Pix2Pix, CycleGAN)
 """Every variant, in the order of `gan-train --list`."""
 
 

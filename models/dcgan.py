@@ -12,13 +12,14 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from ganedge.models.objectives import OBJECTIVES, Name, r1_penalty
-from ganedge.models.variant import Batch, Update, VariantConfig, Wants, require
-from ganedge.runtime.manifest import Interface, Port
+from ganedge.models import weights
+from ganedge.models.latent import LatentGAN, PictureConfig, adams, split_names, to_pictures
+from ganedge.models.variant import VariantConfig, Wants, require
+from ganedge.runtime.manifest import Interface
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(VariantConfig):
+class Config(PictureConfig):
     """Sizes, objective and optimisation of a DCGAN."""
 
     size: int = 32
@@ -27,12 +28,10 @@ class Config(VariantConfig):
     """1 grey, 3 colour; as the data has by default."""
     width: int = 32
     """Channels of the widest pictures' feature maps; each halving of the size doubles them."""
-    latent: int = 100
-    """Length of the latent vector."""
-    objective: Name = "bce"
-    """Adversarial loss."""
-    r1: float = 0.0
-    """Weight of the R1 gradient penalty on real pictures; 0 leaves it out."""
+    conditional: bool = False
+    """Learn the class of each picture, so that a label chooses what is drawn."""
+    class_names: str | None = None
+    """Names of the classes, separated by commas; as the data has by default."""
     lr: float = 2e-4
     """Adam's learning rate, of both networks."""
     beta1: float = 0.5
@@ -47,20 +46,25 @@ class Config(VariantConfig):
         require(power, "size", self.size, "a power of two, 16 or more")
         require(self.channels in (None, 1, 3), "channels", self.channels, "1 or 3")
         require(self.width >= 1, "width", self.width, "1 or more")
-        require(self.latent >= 1, "latent", self.latent, "1 or more")
-        require(self.r1 >= 0, "r1", self.r1, "0 or more")
         require(self.lr > 0, "lr", self.lr, "more than 0")
         require(0 <= self.beta1 < 1, "beta1", self.beta1, "0 or more and below 1")
         require(0 <= self.beta2 < 1, "beta2", self.beta2, "0 or more and below 1")
 
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names; empty where it is unconditional."""
+        return split_names(self.class_names, self.conditional)
+
 
 class Generator(nn.Module):
-    """Latents `[N, latent]` to pictures `[N, channels, size, size]` in -1 to 1."""
+    """Latents `[N, latent]` and perhaps labels `[N]` to pictures `[N, channels, size, size]` in -1 to 1."""
 
     def __init__(self, config: Config) -> None:
         super().__init__()
         features = config.size // 8 * config.width
-        self.project = nn.Linear(config.latent, features * 4 * 4)
+        classes = len(config.classes)
+        self.embed = nn.Embedding(classes, classes) if classes else None
+        self.project = nn.Linear(config.latent + classes, features * 4 * 4)
         layers: list[nn.Module] = [nn.Unflatten(1, (features, 4, 4))]
         for _ in range(config.size.bit_length() - 4):
             layers += [nn.ConvTranspose2d(features, features // 2, 4, 2, 1, bias=False)]
@@ -69,14 +73,19 @@ class Generator(nn.Module):
         layers += [nn.ConvTranspose2d(features, config.channels or 3, 4, 2, 1, bias=False), nn.Tanh()]
         self.draw = nn.Sequential(*layers)
 
-    def forward(self, latent: Tensor) -> Tensor:  # [N, latent] → [N, C, H, W]
+    def forward(self, latent: Tensor, label: Tensor | None = None) -> Tensor:  # [N, latent], [N] → [N, C, H, W]
         """Draw one picture per latent."""
+        if self.embed is not None:
+            latent = torch.cat((latent, self.embed(label)), 1)
         pictures: Tensor = self.draw(self.project(latent))
         return pictures
 
 
 class Discriminator(nn.Module):
-    """Pictures `[N, channels, size, size]` to one logit each, `[N, 1]`: high means real."""
+    """Pictures `[N, channels, size, size]` and perhaps labels `[N]` to one logit each, `[N, 1]`: high means real.
+
+    A label adds the product of its embedding and the picture's features, Miyato & Koyama 2018 (arXiv:1802.05637).
+    """
 
     def __init__(self, config: Config) -> None:
         super().__init__()
@@ -87,15 +96,21 @@ class Discriminator(nn.Module):
             layers += [nn.Conv2d(features, features * 2, 4, 2, 1, bias=False)]
             layers += [nn.BatchNorm2d(features * 2), nn.LeakyReLU(0.2, inplace=True)]
             features *= 2
-        self.judge = nn.Sequential(*layers, nn.Flatten(), nn.Linear(features * 4 * 4, 1))
+        features *= 4 * 4
+        self.look = nn.Sequential(*layers, nn.Flatten())
+        self.judge = nn.Linear(features, 1)
+        self.embed = nn.Embedding(len(config.classes), features) if config.classes else None
 
-    def forward(self, pictures: Tensor) -> Tensor:  # [N, C, H, W] → [N, 1]
+    def forward(self, pictures: Tensor, label: Tensor | None = None) -> Tensor:  # [N, C, H, W], [N] → [N, 1]
         """Judge each picture."""
-        logits: Tensor = self.judge(pictures)
+        seen = self.look(pictures)
+        logits: Tensor = self.judge(seen)
+        if self.embed is not None:
+            logits = logits + (self.embed(label) * seen).sum(1, keepdim=True) / seen.shape[1] ** 0.5
         return logits
 
 
-class DCGAN:
+class DCGAN(LatentGAN):
     """The variant: two networks, two Adams, one step each per batch."""
 
     name: ClassVar[str] = "dcgan"
@@ -107,50 +122,17 @@ class DCGAN:
         self.config = config
         self.generator = Generator(config)
         self.discriminator = Discriminator(config)
-        self.networks: Mapping[str, nn.Module] = {"generator": self.generator, "discriminator": self.discriminator}
-        for network in self.networks.values():
-            network.apply(_initialise)
-        betas = (config.beta1, config.beta2)
-        self.optimizers: Mapping[str, torch.optim.Optimizer] = {
-            name: torch.optim.Adam(network.parameters(), config.lr, betas, fused=True)
-            for name, network in self.networks.items()
-        }
+        for network in (self.generator, self.discriminator):
+            network.apply(weights.normal)
+        super().__init__(config, self.generator, self.discriminator)
+        self.optimizers = adams(self.networks, config.lr, config.beta1, config.beta2)
 
     @staticmethod
     def wants(config: Config) -> Wants:
         """Single pictures in -1 to 1, the range of tanh."""
-        return Wants("images", config.size, config.channels, (-1.0, 1.0))
+        return Wants("images", config.size, config.channels, labels=config.conditional)
 
     def generators(self) -> dict[str, Interface]:
-        """One generator: normal latents to pictures."""
+        """One generator: normal latents, and a label where it is conditional, to pictures."""
         config = self.config
-        latent = Port("latent", "latent", "float32", ("batch", config.latent), "NC")
-        shape = ("batch", config.channels or 3, config.size, config.size)
-        image = Port("image", "image", "float32", shape, "NCHW", (-1.0, 1.0))
-        return {"generator": Interface("latent-to-image", (latent,), (image,), noise="normal")}
-
-    def step(self, batch: Batch, step: int, update: Update) -> dict[str, Tensor]:
-        """Update the discriminator, then the generator."""
-        objective = OBJECTIVES[self.config.objective]
-        real = batch["images"]
-
-        # Update the discriminator.
-        fake = self.generator(torch.randn(len(real), self.config.latent, device=real.device))
-        real.requires_grad_(self.config.r1 > 0)
-        real_logits = self.discriminator(real)
-        loss_d = objective.discriminator(real_logits, self.discriminator(fake.detach()))
-        penalty = self.config.r1 / 2 * r1_penalty(real_logits, real) if self.config.r1 > 0 else 0.0
-        update("discriminator", loss_d + penalty)
-
-        # Update the generator.
-        loss_g = objective.generator(self.discriminator(fake))
-        update("generator", loss_g)
-        return {"loss_d": loss_d.detach(), "loss_g": loss_g.detach()}
-
-
-def _initialise(module: nn.Module) -> None:
-    """Radford et al. 2015, section 4: weights from a normal distribution with deviation 0.02."""
-    if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)):
-        nn.init.normal_(module.weight, 0.0, 0.02)
-    elif isinstance(module, nn.BatchNorm2d):
-        nn.init.normal_(module.weight, 1.0, 0.02)
+        return {"generator": to_pictures(config, config.channels or 3, config.size, classes=config.classes)}

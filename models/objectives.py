@@ -15,13 +15,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-Name = Literal["bce", "lsgan", "wgan", "hinge"]
+Name = Literal["bce", "lsgan", "wgan", "wgan-gp", "hinge"]
 """The objectives that a latent variant can be trained with."""
 
 
 def bce_discriminator(real: Tensor, fake: Tensor) -> Tensor:
     """-log D(x) - log(1 - D(G(z))), Goodfellow et al. 2014 (arXiv:1406.2661), eq. 1."""
     return F.softplus(-real).mean() + F.softplus(fake).mean()
+
+
+def smoothed_bce_discriminator(real: Tensor, fake: Tensor, target: float) -> Tensor:
+    """-t log D(x) - (1 - t) log(1 - D(x)) - log(1 - D(G(z))), Salimans et al. 2016 (arXiv:1606.03498), section 3.4."""
+    return (F.softplus(-real) + (1 - target) * real).mean() + F.softplus(fake).mean()
 
 
 def bce_generator(fake: Tensor) -> Tensor:
@@ -59,13 +64,16 @@ class Objective(NamedTuple):
 
     discriminator: Callable[[Tensor, Tensor], Tensor]
     generator: Callable[[Tensor], Tensor]
+    boundary: float | None = None
+    """The output above which a picture counts as taken for real; None where there is no such line."""
 
 
 OBJECTIVES: dict[Name, Objective] = {
-    "bce": Objective(bce_discriminator, bce_generator),
-    "lsgan": Objective(lsgan_discriminator, lsgan_generator),
+    "bce": Objective(bce_discriminator, bce_generator, 0.0),
+    "lsgan": Objective(lsgan_discriminator, lsgan_generator, 0.5),
     "wgan": Objective(critic, negated),
-    "hinge": Objective(hinge_discriminator, negated),
+    "wgan-gp": Objective(critic, negated),
+    "hinge": Objective(hinge_discriminator, negated, 0.0),
 }
 
 
@@ -78,3 +86,23 @@ def r1_penalty(real_logits: Tensor, real: Tensor) -> Tensor:
     """
     (gradient,) = torch.autograd.grad(real_logits.sum(), real, create_graph=True)
     return gradient.square().flatten(1).sum(1).mean()
+
+
+def gradient_penalty(judge: Callable[[Tensor], Tensor], real: Tensor, fake: Tensor, mix: Tensor) -> Tensor:
+    """(‖∇D(x̂)‖ - 1)² averaged over the batch, Gulrajani et al. 2017 (arXiv:1704.00028), eq. 3 without λ.
+
+    Args:
+        judge: The discriminator.
+        real: `[N, ...]`.
+        fake: `[N, ...]`, detached.
+        mix: 0 to 1, `[N, 1, ...]`: where between fake and real each x̂ lies.
+    """
+    between = torch.lerp(fake, real.detach(), mix).requires_grad_()
+    (gradient,) = torch.autograd.grad(judge(between).sum(), between, create_graph=True)
+    lengths: Tensor = gradient.flatten(1).norm(dim=1)
+    return (lengths - 1).square().mean()
+
+
+def accuracy(real: Tensor, fake: Tensor, boundary: float) -> Tensor:
+    """Share of the pictures that the discriminator tells right, 0 to 1."""
+    return ((real > boundary).float().mean() + (fake <= boundary).float().mean()) / 2

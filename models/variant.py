@@ -6,9 +6,21 @@ step. Whoever writes such a file and adds its class to `ganedge.models.VARIANTS`
 
 from __future__ import annotations
 
+import math
+import types
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, Protocol
+from dataclasses import dataclass, fields
+from typing import (
+    Any,
+    ClassVar,
+    Literal,
+    Protocol,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+    runtime_checkable,
+)
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -17,15 +29,21 @@ from ganedge.runtime.errors import UsageError
 from ganedge.runtime.manifest import Interface
 
 Batch = Mapping[str, Tensor]
-"""One batch on the training device. What `wants` asked for decides its keys: `images` (float `[N, C, H, W]` in the
-wanted range)."""
+"""One batch on the training device. The kind of data that `wants` asked for decides its keys:
+
+- images: `images`, and `labels` (int64 `[N]`) where they were asked for
+- points: `points`, float `[N, 2]`
+- pairs: `input` and `target`
+- unpaired: `a` and `b`, which have nothing to do with each other
+
+Pictures are float `[N, C, H, W]` in the wanted range."""
 
 Update = Callable[[str, Tensor], None]
 """`update(name, loss)`: clear that optimizer's gradients, compute those of its own parameters and no others, average
 them over all processes, and take one step."""
 
-DataKind = Literal["images"]
-"""Kinds of training data: single pictures."""
+DataKind = Literal["images", "points", "pairs", "unpaired"]
+"""Kinds of training data: single pictures, points of the plane, pictures in pairs, two sets of pictures."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,13 +58,17 @@ class VariantConfig:
     """Steps between two pictures of the same noise in the run folder."""
     ema: float = 0.999
     """Decay per step of the averaged generator that is saved and exported, 0 to below 1; 0 keeps no average."""
+    decay: float = 1.0
+    """Share of the epochs after which the learning rates fall linearly, to reach 0 after the last; 1 keeps them."""
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work. Subclasses call this and add their own."""
+        check_types(self)
         require(self.epochs >= 1, "epochs", self.epochs, "1 or more")
         require(self.batch >= 1, "batch", self.batch, "1 or more")
         require(self.sample_every >= 1, "sample_every", self.sample_every, "1 or more")
         require(0 <= self.ema < 1, "ema", self.ema, "0 or more and below 1")
+        require(0 <= self.decay <= 1, "decay", self.decay, "0 to 1")
 
 
 @dataclass(frozen=True)
@@ -55,12 +77,22 @@ class Wants:
 
     kind: DataKind
     """What one item is."""
-    size: int
-    """Height and width of a picture, pixels."""
-    channels: int | None
+    size: int = 0
+    """Height and width of a picture, pixels; 0 where there are no pictures."""
+    channels: int | None = None
     """1 grey, 3 colour; None takes what the data has."""
-    range: tuple[float, float]
+    range: tuple[float, float] = (-1.0, 1.0)
     """The values of black and white that the networks see."""
+    labels: bool = False
+    """Whether a batch holds the class of each picture."""
+    classes: tuple[str, ...] = ()
+    """Train on these classes only; all of them where it is empty."""
+    load_size: int = 0
+    """Height and width that pictures are scaled to before a random square of `size` is cut out, pixels; 0: no cut."""
+    flip: bool = False
+    """Whether pictures are mirrored left to right at random."""
+    reverse: bool = False
+    """Whether the second picture of a pair is the input and the first the target."""
 
 
 class Variant(Protocol):
@@ -73,7 +105,7 @@ class Variant(Protocol):
     config_class: ClassVar[type[VariantConfig]]
     """Its settings: fields, defaults and help texts."""
     presets: ClassVar[Mapping[str, Mapping[str, Any]]]
-    """Named sets of config values."""
+    """Named sets of config values, for `--preset`; options that are given win over them."""
 
     networks: Mapping[str, nn.Module]
     """Every network by name, generators included: what a checkpoint holds."""
@@ -94,6 +126,48 @@ class Variant(Protocol):
     def step(self, batch: Batch, step: int, update: Update) -> dict[str, Tensor]:
         """Train on one batch; give the losses as scalars that were not waited for."""
         ...
+
+
+@runtime_checkable
+class Translator(Protocol):
+    """A variant that turns pictures into pictures, and can show what it does with some."""
+
+    def strips(self, name: str, networks: Mapping[str, nn.Module], batch: Batch) -> tuple[Tensor, ...]:
+        """What to lay side by side for the generator `name`: its inputs, its outputs and what to hold against them.
+
+        Args:
+            name: One of `generators()`.
+            networks: The generators to use, by name, in evaluation mode.
+            batch: What a step takes.
+
+        Returns:
+            Float `[N, C, H, W]` each, in the wanted range.
+        """
+        ...
+
+
+def check_types(config: object) -> None:
+    """Refuse values of the wrong type, of no listed choice, or infinite: a config may come from a file.
+
+    Raises:
+        UsageError: naming the field, the value and what is accepted.
+    """
+    hints = get_type_hints(type(config))
+    for item in fields(config):  # type: ignore[arg-type]
+        value, hint = getattr(config, item.name), hints[item.name]
+        options = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+        fits = any(_fits(value, option) for option in options)
+        named = [str(choice) for option in options for choice in get_args(option)]
+        wanted = ", ".join(named) or " or ".join(getattr(option, "__name__", "none") for option in options)
+        require(fits, item.name, value, wanted)
+
+
+def _fits(value: object, hint: Any) -> bool:
+    if get_origin(hint) is Literal:
+        return value in get_args(hint)
+    if hint is float:
+        return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, hint) and (hint is bool or not isinstance(value, bool))
 
 
 def require(holds: bool, name: str, value: object, accepted: str) -> None:

@@ -64,6 +64,8 @@ def test_the_loop_knows_no_variant_by_name() -> None:
     from ganedge.models import VARIANTS
 
     for path in modules("train"):
+        if path.name == "builtin.py":
+            continue  # A data set may be called like a variant.
         code = ast.parse(path.read_text("utf-8"))
         texts = {node.value for node in ast.walk(code) if isinstance(node, ast.Constant)}
         names = {node.id for node in ast.walk(code) if isinstance(node, ast.Name)}

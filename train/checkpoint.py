@@ -45,7 +45,10 @@ def save(folder: Path, step: int, state: dict[str, Any], keep: int) -> None:
         for path in part.iterdir():
             with path.open("rb") as file:
                 os.fsync(file.fileno())
-        shutil.rmtree(final, ignore_errors=True)
+        if final.exists():
+            aside = final.with_name(f".{final.name}.old")
+            final.rename(aside)
+            shutil.rmtree(aside, ignore_errors=True)
         part.rename(final)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(part, ignore_errors=True)
@@ -57,7 +60,11 @@ def save(folder: Path, step: int, state: dict[str, Any], keep: int) -> None:
 def steps(folder: Path) -> list[int]:
     """Steps that have a checkpoint, ascending."""
     parent = folder / FOLDER
-    return sorted(int(path.name) for path in parent.glob("*") if path.name.isdigit()) if parent.is_dir() else []
+    return (
+        sorted(int(path.name) for path in parent.glob("*") if path.name.isascii() and path.name.isdecimal())
+        if parent.is_dir()
+        else []
+    )
 
 
 def load_latest(folder: Path) -> tuple[int, dict[str, Any]] | None:

@@ -14,24 +14,29 @@ import contextlib
 import copy
 import json
 import math
+import os
 import signal
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
+import numpy as np
 import torch
+import torch.distributed as dist
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ganedge.models import Variant
-from ganedge.models.variant import VariantConfig, require
-from ganedge.runtime.errors import EngineError, GanEdgeError, UsageError
+from ganedge.models.variant import Translator, VariantConfig, check_types, require
+from ganedge.runtime.errors import ArtifactError, EngineError, GanEdgeError, UsageError
 from ganedge.runtime.files import write_whole
 from ganedge.runtime.manifest import Interface
 from ganedge.runtime.terminal import note
 from ganedge.train import checkpoint, data, preview, run_folder
+from ganedge.train.data import Options as DataOptions
 from ganedge.train.progress import TrainingProgress
 
 if TYPE_CHECKING:
@@ -45,8 +50,11 @@ KEEP = 2
 """Checkpoints kept."""
 MATURE_STEPS = 200
 """Before this a deep generator may rightly give almost the same for all noise: its weights begin small."""
+METRICS = "metrics.jsonl"
+AGREE_EVERY = 16
+"""Steps after which several processes ask each other whether to stop."""
 COLLAPSED = 1e-4
-"""Standard deviation over the samples, in units of the range, below which all of them are the same picture."""
+"""Standard deviation over the samples, or over a translated picture, in units of the range: below it is collapse."""
 
 Device = Literal["auto", "cpu", "cuda"]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
@@ -56,10 +64,25 @@ Precision = Literal["auto", "fp32", "bf16", "fp16"]
 class Settings:
     """How to train, whatever the variant. A field's docstring is its help text on the command line."""
 
-    data: str
-    """Built-in set (digits, mnist), mnist:DIR, or a folder of pictures."""
     out: Path
     """Run folder to write."""
+    data: str = ""
+    """Built-in set (digits, mnist, fashion-mnist, cifar10, celeba, circles), mnist:DIR, a folder of pictures (of pairs,
+    of trainA and trainB, as the variant needs), or a .csv of path,label."""
+    preset: str | None = None
+    """A named set of this variant's options; options that are given win over it."""
+    config: Path | None = None
+    """Repeat the training of this config.json or run folder; presets and options that are given win over it."""
+    init: Path | None = None
+    """Start from the networks of this run folder, or from the generator in this .safetensors file."""
+    classes: str = ""
+    """Train on these classes only, separated by commas."""
+    fraction: float = 1.0
+    """Share of the data to use, more than 0, up to 1: a quick look."""
+    memory: float = 4.0
+    """GiB of decoded pictures to keep in memory; larger sets are read from disk as they are needed."""
+    workers: int | None = None
+    """Threads that decode pictures; one per core by default."""
     steps: int | None = None
     """Steps in all; epochs decide by default."""
     max_minutes: float | None = None
@@ -68,6 +91,8 @@ class Settings:
     """Seed of all that is random, 0 or more."""
     device: Device = "auto"
     """Where to train: auto takes CUDA where there is one."""
+    devices: int = 1
+    """Devices or processes to train on; each takes its share of the batch."""
     precision: Precision = "auto"
     """Arithmetic: auto takes bf16 where this device is fast at it, else fp32."""
     checkpoint_every: int = 1000
@@ -79,13 +104,32 @@ class Settings:
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work."""
+        if not self.data:
+            raise UsageError("no data: give --data with a built-in set or a folder, or --config with an earlier run")
+        check_types(self)
+        require(0 < self.fraction <= 1, "fraction", self.fraction, "more than 0, up to 1")
+        require(self.memory >= 0, "memory", self.memory, "0 or more")
+        require(self.workers is None or self.workers >= 1, "workers", self.workers, "1 or more")
+        require(self.devices >= 1, "devices", self.devices, "1 or more")
         require(self.steps is None or self.steps >= 1, "steps", self.steps, "1 or more")
         require(self.max_minutes is None or self.max_minutes > 0, "max-minutes", self.max_minutes, "more than 0")
         require(0 <= self.seed < 2**63, "seed", self.seed, "0 or more, below 2^63")
         require(self.checkpoint_every >= 1, "checkpoint-every", self.checkpoint_every, "1 or more")
 
+    @property
+    def opening(self) -> DataOptions:
+        """How to open the data."""
+        classes = tuple(name.strip() for name in self.classes.split(",") if name.strip())
+        return DataOptions(
+            download=self.download,
+            classes=classes,
+            fraction=self.fraction,
+            memory=self.memory,
+            workers=self.workers,
+        )
 
-FIXED = ("data", "seed")
+
+FIXED = ("data", "seed", "classes", "fraction", "precision")
 """Settings that a resumed run must not change: with another value it would be another training."""
 
 
@@ -113,17 +157,29 @@ def train(variant: type[Variant], given: Mapping[str, Any], settings: Settings) 
     """
     started = time.monotonic()
     fabric = _fabric(settings)
-    config = _resume_config(variant, given, settings) if settings.resume else variant.config_class(**given)
-    items = data.open_data(settings.data, variant.wants(config), download=settings.download)
-    for line in data.describe_skipped(items.skipped):
+    writes = fabric.is_global_zero
+    run = _resumed(variant, given, settings) if settings.resume else None
+    if run is not None:
+        _check_settings(run, settings)
+    config = run.config if run is not None else _fresh_config(variant, given, settings)
+    _check_share(config, fabric)
+    items = data.open_data(settings.data, variant.wants(config), settings.opening)
+    for line in data.describe_skipped(items.skipped) if writes else ():
         note(line)
     config = _fill(config, items.facts)
-    with run_folder.locked(settings.out):
-        if not (settings.out / run_folder.CONFIG).exists() or not settings.resume:
-            run_folder.create(settings.out, variant, config, _plain(settings))
+    said = {**_plain(settings), "precision": _precision(settings), "device": fabric.device.type}
+    found = {"items": len(items), "path": _place(settings.data)}
+    with run_folder.locked(settings.out) if writes else contextlib.nullcontext(), _memory_errors():
+        if run is not None:
+            _check_items(run, len(items))
+            settings = replace(settings, steps=settings.steps or run.settings.get("steps"))
+            said["steps"] = settings.steps
+        elif writes:
+            run_folder.check_free(settings.out)
         trainer = Trainer(fabric, variant, config, settings, items)
-        deadline = started + settings.max_minutes * 60 if settings.max_minutes else math.inf
-        trainer.run(deadline)
+        if writes:
+            run_folder.write_config(settings.out, variant, config, said, found)
+        trainer.run(started + settings.max_minutes * 60 if settings.max_minutes else math.inf)
     return settings.out
 
 
@@ -137,8 +193,10 @@ class Trainer:
         self.config = config
         self.settings = settings
         self.items = items
-        self.wants = variant.wants(config)
         self.total = settings.steps or math.ceil(config.epochs * len(items) / config.batch)
+        self._check_decay()
+        share = config.batch // fabric.world_size
+        self.part = slice(fabric.global_rank * share, (fabric.global_rank + 1) * share)
         self.permutation = lru_cache(maxsize=2)(
             lambda epoch: data.order(len(items), epoch, lambda e: _mix(settings.seed, 1, e))
         )
@@ -151,28 +209,35 @@ class Trainer:
         self.optimizers: dict[str, Any] = {
             name: fabric.setup_optimizers(optimizer) for name, optimizer in self.gan.optimizers.items()
         }
+        self.rates = {
+            name: [group["lr"] for group in optimizer.param_groups] for name, optimizer in self.optimizers.items()
+        }
+        self._initialise()
         self.averages = {name: Average(self.gan.networks[name], config.ema) for name in self.interfaces}
         self.step = 0
-        self._restore()
+        self.saved = -1
+        if settings.resume:
+            self._restore()
 
     def run(self, deadline: float) -> None:
         """Train until the last step, the deadline (of the monotonic clock) or a signal."""
         if self.step >= self.total:
-            note(f"{self.settings.out}: all {self.total} steps are done, nothing to do")
+            if self.fabric.is_global_zero:
+                self._write_weights()  # A kill between the last checkpoint and the weights left older ones.
+                note(f"{self.settings.out}: all {self.total} steps are done, nothing to do")
             return
         losses = Losses()
         saved_at = time.monotonic()
-        with _signals() as stop, TrainingProgress(self.step, self.total) as progress:
-            while self.step < self.total and not stop and time.monotonic() < deadline:
+        shown = TrainingProgress(self.step, self.total) if self.fabric.is_global_zero else contextlib.nullcontext()
+        with _signals() as stop, shown as progress:
+            while self.step < self.total and not self._must_stop(bool(stop) or time.monotonic() >= deadline):
                 losses.add(self._advance(), self.config.batch)
+                if progress is None:
+                    continue  # One process reports and writes.
 
                 # Report the losses, and make sure they are numbers.
                 if losses.age >= REPORT_SECONDS or self.step == self.total:
-                    means, rate = losses.read()
-                    self._check_finite(means)
-                    left = min((self.total - self.step) * self.config.batch / rate, deadline - time.monotonic())
-                    progress.report(self.step, means, rate, max(left, 0.0))
-                    self._write_metrics(means, rate)
+                    self._report(losses, progress, deadline)
 
                 # Keep what was done.
                 if self.step % self.config.sample_every == 0:
@@ -181,20 +246,43 @@ class Trainer:
                     self._check_finite(losses.peek())
                     self._save()
                     saved_at = time.monotonic()
-        self._check_finite(losses.peek())
-        self._save()
-        self._write_sample()
+
+            # Report and keep what the last report and the last checkpoint left out.
+            if progress is not None:
+                if losses.count:
+                    self._report(losses, progress, deadline)
+                self._write_sample()
+                self._save()
         if stop:
             error = Interrupted(f"stopped at step {self.step}, all saved: add --resume to go on")
             error.exit_code = 128 + stop[0]
             raise error
 
+    def _report(self, losses: Losses, progress: TrainingProgress, deadline: float) -> None:
+        """Show and record the losses since the last report, and make sure they are numbers."""
+        means, rate = losses.read()
+        self._check_finite(means)
+        left = min((self.total - self.step) * self.config.batch / rate, deadline - time.monotonic())
+        progress.report(self.step, means, rate, max(left, 0.0))
+        self._write_metrics(means, rate)
+
+    def _must_stop(self, asked: bool) -> bool:
+        """Whether to stop before the next step. Several processes agree on it now and then, all at the same step."""
+        if self.fabric.world_size == 1:
+            return asked
+        if self.step % AGREE_EVERY:
+            return False
+        votes = torch.tensor(float(asked), device=self.fabric.device)
+        dist.all_reduce(votes)
+        return bool(votes > 0)
+
     def _advance(self) -> dict[str, Tensor]:
         """Do one step."""
         _seed_all(_mix(self.settings.seed, 3, self.step), self.fabric.device)
-        begin = self.step * self.config.batch
-        chosen = data.indices(len(self.items), begin, self.config.batch, self.permutation)
-        batch = self.items.batch(chosen, self.wants, self.fabric.device)
+        self._set_rates()
+        batch = self.items.batch(self._chosen(self.step), self.fabric.device, self.part)
+        if self.step + 1 < self.total:
+            self.items.prepare(self._chosen(self.step + 1)[self.part])
         with self.fabric.autocast():
             losses = self.gan.step(batch, self.step, self._update)
         self.step += 1
@@ -202,52 +290,140 @@ class Trainer:
             average.update(self.step)
         return losses
 
+    def _chosen(self, step: int) -> Tensor:
+        """Places of the items of a step's whole batch."""
+        begin = step * self.config.batch
+        return data.indices(len(self.items), begin, self.config.batch, self.permutation)
+
+    def _set_rates(self) -> None:
+        """Let the learning rates fall as the config says: a function of the step alone."""
+        if self.config.decay == 1:
+            return
+        epoch = self.step * self.config.batch / len(self.items)
+        factor = min(1.0, (1 - epoch / self.config.epochs) / (1 - self.config.decay))
+        for name, optimizer in self.optimizers.items():
+            for group, rate in zip(optimizer.param_groups, self.rates[name], strict=True):
+                group["lr"] = rate * max(factor, 0.0)
+
+    def _check_decay(self) -> None:
+        """Refuse more steps than there are learning rates for."""
+        most = math.ceil(self.config.epochs * len(self.items) / self.config.batch)
+        if self.config.decay < 1 and self.total > most:
+            raise UsageError(
+                f"steps is {self.total}, but the learning rates reach 0 after {most}: "
+                "give as many or fewer, more --epochs, or --decay 1"
+            )
+
     def _update(self, name: str, loss: Tensor) -> None:
         """Take one step of one optimizer. No gradient is computed for parameters that it does not hold."""
         optimizer = self.optimizers[name]
         optimizer.zero_grad(set_to_none=True)
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         self.fabric.backward(loss, inputs=parameters)
+        if self.fabric.world_size > 1:
+            self._average([p.grad for p in parameters if p.grad is not None])
         optimizer.step()
+
+    @torch.no_grad()
+    def _average(self, gradients: list[Tensor]) -> None:
+        """Replace gradients by their mean over all processes, in one exchange."""
+        flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
+        try:
+            dist.all_reduce(flat)
+        except RuntimeError as error:
+            raise GanEdgeError("another process of this training has stopped; its message says why") from error
+        flat /= self.fabric.world_size
+        for gradient, mean in zip(gradients, torch.split(flat, [g.numel() for g in gradients]), strict=True):
+            gradient.copy_(mean.view_as(gradient))
 
     def _check_finite(self, losses: Mapping[str, float]) -> None:
         bad = [name for name, value in losses.items() if not math.isfinite(value)]
         if bad:
-            last = checkpoint.steps(self.settings.out)
-            kept = f"the checkpoint of step {last[-1]} is the last good one" if last else "no checkpoint was reached"
-            raise GanEdgeError(
-                f"{bad[0]} is no longer a finite number at step {self.step}; {kept}. "
-                "Try a lower --lr or --precision fp32"
-            )
+            self._give_up(bad[0])
+
+    def _give_up(self, what: str) -> NoReturn:
+        """Stop because something is NaN or infinite, and say what is left."""
+        last = checkpoint.steps(self.settings.out)
+        kept = f"the checkpoint of step {last[-1]} is the last good one" if last else "no checkpoint was reached"
+        raise GanEdgeError(
+            f"{what} is no longer a finite number at step {self.step}; {kept}. "
+            "Train with a lower learning rate or --precision fp32 into another --out"
+        )
 
     def _write_metrics(self, losses: Mapping[str, float], rate: float) -> None:
         epoch = self.step * self.config.batch / len(self.items)
         line = {"step": self.step, "epoch": round(epoch, 4), **losses, "images_per_s": round(rate, 2)}
-        with (self.settings.out / "metrics.jsonl").open("a", encoding="utf-8") as file:
+        with (self.settings.out / METRICS).open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
 
     def _write_sample(self) -> None:
-        """Write the fixed-noise pictures of every generator."""
+        """Write what every generator makes of the fixed noise or examples, and the plot of the losses."""
+        samples = self.settings.out / "samples"
         for name, interface in self.interfaces.items():
-            output = preview.draw(self.averages[name].network, interface, self.fabric.device)
-            path = self.settings.out / "samples" / f"{name}-{self.step:08d}.png"
-            if self.step >= MATURE_STEPS and output.std(axis=0).max() < COLLAPSED * _span(interface):
-                raise GanEdgeError(
-                    f"{name} gives the same output for all noise at step {self.step}: it has collapsed. "
-                    "Try a lower --lr, another --objective or another --seed"
-                )
-            preview.save(output, interface, path)
+            path = samples / f"{name}-{self.step:08d}.png"
+            if isinstance(self.gan, Translator):
+                assert self.items.examples is not None
+                networks = {key: average.network for key, average in self.averages.items()}
+                columns = preview.strips(self.gan, name, networks, self.items.examples, self.fabric.device)
+                self._check_collapse(name, columns[1].std(axis=(2, 3)).max())
+                preview.save_strips(columns, interface, path)
+            else:
+                output = preview.draw(self.averages[name].network, interface, self.fabric.device)
+                self._check_collapse(name, output.std(axis=0).max())
+                preview.save(output, interface, path, self._real_points())
+        metrics = self.settings.out / METRICS
+        if metrics.exists():
+            preview.plot_losses(metrics, samples / "losses.png")
+
+    def _check_collapse(self, name: str, spread: float) -> None:
+        if self.step >= MATURE_STEPS and spread < COLLAPSED * _span(self.interfaces[name]):
+            raise GanEdgeError(
+                f"{name} gives the same output for all inputs at step {self.step}: it has collapsed. "
+                "Train with a lower learning rate, another --objective or another --seed into another --out"
+            )
+
+    def _real_points(self) -> NDArray[np.generic] | None:
+        """The points of the data set, where it holds points."""
+        source = self.items.sources.get("points")
+        return None if source is None else source.take(torch.arange(len(source))).numpy()
 
     def _save(self) -> None:
-        """Write a checkpoint, and the weights to export."""
+        """Write a checkpoint, and the weights to export; nothing that is not finite is ever written."""
+        if self.saved == self.step:
+            return
         state = {
             "networks": {name: network.state_dict() for name, network in self.gan.networks.items()},
             "optimizers": {name: optimizer.state_dict() for name, optimizer in self.gan.optimizers.items()},
             "averages": {name: average.network.state_dict() for name, average in self.averages.items()},
         }
+        for name, weights in [*state["networks"].items(), *state["averages"].items()]:
+            if not all(bool(tensor.isfinite().all()) for tensor in weights.values()):
+                self._give_up(f"a weight of the {name}")
         checkpoint.save(self.settings.out, self.step, state, KEEP)
+        self._write_weights()
+        self.saved = self.step
+
+    def _write_weights(self) -> None:
+        """Write the weights to export, unless those of this step are there."""
         for name, average in self.averages.items():
-            run_folder.write_weights(self.settings.out, name, average.network.state_dict(), self.step)
+            if run_folder.weights_step(self.settings.out, name) != self.step or self.saved != self.step:
+                run_folder.write_weights(self.settings.out, name, average.network.state_dict(), self.step)
+
+    def _initialise(self) -> None:
+        """Start from another run's networks, or from a generator's weights."""
+        if self.settings.init is None:
+            return
+        states = run_folder.read_networks(self.settings.init, tuple(self.interfaces))
+        for name, state in states.items():
+            if name not in self.gan.networks:
+                raise UsageError(f"init {self.settings.init} holds a {name}, which this variant does not have")
+            try:
+                self.gan.networks[name].load_state_dict(state)
+            except RuntimeError as error:
+                reason = " ".join(str(error).split())[:200]
+                raise UsageError(
+                    f"the {name} of init {self.settings.init} does not fit these options: {reason}"
+                ) from error
 
     def _restore(self) -> None:
         """Go to the last checkpoint, where there is one, and forget the metrics behind it."""
@@ -255,16 +431,26 @@ class Trainer:
         if found is None:
             return
         self.step, state = found
-        for name, network in self.gan.networks.items():
-            network.load_state_dict(state["networks"][name])
-        for name, optimizer in self.gan.optimizers.items():
-            optimizer.load_state_dict(state["optimizers"][name])
-            _match_layout(optimizer)
-        for name, average in self.averages.items():
-            average.network.load_state_dict(state["averages"][name])
-        metrics = self.settings.out / "metrics.jsonl"
-        if metrics.exists():
-            lines = metrics.read_text("utf-8").splitlines()
+        try:
+            for name, network in self.gan.networks.items():
+                network.load_state_dict(state["networks"][name])
+            for name, optimizer in self.gan.optimizers.items():
+                optimizer.load_state_dict(state["optimizers"][name])
+                _match_layout(optimizer)
+            for name, average in self.averages.items():
+                average.network.load_state_dict(state["averages"][name])
+        except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise ArtifactError(
+                f"checkpoint {self.step} of {self.settings.out} does not fit its config ({reason}): "
+                "delete that checkpoint to go on from the one before"
+            ) from error
+        self.saved = (
+            self.step if run_folder.weights_step(self.settings.out, next(iter(self.averages))) == self.step else -1
+        )
+        metrics = self.settings.out / METRICS
+        if self.fabric.is_global_zero and metrics.exists():
+            lines = metrics.read_text("utf-8", errors="replace").splitlines()
             write_whole(metrics, "".join(f"{line}\n" for line in lines if _step_of(line) <= self.step))
 
 
@@ -300,9 +486,14 @@ class Losses:
     def __init__(self) -> None:
         self._restart()
 
+    @property
+    def count(self) -> int:
+        """Items since the last reading."""
+        return self._items
+
     def _restart(self) -> None:
         self._sums: dict[str, Tensor] = {}
-        self._steps = 0
+        self._counts: dict[str, int] = {}
         self._items = 0
         self._since = time.monotonic()
 
@@ -315,12 +506,12 @@ class Losses:
         """Add the losses of one step."""
         for name, value in losses.items():
             self._sums[name] = self._sums[name] + value if name in self._sums else value.float()
-        self._steps += 1
+            self._counts[name] = self._counts.get(name, 0) + 1
         self._items += items
 
     def peek(self) -> dict[str, float]:
         """Mean of each loss since the last reading."""
-        return {name: value.item() / self._steps for name, value in self._sums.items()}
+        return {name: value.item() / self._counts[name] for name, value in self._sums.items()}
 
     def read(self) -> tuple[dict[str, float], float]:
         """Mean of each loss and items per second since the last reading, and start again."""
@@ -340,18 +531,79 @@ def _fabric(settings: Settings) -> Fabric:
     device = "cuda" if settings.device != "cpu" and cuda else "cpu"
     if settings.precision == "fp16" and device == "cpu":
         raise UsageError("precision fp16 trains on CUDA only: use --precision bf16 or fp32 on a CPU")
-    precision = settings.precision
-    if precision == "auto":
-        fast = torch.cuda.is_bf16_supported() if device == "cuda" else torch.cpu._is_amx_tile_supported()
-        precision = "bf16" if fast else "fp32"
+    precision = _precision(settings)
     names: dict[str, Any] = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
-    return Fabric(accelerator=device, devices=1, precision=names[precision])
+    local = int(os.environ.get("LOCAL_WORLD_SIZE", settings.devices))  # Set by torchrun, which has begun them all.
+    nodes = int(os.environ.get("WORLD_SIZE", local)) // local if "LOCAL_WORLD_SIZE" in os.environ else 1
+    if device == "cuda" and local > torch.cuda.device_count():
+        raise EngineError(
+            f"devices is {local}, and PyTorch sees {torch.cuda.device_count()} here: give as many or fewer"
+        )
+    strategy = "ddp" if local * nodes > 1 else "auto"
+    fabric = Fabric(accelerator=device, devices=local, num_nodes=nodes, strategy=strategy, precision=names[precision])
+    fabric.launch()
+    return fabric
 
 
-def _resume_config(variant: type[Variant], given: Mapping[str, Any], settings: Settings) -> VariantConfig:
-    """The config of the run to go on with, after checking that nothing given differs from it."""
+def _precision(settings: Settings) -> Precision:
+    """What "auto" comes to on this device."""
+    if settings.precision != "auto":
+        return settings.precision
+    cuda = settings.device != "cpu" and torch.cuda.is_available()
+    fast = torch.cuda.is_bf16_supported() if cuda else torch.cpu._is_amx_tile_supported()
+    return "bf16" if fast else "fp32"
+
+
+@contextlib.contextmanager
+def _memory_errors() -> Iterator[None]:
+    """Tell running out of memory from other failures: PyTorch raises RuntimeError for it on a CPU."""
+    try:
+        yield
+    except RuntimeError as error:
+        short = any(
+            text in str(error) for text in ("DefaultCPUAllocator", "out of memory", "invalid for input of size")
+        )
+        if not short and "Storage size calculation overflowed" not in str(error):
+            raise
+        raise GanEdgeError("out of memory: try a smaller --batch, size or width") from error
+
+
+def _check_share(config: VariantConfig, fabric: Fabric) -> None:
+    """Refuse a batch that the processes cannot share evenly."""
+    if config.batch % fabric.world_size:
+        raise UsageError(f"batch is {config.batch}: give a multiple of {fabric.world_size}, one share for each device")
+
+
+def _preset(variant: type[Variant], name: str | None) -> Mapping[str, Any]:
+    if name is None:
+        return {}
+    if name not in variant.presets:
+        known = ", ".join(variant.presets) or "none, so leave it out"
+        raise UsageError(f"preset is {name}: {variant.name} has {known}")
+    return variant.presets[name]
+
+
+def _from_file(variant: type[Variant], path: Path | None) -> Mapping[str, Any]:
+    """The config values of the run that `--config` names."""
+    if path is None:
+        return {}
+    run = run_folder.read(path if path.is_dir() else path.parent, path.name if path.is_file() else run_folder.CONFIG)
+    if run.variant is not variant:
+        raise UsageError(f"config {path} is of a {run.variant.name}, not of a {variant.name}: repeat it as that")
+    return asdict(run.config)
+
+
+def _fresh_config(variant: type[Variant], given: Mapping[str, Any], settings: Settings) -> VariantConfig:
+    """The config of a new run: defaults, then `--config`, then `--preset`, then what was given."""
+    return variant.config_class(
+        **{**_from_file(variant, settings.config), **_preset(variant, settings.preset), **given}
+    )
+
+
+def _resumed(variant: type[Variant], given: Mapping[str, Any], settings: Settings) -> run_folder.Run | None:
+    """The run to go on with, after checking that nothing given differs from it; None where it never began."""
     if not (settings.out / run_folder.CONFIG).exists():
-        return variant.config_class(**given)  # Killed before it began, or never begun: start from step 0.
+        return None
     run = run_folder.read(settings.out)
     if run.variant is not variant:
         raise UsageError(f"{settings.out} holds a {run.variant.name}, not a {variant.name}: resume it as that")
@@ -359,19 +611,52 @@ def _resume_config(variant: type[Variant], given: Mapping[str, Any], settings: S
         if getattr(run.config, name) != value:
             raise UsageError(
                 f"{name.replace('_', '-')} is {value}, but {settings.out} was trained with "
-                f"{getattr(run.config, name)}: "
-                "leave it out to go on with the run, or give another --out"
+                f"{getattr(run.config, name)}: leave it out to go on with the run, or give another --out"
             )
-    for name in FIXED:
-        new, old = str(getattr(settings, name)), str(run.settings.get(name))
-        if new != old:
-            raise UsageError(f"{name} is {new}, but {settings.out} was trained with {old}: give the same to resume")
-    return run.config
+    return run
+
+
+def _check_settings(run: run_folder.Run, settings: Settings) -> None:
+    """Refuse to go on with another data set, seed or arithmetic: it would be another training."""
+    said = {**_plain(settings), "precision": _precision(settings)}
+    for name in FIXED if settings.preset is None else (*FIXED, "preset"):
+        place = _place(settings.data)
+        moved = name == "data" and place is not None and place == run.data.get("path")  # By another name.
+        if said[name] != run.settings.get(name) and not moved:
+            raise UsageError(
+                f"{name} is {said[name]}, but {run.folder} was trained with {run.settings.get(name)}: "
+                "give the same to resume"
+            )
+
+
+def _check_items(run: run_folder.Run, count: int) -> None:
+    """Refuse to go on with a data set that has grown or shrunk."""
+    before = run.data.get("items")
+    if count != before:
+        raise UsageError(
+            f"the data holds {count} items, but {run.folder} was trained on {before}: resume with the same data"
+        )
+
+
+def _place(spec: str) -> str | None:
+    """The absolute path of data that is a folder or file; None for a built-in set."""
+    return str(Path(spec).resolve()) if Path(spec).exists() else None
+
+
+def _match_layout(optimizer: torch.optim.Optimizer) -> None:
+    """Lay an optimizer's loaded state out in memory as its weights are: fused optimizers pair both as raw memory."""
+    for weight, values in optimizer.state.items():
+        for key, value in values.items():
+            if isinstance(value, Tensor) and value.shape == weight.shape:
+                values[key] = torch.empty_like(weight, dtype=value.dtype).copy_(value)
 
 
 def _fill(config: VariantConfig, facts: Mapping[str, Any]) -> VariantConfig:
     """Write what the data knows into the fields that were left for it to say."""
     unset = {f.name: facts[f.name] for f in fields(config) if f.name in facts and getattr(config, f.name) is None}
+    names = getattr(config, "class_names", None)
+    if names and "class_names" in facts and len(names.split(",")) != len(facts["class_names"].split(",")):
+        raise UsageError(f"class-names is {names}, but the data has the classes {facts['class_names']}: name each")
     return replace(config, **unset)
 
 
@@ -382,14 +667,6 @@ def _plain(settings: Settings) -> dict[str, Any]:
 def _span(interface: Interface) -> float:
     low, high = interface.output.range or (-1.0, 1.0)
     return high - low
-
-
-def _match_layout(optimizer: torch.optim.Optimizer) -> None:
-    """Lay the optimizer's moments out as their parameters are: a fused kernel walks both in the order of memory."""
-    for parameter, moments in optimizer.state.items():
-        for name, value in moments.items():
-            if value.shape == parameter.shape:
-                moments[name] = torch.empty_like(parameter).copy_(value)
 
 
 def _step_of(line: str) -> float:

@@ -1,10 +1,13 @@
-"""Pictures of how training goes: the same noise each time, so that two samples can be compared.
+"""Pictures of how training goes: the same noise or examples each time, so that two samples can be compared.
 
 The noise is that of `gan-run sample --seed 0`, so the last sample of a run is what its artifact draws.
 """
 
 from __future__ import annotations
 
+import contextlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +15,10 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from ganedge.models.variant import Batch, Translator
 from ganedge.runtime import images
+from ganedge.runtime.errors import MissingExtra
+from ganedge.runtime.files import whole_file
 from ganedge.runtime.latents import LatentStream
 from ganedge.runtime.manifest import Interface
 
@@ -20,6 +26,12 @@ COUNT = 64
 """Pictures in one sample."""
 SEED = 0
 """Seed of the fixed noise."""
+NOT_PLOTTED = ("step", "epoch", "images_per_s")
+"""Columns of the metrics that the loss plot leaves out."""
+
+
+POINTS = 5000
+"""Points in one plot."""
 
 
 @torch.no_grad()
@@ -27,21 +39,85 @@ def draw(network: nn.Module, interface: Interface, device: torch.device) -> NDAr
     """Run a generator on the fixed noise in evaluation mode, and leave its mode as it was.
 
     Returns:
-        The raw output, float32 `[64, ...]`.
+        The raw output, float32 `[64, ...]`; 5000 where they are points.
     """
     assert interface.noise is not None
-    latents = LatentStream(interface.noise, interface.inputs[0].item_shape, SEED).take(COUNT)
+    count = POINTS if interface.kind == "latent-to-points" else COUNT
+    latents = LatentStream(interface.noise, interface.inputs[0].item_shape, SEED).take(count)
     inputs = [torch.from_numpy(latents).to(device)]
     if interface.classes:
-        inputs.append(torch.arange(COUNT, device=device) % len(interface.classes))
-    training = network.training
-    output: NDArray[np.generic] = network.eval()(*inputs).float().cpu().numpy()
-    network.train(training)
+        inputs.append(torch.arange(count, device=device) % len(interface.classes))
+    with evaluating(network):
+        output: NDArray[np.generic] = network(*inputs).float().cpu().numpy()
     return output
 
 
-def save(output: NDArray[np.generic], interface: Interface, path: Path) -> None:
-    """Write what `draw` gave as one picture."""
+@torch.no_grad()
+def strips(
+    gan: Translator, name: str, networks: Mapping[str, nn.Module], examples: Batch, device: torch.device
+) -> list[NDArray[np.generic]]:
+    """What a generator of pictures from pictures does with the examples: columns to lay side by side.
+
+    Returns:
+        Float32 `[N, C, H, W]` each; the second holds the outputs.
+    """
+    batch = {key: value.to(device) for key, value in examples.items()}
+    with contextlib.ExitStack() as stack:
+        for network in networks.values():
+            stack.enter_context(evaluating(network))
+        return [column.float().cpu().numpy() for column in gan.strips(name, networks, batch)]
+
+
+@contextlib.contextmanager
+def evaluating(network: nn.Module) -> Iterator[None]:
+    """Put a network in evaluation mode for a while."""
+    training = network.training
+    network.eval()
+    try:
+        yield
+    finally:
+        network.train(training)
+
+
+def save(output: NDArray[np.generic], interface: Interface, path: Path, real: NDArray[np.generic] | None) -> None:
+    """Write what `draw` gave as one picture: a grid, or a plot of the real points (blue) and the generated (orange)."""
     port = interface.output
+    if port.role == "points":
+        clouds = [output] if real is None else [real, output]
+        images.save(images.scatter(*clouds), path)
+        return
     assert port.range is not None
     images.save(images.grid(images.to_uint8(output, port.range, port.layout)), path)
+
+
+def save_strips(columns: Sequence[NDArray[np.generic]], interface: Interface, path: Path) -> None:
+    """Write what `strips` gave as one picture: a row for each example."""
+    port = interface.output
+    assert port.range is not None
+    pictures = [images.to_uint8(column, port.range, "NCHW") for column in columns]
+    rows = np.stack(pictures, 1).reshape(-1, *pictures[0].shape[1:])
+    images.save(images.grid(rows, columns=len(columns)), path)
+
+
+def plot_losses(metrics: Path, path: Path) -> None:
+    """Draw every column of a `metrics.jsonl` over the steps, one panel each.
+
+    Raises:
+        MissingExtra: matplotlib is not installed.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise MissingExtra("matplotlib", "train", "the loss plot") from error
+    lines = [json.loads(line) for line in metrics.read_text("utf-8").splitlines()]
+    names = [name for name in dict.fromkeys(key for line in lines for key in line) if name not in NOT_PLOTTED]
+    if not names:
+        return
+    figure = Figure(figsize=(8, 2 * len(names)), layout="constrained")
+    for place, name in enumerate(names, 1):
+        axes = figure.add_subplot(len(names), 1, place)
+        known = [line for line in lines if name in line]
+        axes.plot([line["step"] for line in known], [line[name] for line in known], linewidth=1)
+        axes.set_ylabel(name)
+    with whole_file(path) as part:
+        figure.savefig(part, format="png", dpi=80)

@@ -16,7 +16,7 @@ import fcntl
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,8 @@ from ganedge.models.variant import VariantConfig
 from ganedge.runtime.errors import ArtifactError, GanEdgeError, UsageError
 from ganedge.runtime.files import write_whole
 from ganedge.runtime.manifest import Source
+from ganedge.runtime.terminal import printable
+from ganedge.train import checkpoint
 
 CONFIG = "config.json"
 SCHEMA = 1
@@ -44,6 +46,8 @@ class Run:
     config: VariantConfig
     settings: Mapping[str, Any]
     """The trainer's settings, as `config.json` holds them."""
+    data: Mapping[str, Any]
+    """What was found of the data: how many items, and the path where it has one."""
 
     def generator(self, name: str = "generator") -> tuple[nn.Module, Source]:
         """One generator with its trained weights, in FP32 and evaluation mode, and where it comes from.
@@ -66,7 +70,7 @@ class Run:
             variant=self.variant.name,
             generator=name,
             config=asdict(self.config),
-            data=str(self.settings.get("data", "")),
+            data=printable(str(self.settings.get("data", ""))).replace("\n", "\\n")[:1000],
             step=step,
             weights=hashlib.sha256(path.read_bytes()).hexdigest(),
             program=f"ganedge {version('ganedge')}",
@@ -79,33 +83,42 @@ def weights_path(folder: Path, name: str) -> Path:
     return folder / f"{name}.safetensors"
 
 
-def create(folder: Path, variant: type[Variant], config: VariantConfig, settings: Mapping[str, Any]) -> Run:
-    """Write `config.json` into a folder that holds no run yet, and give the run.
+def check_free(folder: Path) -> None:
+    """Make sure that a folder holds no run, or one that never came to anything.
 
     Raises:
-        UsageError: the folder holds a run already.
+        UsageError: it holds checkpoints or weights.
     """
-    path = folder / CONFIG
-    if path.exists():
+    if checkpoint.steps(folder) or any(folder.glob("*.safetensors")):
         raise UsageError(f"{folder} already holds a run: add --resume to go on with it, or give another --out")
+
+
+def write_config(
+    folder: Path, variant: type[Variant], config: VariantConfig, settings: Mapping[str, Any], data: Mapping[str, Any]
+) -> None:
+    """Write `config.json`: what is trained, how, and on what, with nothing left open."""
     said = {
         "schema": SCHEMA,
         "program": f"ganedge {version('ganedge')}",
         "variant": variant.name,
         "config": asdict(config),
         "training": dict(settings),
+        "data": dict(data),
     }
-    write_whole(path, json.dumps(said, indent=2) + "\n")
-    return Run(folder, variant, config, settings)
+    write_whole(folder / CONFIG, json.dumps(said, indent=2) + "\n")
 
 
-def read(folder: Path) -> Run:
+def read(folder: Path, name: str = CONFIG) -> Run:
     """Read a run folder.
+
+    Args:
+        folder: The run folder.
+        name: Of the config in it.
 
     Raises:
         ArtifactError: not a run folder, a damaged config, or one from a newer version.
     """
-    path = folder / CONFIG
+    path = folder / name
     try:
         said = json.loads(path.read_text("utf-8"))
     except FileNotFoundError:
@@ -121,18 +134,46 @@ def read(folder: Path) -> Run:
         variant = find(said["variant"])
         settings = dict(said["training"])
         config = variant.config_class(**said["config"])
+        data = dict(said["data"])
     except (KeyError, TypeError, AttributeError, UsageError) as error:
         raise ArtifactError(f"{path} is damaged: {type(error).__name__} {error}") from error
-    return Run(folder, variant, config, settings)
+    return Run(folder, variant, config, settings, data)
 
 
-def differences(old: object, new: object) -> list[str]:
-    """Fields of two dataclasses of one kind that differ, each as `name: old → new`."""
-    return [
-        f"{f.name.replace('_', '-')}: {getattr(old, f.name)} → {getattr(new, f.name)}"
-        for f in fields(old)  # type: ignore[arg-type]
-        if getattr(old, f.name) != getattr(new, f.name)
-    ]
+def read_settings(path: Path, known: set[str]) -> dict[str, Any]:
+    """The trainer's settings of an earlier run, to repeat it: all but where it was written and how it began.
+
+    Raises:
+        ArtifactError: not a run's config.
+    """
+    run = read(path if path.is_dir() else path.parent, path.name if path.is_file() else CONFIG)
+    own = {"out", "resume", "config", "preset"}
+    kept = {name: value for name, value in run.settings.items() if name in known - own and value is not None}
+    return {name: Path(value) if name == "init" else value for name, value in kept.items()}
+
+
+def read_networks(path: Path, generators: tuple[str, ...]) -> dict[str, dict[str, Tensor]]:
+    """Networks to start another training from, as state dicts by name.
+
+    Args:
+        path: A run folder with a checkpoint or weights, or one file of weights.
+        generators: Names of the generators; a file of another name belongs to the first.
+
+    Raises:
+        ArtifactError: nothing there, or damaged.
+    """
+    if path.is_dir() and (found := checkpoint.load_latest(path)) is not None:
+        networks: dict[str, dict[str, Tensor]] = found[1]["networks"]
+        return networks
+    files = [weights_path(path, name) for name in generators] if path.is_dir() else [path]
+    files = [file for file in files if file.is_file()]
+    if not files:
+        raise ArtifactError(f"init {path} holds no checkpoint and no weights: give a run folder or a .safetensors file")
+    try:
+        loaded = {file.stem: safetensors.torch.load_file(str(file)) for file in files}
+    except (SafetensorError, OSError) as error:
+        raise ArtifactError(f"init {path} is damaged, or not safetensors: {error}") from error
+    return {stem if stem in generators else generators[0]: state for stem, state in loaded.items()}
 
 
 @contextlib.contextmanager
@@ -145,16 +186,24 @@ def locked(folder: Path) -> Iterator[None]:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with (folder / ".lock").open("a") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise UsageError(
-                    f"another process is training in {folder}: wait for it, or give another --out"
-                ) from None
-            yield
-    except (PermissionError, FileExistsError, NotADirectoryError) as error:
+        file = (folder / ".lock").open("a")
+    except OSError as error:
         raise GanEdgeError(f"cannot write into {folder}: {error.strerror}") from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UsageError(f"another process is training in {folder}: wait for it, or give another --out") from None
+        yield
+
+
+def weights_step(folder: Path, name: str) -> int | None:
+    """The step of the weights that lie there; None where there are none, or damaged ones."""
+    try:
+        with safetensors.safe_open(str(weights_path(folder, name)), "pt") as file:
+            return int((file.metadata() or {}).get("step", -1))
+    except (OSError, SafetensorError, ValueError):
+        return None
 
 
 def write_weights(folder: Path, name: str, state: Mapping[str, Tensor], step: int) -> None:

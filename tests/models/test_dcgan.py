@@ -39,7 +39,7 @@ def test_shapes(size: int, channels: int) -> None:
     assert gan.discriminator(pictures).shape == (2, 1)
 
 
-@pytest.mark.parametrize("objective", ["bce", "lsgan", "wgan", "hinge"])
+@pytest.mark.parametrize("objective", ["bce", "lsgan", "wgan", "wgan-gp", "hinge"])
 def test_a_step_updates_each_network_with_its_own_loss(objective: Any) -> None:
     torch.manual_seed(0)
     gan = DCGAN(Config(size=16, width=4, channels=1, objective=objective, r1=1.0))

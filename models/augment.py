@@ -1,0 +1,86 @@
+"""Differentiable augmentation: what the discriminator sees is changed at random, real and generated pictures alike.
+
+    seen = augment(pictures, ("color", "translation", "cutout"))
+
+Zhao et al. 2020 (arXiv:2006.10738). On a small data set the discriminator cannot learn the pictures by heart, and as
+the gradients go through the changes, the generator does not learn to draw them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ganedge.models.noise import rows
+
+SHIFT = 1 / 8
+"""Largest translation, as a share of the side."""
+HOLE = 1 / 2
+"""Side of the cut-out square, as a share of the side."""
+
+
+def color(pictures: Tensor) -> Tensor:
+    """Change brightness by up to ±0.5, saturation by a factor of 0 to 2 and contrast by one of 0.5 to 1.5."""
+    brightness, saturation, contrast = _uniform(pictures, 3)
+    pictures = pictures + (brightness - 0.5)
+    grey = pictures.mean(1, keepdim=True)
+    pictures = torch.lerp(grey, pictures, saturation * 2)
+    return torch.lerp(pictures.mean((1, 2, 3), keepdim=True), pictures, contrast + 0.5)
+
+
+def translation(pictures: Tensor) -> Tensor:
+    """Move each picture by up to an eighth of its side; zeros come in."""
+    height, width = pictures.shape[-2:]
+    reach_y, reach_x = round(height * SHIFT), round(width * SHIFT)
+    down, right = _uniform(pictures, 2)
+    y = _places(height, pictures) + _whole(down, 2 * reach_y + 1)
+    x = _places(width, pictures) + _whole(right, 2 * reach_x + 1)
+    padded = F.pad(pictures, (reach_x, reach_x, reach_y, reach_y)).permute(0, 2, 3, 1)
+    items = torch.arange(len(pictures), device=pictures.device)[:, None, None]
+    return padded[items, y[:, :, None], x[:, None, :]].permute(0, 3, 1, 2)
+
+
+def cutout(pictures: Tensor) -> Tensor:
+    """Set a square of half the side to zero; it may reach over the edge."""
+    height, width = pictures.shape[-2:]
+    down, right = _uniform(pictures, 2)
+    y = (_places(height, pictures) - _whole(down, height + 1)).abs() * 2 < height * HOLE
+    x = (_places(width, pictures) - _whole(right, width + 1)).abs() * 2 < width * HOLE
+    return pictures * ~(y[:, None, :, None] & x[:, None, None, :])
+
+
+POLICIES: dict[str, Callable[[Tensor], Tensor]] = {"color": color, "translation": translation, "cutout": cutout}
+"""Augmentations by name, in the order in which they are applied."""
+
+
+def augment(pictures: Tensor, policy: tuple[str, ...]) -> Tensor:
+    """Change each picture in its own way.
+
+    Args:
+        pictures: `[N, C, H, W]`.
+        policy: Names out of `POLICIES`.
+
+    Returns:
+        The same shape.
+    """
+    for name in policy:
+        pictures = POLICIES[name](pictures)
+    return pictures
+
+
+def _uniform(pictures: Tensor, count: int) -> tuple[Tensor, ...]:
+    """`count` numbers of 0 to 1 for each picture, each `[N, 1, 1, 1]`."""
+    drawn = rows(len(pictures), lambda n: torch.rand(n, count, device=pictures.device))
+    return tuple(column[:, None, None, None] for column in drawn.unbind(1))
+
+
+def _places(length: int, pictures: Tensor) -> Tensor:
+    return torch.arange(length, device=pictures.device)[None]
+
+
+def _whole(share: Tensor, count: int) -> Tensor:
+    """A whole number of 0 to `count` - 1 for each picture, `[N, 1]`."""
+    return (share.flatten(1) * count).long()

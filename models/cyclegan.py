@@ -1,0 +1,285 @@
+"""CycleGAN: pictures of one kind to pictures of another and back, learned without pairs (arXiv:1703.10593).
+
+    gan-train cyclegan --data monet2photo/ --out runs/monet                     # preset resnet
+    gan-train cyclegan --data summer2winter/ --out runs/winter --preset conv    # smaller, at 128×128
+
+`generator-a2b` turns pictures of the folder trainA into such as trainB holds, `generator-b2a` the other way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from ganedge.models import weights
+from ganedge.models.latent import adams
+from ganedge.models.objectives import OBJECTIVES
+from ganedge.models.patchgan import PatchGAN
+from ganedge.models.variant import Batch, Update, VariantConfig, Wants, require
+from ganedge.runtime.manifest import Interface, Port
+
+JITTER = 286 / 256
+"""Pictures are scaled to this times the size before a random square is cut out (section 7.1 of the paper)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(VariantConfig):
+    """Sizes, weights of the losses and optimisation of a CycleGAN."""
+
+    epochs: int = 200
+    """Passes over the larger of the two sets."""
+    batch: int = 1
+    """Items in one step, over all devices."""
+    decay: float = 0.5
+    """Share of the epochs after which the learning rates fall linearly, to reach 0 after the last; 1 keeps them."""
+    nets: Literal["resnet", "conv"] = "resnet"
+    """Networks: resnet with InstanceNorm and reflection padding, or conv with BatchNorm."""
+    size: int = 256
+    """Height and width of the pictures in training, pixels: a multiple of 4, 32 or more."""
+    channels: int = 3
+    """1 grey, 3 colour."""
+    width: int = 64
+    """Features after the first convolution of all networks."""
+    blocks: int = 9
+    """Residual blocks of each generator."""
+    cycle: float = 10.0
+    """Weight of the distance between a picture and what comes back from there and back."""
+    identity: float = 5.0
+    """Weight of the distance between a picture and what the generator of its own kind makes of it; 0 leaves it out."""
+    halved: bool = True
+    """Average the generators' terms over both directions, and halve the discriminators' losses."""
+    replay: int = 50
+    """Generated pictures per kind that the discriminator sees again later; 0 keeps none."""
+    jitter: bool = True
+    """Scale pictures up by 286/256, cut out a random square and mirror it at random."""
+    lr: float = 2e-4
+    """Adam's learning rate, of all networks."""
+    beta1: float = 0.5
+    """Adam's decay of the mean gradient."""
+    beta2: float = 0.999
+    """Adam's decay of the squared gradient."""
+
+    def __post_init__(self) -> None:
+        """Refuse values that cannot work."""
+        super().__post_init__()
+        require(self.size >= 32 and self.size % 4 == 0, "size", self.size, "a multiple of 4, 32 or more")
+        require(self.channels in (1, 3), "channels", self.channels, "1 or 3")
+        require(self.width >= 1, "width", self.width, "1 or more")
+        require(self.blocks >= 0, "blocks", self.blocks, "0 or more")
+        require(self.cycle >= 0, "cycle", self.cycle, "0 or more")
+        require(self.identity >= 0, "identity", self.identity, "0 or more")
+        require(self.replay >= 0, "replay", self.replay, "0 or more")
+        require(self.lr > 0, "lr", self.lr, "more than 0")
+        require(0 <= self.beta1 < 1, "beta1", self.beta1, "0 or more and below 1")
+        require(0 <= self.beta2 < 1, "beta2", self.beta2, "0 or more and below 1")
+
+
+class Residual(nn.Module):
+    """A picture plus what some layers make of it, with nothing after the sum."""
+
+    def __init__(self, *layers: nn.Module) -> None:
+        super().__init__()
+        self.change = nn.Sequential(*layers)
+
+    def forward(self, features: Tensor) -> Tensor:  # [N, F, H, W] → [N, F, H, W]
+        """Add the change."""
+        changed: Tensor = features + self.change(features)
+        return changed
+
+
+class ResnetGenerator(nn.Sequential):
+    """Pictures `[N, channels, H, W]` to pictures of that shape, both in -1 to 1; sides are multiples of 4."""
+
+    def __init__(self, config: Config) -> None:
+        width = config.width
+        layers: list[nn.Module] = [nn.ReflectionPad2d(3), nn.Conv2d(config.channels, width, 7), *_instance(width)]
+        for _ in range(2):
+            layers += [nn.Conv2d(width, 2 * width, 3, 2, 1), *_instance(2 * width)]
+            width *= 2
+        for _ in range(config.blocks):
+            first = (nn.ReflectionPad2d(1), nn.Conv2d(width, width, 3), *_instance(width))
+            second = (nn.ReflectionPad2d(1), nn.Conv2d(width, width, 3), nn.InstanceNorm2d(width))
+            layers.append(Residual(*first, *second))
+        for _ in range(2):
+            layers += [nn.Upsample(scale_factor=2.0), nn.Conv2d(width, width // 2, 3, 1, 1), *_instance(width // 2)]
+            width //= 2
+        super().__init__(*layers, nn.ReflectionPad2d(3), nn.Conv2d(width, config.channels, 7), nn.Tanh())
+
+
+class ConvGenerator(nn.Sequential):
+    """Pictures `[N, channels, H, W]` to pictures of that shape, both in -1 to 1; sides are multiples of 8."""
+
+    def __init__(self, config: Config) -> None:
+        wide = (config.width, 2 * config.width, 4 * config.width)
+        layers: list[nn.Module] = []
+        channels = config.channels
+        for features in wide:
+            layers += [nn.Conv2d(channels, features, 4, 2, 1, bias=False), *_batch(features)]
+            channels = features
+        for _ in range(config.blocks):
+            first = (nn.Conv2d(channels, channels, 3, 1, 1, bias=False), *_batch(channels))
+            second = (nn.Conv2d(channels, channels, 3, 1, 1, bias=False), nn.BatchNorm2d(channels))
+            layers.append(Residual(*first, *second))
+        for features in wide[1::-1]:
+            layers += [nn.ConvTranspose2d(channels, features, 4, 2, 1, bias=False), *_batch(features)]
+            channels = features
+        super().__init__(*layers, nn.ConvTranspose2d(channels, config.channels, 4, 2, 1, bias=False), nn.Tanh())
+
+
+class Replay(nn.Module):
+    """Generated pictures of earlier steps, Shrivastava et al. 2017 (arXiv:1612.07828), section 2.3.
+
+    It is a module so that its pictures are saved with the networks and a resumed training finds them again.
+    """
+
+    pictures: Tensor
+    count: Tensor
+
+    def __init__(self, size: int, shape: tuple[int, int, int]) -> None:
+        super().__init__()
+        self.register_buffer("pictures", torch.zeros(size, *shape))
+        self.register_buffer("count", torch.zeros((), dtype=torch.int64))
+        self._filled = 0
+
+    def forward(self, pictures: Tensor) -> Tensor:  # [N, C, H, W] → [N, C, H, W]
+        """Until it is full, keep and return each picture; then exchange it for an earlier one with probability ½."""
+        size = len(self.pictures)
+        chosen = torch.rand(len(pictures), 2).tolist()
+        seen: list[Tensor] = []
+        for picture, (coin, place) in zip(pictures.detach(), chosen, strict=True):
+            filled = self._count()
+            if filled < size:
+                self.pictures[filled] = picture
+                self.count += 1
+                self._filled += 1
+                seen.append(picture)
+            elif size and coin < 0.5:
+                index = int(place * size)
+                seen.append(self.pictures[index].clone().to(picture.dtype))
+                self.pictures[index] = picture
+            else:
+                seen.append(picture)
+        return torch.stack(seen)
+
+    def _count(self) -> int:
+        """Pictures kept. Read from the device once, after loading, because that waits for it."""
+        if not self._filled:
+            self._filled = int(self.count)
+        return self._filled
+
+
+class CycleGAN:
+    """The variant: two generators with one Adam, two discriminators with one each, two replay buffers."""
+
+    name: ClassVar[str] = "cyclegan"
+    summary: ClassVar[str] = "pictures of one kind to another and back, learned without pairs (presets: resnet, conv)"
+    config_class: ClassVar[type[VariantConfig]] = Config
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "resnet": {},
+        "conv": {
+            "decay": 1.0,
+            "nets": "conv",
+            "size": 128,
+            "blocks": 6,
+            "identity": 0.0,
+            "halved": False,
+            "replay": 0,
+            "jitter": False,
+        },
+    }
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        make = ResnetGenerator if config.nets == "resnet" else ConvGenerator
+        self.a2b, self.b2a = make(config), make(config)
+        self.judge_a, self.judge_b = discriminator(config), discriminator(config)
+        shape = (config.channels, config.size, config.size)
+        self.replay_a, self.replay_b = Replay(config.replay, shape), Replay(config.replay, shape)
+        self.networks: Mapping[str, nn.Module] = {
+            "generator-a2b": self.a2b,
+            "generator-b2a": self.b2a,
+            "discriminator-a": self.judge_a,
+            "discriminator-b": self.judge_b,
+            "replay-a": self.replay_a,
+            "replay-b": self.replay_b,
+        }
+        for network in self.networks.values():
+            network.apply(weights.normal)
+        trained: dict[str, nn.Module] = {
+            "generators": nn.ModuleList((self.a2b, self.b2a)),
+            "discriminator-a": self.judge_a,
+            "discriminator-b": self.judge_b,
+        }
+        self.optimizers: Mapping[str, Optimizer] = adams(trained, config.lr, config.beta1, config.beta2)
+
+    @staticmethod
+    def wants(config: Config) -> Wants:
+        """Two sets of pictures in -1 to 1, the range of tanh."""
+        load_size = round(config.size * JITTER) if config.jitter else 0
+        return Wants("unpaired", config.size, config.channels, load_size=load_size, flip=config.jitter)
+
+    def generators(self) -> dict[str, Interface]:
+        """Two generators: pictures to pictures, of any size that halves evenly as often as they do."""
+        shape = ("batch", self.config.channels, "height", "width")
+        multiple = 4 if self.config.nets == "resnet" else 8
+        ports = (Port(name, "image", "float32", shape, "NCHW", (-1.0, 1.0), multiple) for name in ("input", "output"))
+        source, target = ports
+        interface = Interface("image-to-image", (source,), (target,))
+        return {"generator-a2b": interface, "generator-b2a": interface}
+
+    def step(self, batch: Batch, step: int, update: Update) -> dict[str, Tensor]:
+        """Update both generators, then each discriminator."""
+        objective, half = OBJECTIVES["lsgan"], 0.5 if self.config.halved else 1.0
+        a, b = batch["a"], batch["b"]
+
+        # Update the generators.
+        fake_b, fake_a = self.a2b(a), self.b2a(b)
+        adversarial = objective.generator(self.judge_b(fake_b)) + objective.generator(self.judge_a(fake_a))
+        cycle = F.l1_loss(self.b2a(fake_b), a) + F.l1_loss(self.a2b(fake_a), b)
+        losses = {"loss_g": half * adversarial, "cycle": half * cycle}
+        total = losses["loss_g"] + self.config.cycle * losses["cycle"]
+        if self.config.identity > 0:
+            losses["identity"] = half * (F.l1_loss(self.b2a(a), a) + F.l1_loss(self.a2b(b), b))
+            total = total + self.config.identity * losses["identity"]
+        update("generators", total)
+
+        # Update the discriminators.
+        for side, judge, real, fake in (
+            ("a", self.judge_a, a, self.replay_a(fake_a)),
+            ("b", self.judge_b, b, self.replay_b(fake_b)),
+        ):
+            loss = half * objective.discriminator(judge(real), judge(fake))
+            update(f"discriminator-{side}", loss)
+            losses[f"loss_d_{side}"] = loss
+        return {name: value.detach() for name, value in losses.items()}
+
+    def strips(self, name: str, networks: Mapping[str, nn.Module], batch: Batch) -> tuple[Tensor, ...]:
+        """Input, output, and what comes back from there."""
+        there, back, source = ("a2b", "b2a", "a") if name == "generator-a2b" else ("b2a", "a2b", "b")
+        output = networks[f"generator-{there}"](batch[source])
+        return batch[source], output, networks[f"generator-{back}"](output)
+
+
+def discriminator(config: Config) -> PatchGAN:
+    """Pictures to H/16 × W/16 verdicts (resnet), or one less each way (conv)."""
+    wide = 8 * config.width
+    if config.nets == "resnet":
+        last = nn.Sequential(nn.ZeroPad2d((1, 0, 1, 0)), nn.Conv2d(wide, 1, 4, 1, 1))
+        return PatchGAN(config.channels, (2, 2, 2, 2), nn.InstanceNorm2d, last, config.width)
+    relu = lambda: nn.ReLU(inplace=True)  # noqa: E731 - a factory, read in one place
+    last = nn.Sequential(nn.Conv2d(wide, 1, 4, 1, 1, bias=False))
+    return PatchGAN(config.channels, (2, 2, 2, 2), nn.BatchNorm2d, last, config.width, relu, bias=False)
+
+
+def _instance(features: int) -> tuple[nn.Module, nn.Module]:
+    return nn.InstanceNorm2d(features), nn.ReLU(inplace=True)
+
+
+def _batch(features: int) -> tuple[nn.Module, nn.Module]:
+    return nn.BatchNorm2d(features), nn.ReLU(inplace=True)

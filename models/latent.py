@@ -1,0 +1,220 @@
+"""What the latent variants share: their common settings, and a step of the discriminator before one of the generator.
+
+A latent variant makes its two networks and its optimizers, and inherits the rest; `--objective` then works for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrizations
+from torch.optim import Optimizer
+
+from ganedge.models import augment
+from ganedge.models.noise import draw, rows
+from ganedge.models.objectives import (
+    OBJECTIVES,
+    Name,
+    accuracy,
+    gradient_penalty,
+    r1_penalty,
+    smoothed_bce_discriminator,
+)
+from ganedge.models.variant import Batch, Update, VariantConfig, require
+from ganedge.runtime.errors import UsageError
+from ganedge.runtime.manifest import Interface, Noise, Port
+
+
+@dataclass(frozen=True, kw_only=True)
+class LatentConfig(VariantConfig):
+    """The settings of every GAN that starts from a latent vector."""
+
+    latent: int = 100
+    """Length of the latent vector."""
+    objective: Name = "bce"
+    """Adversarial loss."""
+    real_label: float = 1.0
+    """Target of the discriminator for real items with the objective bce; 0.9 smooths it."""
+    d_steps: int = 1
+    """Steps of the discriminator for one of the generator, each with a batch of its own."""
+    clip: float = 0.01
+    """With the objective wgan, the critic's weights are clipped to ± this before each of its steps."""
+    gradient_penalty: float = 10.0
+    """With the objective wgan-gp, weight of the gradient penalty."""
+    r1: float = 0.0
+    """Weight of the R1 gradient penalty on real items; 0 leaves it out."""
+    spectral_norm: bool = False
+    """Divide each weight of the discriminator by its largest singular value."""
+
+    def __post_init__(self) -> None:
+        """Refuse values that cannot work."""
+        super().__post_init__()
+        require(self.latent >= 1, "latent", self.latent, "1 or more")
+        require(0 < self.real_label <= 1, "real_label", self.real_label, "more than 0, up to 1")
+        smoothed = self.real_label != 1
+        require(not smoothed or self.objective == "bce", "real_label", self.real_label, "1, or --objective bce")
+        require(self.d_steps >= 1, "d_steps", self.d_steps, "1 or more")
+        require(self.clip > 0, "clip", self.clip, "more than 0")
+        require(self.gradient_penalty > 0, "gradient_penalty", self.gradient_penalty, "more than 0")
+        require(self.r1 >= 0, "r1", self.r1, "0 or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PictureConfig(LatentConfig):
+    """The settings of every GAN that draws pictures from a latent vector."""
+
+    augment: str = ""
+    """Change what the discriminator sees, for small data sets: color,translation,cutout or some of them."""
+
+    def __post_init__(self) -> None:
+        """Refuse values that cannot work."""
+        super().__post_init__()
+        known = set(self.policy) <= set(augment.POLICIES)
+        require(known, "augment", self.augment, f"names out of {','.join(augment.POLICIES)}, separated by commas")
+
+    @property
+    def policy(self) -> tuple[str, ...]:
+        """The augmentations by name."""
+        return tuple(name for name in self.augment.split(",") if name)
+
+
+class LatentGAN:
+    """Two networks that play against each other, and the step that trains them."""
+
+    noise: Noise = "normal"
+    """What latents are drawn from."""
+    real_key: str = "images"
+    """Where a batch holds the real items."""
+    optimizers: Mapping[str, Optimizer]
+    """One for each network, by its name; each variant makes its own."""
+
+    def __init__(self, config: LatentConfig, generator: nn.Module, discriminator: nn.Module) -> None:
+        if config.spectral_norm:
+            discriminator.apply(_normalise)
+        self.settings = config
+        self.networks: Mapping[str, nn.Module] = {"generator": generator, "discriminator": discriminator}
+
+    def draw(self, count: int, labels: Tensor | None, device: torch.device) -> Tensor:
+        """Generate `count` items."""
+        latent = draw(self.noise, count, self.settings.latent, device)
+        items: Tensor = self.networks["generator"](latent, *([] if labels is None else [labels]))
+        return items
+
+    def judge(self, items: Tensor, labels: Tensor | None) -> Tensor:
+        """The discriminator's outputs for items as it sees them: high means real."""
+        if isinstance(self.settings, PictureConfig):
+            items = augment.augment(items, self.settings.policy)
+        logits: Tensor = self.networks["discriminator"](items, *([] if labels is None else [labels]))
+        return logits
+
+    def is_generators_turn(self, step: int) -> bool:
+        """Whether the generator takes a step after the discriminator's in this one."""
+        return (step + 1) % self.settings.d_steps == 0
+
+    def step(self, batch: Batch, step: int, update: Update) -> dict[str, Tensor]:
+        """Update the discriminator, then the generator if it is its turn."""
+        real, labels = batch[self.real_key], batch.get("labels")
+        turn = self.is_generators_turn(step)
+
+        # Update the discriminator.
+        if self.settings.objective == "wgan":
+            clip_weights(self.networks["discriminator"], self.settings.clip)
+        with torch.set_grad_enabled(turn):
+            fake = self.draw(len(real), labels, real.device)
+        loss_d, losses = self.discriminator_loss(real, fake.detach(), labels)
+        update("discriminator", loss_d)
+
+        # Update the generator.
+        if turn:
+            loss_g = OBJECTIVES[self.settings.objective].generator(self.judge(fake, labels))
+            update("generator", loss_g)
+            losses["loss_g"] = loss_g.detach()
+        return losses
+
+    def discriminator_loss(self, real: Tensor, fake: Tensor, labels: Tensor | None) -> tuple[Tensor, dict[str, Tensor]]:
+        """What the discriminator minimises, penalties included, and what to report of it."""
+        config, objective = self.settings, OBJECTIVES[self.settings.objective]
+        real.requires_grad_(config.r1 > 0)
+        real_logits, fake_logits = self.judge(real, labels), self.judge(fake, labels)
+        if config.real_label == 1:
+            loss = objective.discriminator(real_logits, fake_logits)
+        else:
+            loss = smoothed_bce_discriminator(real_logits, fake_logits, config.real_label)
+        losses = {"loss_d": loss.detach()}
+        with torch.no_grad():
+            if objective.boundary is None:
+                losses |= {"real_d": real_logits.mean(), "fake_d": fake_logits.mean()}
+            else:
+                losses["accuracy_d"] = accuracy(real_logits, fake_logits, objective.boundary)
+        if config.r1 > 0:
+            loss = loss + config.r1 / 2 * r1_penalty(real_logits, real)
+        if config.objective == "wgan-gp":
+            shape = (1,) * (real.ndim - 1)
+            mix = rows(len(real), lambda n: torch.rand(n, *shape, device=real.device))
+            penalty = gradient_penalty(lambda items: self.judge(items, labels), real, fake, mix)
+            loss = loss + config.gradient_penalty * penalty
+        return loss, losses
+
+
+def adams(networks: Mapping[str, nn.Module], lr: float, beta1: float, beta2: float) -> dict[str, Optimizer]:
+    """One Adam for each network."""
+    return {
+        name: torch.optim.Adam(network.parameters(), lr, (beta1, beta2), fused=True)
+        for name, network in networks.items()
+    }
+
+
+def rmsprops(networks: Mapping[str, nn.Module], lr_g: float, lr_d: float) -> dict[str, Optimizer]:
+    """One RMSprop for the generator and one for the discriminator."""
+    rates = {"generator": lr_g, "discriminator": lr_d}
+    return {name: torch.optim.RMSprop(networks[name].parameters(), lr) for name, lr in rates.items()}
+
+
+@torch.no_grad()
+def clip_weights(network: nn.Module, bound: float) -> None:
+    """Clip every parameter to ± bound, Arjovsky et al. 2017 (arXiv:1701.07875), algorithm 1."""
+    parameters: list[Tensor] = list(network.parameters())
+    torch._foreach_clamp_min_(parameters, -bound)
+    torch._foreach_clamp_max_(parameters, bound)
+
+
+def to_pictures(config: LatentConfig, channels: int, size: int, **given: Any) -> Interface:
+    """The interface of a generator that draws pictures.
+
+    Args:
+        config: For the latent's length.
+        channels: Of a picture.
+        size: Height and width, pixels.
+        **given: `noise`, `classes` and `range` where they are not the usual ones.
+    """
+    classes = given.get("classes", ())
+    inputs = [Port("latent", "latent", "float32", ("batch", config.latent), "NC")]
+    if classes:
+        inputs.append(Port("label", "label", "int64", ("batch",), "N"))
+    shape = ("batch", channels, size, size)
+    image = Port("image", "image", "float32", shape, "NCHW", given.get("range", (-1.0, 1.0)))
+    return Interface("latent-to-image", tuple(inputs), (image,), given.get("noise", "normal"), classes)
+
+
+def split_names(class_names: str | None, conditional: bool) -> tuple[str, ...]:
+    """The classes of a conditional GAN; none of an unconditional one.
+
+    Raises:
+        UsageError: fewer than two.
+    """
+    if not conditional:
+        return ()
+    names = tuple((class_names or "").split(","))
+    if len(names) < 2:
+        raise UsageError(f"class-names is {class_names}: give two classes or more, separated by commas")
+    return names
+
+
+def _normalise(module: nn.Module) -> None:
+    """Spectral normalisation, Miyato et al. 2018 (arXiv:1802.05957), by one power iteration a step."""
+    if isinstance(module, (nn.Linear, nn.Conv2d)):
+        parametrizations.spectral_norm(module)

@@ -1,0 +1,50 @@
+"""The PatchGAN discriminator: one verdict for each patch of a picture (Isola et al. 2017, arXiv:1611.07004).
+
+    judge = PatchGAN(6, strides=(2, 2, 2, 1), norm=nn.InstanceNorm2d, last=nn.Conv2d(512, 1, 4, 1, 1))
+
+The variants that turn pictures into pictures share it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from torch import Tensor, nn
+
+
+class PatchGAN(nn.Module):
+    """Pictures `[N, channels, H, W]` to a map of verdicts `[N, 1, H', W']`: high means real.
+
+    Args:
+        channels: Of a picture.
+        strides: Of each convolution (4×4, padding 1); features go from `width` to 8 × `width`, doubling.
+        norm: Makes a normalisation for that many features; the first convolution has none.
+        last: From the features to the verdicts.
+        width: Features after the first convolution.
+        activation: Makes what follows each convolution.
+        bias: Whether convolutions have one.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        strides: Sequence[int],
+        norm: Callable[[int], nn.Module],
+        last: nn.Module,
+        width: int = 64,
+        activation: Callable[[], nn.Module] = lambda: nn.LeakyReLU(0.2, inplace=True),
+        bias: bool = True,
+    ) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        for index, stride in enumerate(strides):
+            features = width * min(2**index, 8)
+            layers.append(nn.Conv2d(channels, features, 4, stride, 1, bias=bias))
+            layers += [norm(features), activation()] if index else [activation()]
+            channels = features
+        self.judge = nn.Sequential(*layers, last)
+
+    def forward(self, pictures: Tensor) -> Tensor:  # [N, C, H, W] → [N, 1, H', W']
+        """Judge each patch."""
+        verdicts: Tensor = self.judge(pictures)
+        return verdicts

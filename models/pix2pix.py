@@ -1,0 +1,194 @@
+"""pix2pix: pictures to pictures, learned from pairs (Isola et al. 2017, arXiv:1611.07004).
+
+    gan-train pix2pix --data facades/ --direction b2a --out runs/facades
+
+The write-ups use BatchNorm with a batch of one, which is InstanceNorm. Here it is InstanceNorm by default, so that the
+generator does the same in use as in training; `--norm batch` is for larger batches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from ganedge.models import weights
+from ganedge.models.latent import adams
+from ganedge.models.objectives import OBJECTIVES
+from ganedge.models.patchgan import PatchGAN
+from ganedge.models.variant import Batch, Update, VariantConfig, Wants, require
+from ganedge.runtime.manifest import Interface, Port
+
+JITTER = 286 / 256
+"""Pictures are scaled to this times the size before a random square is cut out (section 6.2 of the paper)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(VariantConfig):
+    """Sizes, objective and optimisation of pix2pix."""
+
+    epochs: int = 200
+    """Passes over the data."""
+    batch: int = 1
+    """Items in one step, over all devices."""
+    decay: float = 0.5
+    """Share of the epochs after which the learning rates fall linearly, to reach 0 after the last; 1 keeps them."""
+    direction: Literal["a2b", "b2a"] = "a2b"
+    """Which picture of a pair is the input: a2b takes the left one or the one in folder A."""
+    size: int = 256
+    """Height and width of the pictures in training, pixels: a power of two, 32 or more."""
+    channels: int = 3
+    """1 grey, 3 colour."""
+    width: int = 64
+    """Features after the first convolution of both networks."""
+    levels: int | None = None
+    """Times the generator halves its picture; 8 or as often as it goes by default."""
+    norm: Literal["instance", "batch"] = "instance"
+    """Normalisation: instance is BatchNorm as it works with a batch of one, in training and in use."""
+    dropout: float = 0.5
+    """Share of features dropped in the three innermost levels: the noise."""
+    jitter: bool = True
+    """Scale pictures up by 286/256, cut out a random square and mirror it at random."""
+    objective: Literal["bce", "lsgan"] = "bce"
+    """Adversarial loss."""
+    l1: float = 100.0
+    """Weight of the mean distance to the target."""
+    lr: float = 2e-4
+    """Adam's learning rate, of both networks."""
+    beta1: float = 0.5
+    """Adam's decay of the mean gradient."""
+    beta2: float = 0.999
+    """Adam's decay of the squared gradient."""
+
+    def __post_init__(self) -> None:
+        """Refuse values that cannot work."""
+        super().__post_init__()
+        power = self.size >= 32 and self.size & (self.size - 1) == 0
+        require(power, "size", self.size, "a power of two, 32 or more")
+        require(self.channels in (1, 3), "channels", self.channels, "1 or 3")
+        require(self.width >= 1, "width", self.width, "1 or more")
+        most = self.size.bit_length() - 1
+        require(self.levels is None or 3 <= self.levels <= most, "levels", self.levels, f"3 to {most}")
+        require(0 <= self.dropout < 1, "dropout", self.dropout, "0 or more and below 1")
+        require(self.l1 >= 0, "l1", self.l1, "0 or more")
+        require(self.lr > 0, "lr", self.lr, "more than 0")
+        require(0 <= self.beta1 < 1, "beta1", self.beta1, "0 or more and below 1")
+        require(0 <= self.beta2 < 1, "beta2", self.beta2, "0 or more and below 1")
+
+    @property
+    def depth(self) -> int:
+        """Times the generator halves its picture."""
+        return self.levels or min(8, self.size.bit_length() - 1)
+
+    @property
+    def make_norm(self) -> Callable[[int], nn.Module]:
+        """Makes the normalisation of that many features."""
+        return nn.BatchNorm2d if self.norm == "batch" else lambda features: nn.InstanceNorm2d(features, affine=True)
+
+
+class Generator(nn.Module):
+    """U-Net: pictures `[N, channels, H, W]` to pictures of the same shape, both in -1 to 1.
+
+    Height and width are multiples of 2^levels. Level k's result goes to level k - 1 beside what that one made itself.
+    """
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        features = [config.width * min(2**level, 8) for level in range(config.depth)]
+        self.down = nn.ModuleList()
+        self.up = nn.ModuleList()
+        for level, wide in enumerate(features):
+            self.down.append(_down(config, features[level - 1] if level else config.channels, wide, level))
+            innermost = level == config.depth - 1
+            self.up.append(_up(config, wide if innermost else 2 * wide, features[level - 1] if level else 0, level))
+
+    def forward(self, image: Tensor) -> Tensor:  # [N, C, H, W] → [N, C, H, W]
+        """Translate each picture."""
+        kept: list[Tensor] = []
+        for down in self.down:
+            image = down(image)
+            kept.append(image)
+        for level in reversed(range(len(kept))):
+            image = self.up[level](image if level == len(kept) - 1 else torch.cat((image, kept[level]), 1))
+        return image
+
+
+class Pix2Pix:
+    """The variant: a U-Net, a PatchGAN that sees input and output together, two Adams."""
+
+    name: ClassVar[str] = "pix2pix"
+    summary: ClassVar[str] = "pictures to pictures, learned from pairs"
+    config_class: ClassVar[type[VariantConfig]] = Config
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.generator = Generator(config)
+        last = nn.Conv2d(8 * config.width, 1, 4, 1, 1)
+        self.discriminator = PatchGAN(2 * config.channels, (2, 2, 2, 1), config.make_norm, last, config.width)
+        self.networks: Mapping[str, nn.Module] = {"generator": self.generator, "discriminator": self.discriminator}
+        for network in self.networks.values():
+            network.apply(weights.normal)
+        self.optimizers: Mapping[str, Optimizer] = adams(self.networks, config.lr, config.beta1, config.beta2)
+
+    @staticmethod
+    def wants(config: Config) -> Wants:
+        """Pairs of pictures in -1 to 1, the range of tanh."""
+        load_size = round(config.size * JITTER) if config.jitter else 0
+        reverse = config.direction == "b2a"
+        return Wants("pairs", config.size, config.channels, load_size=load_size, flip=config.jitter, reverse=reverse)
+
+    def generators(self) -> dict[str, Interface]:
+        """One generator: pictures to pictures, of any size that halves `levels` times."""
+        shape = ("batch", self.config.channels, "height", "width")
+        multiple = 2**self.config.depth
+        ports = (Port(name, "image", "float32", shape, "NCHW", (-1.0, 1.0), multiple) for name in ("input", "output"))
+        source, target = ports
+        return {"generator": Interface("image-to-image", (source,), (target,))}
+
+    def step(self, batch: Batch, step: int, update: Update) -> dict[str, Tensor]:
+        """Update the discriminator, then the generator."""
+        objective = OBJECTIVES[self.config.objective]
+        source, target = batch["input"], batch["target"]
+        output = self.generator(source)
+
+        # Update the discriminator.
+        real_verdicts = self.discriminator(torch.cat((source, target), 1))
+        fake_verdicts = self.discriminator(torch.cat((source, output.detach()), 1))
+        loss_d = objective.discriminator(real_verdicts, fake_verdicts)
+        update("discriminator", loss_d)
+
+        # Update the generator.
+        loss_g = objective.generator(self.discriminator(torch.cat((source, output), 1)))
+        distance = F.l1_loss(output, target)
+        update("generator", loss_g + self.config.l1 * distance)
+        return {"loss_d": loss_d.detach(), "loss_g": loss_g.detach(), "l1": distance.detach()}
+
+    def strips(self, name: str, networks: Mapping[str, nn.Module], batch: Batch) -> tuple[Tensor, ...]:
+        """Input, output and target."""
+        return batch["input"], networks[name](batch["input"]), batch["target"]
+
+
+def _down(config: Config, channels: int, features: int, level: int) -> nn.Sequential:
+    """Halve the picture. The outermost level has no activation before it; it and the innermost are not normalised."""
+    layers: list[nn.Module] = [nn.LeakyReLU(0.2)] if level else []
+    layers.append(nn.Conv2d(channels, features, 4, 2, 1))
+    if 0 < level < config.depth - 1:
+        layers.append(config.make_norm(features))
+    return nn.Sequential(*layers)
+
+
+def _up(config: Config, channels: int, features: int, level: int) -> nn.Sequential:
+    """Double the picture. The outermost level gives the result; the three next to the innermost drop features."""
+    layers: list[nn.Module] = [nn.ReLU(), nn.ConvTranspose2d(channels, features or config.channels, 4, 2, 1)]
+    if level == 0:
+        return nn.Sequential(*layers, nn.Tanh())
+    layers.append(config.make_norm(features))
+    if config.dropout and config.depth - 4 <= level < config.depth - 1:
+        layers.append(nn.Dropout(config.dropout))
+    return nn.Sequential(*layers)

@@ -1,0 +1,318 @@
+"""Every variant and preset: the shapes of its write-up, its interface, and training that resumes bit for bit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from ganedge.models import VARIANTS, find
+from ganedge.models.cyclegan import Replay
+from ganedge.models.objectives import OBJECTIVES
+from ganedge.models.wgan import is_last_critic_step
+from ganedge.runtime.errors import UsageError
+from ganedge.train import checkpoint
+from ganedge.train.loop import Settings, train
+
+SMALL: dict[str, dict[str, Any]] = {
+    "circles": {},
+    "mlp": {"size": 8, "batch": 16},
+    "digit": {"batch": 4},
+    "dcgan": {"size": 16, "width": 4, "batch": 8},
+    "wgan": {"size": 16, "width": 4, "batch": 8, "d_steps": 2},
+    "pix2pix": {"size": 32, "width": 4},
+    "cyclegan": {"size": 32, "width": 4, "blocks": 1},
+}
+CASES = [(variant.name, preset) for variant in VARIANTS for preset in (*variant.presets, None)]
+
+
+def build(name: str, **given: Any) -> Any:
+    variant = find(name)
+    return variant(variant.config_class(**given))
+
+
+def shapes(network: nn.Module) -> list[tuple[Any, ...]]:
+    """What each layer with weights is: fully connected, convolution (kernel, stride), transposed, normalisation."""
+    found: list[tuple[Any, ...]] = []
+    for module in network.modules():
+        if isinstance(module, nn.Linear):
+            found.append((module.in_features, module.out_features))
+        elif isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)):
+            kind = "up" if isinstance(module, nn.ConvTranspose2d) else "conv"
+            size = (module.in_channels, module.out_channels, module.kernel_size[0], module.stride[0])
+            found.append((kind, *size, "bias" if module.bias is not None else "plain"))
+        elif isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d, nn.InstanceNorm2d)):
+            found.append(("norm", module.num_features))
+    return found
+
+
+def kinds(network: nn.Module, *types: type[nn.Module]) -> int:
+    return sum(isinstance(module, types) for module in network.modules())
+
+
+@pytest.fixture
+def every_data(tmp_path: Path) -> dict[str, str]:
+    """A place to find data of each kind."""
+    random = np.random.default_rng(0)
+    for folder in ("pairs", "sets/trainA", "sets/trainB"):
+        (tmp_path / folder).mkdir(parents=True)
+        for index in range(3):
+            pixels = random.integers(0, 256, (40, 80, 3), np.uint8)
+            Image.fromarray(pixels).save(tmp_path / folder / f"{index}.png")
+    return {
+        "images": "digits",
+        "points": "circles",
+        "pairs": str(tmp_path / "pairs"),
+        "unpaired": str(tmp_path / "sets"),
+    }
+
+
+@pytest.mark.parametrize(("name", "preset"), CASES)
+def test_it_trains_and_resumes_bit_for_bit(
+    every_data: dict[str, str], tmp_path: Path, name: str, preset: str | None
+) -> None:
+    variant = find(name)
+    config = {**variant.presets.get(preset or "", {}), **SMALL[name]}
+    spec = every_data[variant.wants(variant.config_class(**config)).kind]
+
+    def settings(out: str, **given: Any) -> Settings:
+        return Settings(data=spec, out=tmp_path / out, device="cpu", preset=preset, **given)
+
+    train(variant, SMALL[name], settings("whole", steps=5))
+    train(variant, SMALL[name], settings("parts", steps=2))
+    train(variant, {}, settings("parts", steps=5, resume=True))
+    whole, parts = (checkpoint.load_latest(tmp_path / out) for out in ("whole", "parts"))
+    assert whole is not None
+    torch.testing.assert_close(parts, whole, rtol=0, atol=0)
+    first = checkpoint.load_latest(train(variant, SMALL[name], settings("first", steps=1)))
+    assert first is not None
+    for network in (key for key in whole[1]["networks"] if not key.startswith("replay")):
+        moved = any(
+            not torch.equal(tensor, first[1]["networks"][network][key])
+            for key, tensor in whole[1]["networks"][network].items()
+        )
+        assert moved, f"{network} did not learn"
+    generators = variant(variant.config_class(**config)).generators()
+    for generator in generators:
+        assert (tmp_path / "whole" / f"{generator}.safetensors").is_file()
+        assert (tmp_path / "whole" / "samples" / f"{generator}-00000005.png").is_file()
+    assert (tmp_path / "whole" / "samples" / "losses.png").is_file()
+
+
+@pytest.mark.parametrize(("name", "preset"), CASES)
+def test_a_generator_does_what_its_interface_says(name: str, preset: str | None) -> None:
+    variant = find(name)
+    gan = build(name, **{**variant.presets.get(preset or "", {}), **SMALL[name]})
+    for key, interface in gan.generators().items():
+        multiple = interface.inputs[0].multiple
+
+        def shape(port: Any, multiple: int = multiple) -> tuple[int, ...]:
+            dynamic = {"batch": 3, "height": max(32, multiple), "width": max(64, 2 * multiple)}
+            return tuple(dynamic[size] if isinstance(size, str) else size for size in port.shape)
+
+        with torch.no_grad():
+            output = gan.networks[key].eval()(*(torch.randn(shape(port)) for port in interface.inputs))
+        assert output.shape == shape(interface.output)
+        if interface.output.range is not None:
+            low, high = interface.output.range
+            assert low <= output.min()
+            assert output.max() <= high
+
+
+@pytest.mark.parametrize("name", ["mlp", "dcgan"])
+def test_classes(name: str, tmp_path: Path) -> None:
+    variant = find(name)
+    small = {**SMALL[name], "conditional": True}
+    settings = Settings(data="digits", out=tmp_path / "run", steps=3, device="cpu", classes="1,2,8")
+    train(variant, small, settings)
+    gan = build(name, **small, class_names="1,2,8", channels=1)
+    interface = gan.generators()["generator"]
+    assert interface.classes == ("1", "2", "8")
+    assert [port.role for port in interface.inputs] == ["latent", "label"]
+    latent = torch.randn(1, 100).expand(3, -1)
+    generator = gan.networks["generator"].eval()
+    drawn = generator(latent, torch.arange(3))
+    assert not torch.equal(drawn[0], drawn[1]), "a label changes the picture"
+    with pytest.raises(UsageError, match="class-names is 1,2"):
+        train(variant, {**small, "class_names": "1,2"}, Settings(data="digits", out=tmp_path / "other", device="cpu"))
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+@pytest.mark.parametrize("name", ["circles", "mlp", "digit", "dcgan", "wgan"])
+def test_every_objective_on_every_latent_variant(name: str, objective: str) -> None:
+    torch.manual_seed(0)
+    extra = {} if name == "circles" else {"augment": "color,translation,cutout"}
+    gan = build(name, **{**SMALL[name], "objective": objective, "r1": 1.0, "spectral_norm": True, **extra})
+    before = {key: [p.detach().clone() for p in network.parameters()] for key, network in gan.networks.items()}
+
+    def update(key: str, loss: torch.Tensor) -> None:
+        optimizer = gan.optimizers[key]
+        optimizer.zero_grad()
+        loss.backward(inputs=[p for group in optimizer.param_groups for p in group["params"]])  # type: ignore[no-untyped-call]
+        optimizer.step()
+
+    wants = gan.wants(gan.config)
+    shape = (8, 2) if name == "circles" else (8, *gan.generators()["generator"].output.item_shape)
+    for step in range(2):
+        losses = gan.step({gan.real_key: torch.rand(shape) * 2 - 1}, step, update)
+        assert all(torch.isfinite(value) for value in losses.values()), wants
+    for key, network in gan.networks.items():
+        moved = [not torch.equal(a, b) for a, b in zip(network.parameters(), before[key], strict=True)]
+        assert any(moved), key
+
+
+def test_circles_shapes() -> None:
+    gan = build("circles")
+    assert shapes(gan.networks["generator"]) == [(2, 8), (8, 8), (8, 2)]
+    assert shapes(gan.networks["discriminator"]) == [(2, 8), (8, 8), (8, 1)]
+    assert [gan.optimizers[key].defaults["lr"] for key in ("generator", "discriminator")] == [1e-3, 5e-3]
+    assert (gan.config.batch, gan.config.epochs) == (4, 100)
+
+
+def test_mlp_shapes() -> None:
+    gan = build("mlp")
+    generator = [(100, 128), (128, 256), ("norm", 256), (256, 512), ("norm", 512), (512, 1024), ("norm", 1024)]
+    assert shapes(gan.networks["generator"]) == [*generator, (1024, 784)]
+    assert shapes(gan.networks["discriminator"]) == [(784, 512), (512, 256), (256, 1)]
+    assert {m.eps for m in gan.networks["generator"].modules() if isinstance(m, nn.BatchNorm1d)} == {0.8}
+    gan = build("mlp", **find("mlp").presets["dropout"])
+    assert shapes(gan.networks["generator"]) == [(100, 32), (32, 64), (64, 128), (128, 784)]
+    assert shapes(gan.networks["discriminator"]) == [(784, 128), (128, 64), (64, 32), (32, 1)]
+    for network in gan.networks.values():
+        assert [m.p for m in network.modules() if isinstance(m, nn.Dropout)] == [0.3] * 3
+    assert gan.generators()["generator"].noise == "uniform"
+    assert gan.draw(64, None, torch.device("cpu")).min() >= -1
+
+
+def test_digit_shapes() -> None:
+    gan = build("digit")
+    generator = [(32, 32 * 14 * 14), ("up", 32, 32, 3, 2, "bias"), ("conv", 32, 1, 3, 1, "bias")]
+    assert shapes(gan.networks["generator"]) == generator
+    judge = [("conv", 1, 8, 3, 1, "bias"), ("conv", 8, 16, 3, 1, "bias"), (784, 32), (32, 8), (8, 1)]
+    assert shapes(gan.networks["discriminator"]) == judge
+    assert [gan.optimizers[key].defaults["lr"] for key in ("generator", "discriminator")] == [5e-3, 1e-3]
+
+
+def test_wgan_shapes() -> None:
+    gan = build("wgan", extra_layers=1)
+    up = [("up", 100, 512, 4, 1, "plain"), ("norm", 512)]
+    for wide in (512, 256, 128):
+        up += [("up", wide, wide // 2, 4, 2, "plain"), ("norm", wide // 2)]
+    up += [("conv", 64, 64, 3, 1, "plain"), ("norm", 64), ("up", 64, 3, 4, 2, "plain")]
+    assert shapes(gan.networks["generator"]) == up
+    down: list[tuple[Any, ...]] = [("conv", 3, 64, 4, 2, "plain"), ("conv", 64, 64, 3, 1, "plain"), ("norm", 64)]
+    for wide in (64, 128, 256):
+        down += [("conv", wide, 2 * wide, 4, 2, "plain"), ("norm", 2 * wide)]
+    assert shapes(gan.networks["discriminator"]) == [*down, ("conv", 512, 1, 4, 1, "plain")]
+    order = [type(module) for module in gan.networks["generator"].draw]
+    assert all(order[place - 1] is nn.ReLU for place, kind in enumerate(order) if kind is nn.BatchNorm2d)
+
+
+def test_wgan_signs_and_clipping() -> None:
+    torch.manual_seed(0)
+    gan = build("wgan", **SMALL["wgan"], nets="mlp", hidden=8)
+    real = torch.rand(8, 3, 16, 16)
+    seen: dict[str, torch.Tensor] = {}
+    critic = gan.networks["discriminator"]
+    losses = gan.step({"images": real}, 0, lambda name, loss: seen.update({name: loss.detach()}))
+    assert "loss_g" not in losses, "one generator step for two of the critic"
+    assert max(float(p.detach().abs().max()) for p in critic.parameters()) <= 0.01
+    losses |= gan.step({"images": real}, 1, lambda name, loss: seen.update({name: loss.detach()}))
+    torch.testing.assert_close(losses["real_d"], -critic(real).mean().detach())
+    torch.testing.assert_close(losses["loss_d"], losses["fake_d"] - losses["real_d"])  # C(real) - C(fake)
+    torch.testing.assert_close(losses["loss_g"], -losses["fake_d"])  # C(G(z))
+
+
+def test_the_longer_warm_up() -> None:
+    wanted: list[int] = []
+    for generator_step in range(1100):
+        long = generator_step < 25 or generator_step % 500 == 0
+        wanted += [0] * ((100 if long else 5) - 1) + [1]
+    assert [int(is_last_critic_step(step, 5)) for step in range(len(wanted))] == wanted
+
+
+def test_pix2pix_shapes() -> None:
+    gan = build("pix2pix")
+    generator = gan.networks["generator"]
+    downs = [shape[1:3] for shape in shapes(generator.down) if shape[0] == "conv"]
+    assert downs == [(3, 64), (64, 128), (128, 256), (256, 512), *[(512, 512)] * 4]
+    ups = [shape[1:3] for shape in shapes(generator.up) if shape[0] == "up"]
+    assert ups == [(128, 3), (256, 64), (512, 128), (1024, 256), (1024, 512), (1024, 512), (1024, 512), (512, 512)]
+    dropped = [kinds(level, nn.Dropout) for level in generator.up]
+    assert dropped == [0, 0, 0, 0, 1, 1, 1, 0]
+    pair = torch.zeros(1, 6, 256, 256)
+    assert gan.networks["discriminator"](pair).shape == (1, 1, 30, 30), "70×70 patches"
+    inputs = torch.zeros(1, 6, 256, 256, requires_grad=True)
+    gan.networks["discriminator"].eval()
+    for module in gan.networks["discriminator"].modules():
+        if isinstance(module, nn.InstanceNorm2d):
+            module.forward = lambda x: x  # type: ignore[method-assign]
+    gan.networks["discriminator"](inputs)[0, 0, 15, 15].backward()
+    assert inputs.grad is not None
+    seen = inputs.grad[0].abs().sum(0).nonzero()
+    assert (seen.max(0).values - seen.min(0).values + 1).tolist() == [70, 70]
+
+
+def test_cyclegan_shapes() -> None:
+    gan = build("cyclegan")
+    generator = shapes(gan.networks["generator-a2b"])
+    assert generator[0] == ("conv", 3, 64, 7, 1, "bias")
+    assert generator[2:6:2] == [("conv", 64, 128, 3, 2, "bias"), ("conv", 128, 256, 3, 2, "bias")]
+    assert generator.count(("conv", 256, 256, 3, 1, "bias")) == 18
+    assert generator[-1] == ("conv", 64, 3, 7, 1, "bias")
+    assert kinds(gan.networks["generator-a2b"], nn.Upsample) == 2
+    assert not [p for m in gan.a2b.modules() if isinstance(m, nn.InstanceNorm2d) for p in m.parameters()]
+    judge = gan.networks["discriminator-a"]
+    assert judge(torch.zeros(1, 3, 256, 256)).shape == (1, 1, 16, 16), "H/16 × W/16 verdicts"
+    assert [shape[0] for shape in shapes(judge)] == ["conv", *["conv", "norm"] * 3, "conv"]
+    assert len(gan.optimizers) == 3
+
+    gan = build("cyclegan", **find("cyclegan").presets["conv"])
+    generator = shapes(gan.networks["generator-b2a"])
+    ends = [shape for shape in generator if shape[0] != "norm" and shape[3] == 4]
+    assert [shape[1:3] for shape in ends] == [(3, 64), (64, 128), (128, 256), (256, 128), (128, 64), (64, 3)]
+    assert generator.count(("conv", 256, 256, 3, 1, "plain")) == 12
+    judge = gan.networks["discriminator-b"]
+    assert [shape[1:3] for shape in shapes(judge) if shape[0] == "conv"][-1] == (512, 1)
+    assert kinds(judge, nn.LeakyReLU) == 0
+    assert all(module.bias is None for module in judge.modules() if isinstance(module, nn.Conv2d))
+
+
+def test_the_replay_buffer() -> None:
+    torch.manual_seed(0)
+    replay = Replay(2, (1, 1, 1))
+    given = torch.arange(20.0).reshape(20, 1, 1, 1)
+    seen = torch.cat([replay(given[index : index + 1]) for index in range(20)]).flatten().tolist()
+    assert seen[:2] == [0, 1]
+    assert any(value < index for index, value in enumerate(seen)), "some are older"
+    assert any(value == index for index, value in enumerate(seen[2:], 2)), "some are new"
+    copy = Replay(2, (1, 1, 1))
+    copy.load_state_dict(replay.state_dict())
+    assert torch.equal(copy.pictures, replay.pictures)
+    assert int(copy.count) == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "said"),
+    [
+        ("mlp", {"hidden_g": "8,x"}, "hidden-g is 8,x"),
+        ("mlp", {"dropout": 1.0}, "dropout is 1.0"),
+        ("mlp", {"d_steps": 2}, "d-steps is 2"),
+        ("mlp", {"real_label": 0.9, "objective": "hinge"}, "real-label is 0.9"),
+        ("digit", {"augment": "colour"}, "augment is colour: give names out of color"),
+        ("wgan", {"size": 48}, "size is 48"),
+        ("circles", {"lr_d": 0}, "lr-d is 0"),
+        ("pix2pix", {"size": 100}, "size is 100"),
+        ("pix2pix", {"levels": 9}, "levels is 9"),
+        ("cyclegan", {"size": 33}, "size is 33"),
+        ("cyclegan", {"decay": 2}, "decay is 2"),
+    ],
+)
+def test_a_config_that_cannot_work_names_the_option(name: str, given: dict[str, Any], said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        find(name).config_class(**given)
