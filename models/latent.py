@@ -43,7 +43,7 @@ class LatentConfig(VariantConfig):
     """Steps of the discriminator for one of the generator, each with a batch of its own."""
     clip: float = 0.01
     """With the objective wgan, the critic's weights are clipped to ± this before each of its steps."""
-    gradient_penalty: float = 10.0
+    gp: float = 10.0
     """With the objective wgan-gp, weight of the gradient penalty."""
     r1: float = 0.0
     """Weight of the R1 gradient penalty on real items; 0 leaves it out."""
@@ -59,7 +59,7 @@ class LatentConfig(VariantConfig):
         require(not smoothed or self.objective == "bce", "real_label", self.real_label, "1, or --objective bce")
         require(self.d_steps >= 1, "d_steps", self.d_steps, "1 or more")
         require(self.clip > 0, "clip", self.clip, "more than 0")
-        require(self.gradient_penalty > 0, "gradient_penalty", self.gradient_penalty, "more than 0")
+        require(self.gp > 0, "gp", self.gp, "more than 0")
         require(self.r1 >= 0, "r1", self.r1, "0 or more")
 
 
@@ -156,7 +156,7 @@ class LatentGAN:
             shape = (1,) * (real.ndim - 1)
             mix = rows(len(real), lambda n: torch.rand(n, *shape, device=real.device))
             penalty = gradient_penalty(lambda items: self.judge(items, labels), real, fake, mix)
-            loss = loss + config.gradient_penalty * penalty
+            loss = loss + config.gp * penalty
         return loss, losses
 
 

@@ -156,7 +156,7 @@ def train(variant: type[Variant], given: Mapping[str, Any], settings: Settings) 
         Interrupted: SIGINT or SIGTERM; everything is saved.
     """
     started = time.monotonic()
-    fabric = _fabric(settings)
+    fabric = make_fabric(settings)
     writes = fabric.is_global_zero
     run = _resumed(variant, given, settings) if settings.resume else None
     if run is not None:
@@ -231,7 +231,7 @@ class Trainer:
         shown = TrainingProgress(self.step, self.total) if self.fabric.is_global_zero else contextlib.nullcontext()
         with _signals() as stop, shown as progress:
             while self.step < self.total and not self._must_stop(bool(stop) or time.monotonic() >= deadline):
-                losses.add(self._advance(), self.config.batch)
+                losses.add(self.advance(), self.config.batch)
                 if progress is None:
                     continue  # One process reports and writes.
 
@@ -276,7 +276,7 @@ class Trainer:
         dist.all_reduce(votes)
         return bool(votes > 0)
 
-    def _advance(self) -> dict[str, Tensor]:
+    def advance(self) -> dict[str, Tensor]:
         """Do one step."""
         _seed_all(_mix(self.settings.seed, 3, self.step), self.fabric.device)
         self._set_rates()
@@ -521,7 +521,7 @@ class Losses:
         return means, rate
 
 
-def _fabric(settings: Settings) -> Fabric:
+def make_fabric(settings: Settings) -> Fabric:
     """Lightning Fabric for the asked device and precision; what is asked for is given or refused."""
     from lightning_fabric import Fabric  # Here, because importing it takes seconds that --help need not wait.
 
@@ -587,7 +587,7 @@ def _from_file(variant: type[Variant], path: Path | None) -> Mapping[str, Any]:
     """The config values of the run that `--config` names."""
     if path is None:
         return {}
-    run = run_folder.read(path if path.is_dir() else path.parent, path.name if path.is_file() else run_folder.CONFIG)
+    run = run_folder.read_config(path)
     if run.variant is not variant:
         raise UsageError(f"config {path} is of a {run.variant.name}, not of a {variant.name}: repeat it as that")
     return asdict(run.config)

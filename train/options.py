@@ -43,12 +43,12 @@ def parameters(cls: type, panel: str) -> list[inspect.Parameter]:
 
 def _parameter(item: Field[Any], hint: Any, text: str, panel: str) -> inspect.Parameter:
     flag = f"--{item.name.replace('_', '-')}"
-    names = (flag, f"--no-{flag[2:]}") if hint is bool and item.default is True else (flag,)
+    name = f"{flag}/--no-{flag[2:]}" if hint is bool and item.default is True else flag
     needed = item.default is MISSING
     shown = False if item.default in (MISSING, None, False) else str(item.default)
     option = typer.Option(
         ... if needed else None,
-        *names,
+        name,
         help=text,
         show_default=shown,
         rich_help_panel=panel,

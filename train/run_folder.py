@@ -108,6 +108,11 @@ def write_config(
     write_whole(folder / CONFIG, json.dumps(said, indent=2) + "\n")
 
 
+def read_config(path: Path) -> Run:
+    """Read a run folder, or a config.json of any name ending in .json. Raises as `read` does."""
+    return read(path.parent, path.name) if path.suffix == ".json" else read(path)
+
+
 def read(folder: Path, name: str = CONFIG) -> Run:
     """Read a run folder.
 
@@ -146,7 +151,7 @@ def read_settings(path: Path, known: set[str]) -> dict[str, Any]:
     Raises:
         ArtifactError: not a run's config.
     """
-    run = read(path if path.is_dir() else path.parent, path.name if path.is_file() else CONFIG)
+    run = read_config(path)
     own = {"out", "resume", "config", "preset"}
     kept = {name: value for name, value in run.settings.items() if name in known - own and value is not None}
     return {name: Path(value) if name == "init" else value for name, value in kept.items()}

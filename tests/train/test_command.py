@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import safetensors.torch
+import torch
 
 from ganedge.models import VARIANTS
 from ganedge.train import options
@@ -67,3 +73,52 @@ def test_mistakes_get_one_line(
     assert said in done.err
     assert done.err.count("\n") == 1, done.err
     assert [path.name for path in tmp_path.rglob("*")] == ["note.txt"]
+
+
+def test_presets_init_and_config(command: Command, tmp_path: Path) -> None:
+    small = ("--size", 8, "--batch", 16, "--device", "cpu")
+    one = tmp_path / "one"
+    mlp = ("gan-train", "mlp", "--data", "digits")
+    done = command(*mlp, "--preset", "dropout", "--dropout", 0.1, *small, "--steps", 3, "--seed", 5, "--out", one)
+    assert done.code == 0, done.err
+    said = json.loads((one / "config.json").read_text())
+    assert (said["config"]["hidden_g"], said["config"]["dropout"]) == ("32,64,128", 0.1)
+    two = tmp_path / "two"
+    again = command("gan-train", "mlp", "--config", one, "--out", two)
+    assert again.code == 0, again.err
+    assert (two / "generator.safetensors").read_bytes() == (one / "generator.safetensors").read_bytes()
+    three = tmp_path / "three"
+    tuned = command(*mlp, "--config", one / "config.json", "--init", one, "--steps", 1, "--out", three)
+    assert tuned.code == 0, tuned.err
+    for wrong, text in (
+        (("--preset", "drop", *small), "preset is drop: mlp has batchnorm, dropout"),
+        (("--init", tmp_path / "none", *small), "no checkpoint and no weights"),
+        (("--init", one, *small), "does not fit"),
+        (("--config", tmp_path / "none"), "does not exist"),
+        (("--no-batchnorm", "--d-steps", 2), "d-steps is 2"),
+    ):
+        refused = command(*mlp, "--out", tmp_path / "wrong", *wrong)
+        assert refused.code in (1, 2)
+        assert text in refused.err
+        assert refused.err.count("\n") == 1, refused.err
+        (tmp_path / "wrong" / "config.json").unlink(missing_ok=True)
+
+
+def test_a_switch_can_be_turned_off(command: Command, tmp_path: Path) -> None:
+    base = ("gan-train", "mlp", "--data", "digits", "--size", 8, "--steps", 1, "--device", "cpu")
+    command(*base, "--no-batchnorm", "--out", tmp_path / "off")
+    command(*base, "--batchnorm", "--out", tmp_path / "on")
+    said = [json.loads((tmp_path / run / "config.json").read_text())["config"] for run in ("off", "on")]
+    assert [config["batchnorm"] for config in said] == [False, True]
+
+
+def test_two_devices_train_as_one(tmp_path: Path) -> None:
+    small = ("--size=8", "--batch=16", "--hidden-g=16", "--hidden-d=16", "--no-batchnorm", "--steps=20")
+    base = [sys.executable, "-m", "ganedge.train", "mlp", "--data=digits", "--device=cpu", "--precision=fp32", *small]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    for devices in (1, 2):
+        run = [*base, f"--devices={devices}", f"--out={tmp_path / str(devices)}"]
+        done = subprocess.run(run, env=environment, capture_output=True, text=True, timeout=120, check=False)
+        assert done.returncode == 0, done.stderr
+    one, two = (safetensors.torch.load_file(tmp_path / run / "generator.safetensors") for run in ("1", "2"))
+    torch.testing.assert_close(two, one, rtol=1e-4, atol=1e-6)

@@ -1,0 +1,205 @@
+"""Training speed: our loop beside a plain one as tutorials write it, on the same networks, data and thread count.
+
+    python -m ganedge.benchmarks.training --seconds 20 --json training.json
+
+The plain loop reads pictures through a DataLoader with per-picture transforms, trains in FP32 with the default Adam,
+lets the generator's loss go back through the discriminator's weights, and asks for every loss with `.item()`. Both
+train in turns of whole steps, each step is timed, and nothing after the warm-up is dropped. The data are random
+pictures of the right size, kept in memory by both.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+import typer
+from PIL import Image
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+from ganedge.benchmarks import latency
+from ganedge.models import find
+from ganedge.models.variant import Wants
+from ganedge.runtime import terminal
+from ganedge.runtime.files import write_whole
+from ganedge.train import loop
+from ganedge.train.data import Data, InMemory
+
+SCHEMA = 1
+WARM_UP = 3
+"""Steps of each that are not timed."""
+ITEMS = 2048
+"""Pictures in the data set."""
+CASES: dict[str, dict[str, Any]] = {
+    "mlp": {"batch": 64, "size": 28, "channels": 1},
+    "dcgan": {"batch": 32, "size": 64, "channels": 3, "width": 64},
+}
+"""What is trained: the fully connected GAN on pictures like MNIST's, and the convolutional one at 64 × 64 in colour."""
+
+
+class Pictures(Dataset[Tensor]):
+    """Pictures with the transforms of a tutorial: from an array through Pillow to a normalised tensor, one by one."""
+
+    def __init__(self, pixels: np.ndarray, size: int) -> None:
+        from torchvision import transforms
+
+        self._pixels = pixels
+        half = [0.5] * pixels.shape[-1]
+        steps = (transforms.Resize(size), transforms.ToTensor(), transforms.Normalize(half, half))
+        self._transform = transforms.Compose(steps)
+
+    def __len__(self) -> int:
+        return len(self._pixels)
+
+    def __getitem__(self, index: int) -> Tensor:  # [C, H, W]
+        pixels = self._pixels[index]
+        image = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
+        picture: Tensor = self._transform(image)
+        return picture
+
+
+def plain_steps(name: str, pixels: np.ndarray, given: dict[str, Any]) -> Iterator[None]:
+    """The tutorial's loop, one step for each `next`."""
+    torch.manual_seed(0)
+    variant = find(name)
+    config = variant.config_class(**given)
+    networks = variant(config).networks
+    generator, discriminator = networks["generator"].train(), networks["discriminator"].train()
+    optimizer_g, optimizer_d = (
+        torch.optim.Adam(network.parameters(), lr=2e-4, betas=(0.5, 0.999)) for network in (generator, discriminator)
+    )
+    loader = DataLoader(Pictures(pixels, given["size"]), given["batch"], shuffle=True, drop_last=True)
+    while True:
+        for real in loader:
+            _plain_step(real, generator, discriminator, optimizer_g, optimizer_d)
+            yield
+
+
+def _plain_step(
+    real: Tensor,
+    generator: nn.Module,
+    discriminator: nn.Module,
+    optimizer_g: torch.optim.Optimizer,
+    optimizer_d: torch.optim.Optimizer,
+) -> tuple[float, float]:
+    valid, invalid = torch.ones(len(real), 1), torch.zeros(len(real), 1)
+
+    # Train the generator.
+    optimizer_g.zero_grad()
+    fake = generator(torch.randn(len(real), 100))
+    loss_g = F.binary_cross_entropy_with_logits(discriminator(fake), valid)
+    loss_g.backward()  # type: ignore[no-untyped-call]
+    optimizer_g.step()
+
+    # Train the discriminator.
+    optimizer_d.zero_grad()
+    real_loss = F.binary_cross_entropy_with_logits(discriminator(real), valid)
+    fake_loss = F.binary_cross_entropy_with_logits(discriminator(fake.detach()), invalid)
+    loss_d = (real_loss + fake_loss) / 2
+    loss_d.backward()  # type: ignore[no-untyped-call]
+    optimizer_d.step()
+    return loss_d.item(), loss_g.item()
+
+
+def our_steps(name: str, pixels: np.ndarray, given: dict[str, Any], precision: loop.Precision) -> Iterator[None]:
+    """Our trainer, one step for each `next`; it keeps its moving average, as it always does."""
+    variant = find(name)
+    config = variant.config_class(**given)
+    wants: Wants = variant.wants(config)
+    items = torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()
+    data = Data({"images": InMemory(items)}, "random", wants)
+    with tempfile.TemporaryDirectory() as folder:
+        settings = loop.Settings(data="random", out=Path(folder), steps=10**9, device="cpu", precision=precision)
+        trainer = loop.Trainer(loop.make_fabric(settings), variant, config, settings, data)
+        while True:
+            trainer.advance()
+            yield
+
+
+def compare(name: str, seconds: float, precision: loop.Precision = "auto") -> dict[str, Any]:
+    """Train both in turns.
+
+    Args:
+        name: One of `CASES`.
+        seconds: Until each has run for this long.
+        precision: Of our loop; the plain one is FP32.
+
+    Returns:
+        Images per second of both, and the ratio of their median steps.
+    """
+    given = CASES[name]
+    shape = (ITEMS, given["size"], given["size"], given["channels"])
+    pixels = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+    runs = {"plain": plain_steps(name, pixels, given), "ganedge": our_steps(name, pixels, given, precision)}
+    times: dict[str, list[float]] = {key: [] for key in runs}
+    for steps in runs.values():
+        for _ in range(WARM_UP):
+            next(steps)
+    while min(map(sum, times.values())) < seconds:
+        for key, steps in runs.items():
+            times[key].append(_timed(lambda steps=steps: next(steps)))  # type: ignore[misc]
+    medians = {key: float(np.median(found)) for key, found in times.items()}
+    rates = {key: given["batch"] / median for key, median in medians.items()}
+    return {
+        "variant": name,
+        "config": given,
+        "precision": precision,
+        "steps": {key: len(found) for key, found in times.items()},
+        "images_per_s": rates,
+        "speedup": rates["ganedge"] / rates["plain"],
+    }
+
+
+def _timed(call: Callable[[], None]) -> float:
+    before = time.perf_counter()
+    call()
+    return time.perf_counter() - before
+
+
+def build() -> typer.Typer:
+    """Make the command."""
+    app = terminal.app("Training speed beside a plain tutorial loop.")
+
+    @app.command()
+    def bench(
+        seconds: Annotated[float, typer.Option(min=0.0, help="Train each at least this long, seconds.")] = 20.0,
+        threads: Annotated[int | None, typer.Option(min=1, help="Threads of both; all cores by default.")] = None,
+        precision: Annotated[
+            str, typer.Option(help="Of our loop: auto, fp32 or bf16; the plain one is FP32.")
+        ] = "auto",
+        json_file: Annotated[Path | None, typer.Option("--json", help="Write the whole report here.")] = None,
+    ) -> None:
+        """Train both in turns, print a line for each case and then one JSON line."""
+        used = threads or len(os.sched_getaffinity(0))
+        torch.set_num_threads(used)
+        results = [compare(name, seconds, precision) for name in CASES]  # type: ignore[arg-type]
+        for result in results:
+            rates = result["images_per_s"]
+            typer.echo(
+                f"{result['variant']:<8} batch {result['config']['batch']}: plain {rates['plain']:.0f}, "
+                f"ganedge {rates['ganedge']:.0f} images/s, {result['speedup']:.2f}x"
+            )
+        line = json.dumps({"schema": SCHEMA, "machine": latency.machine(used), "results": results})
+        typer.echo(line)
+        if json_file is not None:
+            write_whole(json_file, line + "\n")
+
+    return app
+
+
+def main() -> None:
+    """Entry point of `python -m ganedge.benchmarks.training`."""
+    terminal.run(build, "training", "train")
+
+
+if __name__ == "__main__":
+    main()
