@@ -25,7 +25,10 @@ class OnnxRuntime:
 
     def run(self, feeds: Mapping[str, NDArray[np.generic]]) -> Sequence[NDArray[np.generic]]:
         """Compute all outputs."""
-        outputs: Sequence[NDArray[np.generic]] = self._session.run(None, dict(feeds))
+        try:
+            outputs: Sequence[NDArray[np.generic]] = self._session.run(None, dict(feeds))
+        except Exception as error:
+            raise EngineError(f"onnxruntime could not run this model: {_first_line(error)}") from error
         return outputs
 
     def close(self) -> None:

@@ -23,7 +23,10 @@ class OpenVino:
 
     def run(self, feeds: Mapping[str, NDArray[np.generic]]) -> Sequence[NDArray[np.generic]]:
         """Compute all outputs."""
-        result = self._compiled.create_infer_request().infer(dict(feeds), share_inputs=True)
+        try:
+            result = self._compiled.create_infer_request().infer(dict(feeds), share_inputs=True)
+        except Exception as error:
+            raise EngineError(f"openvino could not run this model: {_first_line(error)}") from error
         return [result[index] for index in range(len(self._compiled.outputs))]
 
     def close(self) -> None:
@@ -45,7 +48,10 @@ def start(model: bytes, precision: str, device: str, threads: int | None) -> Ope
         core = openvino.Core()
         compiled = core.compile_model(core.read_model(model), "CPU", settings)
     except Exception as error:
-        reason = str(error).strip().partition("\n")[0][:300]
-        raise EngineError(f"openvino {openvino.__version__} cannot load this model: {reason}") from error
+        raise EngineError(f"openvino {openvino.__version__} cannot load this model: {_first_line(error)}") from error
     version = openvino.__version__.partition("-")[0]
     return OpenVino(compiled, EngineInfo("openvino", version, "CPU", "cpu", on_cpu(precision)))
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0][:300]
