@@ -1,13 +1,15 @@
 """gan-run: use an exported generator.
 
 gan-run sample generator.onnx -n 64 --seed 0 -o grid.png
+gan-run interpolate generator.onnx 3 8 -o path.png
+gan-run translate monet2photo.onnx paintings/ -o photos/
 gan-run info generator.onnx
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
 import typer
@@ -17,37 +19,131 @@ from .generator import load
 from .manifest import read_artifact
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from .generator import Generator
     from .manifest import Manifest, Port
 
-app = terminal.app("Use an exported generator: sample from it, or see what it is.")
+app = terminal.app("Use an exported generator: sample from it, translate pictures with it, or see what it is.")
 
 File = Annotated[Path, typer.Argument(help="An artifact that gan-export wrote.", show_default=False)]
+Output = Annotated[Path, typer.Option("--output", "-o", help="Picture to write; its ending names the format.")]
+Label = Annotated[int | None, typer.Option(help="Class to draw, where the generator is conditional.")]
+Truncation = Annotated[float | None, typer.Option(help="Keep latents within ± this: less variety, more typical.")]
+Columns = Annotated[int | None, typer.Option(min=1, help="Pictures in a row; as square as it goes by default.")]
+EngineName = Annotated[str, typer.Option("--engine", help="auto, onnxruntime or openvino.")]
+Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+Threads = Annotated[int | None, typer.Option(help="Threads of the engine; its own choice by default.")]
 
 
 @app.command()
 def sample(
     file: File,
-    output: Annotated[Path, typer.Option("--output", "-o", help="Picture to write; its ending names the format.")],
+    output: Output,
     n: Annotated[int, typer.Option("-n", help="How many to draw.")] = 64,
     seed: Annotated[int | None, typer.Option(help="0 to 4294967295; the same seed draws the same.")] = None,
-    label: Annotated[int | None, typer.Option(help="Class to draw, where the generator is conditional.")] = None,
-    columns: Annotated[
-        int | None, typer.Option(min=1, help="Pictures in a row; as square as it goes by default.")
-    ] = None,
-    engine: Annotated[str, typer.Option(help="auto, onnxruntime or openvino.")] = "auto",
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    threads: Annotated[int | None, typer.Option(help="Threads of the engine; its own choice by default.")] = None,
+    label: Label = None,
+    truncation: Truncation = None,
+    columns: Columns = None,
+    engine: EngineName = "auto",
+    device: Device = "auto",
+    threads: Threads = None,
 ) -> None:
     """Draw new pictures and lay them out in one grid."""
     from . import images
 
     images.check_format(output)
     with load(file, engine, device, threads) as generator:
-        items = generator.sample(n, seed, label)
-        pictures = generator.manifest.interface.output.role == "image"
-        sheet = images.grid(items.astype(np.uint8, copy=False), columns) if pictures else images.scatter(items)
-        images.save(sheet, output)
+        items = generator.sample(n, seed, label, truncation)
+        images.save(_sheet(generator, items, columns), output)
         terminal.note(f"{output}: {n} drawn with {generator.engine}")
+
+
+@app.command()
+def interpolate(
+    file: File,
+    seed_a: Annotated[int, typer.Argument(help="Seed of the first picture.", show_default=False)],
+    seed_b: Annotated[int, typer.Argument(help="Seed of the last picture.", show_default=False)],
+    output: Output,
+    steps: Annotated[int, typer.Option(help="Pictures in all, both ends included.")] = 8,
+    label: Label = None,
+    truncation: Truncation = None,
+    columns: Columns = None,
+    engine: EngineName = "auto",
+    device: Device = "auto",
+    threads: Threads = None,
+) -> None:
+    """Go from one picture to another through latent space, in one row unless --columns says otherwise."""
+    from . import images
+
+    images.check_format(output)
+    with load(file, engine, device, threads) as generator:
+        items = generator.interpolate(seed_a, seed_b, steps, label, truncation)
+        images.save(_sheet(generator, items, columns or steps), output)
+        terminal.note(f"{output}: {steps} steps from seed {seed_a} to {seed_b} with {generator.engine}")
+
+
+@app.command()
+def translate(
+    file: File,
+    inputs: Annotated[
+        list[Path], typer.Argument(metavar="INPUT...", help="Pictures, folders or quoted patterns.", show_default=False)
+    ],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="A file for one picture; otherwise a folder, structure kept.")
+    ],
+    form: Annotated[
+        str | None, typer.Option("--format", help="Ending of the results, such as png; the pictures' own by default.")
+    ] = None,
+    skip_existing: Annotated[bool, typer.Option("--skip-existing", help="Go on with an interrupted folder.")] = False,
+    resize: Annotated[
+        bool, typer.Option("--resize", help="Scale to the one size the generator takes, and back.")
+    ] = False,
+    memory: Annotated[
+        str | None, typer.Option(help="What the work may take beside the pictures, such as 500M; uses tiles.")
+    ] = None,
+    tiles: Annotated[
+        Literal["auto", "always", "never"], typer.Option(help="Tiles where memory is short: if exact, always, never.")
+    ] = "auto",
+    overlap: Annotated[int, typer.Option(help="Pixels a tile sees beyond its own part.")] = 64,
+    max_pixels: Annotated[float, typer.Option(help="Refuse larger pictures, in millions of pixels.")] = 268.4,
+    engine: EngineName = "auto",
+    device: Device = "auto",
+    threads: Threads = None,
+) -> None:
+    """Turn pictures into others, at their own size. Exit code 3: some could not be done, and were named."""
+    from .folder import plan, translate_files
+    from .memory import parse
+
+    budget = None if memory is None else parse(memory)
+    jobs = plan(inputs, output, form)
+    with load(file, engine, device, threads) as generator:
+        done = translate_files(
+            generator,
+            jobs,
+            skip_existing=skip_existing,
+            resize=resize,
+            memory=budget,
+            tiles=tiles,
+            overlap=overlap,
+            max_pixels=int(max_pixels * 1e6),
+        )
+        skipped = f", {done.skipped} there already" if done.skipped else ""
+        failed = f", {done.failed} could not be done" if done.failed else ""
+        terminal.note(
+            f"{output}: {done.written} written{skipped}{failed}, {done.rate:.1f} pictures/s with {generator.engine}"
+        )
+    if done.failed:
+        raise typer.Exit(3)
+
+
+def _sheet(generator: Generator, items: NDArray[np.generic], columns: int | None) -> NDArray[np.uint8]:
+    """One picture of many items, or of many points."""
+    from . import images
+
+    if generator.manifest.interface.output.role != "image":
+        return images.scatter(items)
+    return images.grid(items.astype(np.uint8, copy=False), columns)
 
 
 @app.command()

@@ -234,7 +234,8 @@ class Generator:
             tiles: See there.
             overlap: See there.
             max_pixels: See there.
-            errors: "raise" ends at the first picture that cannot be done; "yield" gives its error in its place.
+            errors: "raise" ends at the first picture that cannot be done; "yield" gives its error in its place. A request
+                that makes no sense for any picture raises in either case.
 
         Yields:
             What `translate` returns, in the order of the pictures.
@@ -255,6 +256,8 @@ class Generator:
         def compute(picture: Any) -> Any:
             try:
                 return picture if isinstance(picture, GanEdgeError) else self._translate(picture, options)
+            except UsageError:  # It would be the same for every picture.
+                raise
             except GanEdgeError as error:
                 return error
 

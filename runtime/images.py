@@ -227,8 +227,8 @@ def _checked(array: NDArray[Any], max_pixels: int) -> NDArray[np.uint8]:
 def _check_pixels(height: int, width: int, name: str, max_pixels: int) -> None:
     if height * width > max_pixels:
         raise InputError(
-            f"{name} has {width} × {height} = {height * width / 1e6:.1f} million pixels, more than the limit of "
-            f"{max_pixels / 1e6:.1f} million: raise max_pixels (--max-pixels) if it is meant"
+            f"{name} has {width} × {height} = {height * width / 1e6:.4g} million pixels, more than the limit of "
+            f"{max_pixels / 1e6:.4g} million: raise max_pixels (--max-pixels) if it is meant"
         )
 
 

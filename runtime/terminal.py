@@ -1,6 +1,6 @@
 """What the four commands share: one-line errors with the right exit code, and text that is safe to print.
 
-Exit codes: 0 done, 1 it could not be done, 2 the request was wrong, 130 interrupted.
+Exit codes: 0 done, 1 it could not be done, 2 the request was wrong, 3 some of many could not be done, 130 interrupted.
 """
 
 from __future__ import annotations

@@ -104,13 +104,13 @@ class Cost:
             # A page or two is no measurement: an engine may have room left from before.
             grown = max(peak.bytes - base, tensor.nbytes) if known else UNKNOWN_COST * side * side  # type: ignore[operator]
             self.per_pixel = grown / (side * side)
-            if grown > limit:
+            if grown > limit and side == self.smallest:
                 raise InputError(
                     f"the smallest tile, {side} × {side} pixels, takes {grown / 1e6:.0f} MB: "
                     f"raise memory (--memory) above {grown / SHARE / 1e6:.0f} MB or lower the overlap"
                 )
             larger = up(round(1.5 * side), port.multiple)
-            if larger > MAX_SIDE or self.per_pixel * larger * larger > limit:
+            if larger > MAX_SIDE or grown > limit or self.per_pixel * larger * larger > limit:
                 return
             side = larger
 
