@@ -4,6 +4,9 @@ gan-run sample generator.onnx -n 64 --seed 0 -o grid.png
 gan-run interpolate generator.onnx 3 8 -o path.png
 gan-run translate monet2photo.onnx paintings/ -o photos/
 gan-run info generator.onnx
+gan-run tune generator.onnx
+gan-run verify generator.onnx
+gan-run doctor --selftest
 """
 
 from __future__ import annotations
@@ -135,6 +138,72 @@ def translate(
         )
     if done.failed:
         raise typer.Exit(3)
+
+
+@app.command()
+def tune(
+    file: File,
+    batch: Annotated[int, typer.Option(min=1, help="Items in one call.")] = 1,
+    seconds: Annotated[float, typer.Option(min=0.0, help="Time for each engine.")] = 2.0,
+    threads: Threads = None,
+) -> None:
+    """Measure the installed engines with this artifact, and let `auto` take the fastest from now on."""
+    from . import tuning
+    from .errors import GanEdgeError
+
+    manifest, model = read_artifact(file)
+    trials = tuning.tune(model, manifest, batch, seconds, threads)
+    for trial in trials:
+        psnr = "the same" if trial.psnr is None else f"PSNR {trial.psnr:.1f} dB"
+        kept = "" if trial.holds else f", not chosen below {tuning.PSNR:g} dB"
+        name = f"{trial.choice.engine} {trial.choice.version} {trial.choice.device} {trial.choice.compute or ''}"
+        terminal.note(f"{name.strip()}: {trial.milliseconds:.2f} ms, {psnr}{kept}")
+    best = tuning.best(trials).choice
+    try:
+        note = f"remembered in {tuning.remember(manifest.digest, best)}"
+    except GanEdgeError as error:
+        note = f"not remembered: {error}; say --engine {best.engine} instead"
+    terminal.note(f"fastest: {best.engine}{f' in {best.compute}' if best.compute else ''}, {note}")
+
+
+@app.command()
+def verify(file: File) -> None:
+    """Make the export's proof again on this machine. Exit code 1: an engine gives other pictures."""
+    from .verify import verify as checks
+
+    found = checks(file)
+    for check in found:
+        terminal.note(str(check))
+    if not all(check.passed for check in found):
+        raise typer.Exit(1)
+
+
+@app.command()
+def doctor(
+    selftest: Annotated[bool, typer.Option("--selftest", help="Make a first picture with every engine.")] = False,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Where the self-test puts it.")] = Path("selftest.png"),
+    as_json: Annotated[bool, typer.Option("--json", help="Everything as JSON, for a bug report.")] = False,
+) -> None:
+    """Say what this machine has for running artifacts, and what stands in the way (exit code 1)."""
+    from . import doctor as doctors
+    from . import images
+
+    if selftest:
+        images.check_format(output)
+    report = doctors.examine()
+    if as_json:
+        import json
+
+        typer.echo(json.dumps(report, indent=2))
+    else:
+        for name, value in doctors.rows(report):
+            typer.echo(terminal.printable(f"{name:<10} {value}"))
+    if selftest:
+        made = doctors.selftest()
+        images.save(next(iter(made.values())), output)
+        terminal.note(f"self-test: {output} made with {', '.join(made)}")
+    if report["problems"]:
+        raise typer.Exit(1)
 
 
 def _sheet(generator: Generator, items: NDArray[np.generic], columns: int | None) -> NDArray[np.uint8]:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from . import tuning
 from .engines import start
 from .errors import GanEdgeError, InputError, UsageError
 from .images import MAX_PIXELS, to_uint8
@@ -50,7 +51,8 @@ def load(
 
     Args:
         path: An `.onnx` file.
-        engine: "onnxruntime", "openvino", or "auto" for the first that is installed.
+        engine: "onnxruntime", "openvino", or "auto": what `gan-run tune` found fastest on this machine, or else the
+            first that is installed and proven for this artifact.
         device: "cpu", "cuda", or "auto".
         threads: Threads of the engine's own pool; None leaves the choice to the engine.
         batch: Items in one engine call at most; None chooses by size.
@@ -66,7 +68,13 @@ def load(
     if batch is not None and batch < 1:
         raise UsageError(f"batch is {batch}: give 1 or more, or leave it out")
     manifest, model = read_artifact(Path(path))
-    return Generator(manifest, start(model, manifest.precision, engine, device, threads), batch)
+    chosen = tuning.recall(manifest.digest) if (engine, device) == ("auto", "auto") else None
+    if chosen is not None:
+        tuned = tuning.start_tuned(model, manifest, chosen, threads)
+        if tuned is not None:
+            return Generator(manifest, tuned, batch)
+    proven = tuning.proven(manifest)
+    return Generator(manifest, start(model, manifest.precision, engine, device, threads, proven=proven), batch)
 
 
 class Generator:
@@ -234,8 +242,8 @@ class Generator:
             tiles: See there.
             overlap: See there.
             max_pixels: See there.
-            errors: "raise" ends at the first picture that cannot be done; "yield" gives its error in its place. A request
-                that makes no sense for any picture raises in either case.
+            errors: "raise" ends at the first picture that cannot be done; "yield" gives its error in its place. What
+                makes no sense for any picture raises in either case.
 
         Yields:
             What `translate` returns, in the order of the pictures.
