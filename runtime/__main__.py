@@ -18,6 +18,7 @@ import numpy as np
 import typer
 
 from . import terminal
+from .errors import UsageError
 from .generator import load
 from .manifest import read_artifact
 
@@ -118,6 +119,8 @@ def translate(
     from .folder import plan, translate_files
     from .memory import parse
 
+    if not 0 < max_pixels < 1e6:
+        raise UsageError(f"max-pixels is {max_pixels:g}: give millions of pixels, above 0 and below a million")
     budget = None if memory is None else parse(memory)
     jobs = plan(inputs, output, form)
     with load(file, engine, device, threads) as generator:

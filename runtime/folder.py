@@ -71,9 +71,9 @@ def plan(sources: Sequence[Path], output: Path, form: str | None = None) -> list
         images.check_format(output)
         jobs = [Job(sources[0], output)]
     else:
+        found = [pair for source in sources for pair in _found(source, output)]
         if output.exists() and not output.is_dir():
             raise UsageError(f"{output} is a file: give a folder for the results")
-        found = [pair for source in sources for pair in _found(source, output)]
         jobs = [Job(path, _target(output / place, form)) for path, place in found]
     _check(jobs)
     return jobs

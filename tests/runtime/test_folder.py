@@ -11,6 +11,7 @@ import pytest
 from onnx import helper
 from PIL import Image
 
+from ganedge.runtime import images
 from ganedge.runtime.memory import parse
 
 Command = Callable[..., Any]
@@ -85,6 +86,9 @@ def test_patterns_and_odd_names(
         (("{pictures}", "-o", "out", "--format", "xyz"), 2, "picture format"),
         (("{pictures}", "-o", "out", "--memory", "lots"), 2, "'lots'"),
         (("{pictures}", "-o", "out", "--tiles", "some"), 2, "some"),
+        (("{pictures}", "-o", "out", "--max-pixels", "inf"), 2, "max-pixels is inf"),
+        (("{pictures}", "-o", "out", "--max-pixels", "nan"), 2, "max-pixels is nan"),
+        (("{here}/missing.png", "-o", "{here}/file.txt"), 1, "no such file"),
         (("{pictures}", "-o", "out", "--overlap", "-3"), 2, "overlap is -3"),
         (("{pictures}",), 2, "--output"),
     ],
@@ -115,6 +119,28 @@ def test_a_generator_of_the_other_kind(command: Command, artifact: Path, negativ
     assert (refused.code, "takes no picture" in refused.err) == (2, True)
     refused = command("gan-run", "interpolate", negative, 1, 2, "-o", pictures / "o.png")
     assert (refused.code, "no latents" in refused.err) == (2, True)
+
+
+def test_an_interrupted_folder_says_so_and_can_go_on(
+    command: Command, negative: Path, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, calls = images.save, []
+
+    def interrupted(*arguments: Any) -> None:
+        calls.append(arguments)
+        if len(calls) == 5:
+            raise KeyboardInterrupt
+        whole(*arguments)
+
+    monkeypatch.setattr(images, "save", interrupted)
+    done = command("gan-run", "translate", negative, pictures, "-o", tmp_path / "out")
+    assert done.code == 130
+    assert done.err == "gan-run: interrupted\n"
+    written = len(list((tmp_path / "out").rglob("*.png")))
+    assert 4 <= written < 24
+    assert not list((tmp_path / "out").rglob("*.part"))
+    done = command("gan-run", "translate", negative, pictures, "-o", tmp_path / "out", "--skip-existing")
+    assert f"{24 - written} written, {written} there already" in done.err
 
 
 def test_interpolate(command: Command, artifact: Path, tmp_path: Path) -> None:
