@@ -1,6 +1,6 @@
 """TensorRT engines, of TensorRT 10 and 11 and of TensorRT for RTX, with cuda-python alone.
 
-    engine = start(data, "tensorrt_rtx", built_with="1.7.1", capabilities=("8.9",), precision="fp16")
+    engine = start(data, "tensorrt_rtx", built_with="1.7.1", capabilities=("sm89",), precision="fp16")
 
 An engine fits the version and the devices it was built for and nothing else; that is checked before one byte of it is
 deserialised, because TensorRT's own answer may be a crash. Each thread has an execution context of its own with
@@ -187,22 +187,31 @@ class _Lane:
             self._graph = None
 
 
-def start(data: bytes, flavour: str, built_with: str, capabilities: Sequence[str], precision: str) -> TensorRt:
+def start(
+    data: bytes,
+    flavour: str,
+    built_with: str,
+    capabilities: Sequence[str],
+    precision: str,
+    *,
+    portable: bool = False,
+) -> TensorRt:
     """Check that an engine belongs here, and load it.
 
     Args:
         data: The engine.
         flavour: "tensorrt" or "tensorrt_rtx".
         built_with: Version of the package that built it.
-        capabilities: Compute capabilities it was built for, such as "8.7".
+        capabilities: Compute capabilities it was built for, such as "sm87".
         precision: What it computes in.
+        portable: Whether newer versions and related devices run it too.
 
     Raises:
         MissingExtra: TensorRT of that flavour, or cuda-python, is not installed.
         EngineError: no device, or the engine was built for another version or device.
     """
     trt, cuda = _packages(flavour)
-    check(cuda, trt.__version__, flavour, built_with, capabilities)
+    check(cuda, trt.__version__, flavour, built_with, capabilities, portable=portable)
     logger = trt.Logger(trt.Logger.ERROR)
     runtime = trt.Runtime(logger)
     engine = runtime.deserialize_cuda_engine(data)
@@ -212,29 +221,32 @@ def start(data: bytes, flavour: str, built_with: str, capabilities: Sequence[str
     return TensorRt(engine, trt, cuda, info)
 
 
-def check(cuda: Any, installed: str, flavour: str, built_with: str, capabilities: Sequence[str]) -> None:
+def check(
+    cuda: Any, installed: str, flavour: str, built_with: str, capabilities: Sequence[str], *, portable: bool = False
+) -> None:
     """Refuse an engine of another version or for other devices, without touching it."""
     error, count = cuda.cudaGetDeviceCount()
     if int(error) != 0 or not count:
         raise EngineError(f"no CUDA device can be used here ({_name(error)}): check the NVIDIA driver")
-    if _release(installed) != _release(built_with):
+    here, there = _release(installed), _release(built_with)
+    if here != there and not (portable and here > there):
         raise EngineError(
             f"this engine was built with {flavour} {built_with}, and {installed} is installed: "
             "build it again from its ONNX file on this device"
         )
-    here = capability(cuda)
-    if capabilities and here not in capabilities:
+    device = capability(cuda)
+    if capabilities and device not in capabilities and not portable:
         raise EngineError(
-            f"this engine was built for compute capability {', '.join(capabilities)}, and this device has {here}: "
+            f"this engine was built for compute capability {', '.join(capabilities)}, and this device has {device}: "
             "build it again from its ONNX file on this device"
         )
 
 
 def capability(cuda: Any) -> str:
-    """The compute capability of the first device, such as "8.7"."""
+    """The compute capability of the first device, such as "sm87"."""
     names = cuda.cudaDeviceAttr
     parts = (names.cudaDevAttrComputeCapabilityMajor, names.cudaDevAttrComputeCapabilityMinor)
-    return ".".join(str(_call(cuda.cudaDeviceGetAttribute(part, 0))) for part in parts)
+    return "sm" + "".join(str(_call(cuda.cudaDeviceGetAttribute(part, 0))) for part in parts)
 
 
 def _packages(flavour: str) -> tuple[Any, Any]:
@@ -250,9 +262,9 @@ def _module(name: str, package: str, flavour: str) -> Any:
         raise MissingExtra(package, EXTRAS[flavour], f"a {flavour} engine") from error
 
 
-def _release(version: str) -> tuple[str, ...]:
+def _release(version: str) -> tuple[int, ...]:
     """Major and minor: an engine of another minor release is not promised to load."""
-    return tuple(version.split(".")[:2])
+    return tuple(int(part) if part.isdigit() else 0 for part in version.split(".")[:2])
 
 
 def _call(result: tuple[Any, ...]) -> Any:

@@ -201,14 +201,17 @@ def test_shapes_outside_the_profile_and_what_comes_after() -> None:
 
 def test_an_engine_of_another_place_is_refused_untouched() -> None:
     cuda = Cuda()
-    trt.check(cuda, "10.3.0", "tensorrt", "10.3.5", ("8.7",))
+    trt.check(cuda, "10.3.0", "tensorrt", "10.3.5", ("sm87",))
     with pytest.raises(EngineError, match=r"built with tensorrt 10\.3\.0, and 11\.4\.0 is installed"):
-        trt.check(cuda, "11.4.0", "tensorrt", "10.3.0", ("8.7",))
-    with pytest.raises(EngineError, match=r"capability 8\.9, and this device has 8\.7"):
-        trt.check(cuda, "10.3.0", "tensorrt", "10.3.0", ("8.9",))
+        trt.check(cuda, "11.4.0", "tensorrt", "10.3.0", ("sm87",))
+    with pytest.raises(EngineError, match=r"capability sm89, and this device has sm87"):
+        trt.check(cuda, "10.3.0", "tensorrt", "10.3.0", ("sm89",))
+    trt.check(cuda, "11.4.0", "tensorrt", "10.3.0", ("sm86",), portable=True)
+    with pytest.raises(EngineError, match=r"10\.3\.0 is installed"):
+        trt.check(cuda, "10.3.0", "tensorrt", "10.13.0", ("sm87",), portable=True)
     cuda.devices = (35, 0)
     with pytest.raises(EngineError, match="no CUDA device"):
-        trt.check(cuda, "10.3.0", "tensorrt", "10.3.0", ("8.7",))
+        trt.check(cuda, "10.3.0", "tensorrt", "10.3.0", ("sm87",))
 
 
 def test_what_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
