@@ -10,7 +10,7 @@ import importlib
 import os
 import platform
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, distribution, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -109,7 +109,7 @@ def problems() -> list[str]:
             "onnxruntime and onnxruntime-gpu are both installed and overwrite each other: "
             "pip uninstall onnxruntime onnxruntime-gpu, then install one of them"
         )
-    if jetpack() and _version("tensorrt"):
+    if jetpack() and _by_pip("tensorrt"):
         found.append(
             "tensorrt was installed with pip beside the one of JetPack: pip uninstall tensorrt, and make the "
             "environment with --system-site-packages"
@@ -199,6 +199,14 @@ def _version(package: str) -> str:
         return version(package)
     except PackageNotFoundError:
         return ""
+
+
+def _by_pip(package: str) -> bool:
+    """Whether pip installed a package; what the system brought has a description too, but not pip's mark."""
+    try:
+        return (distribution(package).read_text("INSTALLER") or "").strip() == "pip"
+    except PackageNotFoundError:
+        return False
 
 
 def _text(path: Path) -> str:

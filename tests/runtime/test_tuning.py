@@ -185,6 +185,9 @@ def test_what_the_doctor_finds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
     monkeypatch.setattr(doctor, "TEGRA", release)
     monkeypatch.setattr(doctor, "_version", lambda name: "1.0" if name != "pillow" else "")
     monkeypatch.setattr(doctor, "installed", lambda name: False)
+    assert "JetPack" not in " ".join(doctor.problems()), "a TensorRT that pip did not bring is JetPack's own"
+    assert doctor._by_pip("numpy")
+    monkeypatch.setattr(doctor, "_by_pip", lambda name: True)
     assert doctor.jetpack() == "JetPack 6 (L4T 36.4.3)"
     found = " ".join(doctor.problems())
     for said in ("overwrite each other", "beside the one of JetPack", "no engine is installed", "pillow is missing"):
