@@ -1,53 +1,221 @@
 """gan-run: use an exported generator.
 
 gan-run sample generator.onnx -n 64 --seed 0 -o grid.png
+gan-run interpolate generator.onnx 3 8 -o path.png
+gan-run translate monet2photo.onnx paintings/ -o photos/
 gan-run info generator.onnx
+gan-run tune generator.onnx
+gan-run verify generator.onnx
+gan-run doctor --selftest
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
 import typer
 
 from . import terminal
+from .errors import UsageError
 from .generator import load
 from .manifest import read_artifact
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from .generator import Generator
     from .manifest import Manifest, Port
 
-app = terminal.app("Use an exported generator: sample from it, or see what it is.")
+app = terminal.app("Use an exported generator: sample from it, translate pictures with it, or see what it is.")
 
 File = Annotated[Path, typer.Argument(help="An artifact that gan-export wrote.", show_default=False)]
+Output = Annotated[Path, typer.Option("--output", "-o", help="Picture to write; its ending names the format.")]
+Label = Annotated[int | None, typer.Option(help="Class to draw, where the generator is conditional.")]
+Truncation = Annotated[float | None, typer.Option(help="Keep latents within ± this: less variety, more typical.")]
+Columns = Annotated[int | None, typer.Option(min=1, help="Pictures in a row; as square as it goes by default.")]
+EngineName = Annotated[str, typer.Option("--engine", help="auto, onnxruntime or openvino.")]
+Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+Threads = Annotated[int | None, typer.Option(help="Threads of the engine; its own choice by default.")]
 
 
 @app.command()
 def sample(
     file: File,
-    output: Annotated[Path, typer.Option("--output", "-o", help="Picture to write; its ending names the format.")],
+    output: Output,
     n: Annotated[int, typer.Option("-n", help="How many to draw.")] = 64,
     seed: Annotated[int | None, typer.Option(help="0 to 4294967295; the same seed draws the same.")] = None,
-    label: Annotated[int | None, typer.Option(help="Class to draw, where the generator is conditional.")] = None,
-    columns: Annotated[
-        int | None, typer.Option(min=1, help="Pictures in a row; as square as it goes by default.")
-    ] = None,
-    engine: Annotated[str, typer.Option(help="auto, onnxruntime or openvino.")] = "auto",
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    threads: Annotated[int | None, typer.Option(help="Threads of the engine; its own choice by default.")] = None,
+    label: Label = None,
+    truncation: Truncation = None,
+    columns: Columns = None,
+    engine: EngineName = "auto",
+    device: Device = "auto",
+    threads: Threads = None,
 ) -> None:
     """Draw new pictures and lay them out in one grid."""
     from . import images
 
     images.check_format(output)
     with load(file, engine, device, threads) as generator:
-        items = generator.sample(n, seed, label)
-        pictures = generator.manifest.interface.output.role == "image"
-        sheet = images.grid(items.astype(np.uint8, copy=False), columns) if pictures else images.scatter(items)
-        images.save(sheet, output)
+        items = generator.sample(n, seed, label, truncation)
+        images.save(_sheet(generator, items, columns), output)
         terminal.note(f"{output}: {n} drawn with {generator.engine}")
+
+
+@app.command()
+def interpolate(
+    file: File,
+    seed_a: Annotated[int, typer.Argument(help="Seed of the first picture.", show_default=False)],
+    seed_b: Annotated[int, typer.Argument(help="Seed of the last picture.", show_default=False)],
+    output: Output,
+    steps: Annotated[int, typer.Option(help="Pictures in all, both ends included.")] = 8,
+    label: Label = None,
+    truncation: Truncation = None,
+    columns: Columns = None,
+    engine: EngineName = "auto",
+    device: Device = "auto",
+    threads: Threads = None,
+) -> None:
+    """Go from one picture to another through latent space, in one row unless --columns says otherwise."""
+    from . import images
+
+    images.check_format(output)
+    with load(file, engine, device, threads) as generator:
+        items = generator.interpolate(seed_a, seed_b, steps, label, truncation)
+        images.save(_sheet(generator, items, columns or steps), output)
+        terminal.note(f"{output}: {steps} steps from seed {seed_a} to {seed_b} with {generator.engine}")
+
+
+@app.command()
+def translate(
+    file: File,
+    inputs: Annotated[
+        list[Path], typer.Argument(metavar="INPUT...", help="Pictures, folders or quoted patterns.", show_default=False)
+    ],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="A file for one picture; otherwise a folder, structure kept.")
+    ],
+    form: Annotated[
+        str | None, typer.Option("--format", help="Ending of the results, such as png; the pictures' own by default.")
+    ] = None,
+    skip_existing: Annotated[bool, typer.Option("--skip-existing", help="Go on with an interrupted folder.")] = False,
+    resize: Annotated[
+        bool, typer.Option("--resize", help="Scale to the one size the generator takes, and back.")
+    ] = False,
+    memory: Annotated[
+        str | None, typer.Option(help="What the work may take beside the pictures, such as 500M; uses tiles.")
+    ] = None,
+    tiles: Annotated[
+        Literal["auto", "always", "never"], typer.Option(help="Tiles where memory is short: if exact, always, never.")
+    ] = "auto",
+    overlap: Annotated[int, typer.Option(help="Pixels a tile sees beyond its own part.")] = 64,
+    max_pixels: Annotated[float, typer.Option(help="Refuse larger pictures, in millions of pixels.")] = 268.4,
+    engine: EngineName = "auto",
+    device: Device = "auto",
+    threads: Threads = None,
+) -> None:
+    """Turn pictures into others, at their own size. Exit code 3: some could not be done, and were named."""
+    from .folder import plan, translate_files
+    from .memory import parse
+
+    if not 0 < max_pixels < 1e6:
+        raise UsageError(f"max-pixels is {max_pixels:g}: give millions of pixels, above 0 and below a million")
+    budget = None if memory is None else parse(memory)
+    jobs = plan(inputs, output, form)
+    with load(file, engine, device, threads) as generator:
+        done = translate_files(
+            generator,
+            jobs,
+            skip_existing=skip_existing,
+            resize=resize,
+            memory=budget,
+            tiles=tiles,
+            overlap=overlap,
+            max_pixels=int(max_pixels * 1e6),
+        )
+        skipped = f", {done.skipped} there already" if done.skipped else ""
+        failed = f", {done.failed} could not be done" if done.failed else ""
+        terminal.note(
+            f"{output}: {done.written} written{skipped}{failed}, {done.rate:.1f} pictures/s with {generator.engine}"
+        )
+    if done.failed:
+        raise typer.Exit(3)
+
+
+@app.command()
+def tune(
+    file: File,
+    batch: Annotated[int, typer.Option(min=1, help="Items in one call.")] = 1,
+    seconds: Annotated[float, typer.Option(min=0.0, help="Time for each engine.")] = 2.0,
+    threads: Threads = None,
+) -> None:
+    """Measure the installed engines with this artifact, and let `auto` take the fastest from now on."""
+    from . import tuning
+    from .errors import GanEdgeError
+
+    manifest, model = read_artifact(file)
+    trials = tuning.tune(model, manifest, batch, seconds, threads)
+    for trial in trials:
+        psnr = "the same" if trial.psnr is None else f"PSNR {trial.psnr:.1f} dB"
+        kept = "" if trial.holds else f", not chosen below {tuning.PSNR:g} dB"
+        name = f"{trial.choice.engine} {trial.choice.version} {trial.choice.device} {trial.choice.compute or ''}"
+        terminal.note(f"{name.strip()}: {trial.milliseconds:.2f} ms, {psnr}{kept}")
+    best = tuning.best(trials).choice
+    try:
+        note = f"remembered in {tuning.remember(manifest.digest, best)}"
+    except GanEdgeError as error:
+        note = f"not remembered: {error}; say --engine {best.engine} instead"
+    terminal.note(f"fastest: {best.engine}{f' in {best.compute}' if best.compute else ''}, {note}")
+
+
+@app.command()
+def verify(file: File) -> None:
+    """Make the export's proof again on this machine. Exit code 1: an engine gives other pictures."""
+    from .verify import verify as checks
+
+    found = checks(file)
+    for check in found:
+        terminal.note(str(check))
+    if not all(check.passed for check in found):
+        raise typer.Exit(1)
+
+
+@app.command()
+def doctor(
+    selftest: Annotated[bool, typer.Option("--selftest", help="Make a first picture with every engine.")] = False,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Where the self-test puts it.")] = Path("selftest.png"),
+    as_json: Annotated[bool, typer.Option("--json", help="Everything as JSON, for a bug report.")] = False,
+) -> None:
+    """Say what this machine has for running artifacts, and what stands in the way (exit code 1)."""
+    from . import doctor as doctors
+    from . import images
+
+    if selftest:
+        images.check_format(output)
+    report = doctors.examine()
+    if as_json:
+        import json
+
+        typer.echo(json.dumps(report, indent=2))
+    else:
+        for name, value in doctors.rows(report):
+            typer.echo(terminal.printable(f"{name:<10} {value}"))
+    if selftest:
+        made = doctors.selftest()
+        images.save(next(iter(made.values())), output)
+        terminal.note(f"self-test: {output} made with {', '.join(made)}")
+    if report["problems"]:
+        raise typer.Exit(1)
+
+
+def _sheet(generator: Generator, items: NDArray[np.generic], columns: int | None) -> NDArray[np.uint8]:
+    """One picture of many items, or of many points."""
+    from . import images
+
+    if generator.manifest.interface.output.role != "image":
+        return images.scatter(items)
+    return images.grid(items.astype(np.uint8, copy=False), columns)
 
 
 @app.command()

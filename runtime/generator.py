@@ -4,29 +4,35 @@ from ganedge.runtime import load
 
 with load("generator.onnx") as generator:
     pictures = generator.sample(16, seed=0)          # uint8 [16, H, W, C]
+with load("monet2photo.onnx") as generator:
+    picture = generator.translate("painting.jpg")    # uint8 [H, W, C], the painting's own size
 """
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from . import tuning
 from .engines import start
-from .errors import InputError, UsageError
-from .images import to_uint8
-from .latents import LatentStream
+from .errors import GanEdgeError, InputError, UsageError
+from .images import MAX_PIXELS, to_uint8
+from .latents import LatentStream, between
 from .manifest import read_artifact
 
 if TYPE_CHECKING:
     import os
+    from collections.abc import Iterable, Iterator
     from types import TracebackType
 
     from numpy.typing import NDArray
 
     from .engines import Engine, EngineInfo
     from .manifest import Manifest, Port
+    from .translation import Options, State, Tiles
 
 BATCH_ELEMENTS = 2**22
 """Output values computed in one engine call unless `batch` says otherwise: 16 MiB of float32."""
@@ -45,7 +51,8 @@ def load(
 
     Args:
         path: An `.onnx` file.
-        engine: "onnxruntime", "openvino", or "auto" for the first that is installed.
+        engine: "onnxruntime", "openvino", or "auto": what `gan-run tune` found fastest on this machine, or else the
+            first that is installed and proven for this artifact.
         device: "cpu", "cuda", or "auto".
         threads: Threads of the engine's own pool; None leaves the choice to the engine.
         batch: Items in one engine call at most; None chooses by size.
@@ -61,7 +68,13 @@ def load(
     if batch is not None and batch < 1:
         raise UsageError(f"batch is {batch}: give 1 or more, or leave it out")
     manifest, model = read_artifact(Path(path))
-    return Generator(manifest, start(model, manifest.precision, engine, device, threads), batch)
+    chosen = tuning.recall(manifest.digest) if (engine, device) == ("auto", "auto") else None
+    if chosen is not None:
+        tuned = tuning.start_tuned(model, manifest, chosen, threads)
+        if tuned is not None:
+            return Generator(manifest, tuned, batch)
+    proven = tuning.proven(manifest)
+    return Generator(manifest, start(model, manifest.precision, engine, device, threads, proven=proven), batch)
 
 
 class Generator:
@@ -77,6 +90,8 @@ class Generator:
         self._interface = manifest.interface
         self._engine: Engine | None = engine
         self._batch = batch or _default_batch(self._interface.output)
+        self._lock = threading.Lock()
+        self._state: State | None = None
 
     @property
     def engine(self) -> EngineInfo:
@@ -106,7 +121,9 @@ class Generator:
         feeds = {port.name: array for port, array in zip(ports, inputs, strict=True)}
         return self._running().run(feeds)[0]
 
-    def sample(self, n: int, seed: int | None = None, label: int | None = None) -> NDArray[np.generic]:
+    def sample(
+        self, n: int, seed: int | None = None, label: int | None = None, truncation: float | None = None
+    ) -> NDArray[np.generic]:
         """Draw new items.
 
         Args:
@@ -114,22 +131,18 @@ class Generator:
             seed: 0 to 2³² - 1: the same seed gives the same latents on every engine and machine; None: new ones.
             label: A class, 0 to the number of classes - 1, for all of them; None takes the classes in turn.
                 Only where the generator is conditional.
+            truncation: Keep latents within ± this, 0.01 or more: less variety, more typical items. None: as trained.
 
         Returns:
             uint8 `[n, H, W, C]`, or float32 points `[n, 2]`.
 
         Raises:
-            UsageError: n, seed or label out of range, or a generator that takes pictures rather than latents.
+            UsageError: an argument out of range, or a generator that takes pictures rather than latents.
             InputError: the generator gave NaN or infinite values.
         """
-        if self._interface.noise is None:
-            raise UsageError(
-                f"this generator turns {self._interface.kind.replace('-', ' ')}: it has no latents to sample"
-            )
         if n < 1:
             raise UsageError(f"n is {n}: give 1 or more")
-        latent = self._interface.inputs[0]
-        stream = LatentStream(self._interface.noise, latent.item_shape, seed)
+        stream = self._latents(seed, truncation)
         labels = self._labels(n, label)
         items: NDArray[np.generic] | None = None
         for begin in range(0, n, self._batch):
@@ -141,6 +154,125 @@ class Generator:
             items[begin:end] = part
         assert items is not None
         return items
+
+    def interpolate(
+        self, seed_a: int, seed_b: int, steps: int, label: int | None = None, truncation: float | None = None
+    ) -> NDArray[np.generic]:
+        """Go from one item to another through latent space: the first items of two seeds, and what lies between.
+
+        Args:
+            seed_a: Where to start, 0 to 2³² - 1.
+            seed_b: Where to end.
+            steps: Items in all, both ends included, 2 or more.
+            label: A class for all of them; None takes the first. Only where the generator is conditional.
+            truncation: As in `sample`.
+
+        Returns:
+            uint8 `[steps, H, W, C]`, or float32 points `[steps, 2]`.
+
+        Raises:
+            UsageError: an argument out of range, or a generator that takes pictures rather than latents.
+            InputError: the generator gave NaN or infinite values.
+        """
+        if steps < 2:
+            raise UsageError(f"steps is {steps}: give 2 or more")
+        start, end = (self._latents(seed, truncation).take(1)[0] for seed in (seed_a, seed_b))
+        assert self._interface.noise is not None, "checked by _latents"
+        path = between(self._interface.noise, start, end, steps)
+        classes = self._labels(steps, label if label is not None or not self._interface.classes else 0)
+        parts = []
+        for begin in range(0, steps, self._batch):
+            part = slice(begin, begin + self._batch)
+            inputs = [path[part]] if classes is None else [path[part], classes[part]]
+            parts.append(self._finish(self.run(*inputs)))
+        return np.concatenate(parts)
+
+    def translate(
+        self,
+        picture: Any,
+        *,
+        resize: bool = False,
+        memory: int | None = None,
+        tiles: Tiles = "auto",
+        overlap: int = 64,
+        max_pixels: int = MAX_PIXELS,
+    ) -> NDArray[np.uint8]:
+        """Turn one picture into another, at its own size.
+
+        Args:
+            picture: A path; a Pillow image; or a uint8 array `[H, W]` or `[H, W, C]`, C 1, 3 or 4.
+            resize: Where the generator takes one size only: scale the picture to it, and the result back.
+            memory: Bytes the work may take beyond the decoded picture and its result: a picture that needs more is
+                done in tiles. None: always whole.
+            tiles: "auto" refuses tiles where the generator normalises over the whole picture, so that they would
+                look different; "always" accepts that; "never" takes the picture whole whatever it needs.
+            overlap: Pixels that a tile sees beyond the part it decides.
+            max_pixels: Refuse larger pictures before they are decoded.
+
+        Returns:
+            uint8 `[H, W, C]`, the picture's height and width times the generator's scale, the output's channels, and
+            alpha where the picture had it.
+
+        Raises:
+            UsageError: an argument out of range, or a generator that takes latents rather than pictures.
+            InputError: a picture that cannot be read, is too large, has a size that this generator does not take, or
+                that it turned into NaN or infinite values.
+        """
+        from .translation import Options
+
+        return self._translate(picture, Options(resize, memory, tiles, overlap, max_pixels))
+
+    def translate_many(
+        self,
+        pictures: Iterable[Any],
+        *,
+        resize: bool = False,
+        memory: int | None = None,
+        tiles: Tiles = "auto",
+        overlap: int = 64,
+        max_pixels: int = MAX_PIXELS,
+        errors: Literal["raise", "yield"] = "raise",
+    ) -> Iterator[NDArray[np.uint8] | GanEdgeError]:
+        """Turn many pictures into others; the next is decoded while one is computed.
+
+        Args:
+            pictures: As `translate` takes them; a few are taken ahead.
+            resize: As in `translate`, as are `memory`, `tiles`, `overlap` and `max_pixels`.
+            memory: See there.
+            tiles: See there.
+            overlap: See there.
+            max_pixels: See there.
+            errors: "raise" ends at the first picture that cannot be done; "yield" gives its error in its place. What
+                makes no sense for any picture raises in either case.
+
+        Yields:
+            What `translate` returns, in the order of the pictures.
+        """
+        from .pipeline import ordered
+        from .translation import Options, read
+
+        if errors not in ("raise", "yield"):
+            raise UsageError(f"errors is {errors!r}: choose raise or yield")
+        options = Options(resize, memory, tiles, overlap, max_pixels)
+
+        def decode(picture: Any) -> Any:
+            try:
+                return read(picture, options)
+            except GanEdgeError as error:
+                return error
+
+        def compute(picture: Any) -> Any:
+            try:
+                return picture if isinstance(picture, GanEdgeError) else self._translate(picture, options)
+            except UsageError:  # It would be the same for every picture.
+                raise
+            except GanEdgeError as error:
+                return error
+
+        for result in ordered(pictures, decode, compute):
+            if isinstance(result, GanEdgeError) and errors == "raise":
+                raise result
+            yield result
 
     def close(self) -> None:
         """Free the engine. Calling it twice is fine; using the generator afterwards is an error."""
@@ -164,6 +296,20 @@ class Generator:
         if self._engine is None:
             raise UsageError("this generator is closed: load it again")
         return self._engine
+
+    def _latents(self, seed: int | None, truncation: float | None) -> LatentStream:
+        if self._interface.noise is None:
+            raise UsageError(
+                f"this generator turns {self._interface.kind.replace('-', ' ')}: it has no latents to sample"
+            )
+        return LatentStream(self._interface.noise, self._interface.inputs[0].item_shape, seed, truncation)
+
+    def _translate(self, picture: Any, options: Options) -> NDArray[np.uint8]:
+        from .translation import State, translate
+
+        with self._lock:
+            self._state = state = self._state or State()
+        return translate(self.run, self.manifest, picture, options, state)
 
     def _labels(self, n: int, label: int | None) -> NDArray[np.int64] | None:
         classes = len(self._interface.classes)

@@ -2,12 +2,16 @@
 
 pictures = to_uint8(tensor, (-1.0, 1.0), "NCHW")       # float [N, C, H, W] → uint8 [N, H, W, C]
 save(grid(pictures), Path("grid.png"))
+tensor = from_uint8(read(Path("photo.jpg")), port)     # uint8 [H, W, C] → one item as the port wants it
 """
 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+import os
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,11 +19,9 @@ from .errors import InputError, MissingExtra, UsageError
 from .files import whole_file
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from numpy.typing import NDArray
 
-    from .manifest import Layout
+    from .manifest import Layout, Port
 
 FORMATS = {
     ".png": "PNG",
@@ -31,6 +33,12 @@ FORMATS = {
     ".tiff": "TIFF",
 }
 """File endings that can be written, and Pillow's names for them."""
+MAX_PIXELS = 2**28
+"""The most pixels of a picture that is decoded unless asked otherwise: 268 million, 0.8 GB in colour."""
+CHANNELS = {"L": "L", "RGB": "RGB", "RGBA": "RGBA", "1": "L", "LA": "RGBA", "La": "RGBA", "PA": "RGBA", "RGBa": "RGBA"}
+"""Pillow's picture modes and the one each is read as; any other becomes RGB."""
+
+_opening = threading.Lock()
 
 
 def to_uint8(tensor: NDArray[np.generic], value_range: tuple[float, float], layout: Layout) -> NDArray[np.uint8]:
@@ -59,6 +67,68 @@ def to_uint8(tensor: NDArray[np.generic], value_range: tuple[float, float], layo
     np.clip(levels, 0.0, 255.0, out=levels)
     last = levels.transpose(0, 2, 3, 1) if layout == "NCHW" else levels
     return last.astype(np.uint8, order="C")
+
+
+def from_uint8(picture: NDArray[np.uint8], port: Port) -> NDArray[np.generic]:
+    """Turn a picture into one item as an input port takes it: the inverse of `to_uint8`.
+
+    Args:
+        picture: uint8 `[H, W, C]`, with as many channels as the port.
+        port: Says dtype, layout and range.
+
+    Returns:
+        `[1, C, H, W]` or `[1, H, W, C]`, contiguous.
+    """
+    laid = picture.transpose(2, 0, 1) if port.layout == "NCHW" else picture
+    if port.dtype == "uint8":
+        return np.ascontiguousarray(laid)[None]
+    assert port.range is not None, "a picture has a range"
+    low, high = port.range
+    tensor = np.empty((1, *laid.shape), np.float32)
+    np.multiply(laid, np.float32((high - low) / 255.0), out=tensor[0], dtype=np.float32)
+    tensor += np.float32(low)
+    return tensor
+
+
+def read(source: Any, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
+    """Get the pixels of a picture, upright.
+
+    Args:
+        source: A path; a Pillow image; or a uint8 array `[H, W]` or `[H, W, C]` with 1, 3 or 4 channels, which is
+            given back without a copy.
+        max_pixels: Refuse pictures of more, before they are decoded: a small file may claim to be a huge picture.
+
+    Returns:
+        uint8 `[H, W, C]`: 1 channel grey, 3 colour, 4 colour and alpha. A camera's note on which way is up is
+        followed; 16-bit greys are reduced to 8 bits, palettes and CMYK become colour.
+
+    Raises:
+        InputError: no such file, not a picture, damaged, empty, too many pixels, or an array of another kind.
+        MissingExtra: a file, and Pillow is not installed.
+    """
+    if isinstance(source, np.ndarray):
+        return _checked(source, max_pixels)
+    if isinstance(source, (str, os.PathLike)):
+        return _read_file(Path(source), max_pixels)
+    if hasattr(source, "mode") and hasattr(source, "convert"):
+        return _pixels(source, "this image", max_pixels)
+    raise InputError(f"a picture is {type(source).__name__}: give a path, a Pillow image or a uint8 array [H, W, C]")
+
+
+def resize(picture: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
+    """Scale a picture, uint8 `[H, W, C]`, to `[height, width, C]` with Lanczos' filter.
+
+    Raises:
+        MissingExtra: Pillow is not installed.
+    """
+    if picture.shape[:2] == (height, width):
+        return picture
+    image = _pillow("resizing a picture")
+    planes = [
+        np.asarray(image.fromarray(np.ascontiguousarray(plane)).resize((width, height), image.Resampling.LANCZOS))
+        for plane in picture.transpose(2, 0, 1)
+    ]
+    return np.stack(planes, axis=-1)
 
 
 def grid(pictures: NDArray[np.uint8], columns: int | None = None, gap: int = 2) -> NDArray[np.uint8]:
@@ -128,12 +198,75 @@ def save(picture: NDArray[np.uint8], path: Path) -> None:
         GanEdgeError: the file cannot be written.
     """
     name = check_format(path)
-    try:
-        from PIL import Image
-    except ImportError as error:
-        raise MissingExtra("pillow", "cpu", f"writing {path.name}") from error
-    image = Image.fromarray(picture[..., 0] if picture.shape[-1] == 1 else picture)
+    image = _pillow(f"writing {path.name}").fromarray(picture[..., 0] if picture.shape[-1] == 1 else picture)
     if name == "JPEG" and image.mode not in ("L", "RGB"):
         image = image.convert("RGB")
     with whole_file(path) as part:
-        image.save(part, format=name)
+        image.save(part, format=name, **({"quality": 95} if name in ("JPEG", "WEBP") else {}))
+
+
+def _pillow(purpose: str) -> Any:
+    """Pillow's module `Image`, which is imported when a picture is read or written."""
+    try:
+        from PIL import Image
+    except ImportError as error:
+        raise MissingExtra("pillow", "cpu", purpose) from error
+    return Image
+
+
+def _checked(array: NDArray[Any], max_pixels: int) -> NDArray[np.uint8]:
+    picture = array[..., None] if array.ndim == 2 else array
+    if array.dtype != np.uint8:
+        raise InputError(f"a picture is {array.dtype}: give uint8, 0 to 255")
+    if picture.ndim != 3 or picture.shape[-1] not in (1, 3, 4) or picture.size == 0:
+        raise InputError(f"a picture has shape {array.shape}: give [H, W] or [H, W, C] with 1, 3 or 4 channels")
+    _check_pixels(picture.shape[0], picture.shape[1], "this array", max_pixels)
+    return picture
+
+
+def _check_pixels(height: int, width: int, name: str, max_pixels: int) -> None:
+    if height * width > max_pixels:
+        raise InputError(
+            f"{name} has {width} × {height} = {height * width / 1e6:.4g} million pixels, more than the limit of "
+            f"{max_pixels / 1e6:.4g} million: raise max_pixels (--max-pixels) if it is meant"
+        )
+
+
+def _read_file(path: Path, max_pixels: int) -> NDArray[np.uint8]:
+    module = _pillow(f"reading {path.name}")
+    try:
+        with path.open("rb") as stream:
+            # Pillow's own limit is one number for the whole process; ours is the caller's and checked before decoding.
+            with _opening:
+                limit, module.MAX_IMAGE_PIXELS = module.MAX_IMAGE_PIXELS, None
+                try:
+                    image = module.open(stream)
+                finally:
+                    module.MAX_IMAGE_PIXELS = limit
+            return _pixels(image, str(path), max_pixels)
+    except (InputError, MissingExtra):
+        raise
+    except OSError as error:
+        reason = error.strerror or "it is not a picture, or it is damaged"
+        raise InputError(f"cannot read {path}: {reason}") from error
+    except Exception as error:  # Decoders meet damage with whatever exception it leads them to.
+        raise InputError(f"cannot read {path}: it is damaged ({type(error).__name__})") from error
+
+
+def _pixels(image: Any, name: str, max_pixels: int) -> NDArray[np.uint8]:
+    from PIL import ImageOps
+
+    width, height = image.size
+    _check_pixels(height, width, name, max_pixels)
+    if height * width == 0:
+        raise InputError(f"{name} is empty: {width} × {height} pixels")
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I;16") or image.mode == "I":
+        levels = np.asarray(image).astype(np.int64)
+        return np.clip((levels + 128) // 257, 0, 255).astype(np.uint8)[..., None]
+    if image.mode == "F":
+        raise InputError(f"{name} holds floating-point pixels, which have no agreed range: convert it to 8 bits")
+    transparent = "transparency" in image.info
+    image = image.convert("RGBA" if transparent else CHANNELS.get(image.mode, "RGB"))
+    pixels: NDArray[np.uint8] = np.asarray(image)
+    return pixels if pixels.ndim == 3 else pixels[..., None]

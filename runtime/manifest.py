@@ -329,6 +329,11 @@ def read_artifact(path: Path) -> tuple[Manifest, bytes]:
         ) from error
     except OSError as error:
         raise ArtifactError(f"cannot read {path}: {error.strerror}") from error
+    return read_bytes(model, str(path))
+
+
+def read_bytes(model: bytes, name: str) -> tuple[Manifest, bytes]:
+    """Read an artifact that is in memory already; `name` is what errors call it. See `read_artifact`."""
     try:
         body, metadata = onnx_file.split(model)
         if KEY not in metadata:
@@ -338,9 +343,9 @@ def read_artifact(path: Path) -> tuple[Manifest, bytes]:
         _check_whole(body)
         digest = _digest(said, body)
     except ArtifactError as error:
-        raise ArtifactError(f"{path}: {error}") from error.__cause__
+        raise ArtifactError(f"{name}: {error}") from error.__cause__
     if digest != manifest.digest:
-        raise ArtifactError(f"{path}: the digest does not match, the file is damaged or was edited: export it again")
+        raise ArtifactError(f"{name}: the digest does not match, the file is damaged or was edited: export it again")
     return manifest, model
 
 

@@ -65,7 +65,7 @@ def split(model: bytes) -> tuple[list[memoryview], dict[str, str]]:
 def join(body: Iterable[memoryview | bytes], metadata: Mapping[str, str]) -> bytes:
     """Put a body and its metadata together again: the inverse of `split`, metadata last."""
     entries = [
-        _tagged(METADATA_PROPS, _tagged(1, key.encode()) + _tagged(2, text.encode())) for key, text in metadata.items()
+        field(METADATA_PROPS, field(1, key.encode()) + field(2, text.encode())) for key, text in metadata.items()
     ]
     return b"".join([*body, *entries])
 
@@ -161,8 +161,10 @@ def _entry(view: memoryview) -> tuple[str, str]:
         raise ArtifactError("the metadata of this ONNX model is damaged: it is not UTF-8 text") from error
 
 
-def _tagged(number: int, payload: bytes) -> bytes:
-    """Write one length-delimited field."""
+def field(number: int, payload: bytes | int) -> bytes:
+    """Write one field of a message: bytes with their length, or a whole number."""
+    if isinstance(payload, int):
+        return _write_varint(number << 3 | _VARINT) + _write_varint(payload)
     return _write_varint(number << 3 | _BYTES) + _write_varint(len(payload)) + payload
 
 

@@ -1,6 +1,6 @@
 """What the four commands share: one-line errors with the right exit code, and text that is safe to print.
 
-Exit codes: 0 done, 1 it could not be done, 2 the request was wrong, 130 interrupted.
+Exit codes: 0 done, 1 it could not be done, 2 the request was wrong, 3 some of many could not be done, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -16,6 +16,9 @@ from .errors import GanEdgeError, MissingExtra
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, as shells have it."""
 
 # Typer carries click within itself since 0.26 and depends on it before: either way these are BadParameter's parents.
 _TyperUsageError: Any = typer.BadParameter.__mro__[1]
@@ -58,7 +61,7 @@ def run(build: Callable[[], typer.Typer], name: str, extra: str) -> NoReturn:
     except _TyperError as error:
         _fail(name, error.format_message(), 1)
     except (KeyboardInterrupt, typer.Abort):
-        _fail(name, "interrupted", 130)
+        _fail(name, "interrupted", INTERRUPTED)
     except BrokenPipeError:
         # Whoever read our output has gone; give Python nothing to complain about when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -67,6 +70,8 @@ def run(build: Callable[[], typer.Typer], name: str, extra: str) -> NoReturn:
         _fail(name, "out of memory: ask for less at a time", 1)
     except OSError as error:
         _fail(name, f"{error.filename or 'the system'}: {error.strerror or error}", 1)
+    if code == INTERRUPTED:  # Typer has caught it already and gives the code alone.
+        _fail(name, "interrupted", INTERRUPTED)
     sys.exit(code if isinstance(code, int) else 0)
 
 

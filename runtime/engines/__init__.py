@@ -1,7 +1,7 @@
 """The engines that can run an artifact, each in a module of its own that is imported when it is chosen.
 
-Every such module has one function, `start(model, precision, device, threads) -> Engine`. An engine asked for by name
-and not to be had is an error that says how to get it; nothing falls back in silence.
+Every such module has one function, `start(model, precision, device, threads, compute) -> Engine`. An engine asked for
+by name and not to be had is an error that says how to get it; nothing falls back in silence.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Protocol
 from ganedge.runtime.errors import EngineError, MissingExtra, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     import numpy as np
     from numpy.typing import NDArray
@@ -69,15 +69,26 @@ def on_cpu(precision: str) -> str:
     return "fp32 (fp16 weights)" if precision == "fp16" else precision
 
 
-def start(model: bytes, precision: str, name: str, device: str, threads: int | None) -> Engine:
+def start(
+    model: bytes,
+    precision: str,
+    name: str,
+    device: str,
+    threads: int | None,
+    compute: str | None = None,
+    proven: Collection[str] = (),
+) -> Engine:
     """Load a model into an engine.
 
     Args:
         model: A serialised ONNX model.
         precision: What the manifest says the model computes in.
-        name: An engine, or "auto" for the first installed one.
+        name: An engine, or "auto" for the first installed one among those proven, or among all if none of them is.
         device: "auto", "cpu" or "cuda".
         threads: Threads of the engine's own pool; None leaves the choice to the engine.
+        compute: Compute in another precision than the model's, such as "bf16"; only what was proven to be close enough
+            is asked for.
+        proven: Engines whose results were proven for this model.
 
     Raises:
         UsageError: an unknown engine or device, or a thread count below one.
@@ -90,10 +101,11 @@ def start(model: bytes, precision: str, name: str, device: str, threads: int | N
         raise UsageError(f"unknown device {device!r}: choose {', '.join(DEVICES)}")
     if threads is not None and threads < 1:
         raise UsageError(f"threads is {threads}: give 1 or more, or leave it out")
-    for candidate in MODULES if name == "auto" else (name,):
+    order = sorted(MODULES, key=lambda known: known not in proven) if name == "auto" else [name]
+    for candidate in order:
         if installed(candidate):
             module = importlib.import_module(f".{MODULES[candidate]}", __name__)
-            engine: Engine = module.start(model, precision, device, threads)
+            engine: Engine = module.start(model, precision, device, threads, compute)
             return engine
     if name == "auto":
         raise EngineError("no engine is installed: pip install 'ganedge[cpu]' (onnxruntime) or 'ganedge[openvino]'")

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import threading
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from ganedge.runtime.engines import EngineInfo, on_cpu
 from ganedge.runtime.errors import EngineError
@@ -10,7 +14,6 @@ from ganedge.runtime.errors import EngineError
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    import numpy as np
     from numpy.typing import NDArray
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
@@ -25,7 +28,10 @@ class OnnxRuntime:
 
     def run(self, feeds: Mapping[str, NDArray[np.generic]]) -> Sequence[NDArray[np.generic]]:
         """Compute all outputs."""
-        outputs: Sequence[NDArray[np.generic]] = self._session.run(None, dict(feeds))
+        try:
+            outputs: Sequence[NDArray[np.generic]] = self._session.run(None, dict(feeds))
+        except Exception as error:
+            raise EngineError(f"onnxruntime could not run this model: {_first_line(error)}") from error
         return outputs
 
     def close(self) -> None:
@@ -33,10 +39,65 @@ class OnnxRuntime:
         self._session = None
 
 
-def start(model: bytes, precision: str, device: str, threads: int | None) -> OnnxRuntime:
-    """Open a session. See `engines.start` for the arguments and errors."""
-    import onnxruntime
+class BoundOnnxRuntime:
+    """A session on a device, each thread with an I/O binding and input buffers there of its own.
 
+    Inputs are copied into buffers that stay as long as a thread's shapes do; outputs are allocated by the session on
+    the device and come back in one copy.
+    """
+
+    def __init__(self, session: Any, info: EngineInfo, memory: str) -> None:
+        self.info = info
+        self._session = session
+        self._memory = memory
+        self._outputs = [output.name for output in session.get_outputs()]
+        self._local = threading.local()
+
+    def run(self, feeds: Mapping[str, NDArray[np.generic]]) -> Sequence[NDArray[np.generic]]:
+        """Compute all outputs."""
+        try:
+            binding = self._bound(feeds)
+            binding.synchronize_inputs()
+            self._session.run_with_iobinding(binding)
+            return [value.numpy() for value in binding.get_outputs()]
+        except Exception as error:
+            raise EngineError(f"onnxruntime could not run this model: {_first_line(error)}") from error
+
+    def close(self) -> None:
+        """Let the session and this thread's buffers go."""
+        self._session = None
+        self._local = threading.local()
+
+    def _bound(self, feeds: Mapping[str, NDArray[np.generic]]) -> Any:
+        """This thread's binding, with the inputs in its buffers; both are made anew when a shape changes."""
+        from onnxruntime import OrtValue
+
+        shapes = {name: array.shape for name, array in feeds.items()}
+        if getattr(self._local, "shapes", None) != shapes:
+            binding = self._session.io_binding()
+            self._local.values = {
+                name: OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array), self._memory, 0)
+                for name, array in feeds.items()
+            }
+            for name, value in self._local.values.items():
+                binding.bind_ortvalue_input(name, value)
+            for name in self._outputs:
+                binding.bind_output(name, self._memory, 0)
+            self._local.binding, self._local.shapes = binding, shapes
+        else:
+            for name, array in feeds.items():
+                self._local.values[name].update_inplace(np.ascontiguousarray(array))
+        return self._local.binding
+
+
+def start(
+    model: bytes, precision: str, device: str, threads: int | None, compute: str | None = None
+) -> OnnxRuntime | BoundOnnxRuntime:
+    """Open a session. See `engines.start` for the arguments and errors."""
+    onnxruntime = _package()
+
+    if compute is not None:
+        raise EngineError(f"onnxruntime computes in the model's own precision, not in {compute}: export it so")
     chosen = _choose(onnxruntime.get_available_providers(), device)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # Errors reach the caller as exceptions; the library itself prints nothing.
@@ -58,7 +119,26 @@ def start(model: bytes, precision: str, device: str, threads: int | None) -> Onn
             )
         chosen = "cpu"
     computed = precision if chosen == "cuda" else on_cpu(precision)
-    return OnnxRuntime(session, EngineInfo("onnxruntime", onnxruntime.__version__, active, chosen, computed))
+    info = EngineInfo("onnxruntime", onnxruntime.__version__, active, chosen, computed)
+    return BoundOnnxRuntime(session, info, "cuda") if chosen == "cuda" else OnnxRuntime(session, info)
+
+
+def devices() -> tuple[list[str], str]:
+    """The execution providers of this build, and its version."""
+    onnxruntime = _package()
+
+    return onnxruntime.get_available_providers(), onnxruntime.__version__
+
+
+def _package() -> Any:
+    """Import onnxruntime, quietly: since 1.31 it reports its use to its makers, and complains where it cannot.
+
+    A device that sends nothing unasked is what people expect; who wants it sets ORT_DISABLE_TELEMETRY=0.
+    """
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+    import onnxruntime
+
+    return onnxruntime
 
 
 def _choose(available: Sequence[str], device: str) -> str:

@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
+HINTS = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
+"""Our names of precisions and OpenVINO's."""
+
+
 class OpenVino:
     """A compiled model; each call has an inference request of its own, so threads do not meet."""
 
@@ -23,7 +27,10 @@ class OpenVino:
 
     def run(self, feeds: Mapping[str, NDArray[np.generic]]) -> Sequence[NDArray[np.generic]]:
         """Compute all outputs."""
-        result = self._compiled.create_infer_request().infer(dict(feeds), share_inputs=True)
+        try:
+            result = self._compiled.create_infer_request().infer(dict(feeds), share_inputs=True)
+        except Exception as error:
+            raise EngineError(f"openvino could not run this model: {_first_line(error)}") from error
         return [result[index] for index in range(len(self._compiled.outputs))]
 
     def close(self) -> None:
@@ -31,21 +38,50 @@ class OpenVino:
         self._compiled = None
 
 
-def start(model: bytes, precision: str, device: str, threads: int | None) -> OpenVino:
+def start(model: bytes, precision: str, device: str, threads: int | None, compute: str | None = None) -> OpenVino:
     """Compile the model. See `engines.start` for the arguments and errors."""
     import openvino
 
     if device == "cuda":
         raise EngineError("device 'cuda': OpenVINO runs on Intel processors, not on CUDA; use --engine onnxruntime")
+    if compute is not None and compute not in HINTS:
+        raise EngineError(f"openvino cannot be told to compute in {compute}: choose {', '.join(HINTS)}")
+    if compute is not None and compute not in precisions():
+        raise EngineError(f"this processor cannot compute in {compute} with openvino: leave the precision as it is")
     # On a CPU with AMX OpenVINO computes FP32 models in bf16 unless told otherwise: what is asked for is given.
-    settings: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
+    hint = HINTS[compute or "fp32"]
+    settings: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": hint}
     if threads is not None:
         settings["INFERENCE_NUM_THREADS"] = threads
     try:
         core = openvino.Core()
         compiled = core.compile_model(core.read_model(model), "CPU", settings)
     except Exception as error:
-        reason = str(error).strip().partition("\n")[0][:300]
-        raise EngineError(f"openvino {openvino.__version__} cannot load this model: {reason}") from error
+        raise EngineError(f"openvino {openvino.__version__} cannot load this model: {_first_line(error)}") from error
+    given = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
+    if given != hint:
+        raise EngineError(f"asked to compute in {hint}, openvino computes in {given}: use --engine onnxruntime")
     version = openvino.__version__.partition("-")[0]
-    return OpenVino(compiled, EngineInfo("openvino", version, "CPU", "cpu", on_cpu(precision)))
+    computed = on_cpu(precision) if compute is None else f"{compute} ({precision} weights)"
+    return OpenVino(compiled, EngineInfo("openvino", version, "CPU", "cpu", computed))
+
+
+def devices() -> tuple[list[str], str]:
+    """The devices OpenVINO sees, by their full names, and its version."""
+    import openvino
+
+    core = openvino.Core()
+    names = [f"{name} ({core.get_property(name, 'FULL_DEVICE_NAME')})" for name in core.available_devices]
+    return names, openvino.__version__.partition("-")[0]
+
+
+def precisions() -> list[str]:
+    """Lower precisions that this processor computes in."""
+    import openvino
+
+    able = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return [name for name in ("bf16", "fp16") if name.upper() in able]
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0][:300]

@@ -43,3 +43,13 @@ def test_no_seed_draws_new_ones() -> None:
 def test_a_seed_out_of_range(seed: int) -> None:
     with pytest.raises(UsageError, match=f"seed {seed} is out of range"):
         LatentStream("normal", (4,), seed)
+
+
+def test_streams_do_not_meet() -> None:
+    """Random states are used again once a stream is gone, never while it lives."""
+    for _ in range(3):
+        first, second = LatentStream("normal", (3,), 0), LatentStream("normal", (3,), 1)
+        odd = second.take(1)
+        mixed = [first.take(1), second.take(1), first.take(1)]
+        np.testing.assert_array_equal(np.concatenate(mixed[::2]), LatentStream("normal", (3,), 0).take(2))
+        np.testing.assert_array_equal(np.concatenate([odd, mixed[1]]), LatentStream("normal", (3,), 1).take(2))

@@ -1,0 +1,279 @@
+"""TensorRT engines, of TensorRT 10 and 11 and of TensorRT for RTX, with cuda-python alone.
+
+    engine = start(data, "tensorrt_rtx", built_with="1.7.1", capabilities=("sm89",), precision="fp16")
+
+An engine fits the version and the devices it was built for and nothing else; that is checked before one byte of it is
+deserialised, because TensorRT's own answer may be a crash. Each thread has an execution context of its own with
+buffers at the profile's largest shapes, pinned on the host; from the second call with the same shapes on, the copies
+and the kernels are one CUDA graph that is replayed.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib
+import math
+import threading
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ganedge.runtime.engines import EngineInfo
+from ganedge.runtime.errors import EngineError, MissingExtra
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+EXTRAS = {"tensorrt": "trt", "tensorrt_rtx": "rtx"}
+"""The flavours, as their modules are called, and the extras that install them."""
+
+
+class TensorRt:
+    """A deserialised engine; each thread that runs it gets a lane of its own.
+
+    Args:
+        engine: An `ICudaEngine`.
+        trt: The module it comes from.
+        cuda: `cuda.bindings.runtime`.
+        info: What really runs.
+    """
+
+    def __init__(self, engine: Any, trt: Any, cuda: Any, info: EngineInfo) -> None:
+        self.info = info
+        self._engine = engine
+        self._trt = trt
+        self._cuda = cuda
+        self._local = threading.local()
+        self._lock = threading.Lock()
+        self._lanes: list[_Lane] = []
+
+    def run(self, feeds: Mapping[str, NDArray[np.generic]]) -> Sequence[NDArray[np.generic]]:
+        """Compute all outputs."""
+        lane: _Lane | None = getattr(self._local, "lane", None)
+        if lane is None:
+            _call(self._cuda.cudaSetDevice(0))  # The primary context, which this thread may not have met yet.
+            lane = self._local.lane = _Lane(self._engine, self._trt, self._cuda)
+            with self._lock:
+                self._lanes.append(lane)
+        return lane.run(feeds)
+
+    def close(self) -> None:
+        """Free every thread's buffers; no call may be under way."""
+        with self._lock:
+            for lane in self._lanes:
+                lane.close()
+            self._lanes.clear()
+        self._local = threading.local()
+        self._engine = None
+
+
+class _Buffer:
+    """One tensor at its largest: pinned memory on the host and as much on the device."""
+
+    def __init__(self, cuda: Any, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+        self.name = name
+        self.dtype = dtype
+        self.bytes = math.prod(shape) * dtype.itemsize
+        self.shape = shape
+        self.host = int(_call(cuda.cudaMallocHost(self.bytes)))
+        self.device = int(_call(cuda.cudaMalloc(self.bytes)))
+
+    def view(self, shape: tuple[int, ...]) -> NDArray[np.generic]:
+        """The host memory as an array of this shape, which is not larger than the largest."""
+        size = math.prod(shape) * self.dtype.itemsize
+        memory = (ctypes.c_uint8 * size).from_address(self.host)
+        return np.frombuffer(memoryview(memory), self.dtype).reshape(shape)
+
+
+class _Lane:
+    """One thread's context, stream, buffers and graph."""
+
+    def __init__(self, engine: Any, trt: Any, cuda: Any) -> None:
+        self._cuda = cuda
+        self._context = engine.create_execution_context()
+        if self._context is None:
+            raise EngineError("TensorRT could not make an execution context: the device's memory may be used up")
+        self._stream = _call(cuda.cudaStreamCreate())
+        names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
+        entering = [name for name in names if engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT]
+        for name in entering:
+            self._context.set_input_shape(name, tuple(engine.get_tensor_profile_shape(name, 0)[2]))
+        self._inputs = {name: self._buffer(engine, trt, name) for name in entering}
+        self._outputs = {name: self._buffer(engine, trt, name) for name in names if name not in self._inputs}
+        self._shapes: dict[str, tuple[int, ...]] = {}
+        self._given: dict[str, tuple[int, ...]] = {}
+        self._graph: Any = None
+
+    def run(self, feeds: Mapping[str, NDArray[np.generic]]) -> list[NDArray[np.generic]]:
+        """Copy in, compute, copy out."""
+        shapes = {name: array.shape for name, array in feeds.items()}
+        known = shapes == self._shapes
+        if not known:
+            self._reshape(shapes)
+        for name, array in feeds.items():
+            np.copyto(self._inputs[name].view(array.shape), array, casting="no")
+        if known and self._graph is None:
+            self._graph = self._capture()
+        if known:
+            _call(self._cuda.cudaGraphLaunch(self._graph, self._stream))
+        else:
+            self._enqueue()
+        _call(self._cuda.cudaStreamSynchronize(self._stream))
+        return [self._outputs[name].view(shape).copy() for name, shape in self._given.items()]
+
+    def close(self) -> None:
+        """Free everything."""
+        self._drop_graph()
+        for buffer in (*self._inputs.values(), *self._outputs.values()):
+            _call(self._cuda.cudaFreeHost(buffer.host))
+            _call(self._cuda.cudaFree(buffer.device))
+        _call(self._cuda.cudaStreamDestroy(self._stream))
+        self._context = None
+
+    def _buffer(self, engine: Any, trt: Any, name: str) -> _Buffer:
+        shape = tuple(self._context.get_tensor_shape(name))
+        return _Buffer(self._cuda, name, shape, np.dtype(trt.nptype(engine.get_tensor_dtype(name))))
+
+    def _reshape(self, shapes: dict[str, tuple[int, ...]]) -> None:
+        """Prepare for other shapes; a graph belongs to one set of them."""
+        self._drop_graph()
+        self._shapes = {}
+        for name, shape in shapes.items():
+            if not self._context.set_input_shape(name, shape):
+                most = " × ".join(map(str, self._inputs[name].shape))
+                raise EngineError(
+                    f"{name} of shape {' × '.join(map(str, shape))} is outside the engine's profile, whose largest is "
+                    f"{most}: give a smaller batch or size, or build the engine with a wider profile"
+                )
+        for buffer in (*self._inputs.values(), *self._outputs.values()):
+            self._context.set_tensor_address(buffer.name, buffer.device)
+        self._given = {name: tuple(self._context.get_tensor_shape(name)) for name in self._outputs}
+        self._shapes = shapes
+
+    def _enqueue(self) -> None:
+        """Put the copies and the computation on the stream, at the present shapes."""
+        kinds = self._cuda.cudaMemcpyKind
+        for name, shape in self._shapes.items():
+            buffer = self._inputs[name]
+            size = math.prod(shape) * buffer.dtype.itemsize
+            _call(
+                self._cuda.cudaMemcpyAsync(buffer.device, buffer.host, size, kinds.cudaMemcpyHostToDevice, self._stream)
+            )
+        if not self._context.execute_async_v3(int(self._stream)):
+            self._shapes = {}
+            raise EngineError("TensorRT could not run this engine: the device's memory may be used up")
+        for name, shape in self._given.items():
+            buffer = self._outputs[name]
+            size = math.prod(shape) * buffer.dtype.itemsize
+            _call(
+                self._cuda.cudaMemcpyAsync(buffer.host, buffer.device, size, kinds.cudaMemcpyDeviceToHost, self._stream)
+            )
+
+    def _capture(self) -> Any:
+        """Record what `_enqueue` does, to be replayed in one call."""
+        mode = self._cuda.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
+        _call(self._cuda.cudaStreamBeginCapture(self._stream, mode))
+        self._enqueue()
+        graph = _call(self._cuda.cudaStreamEndCapture(self._stream))
+        ready = _call(self._cuda.cudaGraphInstantiate(graph, 0))
+        _call(self._cuda.cudaGraphDestroy(graph))
+        return ready
+
+    def _drop_graph(self) -> None:
+        if self._graph is not None:
+            _call(self._cuda.cudaGraphExecDestroy(self._graph))
+            self._graph = None
+
+
+def start(
+    data: bytes,
+    flavour: str,
+    built_with: str,
+    capabilities: Sequence[str],
+    precision: str,
+    *,
+    portable: bool = False,
+) -> TensorRt:
+    """Check that an engine belongs here, and load it.
+
+    Args:
+        data: The engine.
+        flavour: "tensorrt" or "tensorrt_rtx".
+        built_with: Version of the package that built it.
+        capabilities: Compute capabilities it was built for, such as "sm87".
+        precision: What it computes in.
+        portable: Whether newer versions and related devices run it too.
+
+    Raises:
+        MissingExtra: TensorRT of that flavour, or cuda-python, is not installed.
+        EngineError: no device, or the engine was built for another version or device.
+    """
+    trt, cuda = _packages(flavour)
+    check(cuda, trt.__version__, flavour, built_with, capabilities, portable=portable)
+    logger = trt.Logger(trt.Logger.ERROR)
+    runtime = trt.Runtime(logger)
+    engine = runtime.deserialize_cuda_engine(data)
+    if engine is None:
+        raise EngineError(f"{flavour} {trt.__version__} cannot load this engine: build it again on this device")
+    info = EngineInfo(flavour, trt.__version__, "CUDA", "cuda", precision)
+    return TensorRt(engine, trt, cuda, info)
+
+
+def check(
+    cuda: Any, installed: str, flavour: str, built_with: str, capabilities: Sequence[str], *, portable: bool = False
+) -> None:
+    """Refuse an engine of another version or for other devices, without touching it."""
+    error, count = cuda.cudaGetDeviceCount()
+    if int(error) != 0 or not count:
+        raise EngineError(f"no CUDA device can be used here ({_name(error)}): check the NVIDIA driver")
+    here, there = _release(installed), _release(built_with)
+    if here != there and not (portable and here > there):
+        raise EngineError(
+            f"this engine was built with {flavour} {built_with}, and {installed} is installed: "
+            "build it again from its ONNX file on this device"
+        )
+    device = capability(cuda)
+    if capabilities and device not in capabilities and not portable:
+        raise EngineError(
+            f"this engine was built for compute capability {', '.join(capabilities)}, and this device has {device}: "
+            "build it again from its ONNX file on this device"
+        )
+
+
+def capability(cuda: Any) -> str:
+    """The compute capability of the first device, such as "sm87"."""
+    names = cuda.cudaDeviceAttr
+    parts = (names.cudaDevAttrComputeCapabilityMajor, names.cudaDevAttrComputeCapabilityMinor)
+    return "sm" + "".join(str(_call(cuda.cudaDeviceGetAttribute(part, 0))) for part in parts)
+
+
+def _packages(flavour: str) -> tuple[Any, Any]:
+    if flavour not in EXTRAS:
+        raise EngineError(f"unknown kind of engine {flavour!r}: this program runs {', '.join(EXTRAS)}")
+    return _module(flavour, flavour, flavour), _module("cuda.bindings.runtime", "cuda-python", flavour)
+
+
+def _module(name: str, package: str, flavour: str) -> Any:
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise MissingExtra(package, EXTRAS[flavour], f"a {flavour} engine") from error
+
+
+def _release(version: str) -> tuple[int, ...]:
+    """Major and minor: an engine of another minor release is not promised to load."""
+    return tuple(int(part) if part.isdigit() else 0 for part in version.split(".")[:2])
+
+
+def _call(result: tuple[Any, ...]) -> Any:
+    """Unpack what a CUDA call gives: an error code and at most one value."""
+    error, *values = result
+    if int(error) != 0:
+        raise EngineError(f"CUDA failed: {_name(error)}")
+    return values[0] if values else None
+
+
+def _name(error: Any) -> str:
+    return str(getattr(error, "name", error))

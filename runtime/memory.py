@@ -1,0 +1,78 @@
+"""How much memory this process takes, and what a person means by "500M".
+
+with Peak() as peak:
+    generator.run(tile)
+print(peak.bytes)
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .errors import UsageError
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+STATM = Path("/proc/self/statm")
+"""Where Linux tells the sizes of this process, in pages."""
+SAMPLE_SECONDS = 0.001
+"""Time between two looks at the memory."""
+UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 2**10, "mi": 2**20, "gi": 2**30}
+
+
+def parse(text: str) -> int:
+    """Read an amount of memory: "500M", "1.5GB", "2GiB", or bytes.
+
+    Raises:
+        UsageError: it is none of these.
+    """
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmg]i?|)b?\s*", text.lower())
+    if found is None or float(found[1]) == 0:
+        raise UsageError(f"{text!r} is no amount of memory: give something like 500M, 1.5G or 2GiB")
+    return int(float(found[1]) * UNITS[found[2]])
+
+
+def resident() -> int | None:
+    """Bytes of memory this process holds now; None where the system does not tell (it does on Linux)."""
+    try:
+        return int(STATM.read_text("ascii").split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        return None
+
+
+class Peak:
+    """The most memory held while a block runs, seen by a thread that looks every millisecond.
+
+    Attributes:
+        bytes: The peak; None where the system does not tell.
+    """
+
+    def __init__(self) -> None:
+        self.bytes = resident()
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="ganedge-memory", daemon=True)
+
+    def _watch(self) -> None:
+        while not self._done.wait(SAMPLE_SECONDS):
+            self._look()
+
+    def _look(self) -> None:
+        now = resident()
+        if now is not None and self.bytes is not None:
+            self.bytes = max(self.bytes, now)
+
+    def __enter__(self) -> Peak:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._done.set()
+        self._thread.join()
+        self._look()

@@ -1,0 +1,198 @@
+"""The fastest engine for one artifact on one machine: measured once by `gan-run tune FILE`, then taken by `auto`.
+
+    trials = tune(Path("generator.onnx"))
+    remember(digest, best(trials))
+
+What is remembered lies in one small file in the user's cache folder. It is advice: a damaged or foreign one is passed
+over, and what was asked for by name is given whatever it says.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .engines import MODULES, installed, start
+from .errors import EngineError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from .engines import Engine
+    from .manifest import Manifest
+
+PSNR = 40.0
+"""What an engine must reach beside the reference to be chosen, dB."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """An engine that was measured."""
+
+    engine: str
+    """Its name."""
+    version: str
+    """Of its package: another one was not measured."""
+    device: str
+    """cpu or cuda."""
+    compute: str | None = None
+    """A precision other than the artifact's that it computes in."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What one way of running an artifact came to."""
+
+    choice: Choice
+    """The way."""
+    milliseconds: float
+    """Median of one call."""
+    psnr: float | None
+    """Beside the reference, worst item, dB; None: identical."""
+
+    @property
+    def holds(self) -> bool:
+        """Whether it is close enough to be chosen."""
+        return self.psnr is None or self.psnr >= PSNR
+
+
+def proven(manifest: Manifest) -> tuple[str, ...]:
+    """The engines whose results were proven for this artifact."""
+    return tuple(proof.engine.split()[0] for proof in manifest.parity if proof.passed)
+
+
+def cache_file() -> Path:
+    """Where choices are remembered: below XDG_CACHE_HOME, or ~/.cache."""
+    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")  # noqa: PTH111 - never raises
+    return Path(home) / "ganedge" / "tuned.json"
+
+
+def recall(digest: str) -> Choice | None:
+    """The choice for an artifact on this machine; None where there is none that can be read."""
+    try:
+        entry = json.loads(cache_file().read_text("utf-8"))[_key(digest)]
+        choice = Choice(**entry)
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return choice if choice.engine in MODULES else None
+
+
+def remember(digest: str, choice: Choice) -> Path:
+    """Remember a choice.
+
+    Raises:
+        GanEdgeError: the cache cannot be written.
+    """
+    from .files import write_whole
+
+    path = cache_file()
+    try:
+        said = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError):
+        said = {}
+    said = said if isinstance(said, dict) else {}
+    write_whole(path, json.dumps({**said, _key(digest): asdict(choice)}, indent=1, sort_keys=True) + "\n")
+    return path
+
+
+def start_tuned(model: bytes, manifest: Manifest, choice: Choice, threads: int | None) -> Engine | None:
+    """Start what was chosen; None where this machine no longer has it as it was measured."""
+    if not installed(choice.engine):
+        return None
+    try:
+        engine = start(model, manifest.precision, choice.engine, choice.device, threads, choice.compute)
+    except EngineError:
+        return None
+    if engine.info.version != choice.version:
+        engine.close()
+        return None
+    return engine
+
+
+def tune(model: bytes, manifest: Manifest, batch: int, seconds: float, threads: int | None) -> list[Trial]:
+    """Measure every way of running an artifact that this machine has, in turns.
+
+    Args:
+        model: The artifact.
+        manifest: What it says of itself.
+        batch: Items in one call.
+        seconds: Time for each way.
+        threads: Threads of each engine; None leaves the choice to it.
+
+    Returns:
+        One trial a way; the first is the reference that the others were compared with.
+
+    Raises:
+        EngineError: no engine is installed, or the only one fails.
+    """
+    from .verify import compare, real_inputs
+
+    engines = _engines(model, manifest, threads)
+    if not engines:
+        raise EngineError("nothing to tune: no installed engine runs this artifact (gan-run doctor says what is there)")
+    ports = manifest.interface.inputs
+    feeds = {port.name: array for port, array in zip(ports, real_inputs(manifest.interface, batch), strict=True)}
+    outputs = [engine.run(feeds)[0] for _, engine in engines]
+    times = _time([engine for _, engine in engines], feeds, seconds)
+    for _, engine in engines:
+        engine.close()
+    return [
+        Trial(choice, 1000 * median, compare(output, outputs[0], manifest.interface.output).psnr)
+        for (choice, _), output, median in zip(engines, outputs, times, strict=True)
+    ]
+
+
+def best(trials: Sequence[Trial]) -> Trial:
+    """The fastest of those that are close enough; the reference always is."""
+    return min((trial for trial in trials if trial.holds), key=lambda trial: trial.milliseconds)
+
+
+def _key(digest: str) -> str:
+    """This machine and this artifact: homes are shared between machines."""
+    system = os.uname() if hasattr(os, "uname") else None
+    machine = f"{system.nodename} {system.machine}" if system else os.environ.get("COMPUTERNAME", "")
+    return f"{machine} {os.cpu_count()} {digest}"
+
+
+def _engines(model: bytes, manifest: Manifest, threads: int | None) -> list[tuple[Choice, Engine]]:
+    """Every way that starts, proven engines first."""
+    found: list[tuple[Choice, Engine]] = []
+    first = proven(manifest)
+    for name in sorted(MODULES, key=lambda known: known not in first):
+        if not installed(name):
+            continue
+        for compute in _precisions(name, manifest):
+            try:
+                engine = start(model, manifest.precision, name, "auto", threads, compute)
+            except EngineError:
+                continue
+            found.append((Choice(name, engine.info.version, engine.info.device, compute), engine))
+    return found
+
+
+def _precisions(name: str, manifest: Manifest) -> list[str | None]:
+    """The artifact's own precision, and lower ones where the engine computes in them on request."""
+    if name != "openvino" or manifest.precision != "fp32":
+        return [None]
+    from .engines.ov import precisions
+
+    return [None, *precisions()]
+
+
+def _time(engines: Sequence[Engine], feeds: Any, seconds: float) -> list[float]:
+    """Median seconds of one call for each, in turns, so that a busy neighbour hits all alike."""
+    import statistics
+    import time
+
+    times: list[list[float]] = [[] for _ in engines]
+    end = time.monotonic() + seconds * len(engines)
+    while time.monotonic() < end or len(times[-1]) < 3:
+        for engine, taken in zip(engines, times, strict=True):
+            engine.run(feeds)  # The first call of a turn pays for caches that the others filled.
+            begin = time.perf_counter()
+            engine.run(feeds)
+            taken.append(time.perf_counter() - begin)
+    return [statistics.median(taken) for taken in times]

@@ -1,0 +1,226 @@
+"""The TensorRT engine against stand-ins for TensorRT and CUDA that compute, remember the order of calls, and refuse."""
+
+# ruff: noqa: D102, N802 - the stand-ins mirror the names of CUDA and TensorRT
+from __future__ import annotations
+
+import ctypes
+from concurrent.futures import ThreadPoolExecutor
+from threading import Lock
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ganedge.runtime import EngineError, MissingExtra
+from ganedge.runtime.engines import EngineInfo, trt
+
+INFO = EngineInfo("tensorrt", "10.3", "CUDA", "cuda", "fp16")
+
+
+class Cuda:
+    """Host memory plays the device; what a stream is given is done at once, or recorded while it captures."""
+
+    cudaMemcpyKind = SimpleNamespace(cudaMemcpyHostToDevice="in", cudaMemcpyDeviceToHost="out")  # noqa: N815
+    cudaStreamCaptureMode = SimpleNamespace(cudaStreamCaptureModeThreadLocal=1)  # noqa: N815
+    cudaDeviceAttr = SimpleNamespace(  # noqa: N815
+        cudaDevAttrComputeCapabilityMajor=8, cudaDevAttrComputeCapabilityMinor=7
+    )
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+        self.memory: dict[int, Any] = {}
+        self.capturing: dict[int, list[Any]] = {}
+        self.lock = Lock()
+        self.streams = 0
+        self.devices = (0, 1)
+
+    def __getattr__(self, name: str) -> Any:
+        def call(*arguments: Any) -> Any:
+            with self.lock:
+                self.calls.append(name.removeprefix("cuda"))
+                return getattr(self, name.replace("cuda", "_", 1))(*arguments)
+
+        if not name.startswith("cuda"):
+            raise AttributeError(name)
+        return call
+
+    def enqueue(self, stream: int, work: Any) -> None:
+        if stream in self.capturing:
+            self.capturing[stream].append(work)
+        else:
+            work()
+
+    def _Malloc(self, size: int) -> tuple[int, int]:
+        buffer = (ctypes.c_uint8 * size)()
+        self.memory[ctypes.addressof(buffer)] = buffer
+        return 0, ctypes.addressof(buffer)
+
+    _MallocHost = _Malloc
+
+    def _Free(self, address: int) -> tuple[int]:
+        del self.memory[address]
+        return (0,)
+
+    _FreeHost = _Free
+
+    def _MemcpyAsync(self, to: int, source: int, size: int, kind: str, stream: int) -> tuple[int]:
+        assert size <= min(len(self.memory[to]), len(self.memory[source]))
+        self.enqueue(stream, lambda: ctypes.memmove(to, source, size))
+        return (0,)
+
+    def _StreamCreate(self) -> tuple[int, int]:
+        self.streams += 1
+        return 0, self.streams
+
+    def _StreamBeginCapture(self, stream: int, mode: int) -> tuple[int]:
+        self.capturing[stream] = []
+        return (0,)
+
+    def _StreamEndCapture(self, stream: int) -> tuple[int, Any]:
+        return 0, self.capturing.pop(stream)
+
+    def _GraphInstantiate(self, graph: Any, flags: int) -> tuple[int, Any]:
+        return 0, list(graph)
+
+    def _GraphLaunch(self, graph: Any, stream: int) -> tuple[int]:
+        for work in graph:
+            work()
+        return (0,)
+
+    def _nothing(self, *arguments: Any) -> tuple[int]:
+        return (0,)
+
+    _GraphDestroy = _GraphExecDestroy = _StreamSynchronize = _StreamDestroy = _SetDevice = _nothing
+
+    def _GetDeviceCount(self) -> tuple[int, int]:
+        return self.devices
+
+    def _DeviceGetAttribute(self, which: int, device: int) -> tuple[int, int]:
+        return 0, which
+
+
+class Context:
+    """Doubles float32 [batch, 3], batch 1 to 4."""
+
+    def __init__(self, cuda: Cuda) -> None:
+        self.cuda = cuda
+        self.shape = (0, 0)
+        self.addresses: dict[str, int] = {}
+
+    def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
+        self.cuda.calls.append("shape")
+        self.shape = shape
+        return shape[0] <= 4 and shape[1:] == (3,)
+
+    def get_tensor_shape(self, name: str) -> tuple[int, ...]:
+        return self.shape
+
+    def set_tensor_address(self, name: str, address: int) -> None:
+        self.cuda.calls.append("address")
+        self.addresses[name] = address
+
+    def execute_async_v3(self, stream: int) -> bool:
+        self.cuda.calls.append("execute")
+        count = int(np.prod(self.shape))
+        source, target = (
+            np.frombuffer(self.cuda.memory[self.addresses[name]], np.float32)[:count] for name in ("x", "y")
+        )
+        self.cuda.enqueue(stream, lambda: np.multiply(source, 2, out=target))
+        return True
+
+
+def modules() -> tuple[Any, Cuda, Any]:
+    """An engine, CUDA and TensorRT."""
+    cuda = Cuda()
+    package = SimpleNamespace(TensorIOMode=SimpleNamespace(INPUT="input"), nptype=lambda kind: np.float32)
+    engine = SimpleNamespace(
+        num_io_tensors=2,
+        get_tensor_name=lambda index: "xy"[index],
+        get_tensor_mode=lambda name: "input" if name == "x" else "output",
+        get_tensor_dtype=lambda name: "float",
+        get_tensor_profile_shape=lambda name, profile: ((1, 3), (2, 3), (4, 3)),
+        create_execution_context=lambda: Context(cuda),
+    )
+    return engine, cuda, package
+
+
+def test_calls_in_order_and_a_graph_from_the_second_on() -> None:
+    engine, cuda, package = modules()
+    running = trt.TensorRt(engine, package, cuda, INFO)
+    random = np.random.default_rng(0)
+    seen = []
+    for batch in (2, 2, 2, 4, 2):
+        x = random.standard_normal((batch, 3)).astype(np.float32)
+        cuda.calls.clear()
+        np.testing.assert_array_equal(running.run({"x": x})[0], 2 * x)
+        seen.append(list(cuda.calls))
+    plain = ["shape", "address", "address", "MemcpyAsync", "execute", "MemcpyAsync", "StreamSynchronize"]
+    assert seen[0][-7:] == plain
+    assert seen[1][0] == "StreamBeginCapture"
+    assert seen[1][-2:] == ["GraphLaunch", "StreamSynchronize"]
+    assert seen[2] == ["GraphLaunch", "StreamSynchronize"]
+    assert seen[3] == ["GraphExecDestroy", *plain]
+    assert seen[4] == plain
+    running.close()
+    assert not cuda.memory, "everything is freed"
+
+
+def test_results_stay_when_the_buffers_are_used_again() -> None:
+    running = trt.TensorRt(*reorder(modules()), INFO)
+    first = running.run({"x": np.ones((2, 3), np.float32)})[0]
+    running.run({"x": np.zeros((2, 3), np.float32)})
+    assert (first == 2).all()
+
+
+def reorder(made: tuple[Any, Cuda, Any]) -> tuple[Any, Any, Any]:
+    return made[0], made[2], made[1]
+
+
+def test_each_thread_has_its_own_context() -> None:
+    engine, cuda, package = modules()
+    running = trt.TensorRt(engine, package, cuda, INFO)
+
+    def work(value: int) -> bool:
+        x = np.full((1 + value % 4, 3), value, np.float32)
+        return all((running.run({"x": x})[0] == 2 * x).all() for _ in range(5))
+
+    with ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(work, range(40)))
+    assert cuda.streams <= 4
+    running.close()
+    assert not cuda.memory
+
+
+def test_shapes_outside_the_profile_and_what_comes_after() -> None:
+    running = trt.TensorRt(*reorder(modules()), INFO)
+    with pytest.raises(EngineError, match=r"5 × 3 is outside.*largest is 4 × 3"):
+        running.run({"x": np.ones((5, 3), np.float32)})
+    assert (running.run({"x": np.ones((4, 3), np.float32)})[0] == 2).all()
+
+
+def test_an_engine_of_another_place_is_refused_untouched() -> None:
+    cuda = Cuda()
+    trt.check(cuda, "10.3.0", "tensorrt", "10.3.5", ("sm87",))
+    with pytest.raises(EngineError, match=r"built with tensorrt 10\.3\.0, and 11\.4\.0 is installed"):
+        trt.check(cuda, "11.4.0", "tensorrt", "10.3.0", ("sm87",))
+    with pytest.raises(EngineError, match=r"capability sm89, and this device has sm87"):
+        trt.check(cuda, "10.3.0", "tensorrt", "10.3.0", ("sm89",))
+    trt.check(cuda, "11.4.0", "tensorrt", "10.3.0", ("sm86",), portable=True)
+    with pytest.raises(EngineError, match=r"10\.3\.0 is installed"):
+        trt.check(cuda, "10.3.0", "tensorrt", "10.13.0", ("sm87",), portable=True)
+    cuda.devices = (35, 0)
+    with pytest.raises(EngineError, match="no CUDA device"):
+        trt.check(cuda, "10.3.0", "tensorrt", "10.3.0", ("sm87",))
+
+
+def test_what_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(name: str) -> Any:
+        raise ImportError(name)
+
+    monkeypatch.setattr(trt.importlib, "import_module", missing)
+    for flavour, extra in trt.EXTRAS.items():
+        with pytest.raises(MissingExtra, match=rf"ganedge\[{extra}\]"):
+            trt.start(b"", flavour, "1", (), "fp32")
+    with pytest.raises(EngineError, match="unknown kind of engine 'other'"):
+        trt.start(b"", "other", "1", (), "fp32")

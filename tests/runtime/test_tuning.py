@@ -1,0 +1,197 @@
+"""Which engine `auto` takes, the proof on the device, and what the doctor finds."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import helper
+from PIL import Image
+
+from ganedge.runtime import ArtifactError, EngineError, doctor, engines, load, tuning
+from ganedge.runtime.engines import ort, ov
+from ganedge.runtime.manifest import read_artifact, write_artifact
+from ganedge.runtime.tuning import Choice, Trial
+from ganedge.runtime.verify import compare, holds, real_inputs, verify
+
+Command = Callable[..., Any]
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+def with_proofs(artifact: Path, path: Path, *names: str) -> Path:
+    """A copy whose manifest holds only the proofs of some engines."""
+    manifest, model = read_artifact(artifact)
+    kept = tuple(proof for proof in manifest.parity if proof.engine.split()[0] in names)
+    path.write_bytes(write_artifact(model, replace(manifest, parity=kept)))
+    return path
+
+
+def test_auto_takes_what_was_proven(artifact: Path, tmp_path: Path) -> None:
+    with load(with_proofs(artifact, tmp_path / "a.onnx", "openvino")) as generator:
+        assert generator.engine.name == "openvino"
+    with load(with_proofs(artifact, tmp_path / "b.onnx")) as generator:
+        assert generator.engine.name == "onnxruntime"
+
+
+def test_tune_is_remembered_and_taken(command: Command, artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    done = command("gan-run", "tune", artifact, "--seconds", 0.05)
+    assert done.code == 0, done.err
+    digest = read_artifact(artifact)[0].digest
+    choice = tuning.recall(digest)
+    assert choice is not None
+    assert f"fastest: {choice.engine}" in done.err
+    for name in engines.MODULES:
+        version = load(artifact, name).engine.version
+        tuning.remember(digest, Choice(name, version, "cpu"))
+        assert load(artifact).engine.name == name
+    tuning.remember(digest, Choice("openvino", "0.0", "cpu"))
+    assert load(artifact).engine.name == "onnxruntime", "another version was not measured"
+    tuning.remember(digest, Choice("openvino", "0.0", "cpu"))
+    for text in ("{", "[]", '{"x": 1}'):
+        tuning.cache_file().write_text(text)
+        assert tuning.recall(digest) is None
+        tuning.remember(digest, choice)
+        assert tuning.recall(digest) == choice
+
+
+def test_a_cache_that_cannot_be_written(
+    command: Command, artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    done = command("gan-run", "tune", artifact, "--seconds", 0.05)
+    assert done.code == 0, done.err
+    assert "not remembered: cannot write" in done.err
+    assert load(artifact).engine.name == "onnxruntime"
+
+
+def test_the_fastest_that_is_close_enough() -> None:
+    slow, fast, wrong = (
+        Trial(Choice(name, "1", "cpu"), time, psnr)
+        for name, time, psnr in (("onnxruntime", 3.0, None), ("openvino", 2.0, 55.0), ("openvino", 1.0, 39.0))
+    )
+    assert tuning.best([slow, fast, wrong]) is fast
+    assert tuning.best([slow, wrong]) is slow
+
+
+def test_a_lower_precision_is_given_or_refused(artifact: Path) -> None:
+    model = artifact.read_bytes()
+    for compute in ("bf16", "fp16"):
+        if compute in ov.precisions():
+            assert engines.start(model, "fp32", "openvino", "cpu", None, compute).info.precision.startswith(compute)
+        else:
+            with pytest.raises(EngineError, match="cannot compute in"):
+                engines.start(model, "fp32", "openvino", "cpu", None, compute)
+    with pytest.raises(EngineError, match="int3"):
+        engines.start(model, "fp32", "openvino", "cpu", None, "int3")
+    with pytest.raises(EngineError, match="own precision"):
+        engines.start(model, "fp32", "onnxruntime", "cpu", None, "bf16")
+
+
+def test_bindings_give_what_plain_calls_give(artifact: Path) -> None:
+    plain = ort.start(artifact.read_bytes(), "fp32", "cpu", 1)
+    bound = ort.BoundOnnxRuntime(plain._session, plain.info, "cpu")
+    random = np.random.default_rng(0)
+    for batch in (2, 2, 3, 2):
+        feeds = {"latent": random.standard_normal((batch, 6)).astype(np.float32)}
+        np.testing.assert_array_equal(bound.run(feeds)[0], plain.run(feeds)[0])
+    with pytest.raises(EngineError, match="could not run"):
+        bound.run({"latent": np.zeros((2, 7), np.float32)})
+
+
+def test_verify_holds_the_engines_against_each_other(command: Command, artifact: Path) -> None:
+    done = command("gan-run", "verify", artifact)
+    assert done.code == 0, done.err
+    assert "openvino" in done.err
+    assert "passed 2 × maxabs=0.0001" in done.err
+
+
+def test_verify_holds_them_against_the_stored_reference(command: Command, artifact: Path, tmp_path: Path) -> None:
+    path = tmp_path / "g.onnx"
+    path.write_bytes(artifact.read_bytes())
+    inputs = real_inputs(read_artifact(path)[0].interface)
+    with load(path) as generator:
+        output = generator.run(*inputs)
+    np.savez(tmp_path / "g.onnx.proof.npz", input0=inputs[0], output=output)
+    assert all(check.passed and check.against == "g.onnx.proof.npz" for check in verify(path))
+    np.savez(tmp_path / "g.onnx.proof.npz", input0=inputs[0], output=output + 0.01)
+    done = command("gan-run", "verify", path)
+    assert done.code == 1
+    assert "FAILED maxabs=0.0001" in done.err
+    np.savez(tmp_path / "g.onnx.proof.npz", other=output)
+    with pytest.raises(ArtifactError, match="no stored proof"):
+        verify(path)
+
+
+def test_verify_needs_something_to_compare_with(artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ganedge.runtime.verify.installed", lambda name: name == "onnxruntime")
+    with pytest.raises(EngineError, match="nothing to compare with"):
+        verify(artifact)
+
+
+def test_figures_and_gates(artifact: Path) -> None:
+    port = read_artifact(artifact)[0].interface.output
+    wanted = np.zeros((2, 1, 8, 8), np.float32)
+    off = wanted.copy()
+    off[1] += 0.02
+    found = compare(off, wanted, port)
+    assert found.max_abs == pytest.approx(0.02)
+    assert found.psnr == pytest.approx(40.0, abs=1e-3), "the worst item: 0.02 of a range of 2"
+    assert holds(found, "psnr=39.9")
+    assert not holds(found, "psnr=40.1")
+    assert holds(found, "psnr=46", slack=2)
+    assert not holds(found, "maxabs=0.009")
+    off[0, 0, 0, 0] = np.nan
+    assert not holds(compare(off, wanted, port), "none")
+
+
+def test_pictures_are_made_up_for_verify(make: Callable[..., Path]) -> None:
+    path = make([helper.make_node("Neg", ["x"], ["y"])], multiple=48)
+    (inputs,) = real_inputs(read_artifact(path)[0].interface, 2)
+    assert inputs.shape == (2, 3, 96, 96)
+    assert inputs.std() > 0.2
+    assert not np.array_equal(inputs[0], inputs[1])
+    assert all(check.passed for check in verify(path))
+
+
+def test_doctor(command: Command, tmp_path: Path) -> None:
+    done = command("gan-run", "doctor", "--selftest", "-o", tmp_path / "first.png")
+    assert done.code == 0, done.err
+    assert "onnxruntime" in done.out
+    with Image.open(tmp_path / "first.png") as image:
+        assert np.asarray(image).std() > 10
+    report = json.loads(command("gan-run", "doctor", "--json").out)
+    assert {engine["name"] for engine in report["engines"]} == set(engines.MODULES)
+    assert report["packages"]["numpy"] == np.__version__
+
+
+def test_the_tiny_artifact_is_sound() -> None:
+    onnx.checker.check_model(onnx.load_from_string(doctor.tiny_artifact()), full_check=True)
+
+
+def test_what_the_doctor_finds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: Command) -> None:
+    release = tmp_path / "release"
+    release.write_text("# R36 (release), REVISION: 4.3, GCID: 38968081, BOARD: generic, EABI: aarch64\n")
+    monkeypatch.setattr(doctor, "TEGRA", release)
+    monkeypatch.setattr(doctor, "_version", lambda name: "1.0" if name != "pillow" else "")
+    monkeypatch.setattr(doctor, "installed", lambda name: False)
+    assert "JetPack" not in " ".join(doctor.problems()), "a TensorRT that pip did not bring is JetPack's own"
+    assert doctor._by_pip("numpy")
+    monkeypatch.setattr(doctor, "_by_pip", lambda name: True)
+    assert doctor.jetpack() == "JetPack 6 (L4T 36.4.3)"
+    found = " ".join(doctor.problems())
+    for said in ("overwrite each other", "beside the one of JetPack", "no engine is installed", "pillow is missing"):
+        assert said in found
+    done = command("gan-run", "doctor")
+    assert done.code == 1
+    assert "is not installed: pip install 'ganedge[cpu]'" in done.out
