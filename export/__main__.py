@@ -4,7 +4,7 @@ gan-export runs/digits --format onnx
 gan-export runs/horses --which b2a --fp16 --io uint8 -o generator.onnx
 gan-export nets.py:Generator --kwargs '{"width": 64}' --weights netG.pth --input 100x1x1 --kind latent
 gan-export latest_net_G.pth --arch resnet_9blocks --calibrate pictures/
-gan-export generator.onnx --int8 --for openvino
+gan-export generator.onnx --format trt --fp16
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def build() -> typer.Typer:
                 show_default=False,
             ),
         ] = None,
-        form: Annotated[str, typer.Option("--format", help="What to write: onnx.")] = "onnx",
+        form: Annotated[str, typer.Option("--format", help="What to write: onnx, trt, or both with a comma.")] = "onnx",
         fp16: Annotated[
             bool, typer.Option("--fp16", help="FP16 weights and arithmetic, FP32 inputs and outputs.")
         ] = False,
@@ -64,7 +64,7 @@ def build() -> typer.Typer:
         ] = "eval",
         size: Annotated[
             str | None,
-            typer.Option(help="Pictures that go in: 256, 256x320, dynamic."),
+            typer.Option(help="Pictures that go in: 256, 256x320, dynamic; for trt MIN,OPT,MAX."),
         ] = None,
         kind: Annotated[
             Literal["latent", "image"] | None, typer.Option(help="What goes into a foreign generator.")
@@ -87,6 +87,18 @@ def build() -> typer.Typer:
         ] = None,
         norm: Annotated[Literal["instance", "batch"], typer.Option(help="What --arch normalises with.")] = "instance",
         trust: Annotated[bool, typer.Option("--trust", help="Read weights that can execute code.")] = False,
+        batch: Annotated[str, typer.Option(help="MIN,OPT,MAX batch of a TensorRT engine.")] = "1,1,16",
+        workspace: Annotated[int | None, typer.Option(min=1, help="MiB that TensorRT may use while it builds.")] = None,
+        level: Annotated[int | None, typer.Option(min=0, max=5, help="TensorRT's builder optimisation level.")] = None,
+        portable: Annotated[
+            bool, typer.Option("--portable", help="An engine that newer versions and related GPUs run too.")
+        ] = False,
+        targets: Annotated[
+            str | None, typer.Option("--target", help="GPUs that TensorRT for RTX builds for: sm86,sm89,sm120.")
+        ] = None,
+        timing_cache: Annotated[
+            Path | None, typer.Option(help="Folder of TensorRT's timing caches; one file per device and version.")
+        ] = None,
     ) -> None:
         """Export, prove on real inputs against the FP32 generator, and write the file only if that holds."""
         from ganedge.runtime.errors import UsageError
@@ -122,7 +134,16 @@ def build() -> typer.Typer:
         }
         original = _open(source, which, arch, said)
         proven = make(original, wanted)
-        _write(original, proven, forms, output)
+        engine = {
+            "batch": batch,
+            "size": size,
+            "workspace": workspace,
+            "level": level,
+            "portable": portable,
+            "targets": targets,
+            "timing_cache": timing_cache,
+        }
+        _write(Path(source), original, proven, forms, output, engine)
 
     return app
 
@@ -155,7 +176,9 @@ def _open(source: str, which: str | None, arch: str | None, said: dict[str, Any]
     return of_run(path, which, said["norm"], said["size"])
 
 
-def _write(original: Original, proven: Any, forms: list[str], output: Path | None) -> None:
+def _write(
+    source: Path, original: Original, proven: Any, forms: list[str], output: Path | None, engine: dict[str, Any]
+) -> None:
     """Write every format and say what was proven."""
     from ganedge.export.artifact import default_path
     from ganedge.runtime.errors import UsageError
@@ -177,8 +200,17 @@ def _write(original: Original, proven: Any, forms: list[str], output: Path | Non
             path = output / path.name if len(forms) > 1 else output
         paths[form] = path
     onnx_path = paths.get("onnx") or paths["trt"].with_suffix(".onnx")
+    if "trt" in paths and paths["trt"].suffix == ".onnx":
+        raise UsageError(f"-o {output}: an engine is no .onnx; give it another ending, such as .engine")
+    if source.suffix == ".onnx" and source.resolve() == onnx_path.resolve():
+        raise UsageError(f"{onnx_path} is the source itself: name another file with -o")
     write_whole(onnx_path, proven.data)
     terminal.note(f"{onnx_path}: {onnx_path.stat().st_size / 1e6:.1f} MB, {manifest.precision}")
+    if "trt" in forms:
+        from ganedge.export.to_tensorrt import Settings, write_engine
+
+        written = write_engine(onnx_path, paths["trt"], proven, Settings.read(**engine), terminal.note)
+        terminal.note(f"{written}: {written.stat().st_size / 1e6:.1f} MB, {manifest.precision}")
 
 
 def _forms(text: str) -> list[str]:
@@ -186,8 +218,8 @@ def _forms(text: str) -> list[str]:
 
     forms = text.split(",")
     for form in forms:
-        if form not in ("onnx",):
-            raise UsageError(f"--format {text}: choose onnx")
+        if form not in ("onnx", "trt"):
+            raise UsageError(f"--format {text}: choose onnx, trt, or both with a comma")
     return forms
 
 

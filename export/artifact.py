@@ -114,10 +114,10 @@ def make(original: Original, wanted: Wanted) -> Proven:
         raise UsageError(f"this artifact is {original.precision} already: make {kind} from the FP32 one")
     if wanted.folder is not None and original.interface.noise is not None:
         raise UsageError(f"--calibrate {wanted.folder}: this generator takes latents, not pictures; give a number")
-    if kind == original.precision != "fp32" and wanted.io == "float":
-        return _as_it_is(original)
     inputs = parity.real_cases(original.interface, wanted.folder)
     cases = [] if original.run is None else [parity.Case(case, original.run(case)) for case in inputs]
+    if kind == original.precision and wanted.io == "float" and (original.parity or kind != "fp32"):
+        return _as_it_is(original, cases)
     best: Proven | None = None
     keep: frozenset[str] = frozenset()
     lost: list[layers.Loss] = []
@@ -137,7 +137,7 @@ def make(original: Original, wanted: Wanted) -> Proven:
     raise GanEdgeError(f"not exported, the artifact gives other pictures than the generator: {failed}{named}")
 
 
-def _as_it_is(original: Original) -> Proven:
+def _as_it_is(original: Original, cases: Sequence[parity.Case]) -> Proven:
     """An artifact of the wanted precision already: what was proven of it still holds, as nothing changes."""
     manifest = Manifest(
         original.interface,
@@ -147,7 +147,7 @@ def _as_it_is(original: Original) -> Proven:
         original.parity,
         "" if original.parity else "not proven when it was made",
     )
-    return Proven(write_artifact(original.model.SerializeToString(), manifest), manifest, ())
+    return Proven(write_artifact(original.model.SerializeToString(), manifest), manifest, cases)
 
 
 def _convert(

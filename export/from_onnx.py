@@ -235,4 +235,4 @@ def with_size(original: Original, height: int | str, width: int | str) -> Origin
         ports.append(replace(port, shape=shape))
     count = len(original.interface.inputs)
     interface = replace(original.interface, inputs=tuple(ports[:count]), outputs=tuple(ports[count:]))
-    return replace(original, model=rewrite.tidy(model, _names(interface)), interface=interface)
+    return replace(original, model=rewrite.tidy(model, _names(interface)), interface=interface, parity=())

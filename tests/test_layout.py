@@ -35,6 +35,7 @@ TORCH_FREE = (
     "export/quantize.py",
     "export/rewrite.py",
     "export/sizes.py",
+    "export/to_tensorrt.py",
 )
 
 
