@@ -112,6 +112,8 @@ def make(original: Original, wanted: Wanted) -> Proven:
     kind = wanted.precision or original.precision
     if original.precision != "fp32" and kind != original.precision:
         raise UsageError(f"this artifact is {original.precision} already: make {kind} from the FP32 one")
+    if original.precision != "fp32" and wanted.io == "uint8":
+        raise UsageError(f"--io uint8: this artifact is {original.precision} already; make it from the FP32 one")
     if wanted.folder is not None and original.interface.noise is not None:
         raise UsageError(f"--calibrate {wanted.folder}: this generator takes latents, not pictures; give a number")
     inputs = parity.real_cases(original.interface, wanted.folder)
@@ -154,7 +156,7 @@ def _convert(
     original: Original, kind: Precision, wanted: Wanted, keep: frozenset[str]
 ) -> tuple[ModelProto, tuple[str, ...]]:
     """The graph in the wanted precision, with what stays higher, and what there is to say of it."""
-    if kind == "fp32":
+    if kind == original.precision:
         return original.model, ()
     if kind == "bf16":
         raise UsageError("bf16 is not written yet: OpenVINO computes FP32 artifacts in it where the CPU can")

@@ -219,7 +219,20 @@ def _in_engine(model: ModelProto, precision: str) -> Run | None:
 
 
 def with_size(original: Original, height: int | str, width: int | str) -> Original:
-    """The same with its pictures' heights and widths fixed, where they were dynamic."""
+    """The same with its pictures' heights and widths fixed, where they were dynamic.
+
+    Raises:
+        UsageError: latents go in, the size is fixed to another already, or it is no multiple of what it must be.
+    """
+    port = original.interface.inputs[0]
+    if port.role != "image":
+        raise UsageError(f"--size {height}x{width}: the size of what this generator draws is part of its weights")
+    if any(isinstance(size, int) and size % port.multiple for size in (height, width)):
+        raise UsageError(f"--size {height}x{width}: heights and widths must be multiples of {port.multiple}")
+    sides = port.shape[2:] if port.layout == "NCHW" else port.shape[1:3]
+    if any(isinstance(old, int) and old != new for old, new in zip(sides, (height, width), strict=True)):
+        shown = "x".join(map(str, sides))
+        raise UsageError(f"--size {height}x{width}: this model is fixed to {shown} already; export it again")
     model = ModelProto()
     model.CopyFrom(original.model)
     ports = []
