@@ -1,31 +1,78 @@
-"""From a run to a proven artifact: trace, rewrite, change precision, prove, and only then appear under the final name.
+"""From a generator to a proven artifact: change precision, prove, and only then appear under the final name. No torch.
 
-export_run(Path("runs/digits"), Path("generator.onnx"), precision="fp16")
+export_run(Path("runs/digits"), Path("generator.onnx"), kind="fp16")
+export(of_onnx(Path("generator.onnx")), Wanted("int8", target="trt"), Path("generator-int8.onnx"))
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
-import torch
+from numpy.typing import NDArray
+from onnx import ModelProto
 
-from ganedge.export import parity, precision
-from ganedge.export.to_onnx import norm_mode, to_onnx
-from ganedge.runtime.errors import GanEdgeError
+from ganedge.export import boundary, layers, parity, precision, quantize
+from ganedge.export.original import Original, Run
+from ganedge.runtime import engines
+from ganedge.runtime.errors import GanEdgeError, UsageError
 from ganedge.runtime.files import write_whole
-from ganedge.runtime.manifest import Manifest, Precision, write_artifact
-from ganedge.train import run_folder
+from ganedge.runtime.manifest import Interface, Manifest, Parity, Precision, write_artifact
+
+ROUNDS = 5
+"""How often layers are taken back to a higher precision before giving up."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What an artifact is to be."""
+
+    precision: Precision | None = None
+    """fp32, fp16 or int8; None keeps what the source has."""
+    io: Literal["float", "uint8"] = "float"
+    """What crosses the boundary where pictures do: values of the declared range, or bytes `[N, H, W, C]`."""
+    calibrate: Path | int | None = None
+    """A folder of pictures, or how many inputs are made to look at values with."""
+    gate: parity.Gate | None = None
+    """What the proof must reach; the precision's own gate by default."""
+    target: quantize.Target | None = None
+    """The engine that an INT8 graph is made for; what this machine runs best by default."""
+
+    @property
+    def folder(self) -> Path | None:
+        """The folder of pictures, if it is one."""
+        return self.calibrate if isinstance(self.calibrate, Path) else None
+
+    @property
+    def count(self) -> int | None:
+        """The number of inputs, if it is one."""
+        return self.calibrate if isinstance(self.calibrate, int) else None
+
+
+@dataclass(frozen=True)
+class Proven:
+    """An artifact that holds, in memory."""
+
+    data: bytes
+    """The ONNX file, manifest and all."""
+    manifest: Manifest
+    """What it says."""
+    cases: Sequence[parity.Case]
+    """What it was compared on; empty where nothing could run the source."""
+    notes: tuple[str, ...] = ()
+    """What a person should know of it."""
 
 
 def export_run(run: Path, output: Path | None = None, kind: Precision = "fp32") -> tuple[Path, Manifest]:
-    """Export the generator of a run to ONNX.
+    """Export the first generator of a run to ONNX: the short way for `of_run` and `export`.
 
     Args:
         run: A folder that gan-train wrote.
-        output: The file to write; `generator.onnx` or `generator-fp16.onnx` in the run by default.
-        kind: fp32 or fp16.
+        output: The file to write; in the run by default.
+        kind: fp32, fp16 or int8.
 
     Returns:
         The file, and the manifest in it with the proofs.
@@ -35,25 +82,124 @@ def export_run(run: Path, output: Path | None = None, kind: Precision = "fp32") 
         GanEdgeError: it cannot be exported, or an engine gives other pictures than the generator; then no file is
             left under the final name.
     """
-    opened = run_folder.read(run)
-    network, source = opened.generator()
-    interface = opened.variant(opened.config).generators()[source.generator]
-    model = to_onnx(network, interface)
-    if kind == "fp16":
-        model = precision.to_fp16(model)
-    manifest = Manifest(interface, kind, norm_mode(network), source)
+    from ganedge.export.from_torch import of_run
 
-    inputs = parity.real_inputs(interface)
-    with torch.inference_mode():
-        reference = network(*(torch.from_numpy(array) for array in inputs)).numpy()
-    assert np.isfinite(reference).all(), "checked when the run was saved"
+    path, proven = export(of_run(run), Wanted(kind), output)
+    return path, proven.manifest
+
+
+def export(original: Original, wanted: Wanted, output: Path | None = None) -> tuple[Path, Proven]:
+    """Make an artifact, prove it, and write it whole. Raises as `make` does."""
+    proven = make(original, wanted)
+    path = output or default_path(original, proven.manifest.precision, "onnx")
+    write_whole(path, proven.data)
+    return path, proven
+
+
+def default_path(original: Original, kind: Precision, ending: str) -> Path:
+    """Where an artifact goes unless told otherwise: `generator.onnx`, `generator-a2b-fp16.engine`."""
+    stem = original.stem.removesuffix(f"-{original.precision}")
+    return original.folder / f"{stem}{'' if kind == 'fp32' else f'-{kind}'}.{ending}"
+
+
+def make(original: Original, wanted: Wanted) -> Proven:
+    """Change what the graph computes in and what crosses its boundary, and prove that it is still the same generator.
+
+    Raises:
+        UsageError: a precision that this source cannot be turned into.
+        GanEdgeError: some engine gives other pictures than the generator.
+    """
+    kind = wanted.precision or original.precision
+    if original.precision != "fp32" and kind != original.precision:
+        raise UsageError(f"this artifact is {original.precision} already: make {kind} from the FP32 one")
+    if original.precision != "fp32" and wanted.io == "uint8":
+        raise UsageError(f"--io uint8: this artifact is {original.precision} already; make it from the FP32 one")
+    if wanted.folder is not None and original.interface.noise is not None:
+        raise UsageError(f"--calibrate {wanted.folder}: this generator takes latents, not pictures; give a number")
+    inputs = parity.real_cases(original.interface, wanted.folder)
+    cases = [] if original.run is None else [parity.Case(case, original.run(case)) for case in inputs]
+    if kind == original.precision and wanted.io == "float" and (original.parity or kind != "fp32"):
+        return _as_it_is(original, cases)
+    best: Proven | None = None
+    keep: frozenset[str] = frozenset()
+    lost: list[layers.Loss] = []
+    for turn in range(ROUNDS):
+        model, notes = _convert(original, kind, wanted, keep)
+        best = _prove(original, model, kind, wanted, cases, notes)
+        if all(proof.passed for proof in best.manifest.parity):
+            return best
+        lost = layers.losses(original.model, model, inputs) if kind != "fp32" else []
+        taken = layers.with_makers(original.model, [loss.node for loss in lost if loss.node not in keep][: 2 << turn])
+        if wanted.gate is not None or not taken - keep:
+            break
+        keep |= taken
+    assert best is not None
+    failed = next(proof for proof in best.manifest.parity if not proof.passed)
+    named = f"; it is lost in {', '.join(map(str, lost[:3]))}" if lost else ""
+    raise GanEdgeError(f"not exported, the artifact gives other pictures than the generator: {failed}{named}")
+
+
+def _as_it_is(original: Original, cases: Sequence[parity.Case]) -> Proven:
+    """An artifact of the wanted precision already: what was proven of it still holds, as nothing changes."""
+    manifest = Manifest(
+        original.interface,
+        original.precision,
+        original.norm_mode,
+        original.source,
+        original.parity,
+        "" if original.parity else "not proven when it was made",
+    )
+    return Proven(write_artifact(original.model.SerializeToString(), manifest), manifest, cases)
+
+
+def _convert(
+    original: Original, kind: Precision, wanted: Wanted, keep: frozenset[str]
+) -> tuple[ModelProto, tuple[str, ...]]:
+    """The graph in the wanted precision, with what stays higher, and what there is to say of it."""
+    if kind == original.precision:
+        return original.model, ()
+    if kind == "bf16":
+        raise UsageError("bf16 is not written yet: OpenVINO computes FP32 artifacts in it where the CPU can")
+    inputs = calibration(original.interface, wanted)
+    if kind == "int8":
+        model, share, target = quantize.to_int8(original.model, inputs, wanted.target, keep)
+        return model, (f"INT8 for {target}: {share:.0%} of the multiply-accumulates",)
+    if not engines.installed("onnxruntime"):
+        return precision.to_fp16(original.model), ("values not looked at: onnxruntime is not installed",)
+    wide = precision.overflowing(original.model, layers.largest_values(original.model, inputs)) | keep
+    notes = (f"kept in FP32 beside normalisation: {', '.join(sorted(wide))}",) if wide else ()
+    return precision.to_fp16(original.model, wide), notes
+
+
+def calibration(interface: Interface, wanted: Wanted) -> list[list[NDArray[np.generic]]]:
+    """Inputs to look at values with: the pictures given, or others than those of the proof."""
+    return parity.real_cases(interface, wanted.folder, wanted.count, parity.SEED + 1000)
+
+
+def _prove(
+    original: Original,
+    model: ModelProto,
+    kind: Precision,
+    wanted: Wanted,
+    cases: Sequence[parity.Case],
+    notes: tuple[str, ...],
+) -> Proven:
+    interface = original.interface
+    if wanted.io == "uint8":
+        model, interface = boundary.to_bytes(model, interface)
+        if original.run is not None:
+            cases = _in_bytes(boundary.reference(original.run, original.interface), interface, wanted)
+    gate = wanted.gate or parity.gate_of(kind, interface)
+    manifest = Manifest(interface, kind, original.norm_mode, original.source)
     data = model.SerializeToString()
-    proofs = parity.prove(data, manifest, inputs, reference, parity.GATES[kind])
-    failed = [proof for proof in proofs if not proof.passed]
-    if failed:
-        raise GanEdgeError(f"not exported, the artifact gives other pictures than the generator: {failed[0]}")
-    unproven = "" if proofs else "no engine installed"
-    path = output or run / ("generator.onnx" if kind == "fp32" else f"generator-{kind}.onnx")
-    manifest = replace(manifest, parity=proofs, unproven=unproven)
-    write_whole(path, write_artifact(data, manifest))
-    return path, manifest
+    proofs: tuple[Parity, ...] = parity.prove(data, manifest, cases, gate) if cases else ()
+    if str(gate) == "none":
+        proofs = tuple(replace(proof, passed=True) for proof in proofs)
+    manifest = replace(manifest, parity=proofs, unproven="" if proofs else "no engine installed")
+    return Proven(write_artifact(data, manifest), manifest, cases, notes)
+
+
+def _in_bytes(run: Run, interface: Interface, wanted: Wanted) -> list[parity.Case]:
+    """The proof's inputs again, for a boundary of bytes."""
+    inputs = parity.real_cases(interface, wanted.folder)
+    return [parity.Case(case, run(case)) for case in inputs]

@@ -1,7 +1,7 @@
 """The proof: an artifact beside the eager FP32 generator, on the same real inputs. No torch here.
 
-    inputs = real_inputs(interface, count=32, seed=0)
-    proofs = prove(model, manifest, inputs, reference_outputs, GATES["fp32"])
+    cases = [Case(inputs, original.run(inputs)) for inputs in real_cases(interface)]
+    proofs = prove(model, manifest, cases, GATES["fp32"])
 
 The worst item decides. Figures are computed in double precision.
 """
@@ -10,21 +10,41 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ganedge.export import pictures
 from ganedge.runtime import engines
-from ganedge.runtime.errors import GanEdgeError
+from ganedge.runtime.errors import GanEdgeError, UsageError
 from ganedge.runtime.latents import LatentStream
 from ganedge.runtime.manifest import Interface, Manifest, Parity, Port, Precision
 
 COUNT = 32
-"""Inputs in one proof."""
+"""Latents in one proof."""
+PICTURES = 16
+"""Pictures in one proof of a generator that takes pictures."""
 BATCHES = (1, 5, 16)
 """Batch sizes that a proof goes through, again and again until the inputs are used up."""
+PICTURE_BATCHES = (1, 3)
+"""The same where a picture goes in: they are larger, and memory goes with the batch."""
+SIDES = ((64, 64), (96, 128))
+"""Heights and widths of the pictures where these are dynamic; rounded up to the port's multiple."""
 SEED = 20_26
-"""Seed of the latents of a proof."""
+"""Seed of the inputs of a proof."""
+READERS = ("onnxruntime", "openvino")
+"""The engines that run an ONNX file as it is."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """Inputs of one shape, and what the generator makes of them."""
+
+    inputs: Sequence[NDArray[np.generic]]
+    """One array per input, batch first."""
+    reference: NDArray[np.generic]
+    """What the FP32 generator gives for them."""
 
 
 @dataclass(frozen=True)
@@ -66,67 +86,135 @@ class Gate:
         return close and clear and found.nonfinite == 0
 
 
-GATES: dict[Precision, Gate] = {"fp32": Gate(max_abs=1e-4), "fp16": Gate(psnr=45.0)}
+GATES: dict[Precision, Gate] = {
+    "fp32": Gate(max_abs=1e-4),
+    "fp16": Gate(psnr=45.0),
+    "bf16": Gate(psnr=40.0),
+    "int8": Gate(psnr=30.0),
+}
 """The gate of each precision."""
+LATENT_INT8 = Gate(psnr=35.0)
+"""The gate of INT8 where latents go in: such generators lose less."""
 
 
-def real_inputs(interface: Interface, count: int = COUNT, seed: int = SEED) -> list[NDArray[np.generic]]:
-    """Inputs such as the generator meets in use: latents of its own distribution, every class in turn."""
-    assert interface.noise is not None
-    latent = interface.inputs[0]
-    inputs: list[NDArray[np.generic]] = [LatentStream(interface.noise, latent.item_shape, seed).take(count)]
+def gate_of(precision: Precision, interface: Interface) -> Gate:
+    """The gate that an artifact must pass unless told otherwise.
+
+    A uint8 output may be off by the half level that rounding costs, as the reference is not rounded.
+    """
+    if precision == "int8" and interface.noise is not None:
+        return LATENT_INT8
+    if precision == "fp32" and interface.output.dtype == "uint8":
+        return Gate(max_abs=0.5 / 255 + 1e-4)
+    return GATES[precision]
+
+
+def read_gate(text: str) -> Gate:
+    """A gate as people write it: `psnr=40,maxabs=1e-3`, either of them, or `none`.
+
+    Raises:
+        UsageError: anything else.
+    """
+    if text == "none":
+        return Gate()
+    known = {"psnr": "psnr", "maxabs": "max_abs"}
+    found: dict[str, float] = {}
+    for part in text.split(","):
+        name, _, value = part.partition("=")
+        try:
+            found[known[name.strip()]] = float(value)
+        except (KeyError, ValueError):
+            raise UsageError(f"tolerance {text!r}: give psnr=40, maxabs=1e-3, both with a comma, or none") from None
+    if not all(np.isfinite(value) and value > 0 for value in found.values()):
+        raise UsageError(f"tolerance {text!r}: the figures are more than 0")
+    return Gate(**found)
+
+
+def real_inputs(
+    interface: Interface,
+    count: int = COUNT,
+    seed: int = SEED,
+    folder: Path | None = None,
+    side: tuple[int, int] | None = None,
+) -> list[NDArray[np.generic]]:
+    """Inputs such as the generator meets in use: latents of its own distribution, or pictures; every class in turn.
+
+    Args:
+        interface: What the generator takes.
+        count: How many; fewer where the folder holds fewer.
+        seed: Of latents, and of pictures made by code.
+        folder: Pictures to take; without one they are made by code.
+        side: Height and width of pictures where these are dynamic, pixels.
+
+    Returns:
+        One array per input, batch first.
+    """
+    port = interface.inputs[0]
+    if interface.noise is not None:
+        inputs: list[NDArray[np.generic]] = [LatentStream(interface.noise, port.item_shape, seed).take(count)]
+    else:
+        height, width = side or sides(port)[0]
+        shape = (count, height, width, port.channels)
+        made = pictures.natural(*shape, seed) if folder is None else pictures.from_folder(folder, *shape)
+        inputs = [pictures.to_port(made, port)]
     if interface.classes:
-        inputs.append(np.arange(count, dtype=np.int64) % len(interface.classes))
+        inputs.append(np.arange(len(inputs[0]), dtype=np.int64) % len(interface.classes))
     return inputs
 
 
-def prove(
-    model: bytes,
-    manifest: Manifest,
-    inputs: Sequence[NDArray[np.generic]],
-    reference: NDArray[np.float32],
-    gate: Gate,
-) -> tuple[Parity, ...]:
+def real_cases(
+    interface: Interface, folder: Path | None = None, count: int | None = None, seed: int = SEED
+) -> list[list[NDArray[np.generic]]]:
+    """Real inputs at every size that a proof looks at: one where the size is fixed, two where it is dynamic."""
+    if interface.noise is not None:
+        return [real_inputs(interface, count or COUNT, seed)]
+    chosen = sides(interface.inputs[0])
+    each = -(-(count or PICTURES) // len(chosen))
+    return [real_inputs(interface, each, seed + place, folder, side) for place, side in enumerate(chosen)]
+
+
+def sides(port: Port) -> list[tuple[int, int]]:
+    """The heights and widths to try for a picture port: its own, or two that its multiple allows."""
+    height, width = port.shape[2:] if port.layout == "NCHW" else port.shape[1:3]
+    if isinstance(height, int) and isinstance(width, int):
+        return [(height, width)]
+
+    def pick(fixed: int | str, wanted: int) -> int:
+        return fixed if isinstance(fixed, int) else -(-wanted // port.multiple) * port.multiple
+
+    found = [(pick(height, h), pick(width, w)) for h, w in SIDES]
+    if found[0] == found[1]:  # A large multiple rounds both to one: make the second wider.
+        found[1] = (pick(height, found[0][0]), pick(width, found[0][1] + port.multiple))
+    return found
+
+
+def prove(model: bytes, manifest: Manifest, cases: Sequence[Case], gate: Gate) -> tuple[Parity, ...]:
     """Run a model in every engine that is installed and compare it with the reference.
 
     Args:
         model: A serialised ONNX model.
         manifest: What it is said to be.
-        inputs: One array per input, batch first.
-        reference: What the eager FP32 generator gives for them.
+        cases: Inputs, and what the FP32 generator gives for them; the worst decides.
         gate: What to reach.
 
     Returns:
         One proof per engine; empty where no engine is installed.
     """
-    return tuple(
-        _prove_in(model, manifest, inputs, reference, gate, name) for name in engines.MODULES if engines.installed(name)
-    )
+    return tuple(_prove_in(model, manifest, cases, gate, name) for name in READERS if engines.installed(name))
 
 
-def _prove_in(
-    model: bytes,
-    manifest: Manifest,
-    inputs: Sequence[NDArray[np.generic]],
-    reference: NDArray[np.float32],
-    gate: Gate,
-    name: str,
-) -> Parity:
+def _prove_in(model: bytes, manifest: Manifest, cases: Sequence[Case], gate: Gate, name: str) -> Parity:
     engine = engines.start(model, manifest.precision, name, "cpu", None)
-    ports = manifest.interface.inputs
-    parts, sizes, begin, turn = [], set(), 0, 0
-    while begin < len(reference):
-        size = min(BATCHES[turn % len(BATCHES)], len(reference) - begin)
-        feeds = {port.name: array[begin : begin + size] for port, array in zip(ports, inputs, strict=True)}
-        parts.append(engine.run(feeds)[0])
-        sizes.add(size)
-        begin, turn = begin + size, turn + 1
+    port = manifest.interface.output
+    sizes: set[int] = set()
+    outputs = [_run_in_batches(engine, manifest.interface, case, sizes) for case in cases]
     engine.close()
-    found = difference(np.concatenate(parts), reference, manifest.interface.output)
+    span = None if port.range is not None else _span(port, np.concatenate([case.reference for case in cases]))
+    found = worst([difference(output, case.reference, port, span) for output, case in zip(outputs, cases, strict=True)])
     return Parity(
         engine=str(engine.info),
         precision=engine.info.precision,
-        samples=len(reference),
+        samples=sum(len(case.reference) for case in cases),
         batches=tuple(sorted(sizes)),
         max_abs=found.max_abs,
         mean_abs=found.mean_abs,
@@ -138,13 +226,44 @@ def _prove_in(
     )
 
 
-def difference(output: NDArray[np.generic], reference: NDArray[np.generic], port: Port) -> Difference:
+def _run_in_batches(engine: engines.Engine, interface: Interface, case: Case, sizes: set[int]) -> NDArray[np.generic]:
+    """Every input of a case through an engine, in batches of changing size; a fixed batch stays what it is."""
+    ports, fixed = interface.inputs, interface.inputs[0].shape[0]
+    tried = (fixed,) if isinstance(fixed, int) else BATCHES if interface.noise else PICTURE_BATCHES
+    parts, begin, turn, count = [], 0, 0, len(case.reference)
+    while begin < count:
+        size = min(tried[turn % len(tried)], count - begin)
+        feeds = {port.name: array[begin : begin + size] for port, array in zip(ports, case.inputs, strict=True)}
+        parts.append(engine.run(feeds)[0])
+        sizes.add(size)
+        begin, turn = begin + size, turn + 1
+    return np.concatenate(parts)
+
+
+def worst(found: Sequence[Difference]) -> Difference:
+    """The worst figures of several comparisons; the mean error is their mean."""
+    psnr = [one.psnr for one in found if one.psnr is not None]
+    ssims = [one.ssim for one in found if one.ssim is not None]
+    return Difference(
+        span=found[0].span,
+        max_abs=max(one.max_abs for one in found),
+        mean_abs=float(np.mean([one.mean_abs for one in found])),
+        psnr=min(psnr) if psnr else None,
+        ssim=min(ssims) if ssims else None,
+        nonfinite=max(one.nonfinite for one in found),
+    )
+
+
+def difference(
+    output: NDArray[np.generic], reference: NDArray[np.generic], port: Port, span: float | None = None
+) -> Difference:
     """Compare what an engine gives with what it should give.
 
     Args:
         output: `[N, ...]` as the port says.
         reference: The same shape.
         port: Layout and range.
+        span: What errors are measured against; the declared range, or for points the reference's own, by default.
 
     Raises:
         GanEdgeError: the shapes differ, so that there is nothing to compare.
@@ -153,7 +272,7 @@ def difference(output: NDArray[np.generic], reference: NDArray[np.generic], port
         raise GanEdgeError(
             f"the artifact gives shape {output.shape}, the generator {reference.shape}: not the same one"
         )
-    span = _span(port, reference)
+    span = span or _span(port, reference)
     finite = np.isfinite(output)
     found, wanted = np.where(finite, output, 0.0).astype(np.float64), reference.astype(np.float64)
     error = np.abs(found - wanted)

@@ -5,7 +5,7 @@ half = to_fp16(model)
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 import onnx
@@ -16,6 +16,8 @@ from ganedge.runtime.errors import GanEdgeError
 
 FP16_MAX = float(np.finfo(np.float16).max)
 """65504: a larger weight becomes infinite."""
+HEADROOM = 4.0
+"""Other inputs than those looked at may reach this many times further."""
 FP32_OPS = frozenset({"BatchNormalization", "InstanceNormalization", "LayerNormalization", "GroupNormalization"})
 """Operators whose statistics lose their meaning in 11 bits of mantissa."""
 FP32_INPUTS = {"Resize": (1, 2), "Upsample": (1,)}
@@ -86,6 +88,21 @@ def to_fp16(model: ModelProto, keep: frozenset[str] = frozenset()) -> ModelProto
     graph.node.extend(ordered)
     graph.initializer.extend(narrow_weights.values())
     return rewrite.tidy(half, _symbols(half))
+
+
+def overflowing(model: ModelProto, peaks: Mapping[str, float]) -> frozenset[str]:
+    """Names of the nodes that take or give values, or hold weights, beyond what FP16 keeps safely.
+
+    Args:
+        model: The FP32 graph.
+        peaks: The largest absolute value of each tensor, seen on real inputs.
+    """
+    large = {name for name, peak in peaks.items() if not peak <= FP16_MAX / HEADROOM}
+    for tensor in model.graph.initializer:
+        if tensor.data_type == TensorProto.FLOAT:
+            top = float(np.abs(numpy_helper.to_array(tensor)).max(initial=0.0))
+            large |= {tensor.name} if not top <= FP16_MAX else set()
+    return frozenset(node.name for node in model.graph.node if large & {*node.input, *node.output})
 
 
 def _float_tensors(model: ModelProto) -> set[str]:

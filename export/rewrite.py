@@ -117,3 +117,159 @@ def tidy(model: ModelProto, dynamic: set[str]) -> ModelProto:
         raise GanEdgeError(f"the exported graph is not valid ONNX: {' '.join(str(error).split())[:300]}") from error
     inferred.producer_name, inferred.producer_version = "ganedge", ""
     return inferred
+
+
+def transposed_to_shuffle(model: ModelProto) -> int:
+    """Turn each ConvTranspose into a Conv that computes all phases of the result, and a pixel shuffle, in place.
+
+    With stride s, padding p and kernel K, result row o = s·i + a takes input row i + d with weight row k = a + p - s·d,
+    where 0 ≤ k < K (the definition of the transposed convolution, solved for the input; the same idea as the sub-pixel
+    convolution of Shi et al. 2016, arXiv:1609.05158). So each of the s² phases (a, b) is a plain convolution over the
+    same window, and one Conv with s²·C channels computes them all. It is done where the result is s times as large as
+    the input, in one group, without dilation; a following Relu or LeakyRelu moves before the shuffle, which changes
+    nothing and lets engines fuse it.
+
+    Returns:
+        How many were rewritten.
+    """
+    graph = model.graph
+    weights = {tensor.name: tensor for tensor in graph.initializer}
+    pixels = {
+        value.name
+        for value in (*graph.input, *graph.value_info)
+        if [size.dim_value for size in value.type.tensor_type.shape.dim[2:]] == [1, 1]
+    }
+    done = 0
+    for layer in [node for node in graph.node if node.op_type == "ConvTranspose"]:
+        plan = _phases(layer, weights, layer.input[0] in pixels)
+        if plan is not None:
+            _as_shuffle(model, layer, *plan)
+            done += 1
+    return done
+
+
+def upsampled_to_shuffle(model: ModelProto) -> int:
+    """Turn each nearest-neighbour doubling followed by a Conv into a Conv on the small picture and a pixel shuffle.
+
+    Result row o = 2·i + a of a convolution with padding p takes row o + k - p of the doubled picture, which is row
+    i + ⌊(a + k - p) / 2⌋ of the small one: weights that fall on one row add up. In place.
+
+    Returns:
+        How many were rewritten.
+    """
+    graph = model.graph
+    weights = {tensor.name: tensor for tensor in graph.initializer}
+    maker = {name: node for node in graph.node for name in node.output}
+    readers = Counter(name for node in graph.node for name in node.input)
+    done = 0
+    for layer in [node for node in graph.node if node.op_type == "Conv"]:
+        resize = maker.get(layer.input[0])
+        if resize is None or readers[layer.input[0]] != 1 or not _doubles(resize, weights):
+            continue
+        plan = _doubled_phases(layer, weights)
+        if plan is not None:
+            layer.input[0] = resize.input[0]
+            graph.node.remove(resize)
+            _as_shuffle(model, layer, *plan)
+            done += 1
+    return done
+
+
+def _phases(
+    layer: NodeProto, weights: dict[str, onnx.TensorProto], pixel: bool
+) -> tuple[np.ndarray, int, list[int]] | None:
+    """Weights `[s²·C, Cin, D, D]` of all phases, s, and the padding; None where the layer is of another kind.
+
+    Where one pixel goes in (`pixel`) the stride is of no account, and the whole kernel may stand for it.
+    """
+    said = {a.name: onnx.helper.get_attribute_value(a) for a in layer.attribute}
+    if layer.input[1] not in weights or said.get("group", 1) != 1 or said.get("auto_pad", b"NOTSET") != b"NOTSET":
+        return None
+    weight = numpy_helper.to_array(weights[layer.input[1]])  # [Cin, C, K, K]
+    stride, extra = set(said.get("strides", [1, 1])), set(said.get("output_padding", [0, 0]))
+    pads, kernel = set(said.get("pads", [0] * 4)), set(weight.shape[2:])
+    square = weight.ndim == 4 and all(len(part) == 1 for part in (stride, extra, pads, kernel))
+    if not square or "output_shape" in said or set(said.get("dilations", [1])) != {1}:
+        return None
+    s, p, k, more = stride.pop(), pads.pop(), kernel.pop(), extra.pop()
+    if pixel and p == more == 0:
+        s = k
+    if k + more - 2 * p != s:
+        return None
+    taps = {(a, d): a + p - s * d for a in range(s) for d in range(-k, k + 1) if 0 <= a + p - s * d < k}
+    low, high = min(d for _, d in taps), max(d for _, d in taps)
+    side = high - low + 1
+    inputs, outputs = weight.shape[:2]
+    phases = np.zeros((outputs, s, s, inputs, side, side), weight.dtype)
+    for (a, dy), ky in taps.items():
+        for (b, dx), kx in taps.items():
+            phases[:, a, b, :, dy - low, dx - low] = weight[:, :, ky, kx].T
+    return phases.reshape(outputs * s * s, inputs, side, side), s, [-low, -low, high, high]
+
+
+def _doubled_phases(layer: NodeProto, weights: dict[str, onnx.TensorProto]) -> tuple[np.ndarray, int, list[int]] | None:
+    """The same for a Conv over a doubled picture."""
+    said = {a.name: onnx.helper.get_attribute_value(a) for a in layer.attribute}
+    if layer.input[1] not in weights or said.get("group", 1) != 1 or said.get("auto_pad", b"NOTSET") != b"NOTSET":
+        return None
+    weight = numpy_helper.to_array(weights[layer.input[1]])  # [C, Cin, K, K]
+    pads, kernel = set(said.get("pads", [0] * 4)), set(weight.shape[2:])
+    plain = set(said.get("strides", [1])) == {1} and set(said.get("dilations", [1])) == {1}
+    if not plain or weight.ndim != 4 or len(pads) != 1 or len(kernel) != 1:
+        return None
+    p, k = pads.pop(), kernel.pop()
+    if k != 2 * p + 1:
+        return None
+    low, high = -((p + 1) // 2), (1 + k - 1 - p) // 2
+    side = high - low + 1
+    outputs, inputs = weight.shape[:2]
+    phases = np.zeros((outputs, 2, 2, inputs, side, side), np.float64)
+    for a, b, ky, kx in np.ndindex(2, 2, k, k):
+        phases[:, a, b, :, (a + ky - p) // 2 - low, (b + kx - p) // 2 - low] += weight[:, :, ky, kx]
+    return phases.reshape(outputs * 4, inputs, side, side).astype(weight.dtype), 2, [-low, -low, high, high]
+
+
+def _doubles(node: NodeProto, weights: dict[str, onnx.TensorProto]) -> bool:
+    """Whether a node repeats every pixel in both directions, as torch's nearest does."""
+    if node.op_type != "Resize" or len(node.input) < 3 or node.input[2] not in weights:
+        return False
+    said = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
+    nearest = said.get("mode", b"nearest") == b"nearest"
+    how = (said.get("coordinate_transformation_mode", b"half_pixel"), said.get("nearest_mode", b"round_prefer_floor"))
+    # For a factor of two both give ⌊o/2⌋: asymmetric rounded down, and half a pixel to the nearest.
+    same = (how[0] == b"asymmetric" and how[1] == b"floor") or (how[0] == b"half_pixel" and how[1].startswith(b"round"))
+    scales = numpy_helper.to_array(weights[node.input[2]])
+    return nearest and same and np.array_equal(scales, [1, 1, 2, 2])
+
+
+def _as_shuffle(model: ModelProto, layer: NodeProto, weight: np.ndarray, factor: int, pads: list[int]) -> None:
+    """Make the layer a Conv with these weights, and put the shuffle (and an activation before it) behind it."""
+    graph = model.graph
+    weights = {tensor.name: tensor for tensor in graph.initializer}
+    last = layer
+    if factor > 1:
+        readers = [node for node in graph.node if layer.output[0] in node.input]
+        if len(readers) == 1 and readers[0].op_type in ("Relu", "LeakyRelu"):
+            last = readers[0]
+    stem = layer.input[1]
+    if len(layer.input) > 2 and layer.input[2]:
+        bias = numpy_helper.to_array(weights[layer.input[2]])
+        _replace_input(layer, 2, f"{layer.input[2]}_phases", np.repeat(bias, factor * factor), graph)
+    _replace_input(layer, 1, f"{stem}_phases", weight, graph)
+    layer.op_type = "Conv"
+    del layer.attribute[:]
+    layer.attribute.extend(
+        [onnx.helper.make_attribute("kernel_shape", list(weight.shape[2:])), onnx.helper.make_attribute("pads", pads)]
+    )
+    if factor == 1:
+        return
+    result = last.output[0]
+    inner = f"{result}_phases"
+    last.output[0] = inner
+    if last is not layer:
+        layer.output[0] = f"{layer.output[0]}_phases"
+        last.input[0] = layer.output[0]
+    shuffle = onnx.helper.make_node(
+        "DepthToSpace", [inner], [result], f"{layer.name}_shuffle", blocksize=factor, mode="CRD"
+    )
+    graph.node.insert(list(graph.node).index(last) + 1, shuffle)

@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from ganedge.export import rewrite
+from ganedge.export.parity import sides
 from ganedge.runtime.errors import GanEdgeError
 from ganedge.runtime.manifest import Interface, NormMode, Port
 
@@ -37,8 +38,7 @@ def to_onnx(network: nn.Module, interface: Interface) -> onnx.ModelProto:
         GanEdgeError: the network cannot be exported; the message says what stood in the way.
     """
     example = tuple(example_input(port) for port in interface.inputs)
-    batch = torch.export.Dim("batch", min=1)
-    shapes = tuple({0: batch} for _ in interface.inputs)
+    shapes = tuple(_dynamic(port) for port in interface.inputs)
     with _quiet():
         try:
             program = torch.onnx.export(
@@ -59,12 +59,43 @@ def to_onnx(network: nn.Module, interface: Interface) -> onnx.ModelProto:
     assert program is not None
     model = program.model_proto
     rewrite.fold_batch_norm(model)
-    return rewrite.tidy(model, {"batch"})
+    _name_dimensions(model, interface)
+    ports = (*interface.inputs, *interface.outputs)
+    model = rewrite.tidy(model, {size for port in ports for size in port.shape if isinstance(size, str)})
+    for port in interface.inputs:
+        given = next(value for value in model.graph.input if value.name == port.name)
+        fixed = [size.dim_value for size in given.type.tensor_type.shape.dim if not size.dim_param]
+        if len(fixed) != sum(isinstance(size, int) for size in port.shape):
+            raise GanEdgeError(
+                f"this generator computes with the size of {port.name}, so that it works at one size only: "
+                "give that size, such as --size 256"
+            )
+    return model
+
+
+def _dynamic(port: Port) -> dict[int, object]:
+    """Which dimensions the exporter must leave open; height and width follow what the network itself demands."""
+    names = {place: size for place, size in enumerate(port.shape) if isinstance(size, str)}
+    batch = torch.export.Dim("batch", min=1)
+    return {place: batch if place == 0 else torch.export.Dim.AUTO for place in names}
+
+
+def _name_dimensions(model: onnx.ModelProto, interface: Interface) -> None:
+    """Give the open dimensions of inputs and outputs the interface's names."""
+    for value, port in zip(
+        (*model.graph.input, *model.graph.output), (*interface.inputs, *interface.outputs), strict=True
+    ):
+        for size, name in zip(value.type.tensor_type.shape.dim, port.shape, strict=True):
+            if isinstance(name, str) and not size.HasField("dim_value"):
+                size.dim_param = name
 
 
 def example_input(port: Port, batch: int = 2) -> torch.Tensor:
     """A batch of the right shape and type; two items, because exporters take a batch of one for a constant."""
     shape = (batch, *port.item_shape)
+    if port.role == "image":
+        height, width = sides(port)[-1]  # Two different lengths, so that one is not taken for the other.
+        shape = (batch, port.channels, height, width)
     return torch.zeros(shape, dtype=torch.int64) if port.dtype == "int64" else torch.randn(shape)
 
 

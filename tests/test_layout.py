@@ -23,7 +23,20 @@ MAY_IMPORT = {
     "export": {"models", "train", "runtime"},
     "benchmarks": {"models", "train", "export", "runtime"},
 }
-TORCH_FREE = ("export/rewrite.py", "export/precision.py", "export/parity.py")
+TORCH_FREE = (
+    "export/artifact.py",
+    "export/boundary.py",
+    "export/from_onnx.py",
+    "export/layers.py",
+    "export/original.py",
+    "export/parity.py",
+    "export/pictures.py",
+    "export/precision.py",
+    "export/quantize.py",
+    "export/rewrite.py",
+    "export/sizes.py",
+    "export/to_tensorrt.py",
+)
 
 
 def modules(station: str) -> list[Path]:

@@ -10,7 +10,7 @@ import pytest
 from onnx import numpy_helper
 
 from ganedge.export import artifact as exporting
-from ganedge.export import parity, to_onnx
+from ganedge.export import from_torch, parity, to_onnx
 from ganedge.runtime.errors import GanEdgeError
 from ganedge.runtime.manifest import Port, read_artifact
 
@@ -83,7 +83,7 @@ def test_a_wrong_artifact_is_not_written(tiny_run: Path, tmp_path: Path, monkeyp
         weights.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(weights) * np.float32(1.1), weights.name))
         return model
 
-    monkeypatch.setattr(exporting, "to_onnx", spoilt)
+    monkeypatch.setattr(from_torch, "to_onnx", spoilt)
     with pytest.raises(GanEdgeError, match="other pictures than the generator"):
         exporting.export_run(tiny_run, tmp_path / "wrong.onnx")
     assert not list(tmp_path.iterdir())

@@ -1,0 +1,415 @@
+"""Generators that others trained: any torch module with its weights, or a checkpoint in a format that is known.
+
+    original = of_module("nets.py:Generator", Foreign(weights=Path("netG.pth"), input="100x1x1", kind="latent"))
+    original = of_checkpoint(Path("latest_net_G.pth"), "resnet_9blocks", Foreign())
+
+Weights are read without executing anything in them; a checkpoint that needs more is refused until it is trusted.
+Naming a module is trusting it: its file is executed.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import importlib
+import importlib.util
+import json
+import pickle
+import sys
+import traceback
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from ganedge.export import cyclegan_format
+from ganedge.export.from_torch import NormChoice, of_network, unwrap
+from ganedge.export.original import Original
+from ganedge.export.sizes import read_size
+from ganedge.runtime.errors import ArtifactError, GanEdgeError, UsageError
+from ganedge.runtime.manifest import Interface, Noise, Port, Source
+
+PREFIXES = ("module.", "_orig_mod.")
+"""What DataParallel and torch.compile put before every key."""
+PREFERRED = ("ema", "generator", "netg", "g", "gen")
+"""Words in the name of a part of a checkpoint that make it the one to export, best first."""
+LFS = b"version https://git-lfs"
+"""How a Git LFS pointer begins, which stands where a large file was not fetched."""
+
+
+@dataclass(frozen=True)
+class Foreign:
+    """What must be said of a generator that does not say it itself."""
+
+    kwargs: Mapping[str, Any] | None = None
+    """Arguments that construct it."""
+    weights: Path | None = None
+    """Its weights: a checkpoint or a safetensors file; None keeps those it has."""
+    input: str | None = None
+    """What one input is, without the batch: 100, 100x1x1, 3x256x256, or 3xHxW for any height and width."""
+    output: str | None = None
+    """What one output is, 1x28x28, where the network gives it in another shape."""
+    kind: Literal["latent", "image"] | None = None
+    """What goes in."""
+    range: tuple[float, float] = (-1.0, 1.0)
+    """Values of black and white."""
+    noise: Noise = "normal"
+    """The distribution of its latents."""
+    classes: tuple[str, ...] = ()
+    """Names of the classes that its second input chooses from."""
+    norm: NormChoice = "eval"
+    """Statistics of its normalisation."""
+    size: str | None = None
+    """Height and width of pictures: 256, 256x320, or dynamic."""
+    trust: bool = False
+    """Whether to read weights that can execute code."""
+    arch_norm: Literal["instance", "batch"] = "instance"
+    """Normalisation of an architecture that is named."""
+
+
+def of_module(spec: str, said: Foreign) -> Original:
+    """A torch module, given as `file.py:name` or `package.module:name`: a class, a function or an instance.
+
+    Raises:
+        UsageError: no such file or name, or arguments that do not fit it.
+        ArtifactError: weights that cannot be read or do not fit.
+        GanEdgeError: it cannot run or be exported.
+    """
+    network = _construct(spec, said.kwargs)
+    digest = ""
+    if said.weights is not None:
+        digest = load_weights(network, said.weights, said.trust)
+    return _finish(network, said, spec, digest)
+
+
+def of_checkpoint(path: Path, arch: str, said: Foreign) -> Original:
+    """A generator of pytorch-CycleGAN-and-pix2pix from its weights alone.
+
+    Raises:
+        UsageError: an unknown architecture.
+        ArtifactError: weights that cannot be read or do not fit.
+    """
+    state, digest = read_state(path, said.trust)
+    network = cyclegan_format.build(arch, state, said.arch_norm)
+    _fit(network, [("", state)], path)
+    # Its generators work at any size that halves evenly; the U-Nets' multiple is found by trying.
+    size = said.size or ("dynamic" if said.input is None else None)
+    channels = cyclegan_format.channels(state)
+    filled = {**vars(said), "kind": "image", "input": said.input or f"{channels}xHxW", "size": size}
+    return _finish(network, Foreign(**filled), arch, digest)
+
+
+def _finish(network: nn.Module, said: Foreign, name: str, digest: str) -> Original:
+    network = unwrap(network).float().cpu()
+    interface = _interface(network, said)
+    if said.output is not None:
+        network = Reshaped(network, _dimensions(said.output, "--output"))
+    source = Source(
+        variant=Path(name.rpartition(":")[0]).name + ":" + name.rpartition(":")[2] if ":" in name else name,
+        weights=digest,
+        program=f"ganedge {version('ganedge')}",
+    )
+    return of_network(network, interface, source, said.norm, Path())
+
+
+class Reshaped(nn.Module):
+    """A network whose output is given the shape of a picture."""
+
+    def __init__(self, network: nn.Module, shape: tuple[int | str, ...]) -> None:
+        super().__init__()
+        self.network, self.shape = network, shape
+
+    def forward(self, first: Tensor, label: Tensor | None = None) -> Tensor:
+        """Compute, then reshape."""
+        given: Tensor = self.network(first) if label is None else self.network(first, label)
+        return given.reshape(-1, *(int(size) for size in self.shape))
+
+
+def _interface(network: nn.Module, said: Foreign) -> Interface:
+    """What the network takes and gives, from what was said and one run."""
+    if said.input is None or said.kind is None:
+        raise UsageError(
+            "this generator does not say what it takes: give --kind latent|image and --input, such as 100, 100x1x1, "
+            "3x256x256 or 3xHxW"
+        )
+    shape = _dimensions(said.input, "--input")
+    if said.kind == "image":
+        if len(shape) != 3:
+            raise UsageError(f"--input {said.input}: a picture is channels × height × width, such as 3x256x256")
+        height, width = shape[1:]
+        if said.size is not None:
+            dynamic = said.size == "dynamic" or "," in said.size
+            height, width = ("height", "width") if dynamic else read_size(said.size)
+        first = Port("input", "image", "float32", ("batch", shape[0], height, width), "NCHW", said.range)
+    else:
+        if any(isinstance(size, str) for size in shape) or len(shape) not in (1, 3):
+            raise UsageError(f"--input {said.input}: a latent is one fixed size such as 100, or 100x1x1")
+        first = Port("latent", "latent", "float32", ("batch", *shape), "NC" if len(shape) == 1 else "NCHW")
+    ports = (first, Port("label", "label", "int64", ("batch",), "N")) if said.classes else (first,)
+    output = _output(network, ports, said)
+    kind = f"{said.kind}-to-{output.role}"
+    noise = said.noise if said.kind == "latent" else None
+    return Interface(kind, ports, (output,), noise, said.classes)  # type: ignore[arg-type]
+
+
+def _output(network: nn.Module, ports: tuple[Port, ...], said: Foreign) -> Port:
+    """What comes out: found by running it once, unless it is said."""
+    from ganedge.export.from_torch import _try
+    from ganedge.export.to_onnx import example_input
+
+    dynamic = isinstance(ports[0].shape[-1], str) and said.kind == "image"
+    if said.output is not None:
+        given: tuple[int | str, ...] = _dimensions(said.output, "--output")
+    elif dynamic and ports[0].role == "image":
+        channels = _channels(network, ports, said)
+        given = (channels, *ports[0].shape[2:])
+    else:
+        given = _try(network.eval(), tuple(example_input(port) for port in ports))[1:]
+    if len(given) == 3:
+        if given[0] not in (1, 3, 4):
+            raise UsageError(f"this generator gives {given[0]} channels: a picture has 1, 3 or 4")
+        return Port("image", "image", "float32", ("batch", *given), "NCHW", said.range)
+    if len(given) == 1 and given[0] == 2:
+        return Port("points", "points", "float32", ("batch", 2), "NC")
+    shown = "×".join(map(str, given))
+    raise UsageError(
+        f"this generator gives {shown} for each input, no picture: say its shape, such as --output 1x28x28"
+    )
+
+
+def _channels(network: nn.Module, ports: tuple[Port, ...], said: Foreign) -> int:
+    """Channels of what comes out, at a size that every usual multiple divides."""
+    from ganedge.export.from_torch import _try
+
+    example = torch.zeros(1, ports[0].channels, 256, 256)
+    more = (torch.zeros(1, dtype=torch.int64),) if said.classes else ()
+    shape = _try(network.eval(), (example, *more))
+    return shape[1] if len(shape) == 4 else 0
+
+
+def _dimensions(text: str, option: str) -> tuple[int | str, ...]:
+    """`3xHxW` to (3, "height", "width")."""
+    names: dict[str, str] = {"h": "height", "w": "width"}
+    sizes: list[int | str] = []
+    for part in text.lower().split("x"):
+        if part in names:
+            sizes.append(names[part])
+        elif part.isdigit() and 0 < int(part) <= 65_536:
+            sizes.append(int(part))
+        else:
+            raise UsageError(f"{option} {text}: give sizes with x between them, such as 100, 100x1x1 or 3xHxW")
+    return tuple(sizes)
+
+
+def _construct(spec: str, kwargs: Mapping[str, Any] | None) -> nn.Module:
+    """Import and make the module; whatever goes wrong in others' code is one line with its place."""
+    place, _, name = spec.rpartition(":")
+    try:
+        found = getattr(_import(place), name)
+        network = found
+        if not isinstance(found, nn.Module):
+            network = found(**(kwargs or {}))
+    except GanEdgeError:
+        raise
+    except AttributeError as error:
+        if hasattr(error, "name") and error.name == name:
+            raise UsageError(
+                f"{place} has no {name}: give {place}:NAME of a class, a function or an instance"
+            ) from error
+        raise GanEdgeError(_blame(spec, error)) from error
+    except Exception as error:
+        raise GanEdgeError(_blame(spec, error)) from error
+    if found is network and kwargs:
+        raise UsageError(f"{spec} is a module that exists already: it takes no --kwargs")
+    if not isinstance(network, nn.Module):
+        raise UsageError(f"{spec} gives {type(network).__name__}, not a torch.nn.Module")
+    return network
+
+
+def _import(place: str) -> Any:
+    path = Path(place)
+    if path.suffix != ".py":
+        sys.path.insert(0, str(Path.cwd()))
+        return importlib.import_module(place)
+    if not path.is_file():
+        raise UsageError(f"{path} does not exist: give a Python file with the generator in it")
+    sys.path.insert(0, str(path.resolve().parent))  # So that it finds the modules beside it.
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules.setdefault(path.stem, module)
+    spec.loader.exec_module(module)
+    return module
+
+
+def _blame(spec: str, error: Exception) -> str:
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename != __file__]
+    where = f" at {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
+    hint = ""
+    if isinstance(error, TypeError):
+        hint = "; arguments are given as --kwargs '{\"name\": value}'"
+    elif isinstance(error, ModuleNotFoundError):
+        hint = "; is it installed, and is the name right?"
+    return f"{spec} cannot be made: {type(error).__name__}: {' '.join(str(error).split())[:200]}{where}{hint}"
+
+
+def load_weights(network: nn.Module, path: Path, trust: bool = False) -> str:
+    """Put a checkpoint's weights into a network; the part of the checkpoint that fits is found.
+
+    Args:
+        network: To be filled.
+        path: A state dict, wrapped or not, or a whole training checkpoint; .safetensors too.
+        trust: Whether to read it even if it can execute code.
+
+    Returns:
+        The file's sha256.
+
+    Raises:
+        ArtifactError: it cannot be read, or nothing in it fits: the message says which keys.
+    """
+    content, digest = read_checkpoint(path, trust)
+    _fit(network, list(_parts(content)), path)
+    return digest
+
+
+def read_state(path: Path, trust: bool = False) -> tuple[dict[str, Tensor], str]:
+    """The one state dict in a checkpoint that is preferred, and the file's sha256."""
+    content, digest = read_checkpoint(path, trust)
+    parts = sorted(_parts(content), key=lambda part: _rank(part[0]))
+    if not parts:
+        raise ArtifactError(f"{path} holds no weights")
+    return parts[0][1], digest
+
+
+def read_checkpoint(path: Path, trust: bool = False) -> tuple[Any, str]:
+    """What a file of weights holds, and its sha256."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise ArtifactError(f"cannot read weights {path}: {error.strerror}") from error
+    if data.startswith(LFS):
+        raise ArtifactError(f"{path} is a Git LFS pointer, not the weights: run git lfs pull, or download the file")
+    digest = hashlib.sha256(data).hexdigest()
+    try:
+        if path.suffix == ".safetensors":
+            import safetensors.torch
+
+            return safetensors.torch.load(data), digest
+        return torch.load(path, map_location="cpu", weights_only=not trust), digest
+    except pickle.UnpicklingError as error:
+        reason = str(error)
+        if "weights_only" not in reason.lower() and "Unsupported" not in reason:
+            raise ArtifactError(f"{path} is damaged or no checkpoint: {' '.join(reason.split())[:200]}") from error
+        needs = next(
+            (part for part in reason.split() if part.count(".") and part[0].isalpha() and "torch." not in part), ""
+        )
+        raise ArtifactError(
+            f"{path} holds more than weights{f' ({needs})' if needs else ''}, and reading that can execute code: "
+            "add --trust if you trust where it comes from"
+        ) from error
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ArtifactError(f"{path} is cut off, damaged or no checkpoint: {type(error).__name__}: {reason}") from error
+
+
+def _parts(content: Any, name: str = "", depth: int = 0) -> Iterator[tuple[str, dict[str, Tensor]]]:
+    """Every state dict in a checkpoint, with the path to it; whole modules give theirs."""
+    if isinstance(content, nn.Module):
+        yield name, content.state_dict()
+        return
+    if not isinstance(content, Mapping) or depth > 4:
+        return
+    tensors = {str(key): value for key, value in content.items() if isinstance(value, Tensor)}
+    if tensors:
+        yield name, dict(tensors)
+        for prefix in sorted({key.partition(".")[0] + "." for key in tensors if "." in key}):
+            yield (
+                f"{name}.{prefix}",
+                {key[len(prefix) :]: value for key, value in tensors.items() if key.startswith(prefix)},
+            )
+    for key, value in content.items():
+        yield from _parts(value, f"{name}.{key}", depth + 1)
+
+
+def _rank(name: str) -> int:
+    """How much a part's name speaks for it: smaller is better."""
+    words = name.lower().replace("_", ".").replace("-", ".").split(".")
+    return next((place for place, word in enumerate(PREFERRED) if word in words), len(PREFERRED))
+
+
+def _fit(network: nn.Module, parts: list[tuple[str, dict[str, Tensor]]], path: Path) -> None:
+    """Load the best part that fits; the error tells of the one that nearly did."""
+    if not parts:
+        raise ArtifactError(f"{path} holds no weights")
+    wanted = network.state_dict()
+    near: tuple[int, dict[str, Tensor]] | None = None
+    for _, state in sorted(parts, key=lambda part: _rank(part[0])):
+        ready = _without_old_statistics(network, _stripped(state))
+        try:
+            missing, more = network.load_state_dict(ready, strict=False)
+        except RuntimeError:  # A shape differs; which one, `_misfit` says.
+            missing, more = list(wanted), []
+        if not more and all(key.endswith("num_batches_tracked") for key in missing):
+            return
+        alike = sum(key in wanted and wanted[key].shape == value.shape for key, value in ready.items())
+        if near is None or alike > near[0]:
+            near = (alike, ready)
+    assert near is not None
+    raise ArtifactError(f"{path} does not fit this generator: {_misfit(wanted, near[1])}")
+
+
+def _stripped(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    for prefix in PREFIXES:
+        if all(key.startswith(prefix) for key in state):
+            state = {key[len(prefix) :]: value for key, value in state.items()}
+    return state
+
+
+def _without_old_statistics(network: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """InstanceNorm of old PyTorch saved running statistics that it never used."""
+    plain = {
+        name
+        for name, module in network.named_modules()
+        if isinstance(module, nn.modules.instancenorm._InstanceNorm) and not module.track_running_stats
+    }
+    old = ("running_mean", "running_var", "num_batches_tracked")
+    return {
+        key: value
+        for key, value in state.items()
+        if not (key.rpartition(".")[0] in plain and key.rpartition(".")[2] in old)
+    }
+
+
+def _misfit(wanted: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> str:
+    """Which keys are missing, too many, or of another shape, and the nearest names."""
+    for key, value in state.items():
+        if key in wanted and wanted[key].shape != value.shape:
+            return f"{key} is {tuple(value.shape)}, the generator has {tuple(wanted[key].shape)}"
+    missing = [key for key in wanted if key not in state and not key.endswith("num_batches_tracked")]
+    extra = [key for key in state if key not in wanted]
+    said = f"{len(missing)} keys are missing, {len(extra)} are not known"
+    first = (missing or extra)[0]
+    near = difflib.get_close_matches(first, extra if missing else list(wanted), 3, 0.0)
+    return f"{said}; {'missing' if missing else 'unknown'} {first}, nearest: {', '.join(near) or 'none'}"
+
+
+def read_kwargs(text: str | None) -> Mapping[str, Any] | None:
+    """Arguments as JSON.
+
+    Raises:
+        UsageError: it is no JSON object.
+    """
+    if text is None:
+        return None
+    try:
+        given = json.loads(text)
+    except ValueError as error:
+        raise UsageError(f'--kwargs {text}: not JSON ({error}); give {{"name": value}}') from error
+    if not isinstance(given, dict):
+        raise UsageError(f'--kwargs {text}: give a JSON object, {{"name": value}}')
+    return given

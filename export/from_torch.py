@@ -1,0 +1,248 @@
+"""From a PyTorch module to an `Original`: a run of ours, or any network with its interface.
+
+original = of_run(Path("runs/horses"), which="a2b")
+original = of_network(network, interface, source, norm="eval", folder=Path())
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
+
+from ganedge.export.original import Arrays, Original, Run
+from ganedge.export.sizes import sized
+from ganedge.export.to_onnx import example_input, norm_mode, to_onnx
+from ganedge.runtime.errors import GanEdgeError, UsageError
+from ganedge.runtime.manifest import Interface, NormMode, Source
+from ganedge.train import run_folder
+
+NormChoice = Literal["eval", "batch"]
+"""Statistics that normalisation may use: those kept from training, or each picture's own."""
+MULTIPLES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
+"""Size multiples that are tried, pixels."""
+
+
+def of_run(folder: Path, which: str | None = None, norm: NormChoice = "eval", size: str | None = None) -> Original:
+    """The generator of a run, with the weights to export.
+
+    Args:
+        folder: A folder that gan-train wrote.
+        which: One of several generators: its name, or the part behind `generator-`; None takes the first.
+        norm: Statistics of its normalisation.
+        size: See `sized`.
+
+    Raises:
+        ArtifactError: no run, or weights that do not fit.
+        UsageError: it has no such generator.
+    """
+    opened = run_folder.read(folder)
+    interfaces = opened.variant(opened.config).generators()
+    name = _which(tuple(interfaces), which)
+    network, source = opened.generator(name)
+    return of_network(network, sized(interfaces[name], size), source, norm, folder, name)
+
+
+def _which(names: tuple[str, ...], which: str | None) -> str:
+    if which is None:
+        return names[0]
+    for name in names:
+        if which in (name, name.removeprefix("generator-")):
+            return name
+    choices = ", ".join(name.removeprefix("generator-") for name in names)
+    raise UsageError(f"--which {which}: this run has {choices}")
+
+
+def of_network(
+    network: nn.Module,
+    interface: Interface,
+    source: Source,
+    norm: NormChoice = "eval",
+    folder: Path = Path(),
+    stem: str = "generator",
+) -> Original:
+    """Any network, as what every artifact of it is made from and compared with.
+
+    Args:
+        network: On the CPU, FP32; it is changed: evaluation mode, weights unwrapped.
+        interface: What it takes and gives. The output's height and width, where an input's are dynamic, and the size
+            multiple are found by trying.
+        source: Where it comes from.
+        norm: `eval` uses the statistics kept from training; `batch` each picture's own, for nets that were trained and
+            judged with batches of one.
+        folder: Where its artifacts go.
+        stem: What their names begin with.
+
+    Raises:
+        GanEdgeError: it cannot run on such inputs, gives another result at each call, or cannot be exported.
+    """
+    network = unwrap(network).eval()
+    mode: NormMode = norm_mode(network)
+    if norm == "batch":
+        network, mode = per_picture(network), "batch"
+    for parameter in network.parameters():
+        parameter.requires_grad_(False)
+    interface = find_sizes(network, interface)
+    run = eager(network)
+    _check_repeatable(run, interface)
+    return Original(to_onnx(network, interface), interface, mode, source, run, folder, stem)
+
+
+def eager(network: nn.Module) -> Run:
+    """A function from arrays to the output array; one item at a time where pictures go in, to spare memory."""
+
+    def run(inputs: Arrays) -> NDArray[np.generic]:
+        step = 1 if inputs[0].ndim == 4 and inputs[0].shape[-1] > 1 else 64
+        with torch.inference_mode():
+            parts = [
+                network(*(torch.from_numpy(np.ascontiguousarray(array[i : i + step])) for array in inputs)).numpy()
+                for i in range(0, len(inputs[0]), step)
+            ]
+        output: NDArray[np.generic] = np.concatenate(parts)
+        if not np.isfinite(output).all():
+            raise GanEdgeError("this generator gives NaN or infinite values on real inputs: its weights are spoilt")
+        return output
+
+    return run
+
+
+def unwrap(network: nn.Module) -> nn.Module:
+    """Without DataParallel, and with spectral and weight normalisation folded into the weights they stand for."""
+    if isinstance(network, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+        network = network.module
+    network = network.eval()
+    for module in network.modules():
+        if nn.utils.parametrize.is_parametrized(module):
+            for name in list(module.parametrizations):  # type: ignore[arg-type]
+                nn.utils.parametrize.remove_parametrizations(module, name)
+        for key, hook in list(module._forward_pre_hooks.items()):
+            if isinstance(hook, (SpectralNorm, WeightNorm)):
+                hook.remove(module)
+                del module._forward_pre_hooks[key]
+    return network
+
+
+def per_picture(network: nn.Module) -> nn.Module:
+    """Every BatchNorm normalises each picture by itself, as it does in training with a batch of one.
+
+    Raises:
+        UsageError: there is none, or one that works on vectors, which have no statistics of their own.
+    """
+    changed = 0
+    for parent in list(network.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, nn.BatchNorm2d):
+                setattr(parent, name, _instance_norm(child))
+                changed += 1
+            elif isinstance(child, nn.BatchNorm1d):
+                raise UsageError(
+                    "--norm-mode batch: one vector has no statistics of its own, so BatchNorm1d needs eval"
+                )
+            elif isinstance(child, nn.InstanceNorm2d) and child.track_running_stats:
+                child.track_running_stats = False
+                child.running_mean = child.running_var = None
+                changed += 1
+    if not changed:
+        raise UsageError("--norm-mode batch: this generator has no BatchNorm; leave it out")
+    return network
+
+
+def _instance_norm(norm: nn.BatchNorm2d) -> nn.InstanceNorm2d:
+    instance = nn.InstanceNorm2d(norm.num_features, norm.eps, affine=norm.affine)
+    if norm.affine:
+        instance.weight.data, instance.bias.data = norm.weight.data, norm.bias.data
+    return instance.eval()
+
+
+def find_sizes(network: nn.Module, interface: Interface) -> Interface:
+    """Settle what only trying tells: the output's shape, and the multiple that dynamic heights and widths must have.
+
+    Raises:
+        GanEdgeError: the network does not run on the inputs that the interface says, or gives something else.
+    """
+    port = interface.inputs[0]
+    if any(isinstance(size, str) for size in port.shape[1:]):
+        multiple, scale = _find_multiple(network, interface)
+        ports = (replace(port, multiple=multiple), *interface.inputs[1:])
+        larger = {} if scale == 1 else {"height": f"{scale:g}*height", "width": f"{scale:g}*width"}
+        shape = tuple(larger.get(str(size), size) for size in interface.output.shape)
+        interface = replace(interface, inputs=ports, outputs=(replace(interface.output, shape=shape),))
+    given = _try(network, tuple(example_input(one) for one in interface.inputs))
+    out = interface.output
+    if len(given) != len(out.shape) or any(
+        isinstance(size, int) and size != found for size, found in zip(out.shape[1:], given[1:], strict=True)
+    ):
+        shown = " × ".join(map(str, given[1:]))
+        raise GanEdgeError(
+            f"this generator gives {shown} for each input, not {' × '.join(map(str, out.shape[1:]))}: "
+            "say what goes in with --input, and what comes out with --output"
+        )
+    return interface
+
+
+def _find_multiple(network: nn.Module, interface: Interface) -> tuple[int, float]:
+    """The smallest multiple at which the output's size is the input's times one factor, and that factor."""
+    port = interface.inputs[0]
+    first = ""
+    for multiple in MULTIPLES[MULTIPLES.index(port.multiple) if port.multiple in MULTIPLES else 0 :]:
+        least = -(-48 // multiple)
+        grids = [(least, least), (least + 1, least + 2), (least + 3, least)]
+        ratios: set[float] = set()
+        try:
+            for rows, columns in grids if multiple < 128 else grids[:2]:
+                height, width = rows * multiple, columns * multiple
+                example = [example_input(one, 1) for one in interface.inputs]
+                example[0] = torch.rand(1, port.channels, height, width) * 2 - 1
+                given = _try(network, tuple(example))
+                ratios.update((given[2] / height, given[3] / width) if len(given) == 4 else (0.0,))
+        except GanEdgeError as error:
+            first = first or str(error)
+            continue
+        if len(ratios) == 1 and 0.0 not in ratios:
+            return multiple, ratios.pop()
+    raise GanEdgeError(first or "this generator works at no multiple of 1 to 512 pixels: give its one size, --size 256")
+
+
+def _try(network: nn.Module, example: tuple[torch.Tensor, ...]) -> tuple[int, ...]:
+    """The shape that comes out, or one line saying why nothing does."""
+    try:
+        with torch.inference_mode():
+            output = network(*example)
+    except Exception as error:
+        shapes = ", ".join("×".join(map(str, tensor.shape[1:])) for tensor in example)
+        reason = " ".join(str(error).split())[:200]
+        raise GanEdgeError(
+            f"this generator does not take {shapes} ({type(error).__name__}: {reason}); say what it takes with --input"
+        ) from error
+    if not isinstance(output, torch.Tensor):
+        raise GanEdgeError(f"this generator gives {type(output).__name__}, not one tensor")
+    return tuple(output.shape)
+
+
+def _check_repeatable(run: Run, interface: Interface) -> None:
+    example = [example_input(port, 1).numpy() for port in interface.inputs]
+    with _seeded(0):
+        first = run(example)
+    with _seeded(1):
+        second = run(example)
+    if not np.array_equal(first, second):
+        raise GanEdgeError(
+            "this generator draws random numbers of its own at each call, so that no two results can be compared: "
+            "make the noise an input, or a constant"
+        )
+
+
+@contextlib.contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield

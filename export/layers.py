@@ -1,0 +1,136 @@
+"""Look inside a graph while it runs: how large its values get, and which layer loses most. No torch here.
+
+peaks = largest_values(model, inputs)               # tensor name → largest absolute value
+for layer in losses(model, low, inputs)[:3]: print(layer)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import ModelProto, TensorProto, helper
+
+from ganedge.runtime.errors import MissingExtra
+
+ITEMS = 4
+"""Inputs looked at, one by one, because all values of all layers are in memory at once."""
+
+
+@dataclass(frozen=True)
+class Loss:
+    """What one layer loses in a lower precision."""
+
+    node: str
+    """Its name in the graph."""
+    op: str
+    """What it is."""
+    noise: float
+    """Its own part of the noise, as a share of its signal: the root of what it has more than its inputs have."""
+
+    def __str__(self) -> str:
+        return f"{self.op} {self.node} ({-20 * np.log10(max(self.noise, 1e-12)):.0f} dB)"
+
+
+def largest_values(model: ModelProto, cases: Sequence[Sequence[NDArray[np.generic]]]) -> dict[str, float]:
+    """The largest absolute value of every floating-point tensor that a node makes, over real inputs.
+
+    Args:
+        model: With inferred shapes.
+        cases: Inputs of one shape each, batch first; a few of each are run.
+
+    Raises:
+        MissingExtra: onnxruntime, which runs them, is not installed.
+    """
+    names = _made(model)
+    peaks = dict.fromkeys(names, 0.0)
+    session = _session(model, names)
+    for item in _items(model, cases):
+        for name, value in zip(names, session.run(names, item), strict=True):
+            peaks[name] = max(peaks[name], float(np.abs(value).max(initial=0.0)))
+    return peaks
+
+
+def losses(full: ModelProto, low: ModelProto, cases: Sequence[Sequence[NDArray[np.generic]]]) -> list[Loss]:
+    """What each layer of `low` adds to the noise, worst first; layers are known by the names of their outputs.
+
+    Args:
+        full: The FP32 graph.
+        low: The same graph in a lower precision; tensors that have no partner in `full` are passed over.
+        cases: Inputs, as for `largest_values`.
+    """
+    inner = set(_made(low))
+    names = [name for name in _made(full) if name in inner]
+    sessions = _session(full, names), _session(low, names)
+    noise = dict.fromkeys(names, 0.0)
+    for item in _items(full, cases):
+        wanted, found = (session.run(names, item) for session in sessions)
+        for name, a, b in zip(names, wanted, found, strict=True):
+            noise[name] = max(noise[name], _noise(a, b))
+    found_losses = []
+    for node in full.graph.node:
+        outputs = [noise[name] for name in node.output if name in noise]
+        before = max((noise.get(name, 0.0) for name in node.input), default=0.0)
+        if outputs and outputs[0] > before:
+            found_losses.append(Loss(node.name, node.op_type, float(np.sqrt(outputs[0] - before))))
+    return sorted(found_losses, key=lambda loss: -loss.noise)
+
+
+def with_makers(model: ModelProto, names: Sequence[str]) -> frozenset[str]:
+    """These nodes, and the node that makes what each works on: an activation and its layer are one to a quantiser."""
+    maker = {name: node for node in model.graph.node for name in node.output}
+    chosen = {node.name: node for node in model.graph.node if node.name in names}
+    made = {maker[node.input[0]].name for node in chosen.values() if node.input and node.input[0] in maker}
+    return frozenset(made | set(chosen))
+
+
+def _noise(wanted: NDArray[Any], found: NDArray[Any]) -> float:
+    """Power of the difference over power of the signal; infinite where a value is not finite."""
+    difference = found.astype(np.float64) - wanted
+    power = float((wanted.astype(np.float64) ** 2).mean())
+    share = float((difference**2).mean()) / max(power, 1e-30)
+    return share if np.isfinite(share) else float("inf")
+
+
+def _made(model: ModelProto) -> list[str]:
+    """Floating-point tensors that nodes make."""
+    floats = (TensorProto.FLOAT, TensorProto.FLOAT16)
+    known = {
+        value.name
+        for value in (*model.graph.value_info, *model.graph.output)
+        if value.type.tensor_type.elem_type in floats
+    }
+    return [name for node in model.graph.node for name in node.output if name in known and node.op_type != "Constant"]
+
+
+def _session(model: ModelProto, names: Sequence[str]) -> Any:
+    """An ONNX Runtime session that gives these tensors."""
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise MissingExtra("onnxruntime", "cpu", "looking at the values inside a generator") from error
+    probed = ModelProto()
+    probed.CopyFrom(model)
+    given = {output.name for output in probed.graph.output}
+    kinds = {value.name: value.type.tensor_type.elem_type for value in probed.graph.value_info}
+    probed.graph.output.extend(
+        helper.make_tensor_value_info(name, kinds[name], None) for name in names if name not in given
+    )
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    return onnxruntime.InferenceSession(probed.SerializeToString(), options, providers=["CPUExecutionProvider"])
+
+
+def _items(
+    model: ModelProto, cases: Sequence[Sequence[NDArray[np.generic]]]
+) -> Iterator[dict[str, NDArray[np.generic]]]:
+    """Single inputs by name, a few of each case, spread over it."""
+    names = [value.name for value in model.graph.input]
+    size = model.graph.input[0].type.tensor_type.shape.dim[0].dim_value or 1
+    for case in cases:
+        count = len(case[0])
+        for place in range(0, count - size + 1, max(size, count // ITEMS)):
+            yield {name: array[place : place + size] for name, array in zip(names, case, strict=True)}

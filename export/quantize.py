@@ -1,0 +1,183 @@
+"""INT8: weights per channel, values per tensor, scales found on real inputs. No torch here.
+
+    model, share, target = to_int8(model, inputs, "trt")        # share: of the multiply-accumulates that are INT8
+
+Two forms. For TensorRT and OpenVINO values and weights are signed and symmetric and the bias stays in floating point,
+which is all that TensorRT's parser accepts and what OpenVINO runs fastest. For ONNX Runtime on the CPU values are
+unsigned and biases INT32, and transposed convolutions, for which it has no INT8 kernel, are rewritten first.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import ModelProto, NodeProto
+
+from ganedge.export import rewrite
+from ganedge.runtime import engines
+from ganedge.runtime.errors import GanEdgeError, MissingExtra
+
+Target = Literal["ort", "openvino", "trt"]
+"""The engine that an INT8 graph is made for."""
+LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+"""What computes in INT8."""
+SHUFFLES = ("Relu", "LeakyRelu", "DepthToSpace")
+"""What ONNX Runtime takes between two INT8 layers without leaving INT8, apart from the layers themselves."""
+
+
+def best_target() -> Target:
+    """The form that what is installed here runs best: TensorRT where it is, else OpenVINO, else ONNX Runtime."""
+    if engines.installed("tensorrt") or engines.installed("openvino"):
+        return "openvino"
+    return "ort"
+
+
+def to_int8(
+    model: ModelProto,
+    inputs: Sequence[Sequence[NDArray[np.generic]]],
+    target: Target | None = None,
+    keep: frozenset[str] = frozenset(),
+) -> tuple[ModelProto, float, Target]:
+    """Quantise a graph statically.
+
+    Args:
+        model: FP32, with inferred shapes.
+        inputs: Calibration inputs, one group per shape, each with one array per input of the graph.
+        target: The engine to make it for; None chooses what this machine runs best.
+        keep: Nodes that stay in FP32; names of the graph before any rewrite.
+
+    Returns:
+        A new model, checked; the share of multiply-accumulates that is INT8; the target.
+
+    Raises:
+        MissingExtra: onnxruntime, whose quantiser this uses, is not installed.
+        GanEdgeError: nothing in the graph could be quantised.
+    """
+    target = target or best_target()
+    prepared = ModelProto()
+    prepared.CopyFrom(model)
+    names = {size.dim_param for size in _dimensions(model) if size.dim_param}
+    if target == "ort":
+        rewrite.upsampled_to_shuffle(prepared)
+        rewrite.transposed_to_shuffle(prepared)
+        prepared = rewrite.tidy(prepared, names)
+    low = rewrite.tidy(_quantise(prepared, inputs, target, keep), names)
+    share = int8_share(low, [array.shape for array in inputs[0]])
+    if share == 0:
+        raise GanEdgeError(
+            "nothing in this generator became INT8: it has no convolution or matrix product with weights"
+        )
+    return low, share, target
+
+
+def _dimensions(model: ModelProto) -> Iterator[Any]:
+    for value in (*model.graph.input, *model.graph.output):
+        yield from value.type.tensor_type.shape.dim
+
+
+def _quantise(
+    model: ModelProto, inputs: Sequence[Sequence[NDArray[np.generic]]], target: Target, keep: frozenset[str]
+) -> ModelProto:
+    try:
+        import onnxruntime  # noqa: F401 - said here in one line, where quantize would say it in many
+        from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
+    except ImportError as error:
+        raise MissingExtra("onnxruntime", "cpu", "--int8") from error
+    symmetric = target != "ort"
+    names = [value.name for value in model.graph.input]
+    batch = model.graph.input[0].type.tensor_type.shape.dim[0].dim_value or 1
+    with tempfile.TemporaryDirectory() as folder, _quiet():
+        given, written = Path(folder) / "fp32.onnx", Path(folder) / "int8.onnx"
+        onnx.save(model, given)  # Handed over as a file, because it moves the weights out of a model in memory.
+        quantize_static(
+            given,
+            written,
+            _Reader(names, inputs, batch),
+            quant_format=QuantFormat.QDQ,
+            op_types_to_quantize=[*LAYERS] if symmetric else [*LAYERS, *SHUFFLES],
+            per_channel=True,
+            activation_type=QuantType.QInt8 if symmetric else QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+            nodes_to_exclude=sorted(keep),
+            calibrate_method=CalibrationMethod.MinMax,
+            extra_options={
+                "ActivationSymmetric": symmetric,
+                "WeightSymmetric": True,
+                "QuantizeBias": not symmetric,
+                "DedicatedQDQPair": False,
+            },
+        )
+        return onnx.load(written)
+
+
+class _Reader:
+    """Calibration inputs in the shape that onnxruntime's quantiser reads them."""
+
+    def __init__(self, names: list[str], cases: Sequence[Sequence[NDArray[np.generic]]], batch: int) -> None:
+        self._feeds = (
+            {name: array[place : place + batch] for name, array in zip(names, case, strict=True)}
+            for case in cases
+            for place in range(0, len(case[0]) - batch + 1, batch)
+        )
+
+    def get_next(self) -> dict[str, NDArray[np.generic]] | None:
+        """The next input, or None at the end."""
+        return next(self._feeds, None)
+
+
+def int8_share(model: ModelProto, shapes: Sequence[tuple[int, ...]]) -> float:
+    """The share of multiply-accumulates whose values and weights both come out of INT8.
+
+    Args:
+        model: A quantised graph.
+        shapes: Of its inputs, to know the size of what is dynamic.
+    """
+    sized = ModelProto()
+    sized.CopyFrom(model)
+    for value, shape in zip(sized.graph.input, shapes, strict=True):
+        for size, length in zip(value.type.tensor_type.shape.dim, shape, strict=True):
+            size.dim_value = length
+    del sized.graph.value_info[:]
+    for value in sized.graph.output:
+        value.type.tensor_type.ClearField("shape")
+    graph = onnx.shape_inference.infer_shapes(sized, data_prop=True).graph
+    values = (*graph.input, *graph.output, *graph.value_info)
+    sizes = {value.name: [size.dim_value for size in value.type.tensor_type.shape.dim] for value in values}
+    sizes |= {tensor.name: list(tensor.dims) for tensor in graph.initializer}
+    eight = {name for node in graph.node if node.op_type == "DequantizeLinear" for name in node.output}
+    total = low = 0
+    for node in graph.node:
+        if node.op_type in LAYERS:
+            work = _multiplications(node, sizes)
+            total += work
+            low += work if set(node.input[:2]) <= eight else 0
+    return low / total if total else 0.0
+
+
+def _multiplications(node: NodeProto, sizes: dict[str, list[int]]) -> int:
+    """Multiply-accumulates of one layer."""
+    weight = sizes[node.input[1]]
+    if node.op_type == "Conv":  # Each output value takes one of each weight of its channel.
+        return int(np.prod(sizes[node.output[0]]) * np.prod(weight[1:]))
+    if node.op_type == "ConvTranspose":  # Each input value meets all weights of its channel.
+        return int(np.prod(sizes[node.input[0]]) * np.prod(weight[1:]))
+    return int(np.prod(sizes[node.output[0]]) * sizes[node.input[0]][-1])
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """The quantiser gives advice through the root logger; what matters comes back as an exception."""
+    level = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(level)

@@ -1,0 +1,58 @@
+"""Heights and widths of the pictures that go in, as people write them: 256, 256x320, dynamic. No torch here.
+
+interface = sized(interface, "256x320")
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from ganedge.runtime.errors import UsageError
+from ganedge.runtime.manifest import Interface, Port
+
+
+def sized(interface: Interface, size: str | None) -> Interface:
+    """The interface with other heights and widths of its pictures, where pictures go in.
+
+    Args:
+        interface: As it came.
+        size: `256`, `256x320` (height × width), `dynamic`, or None to leave it; several with commas are the sizes an
+            engine is built for, and make it dynamic.
+
+    Raises:
+        UsageError: no such size, or a generator whose size its latents do not tell.
+    """
+    if size is None:
+        return interface
+    if interface.inputs[0].role != "image":
+        raise UsageError(f"--size {size}: the size of what this generator draws is part of its weights")
+    height, width = ("height", "width") if size == "dynamic" or "," in size else read_size(size)
+    inputs, outputs = (
+        tuple(_resize(port, height, width) for port in ports) for ports in (interface.inputs, interface.outputs)
+    )
+    return replace(interface, inputs=inputs, outputs=outputs)
+
+
+def read_size(text: str) -> tuple[int, int]:
+    """Height and width from `256` or `256x320`.
+
+    Raises:
+        UsageError: neither of these.
+    """
+    parts = text.lower().split("x")
+    try:
+        height, width = int(parts[0]), int(parts[-1])
+    except ValueError:
+        height = width = 0
+    if len(parts) > 2 or min(height, width) < 1 or max(height, width) > 16384:
+        raise UsageError(f"size {text!r}: give 256, 256x320 (height × width), or dynamic")
+    return height, width
+
+
+def _resize(port: Port, height: int | str, width: int | str) -> Port:
+    if port.role != "image":
+        return port
+    shape = (
+        (*port.shape[:2], height, width) if port.layout == "NCHW" else (port.shape[0], height, width, port.shape[-1])
+    )
+    return replace(port, shape=shape)

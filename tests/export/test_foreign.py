@@ -1,0 +1,193 @@
+"""Generators of others: modules, their checkpoints in all wrappings, and checkpoints without code."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from ganedge.export import cyclegan_format, foreign
+from ganedge.export.foreign import Foreign, load_weights
+from ganedge.export.from_torch import per_picture, unwrap
+from ganedge.runtime.errors import ArtifactError, GanEdgeError, UsageError
+from ganedge.runtime.manifest import read_artifact
+
+Command = Callable[..., Any]
+NETS = """
+import torch
+from torch import nn
+
+class Generator(nn.Module):
+    def __init__(self, d=4):
+        super().__init__()
+        self.net = nn.Sequential(
+            nn.utils.spectral_norm(nn.ConvTranspose2d(6, d, 4, 1, 0)), nn.BatchNorm2d(d), nn.ReLU(True),
+            nn.ConvTranspose2d(d, 3, 4, 2, 1), nn.Tanh())
+    def forward(self, z):
+        return self.net(z)
+
+class Noisy(Generator):
+    def forward(self, z):
+        return self.net(z + torch.randn_like(z))
+
+def broken():
+    raise ValueError("no such thing")
+"""
+
+
+@pytest.fixture
+def nets(tmp_path: Path) -> Path:
+    path = tmp_path / "others_nets.py"
+    path.write_text(NETS)
+    return path
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda state: state,
+        lambda state: {f"module.{key}": value for key, value in state.items()},
+        lambda state: {"epoch": 3, "state_dict": {f"netG.{key}": value for key, value in state.items()}},
+        lambda state: {"params": {key: value * 0 for key, value in state.items()}, "params_ema": state},
+    ],
+    ids=["bare", "parallel", "lightning", "average"],
+)
+def test_the_part_that_fits_is_found(wrap: Callable[[Any], Any], tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    network, empty = nn.Linear(3, 2), nn.Linear(3, 2)
+    torch.save(wrap(network.state_dict()), tmp_path / "ck.pth")
+    load_weights(empty, tmp_path / "ck.pth")
+    assert torch.equal(network.weight, empty.weight)
+
+
+def test_weights_that_do_not_fit(tmp_path: Path) -> None:
+    torch.save({"weights": torch.zeros(2, 3), "bias": torch.zeros(2)}, tmp_path / "names.pth")
+    with pytest.raises(ArtifactError, match="missing weight, nearest: weights"):
+        load_weights(nn.Linear(3, 2), tmp_path / "names.pth")
+    torch.save(nn.Linear(4, 2).state_dict(), tmp_path / "shape.pth")
+    with pytest.raises(ArtifactError, match=r"weight is \(2, 4\), the generator has \(2, 3\)"):
+        load_weights(nn.Linear(3, 2), tmp_path / "shape.pth")
+
+
+def test_files_that_are_no_weights(tmp_path: Path) -> None:
+    whole = tmp_path / "whole.pth"
+    torch.save(nn.Linear(3, 2), whole)
+    with pytest.raises(ArtifactError, match="--trust"):
+        load_weights(nn.Linear(3, 2), whole)
+    load_weights(nn.Linear(3, 2), whole, trust=True)
+    (tmp_path / "lfs.pth").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\n")
+    with pytest.raises(ArtifactError, match="Git LFS pointer"):
+        load_weights(nn.Linear(3, 2), tmp_path / "lfs.pth")
+    (tmp_path / "cut.pth").write_bytes(whole.read_bytes()[:200])
+    with pytest.raises(ArtifactError, match=r"cut off|damaged"):
+        load_weights(nn.Linear(3, 2), tmp_path / "cut.pth")
+
+
+def test_unwrapping_keeps_the_function() -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(
+        nn.utils.spectral_norm(nn.Conv2d(3, 4, 3)),
+        nn.utils.parametrizations.weight_norm(nn.Conv2d(4, 4, 3)),
+        nn.utils.parametrizations.spectral_norm(nn.Conv2d(4, 3, 1)),
+    ).eval()
+    x = torch.randn(2, 3, 8, 8)
+    wanted = network(x).detach()
+    plain = unwrap(nn.DataParallel(network))
+    assert torch.allclose(plain(x), wanted, atol=1e-6)
+    assert set(plain.state_dict()) == {f"{i}.{name}" for i in range(3) for name in ("weight", "bias")}
+
+
+def test_per_picture_statistics_are_those_of_training_with_one() -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
+    nn.init.normal_(network[1].weight)
+    x = torch.randn(3, 3, 8, 8)
+    wanted = torch.cat([network.train()(item[None]) for item in x])
+    assert torch.allclose(per_picture(network.eval())(x), wanted, atol=1e-5)
+    with pytest.raises(UsageError, match="no BatchNorm"):
+        per_picture(nn.Sequential(nn.Conv2d(3, 4, 3)))
+
+
+def test_a_module_as_a_user_exports_it(command: Command, nets: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out" / "g.onnx"
+    done = command(
+        "gan-export", f"{nets}:Generator", "--kwargs", '{"d": 8}', "--input", "6x1x1", "--kind", "latent", "-o", out
+    )
+    assert done.code == 0, done.err
+    manifest, _ = read_artifact(out)
+    assert manifest.interface.inputs[0].shape == ("batch", 6, 1, 1)
+    assert manifest.interface.output.shape == ("batch", 3, 8, 8)
+    assert len(manifest.parity) == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "said"),
+    [
+        ("Missing", (), "has no Missing"),
+        ("broken", (), "no such thing at others_nets.py:"),
+        ("Generator", ("--kwargs", '{"wrong": 1}'), "--kwargs"),
+        ("Generator", ("--kwargs", "{"), "not JSON"),
+        ("Generator", (), "--kind"),
+        ("Generator", ("--input", "7x1x1", "--kind", "latent"), "does not take 7×1×1"),
+        ("Generator", ("--input", "axb", "--kind", "latent"), "give sizes"),
+        ("Noisy", ("--input", "6x1x1", "--kind", "latent"), "random numbers of its own"),
+        ("Generator", ("--weights", "nowhere.pth"), "cannot read weights"),
+    ],
+)
+def test_mistakes_get_one_line(command: Command, nets: Path, name: str, options: tuple[str, ...], said: str) -> None:
+    done = command("gan-export", f"{nets}:{name}", *options, "-o", nets.parent / "g.onnx")
+    assert done.code in (1, 2)
+    assert said in done.err
+    assert done.err.count("\n") == 1
+    assert not (nets.parent / "g.onnx").exists()
+
+
+def test_the_known_format_reads_its_own_weights() -> None:
+    shapes = {"model.1.weight": (4, 3, 7, 7), "model.1.bias": (4,), "model.23.weight": (3, 4, 7, 7)}
+    state = {name: torch.zeros(shape) for name, shape in shapes.items()}
+    network = cyclegan_format.build("resnet_6blocks", state)
+    keys = list(network.state_dict())
+    assert keys[0] == "model.1.weight"
+    assert "model.10.conv_block.5.weight" in keys
+    assert keys[-1] == "model.23.bias"
+    assert network(torch.zeros(1, 3, 16, 16)).shape == (1, 3, 16, 16)
+    old = {
+        **network.state_dict(),
+        "model.2.running_mean": torch.zeros(4),
+        "model.2.num_batches_tracked": torch.zeros(()),
+    }
+    foreign._fit(network, [("", old)], Path("old.pth"))
+    with pytest.raises(ArtifactError, match="not of unet_256"):
+        cyclegan_format.build("unet_256", state)
+    with pytest.raises(UsageError, match="unknown architecture"):
+        cyclegan_format.build("resnet_3blocks", state)
+
+
+def test_a_checkpoint_of_pictures_with_dynamic_size(tmp_path: Path) -> None:
+    shapes = {"model.1.weight": (4, 3, 7, 7), "model.1.bias": (4,), "model.23.weight": (3, 4, 7, 7)}
+    torch.manual_seed(0)
+    network = cyclegan_format.build("resnet_6blocks", {name: torch.zeros(shape) for name, shape in shapes.items()})
+    torch.save(network.state_dict(), tmp_path / "6_net_G_A.pth")
+    original = foreign.of_checkpoint(tmp_path / "6_net_G_A.pth", "resnet_6blocks", Foreign())
+    port = original.interface.inputs[0]
+    assert port.shape == ("batch", 3, "height", "width")
+    assert port.multiple == 4
+    assert original.norm_mode == "instance"
+    kinds = [node.op_type for node in original.model.graph.node]
+    assert kinds.count("InstanceNormalization") == 17
+    assert "BatchNormalization" not in kinds
+    assert original.run is not None
+    assert original.run([np.zeros((2, 3, 20, 24), np.float32)]).shape == (2, 3, 20, 24)
+
+
+def test_nan_weights_are_refused(nets: Path) -> None:
+    network = foreign._construct(f"{nets}:Generator", None)
+    for parameter in network.parameters():
+        parameter.data.fill_(float("nan"))
+    with pytest.raises(GanEdgeError, match="NaN"):
+        foreign._finish(network, Foreign(input="6x1x1", kind="latent"), "nets.py:Generator", "")

@@ -1,0 +1,207 @@
+"""INT8, bytes at the boundary, values looked at, and .onnx files as a source."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from onnx import ModelProto, TensorProto, helper, numpy_helper
+
+from ganedge.export import boundary, layers, parity, pictures, precision, quantize, rewrite
+from ganedge.runtime.errors import GanEdgeError, InputError, UsageError
+from ganedge.runtime.images import to_uint8
+from ganedge.runtime.manifest import Interface, Port, read_artifact
+
+Command = Callable[..., Any]
+LATENT = Interface(
+    "latent-to-image",
+    (Port("z", "latent", "float32", ("batch", 6, 1, 1), "NCHW"),),
+    (Port("image", "image", "float32", ("batch", 3, 8, 8), "NCHW", (-1.0, 1.0)),),
+    "normal",
+)
+PICTURE = Interface(
+    "image-to-image",
+    (Port("x", "image", "float32", ("batch", 3, 8, 8), "NCHW", (-1.0, 1.0)),),
+    (Port("image", "image", "float32", ("batch", 3, 16, 16), "NCHW", (-1.0, 1.0)),),
+)
+
+
+def graph(interface: Interface, nodes: list[Any], weights: dict[str, np.ndarray]) -> ModelProto:
+    ports = [
+        [helper.make_tensor_value_info(port.name, TensorProto.FLOAT, port.shape) for port in kind]
+        for kind in (interface.inputs, interface.outputs)
+    ]
+    tensors = [numpy_helper.from_array(value.astype(np.float32), name) for name, value in weights.items()]
+    made = helper.make_model(
+        helper.make_graph(nodes, "g", *ports, tensors), opset_imports=[helper.make_opsetid("", 18)], ir_version=10
+    )
+    return rewrite.tidy(made, {"batch"})
+
+
+def dcgan() -> ModelProto:
+    random = np.random.default_rng(0)
+    nodes = [
+        helper.make_node("ConvTranspose", ["z", "w1", "b1"], ["a"], "first"),
+        helper.make_node("Relu", ["a"], ["b"], "relu"),
+        helper.make_node("ConvTranspose", ["b", "w2"], ["c"], "second", strides=[2, 2], pads=[1] * 4),
+        helper.make_node("Tanh", ["c"], ["image"], "tanh"),
+    ]
+    weights = {"w1": random.normal(0, 0.4, (6, 8, 4, 4)), "b1": random.normal(size=8)}
+    return graph(LATENT, nodes, {**weights, "w2": random.normal(0, 0.1, (8, 3, 4, 4))})
+
+
+def run(model: ModelProto, *arrays: np.ndarray) -> np.ndarray:
+    session = onnxruntime.InferenceSession(model.SerializeToString())
+    feeds = {value.name: array for value, array in zip(session.get_inputs(), arrays, strict=True)}
+    return np.asarray(session.run(None, feeds)[0])
+
+
+@pytest.mark.parametrize(
+    ("kernel", "stride", "pad", "extra"),
+    [(4, 2, 1, 0), (3, 2, 1, 1), (2, 2, 0, 0), (5, 2, 2, 1), (6, 2, 2, 0), (3, 3, 0, 0), (3, 1, 1, 0)],
+)
+def test_transposed_convolutions_as_pixel_shuffles(kernel: int, stride: int, pad: int, extra: int) -> None:
+    random = np.random.default_rng(0)
+    side = 8 * stride
+    output = Port("image", "image", "float32", ("batch", 3, side, side), "NCHW", (-1.0, 1.0))
+    interface = Interface("image-to-image", PICTURE.inputs, (output,))
+    said = {"strides": [stride] * 2, "pads": [pad] * 4, "output_padding": [extra] * 2}
+    nodes = [
+        helper.make_node("ConvTranspose", ["x", "w", "b"], ["y"], "up", **said),
+        helper.make_node("LeakyRelu", ["y"], ["image"], "act", alpha=0.2),
+    ]
+    full = graph(interface, nodes, {"w": random.normal(size=(3, 3, kernel, kernel)), "b": random.normal(size=3)})
+    shuffled = ModelProto()
+    shuffled.CopyFrom(full)
+    assert rewrite.transposed_to_shuffle(shuffled) == 1
+    shuffled = rewrite.tidy(shuffled, {"batch"})
+    assert "ConvTranspose" not in {node.op_type for node in shuffled.graph.node}
+    x = random.normal(size=(3, 3, 8, 8)).astype(np.float32)
+    np.testing.assert_allclose(run(shuffled, x), run(full, x), atol=1e-5)
+
+
+@pytest.mark.parametrize("kernel", [1, 3, 5])
+def test_doubling_as_a_pixel_shuffle(kernel: int) -> None:
+    random = np.random.default_rng(0)
+    how = {"mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
+    nodes = [
+        helper.make_node("Resize", ["x", "", "scales"], ["y"], "double", **how),
+        helper.make_node("Conv", ["y", "w"], ["image"], "conv", pads=[kernel // 2] * 4),
+    ]
+    weights = {"scales": np.float32([1, 1, 2, 2]), "w": random.normal(size=(3, 3, kernel, kernel))}
+    full = graph(PICTURE, nodes, weights)
+    shuffled = ModelProto()
+    shuffled.CopyFrom(full)
+    assert rewrite.upsampled_to_shuffle(shuffled) == 1
+    shuffled = rewrite.tidy(shuffled, {"batch"})
+    assert "Resize" not in {node.op_type for node in shuffled.graph.node}
+    x = random.normal(size=(2, 3, 8, 8)).astype(np.float32)
+    np.testing.assert_allclose(run(shuffled, x), run(full, x), atol=1e-5)
+
+
+def test_int8_forms() -> None:
+    full, inputs = dcgan(), [parity.real_inputs(LATENT, 16, 5)]
+    wanted = run(full, *inputs[0])
+    for target in ("ort", "openvino", "trt"):
+        low, share, _ = quantize.to_int8(full, inputs, target)
+        found = parity.difference(run(low, *inputs[0]), wanted, LATENT.output)
+        assert share == 1
+        assert found.psnr is not None
+        assert found.psnr > 30
+        kinds = {tensor.data_type for tensor in low.graph.initializer}
+        assert (TensorProto.INT32 in kinds) == (target == "ort"), "TensorRT's parser takes no quantised bias"
+        assert (TensorProto.UINT8 in kinds) == (target == "ort"), "and no unsigned values"
+        assert ("ConvTranspose" in {node.op_type for node in low.graph.node}) == (target != "ort")
+    low, share, _ = quantize.to_int8(full, inputs, "openvino", frozenset({"second"}))
+    assert 0 < share < 1
+    with pytest.raises(GanEdgeError, match="nothing in this generator"):
+        quantize.to_int8(full, inputs, "openvino", frozenset({"first", "second"}))
+
+
+def test_what_overflows_stays_wide() -> None:
+    full = dcgan()
+    next(t for t in full.graph.initializer if t.name == "w1").CopyFrom(
+        numpy_helper.from_array(np.full((6, 8, 4, 4), 3e4, np.float32), "w1")
+    )
+    small = next(t for t in full.graph.initializer if t.name == "w2")
+    small.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(small) * np.float32(1e-3), "w2"))
+    inputs = [parity.real_inputs(LATENT, 4, 5)]
+    wide = precision.overflowing(full, layers.largest_values(full, inputs))
+    assert {"first", "relu", "second"} <= wide
+    assert "tanh" not in wide
+
+
+def test_the_layer_that_loses_is_named() -> None:
+    full = dcgan()
+    low = ModelProto()
+    low.CopyFrom(full)
+    weight = next(t for t in low.graph.initializer if t.name == "w2")
+    weight.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(weight) * np.float32(1.2), "w2"))
+    assert layers.losses(full, low, [parity.real_inputs(LATENT, 4, 5)])[0].node == "second"
+
+
+def test_bytes_at_the_boundary() -> None:
+    nodes = [helper.make_node("Resize", ["x", "", "scales"], ["image"], "r", mode="nearest")]
+    full = graph(PICTURE, nodes, {"scales": np.float32([1, 1, 2, 2])})
+    model, interface = boundary.to_bytes(full, PICTURE)
+    assert interface.inputs[0].shape == ("batch", 8, 8, 3)
+    assert interface.output.dtype == "uint8"
+    levels = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 3), np.uint8)
+    found = run(model, levels)
+    np.testing.assert_array_equal(found, levels.repeat(2, 1).repeat(2, 2), "every level comes back as itself")
+    floats = run(full, pictures.to_range(levels, PICTURE.inputs[0]))
+    np.testing.assert_array_equal(found, to_uint8(floats, (-1.0, 1.0), "NCHW"))
+
+
+def test_pictures(tmp_path: Path) -> None:
+    made = pictures.natural(4, 32, 48, 3, 0)
+    assert made.shape == (4, 32, 48, 3)
+    np.testing.assert_array_equal(made, pictures.natural(4, 32, 48, 3, 0))
+    close = np.corrcoef(made[:, :, :-1, 0].ravel(), made[:, :, 1:, 0].ravel())[0, 1]
+    assert close > 0.8, "neighbours are alike, as in photographs"
+    assert made.std() > 20
+    with pytest.raises(InputError, match="holds no pictures"):
+        pictures.from_folder(tmp_path, 4, 8, 8, 3)
+
+
+def test_gates_as_people_write_them() -> None:
+    assert parity.read_gate("psnr=40,maxabs=1e-3") == parity.Gate(1e-3, 40)
+    assert parity.read_gate("none") == parity.Gate()
+    for text in ("psnr", "psnr=x", "ssim=1", "psnr=-1", "psnr=nan"):
+        with pytest.raises(UsageError, match="tolerance"):
+            parity.read_gate(text)
+
+
+def test_onnx_to_int8_without_torch(artifact: Path, tmp_path: Path) -> None:
+    code = (
+        "import sys; sys.modules['torch'] = None; sys.argv[1:] = sys.argv[1:];"
+        "from ganedge.export.__main__ import main; main()"
+    )
+    out = tmp_path / "g.onnx"
+    arguments = [sys.executable, "-c", code, artifact, "--int8", "--for", "ort", "--tolerance", "psnr=25", "-o", out]
+    done = subprocess.run([*map(str, arguments)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    manifest, _ = read_artifact(out)
+    assert manifest.precision == "int8"
+    assert manifest.parity[0].tolerance == "psnr=25"
+    assert "of the multiply-accumulates" in done.stderr
+
+
+def test_a_foreign_onnx(command: Command, tmp_path: Path) -> None:
+    onnx.save(dcgan(), tmp_path / "theirs.onnx")
+    done = command("gan-export", tmp_path / "theirs.onnx", "-o", tmp_path / "ours.onnx")
+    assert done.code == 2
+    assert "--kind" in done.err
+    done = command("gan-export", tmp_path / "theirs.onnx", "--kind", "latent", "--fp16", "-o", tmp_path / "ours.onnx")
+    assert done.code == 0, done.err
+    assert read_artifact(tmp_path / "ours.onnx")[0].interface.output.shape == ("batch", 3, 8, 8)
+    done = command("gan-export", tmp_path / "ours.onnx", "--int8", "-o", tmp_path / "again.onnx")
+    assert done.code == 2
+    assert "make int8 from the FP32 one" in done.err
