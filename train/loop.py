@@ -51,6 +51,8 @@ KEEP = 2
 MATURE_STEPS = 200
 """Before this a deep generator may rightly give almost the same for all noise: its weights begin small."""
 METRICS = "metrics.jsonl"
+SETTLED = 1000
+"""Steps before which a translator's averaged generator may give flat pictures."""
 AGREE_EVERY = 16
 """Steps after which several processes ask each other whether to stop."""
 COLLAPSED = 1e-4
@@ -365,7 +367,8 @@ class Trainer:
                 assert self.items.examples is not None
                 networks = {key: average.network for key, average in self.averages.items()}
                 columns = preview.strips(self.gan, name, networks, self.items.examples, self.fabric.device)
-                self._check_collapse(name, columns[1].std(axis=(2, 3)).max())
+                if self.step >= SETTLED:  # Averaged weights and statistics begin with hardly any output.
+                    self._check_collapse(name, columns[1].std(axis=(2, 3)).max())
                 preview.save_strips(columns, interface, path)
             else:
                 output = preview.draw(self.averages[name].network, interface, self.fabric.device)

@@ -49,6 +49,7 @@ def test_a_run_folder(tiny_run: Path) -> None:
     assert [path.name for path in sorted((tiny_run / "samples").glob("generator-*"))] == [
         "generator-00000004.png",
         "generator-00000008.png",
+        "losses.png",
     ]
     assert np.asarray(Image.open(tiny_run / "samples" / "generator-00000008.png")).shape == (8 * 18 - 2, 8 * 18 - 2)
     assert checkpoint.steps(tiny_run) == [8]
