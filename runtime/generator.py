@@ -50,7 +50,8 @@ def load(
     """Open an artifact that `gan-export` wrote.
 
     Args:
-        path: An `.onnx` file.
+        path: An `.onnx` file, or an `.engine` with its `.engine.json` beside it, which runs in the TensorRT that
+            built it.
         engine: "onnxruntime", "openvino", or "auto": what `gan-run tune` found fastest on this machine, or else the
             first that is installed and proven for this artifact.
         device: "cpu", "cuda", or "auto".
@@ -67,6 +68,8 @@ def load(
     """
     if batch is not None and batch < 1:
         raise UsageError(f"batch is {batch}: give 1 or more, or leave it out")
+    if Path(path).suffix == ".engine":
+        return _load_engine(Path(path), engine, device, batch)
     manifest, model = read_artifact(Path(path))
     chosen = tuning.recall(manifest.digest) if (engine, device) == ("auto", "auto") else None
     if chosen is not None:
@@ -75,6 +78,27 @@ def load(
             return Generator(manifest, tuned, batch)
     proven = tuning.proven(manifest)
     return Generator(manifest, start(model, manifest.precision, engine, device, threads, proven=proven), batch)
+
+
+def _load_engine(path: Path, engine: str, device: str, batch: int | None) -> Generator:
+    """Open a TensorRT engine: only the TensorRT that built it can run it, and only on CUDA."""
+    from .engine_file import check_engine, read_sidecar
+    from .engines import trt
+
+    manifest, identity = read_sidecar(path)
+    if engine not in ("auto", "tensorrt", identity.flavour) or device not in ("auto", "cuda"):
+        raise UsageError(
+            f"{path} runs in {identity.flavour} on cuda only: leave engine and device out, or load {identity.onnx}"
+        )
+    largest = min((shapes[2][0] for shapes in identity.profiles.values()), default=MAX_BATCH)
+    if batch is not None and batch > largest:
+        raise UsageError(f"batch is {batch}: {path} was built for {largest} at most")
+    capabilities = identity.targets or ((identity.compute_capability,) if identity.compute_capability else ())
+    data = check_engine(path, identity)
+    started = trt.start(
+        data, identity.flavour, identity.version, capabilities, identity.precision, portable=identity.portable
+    )
+    return Generator(manifest, started, min(batch or largest, largest))
 
 
 class Generator:

@@ -1,0 +1,76 @@
+"""Opening a TensorRT engine: its description is checked, and what cannot run here says so in one line."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from ganedge.runtime import ArtifactError, EngineError, GanEdgeError, UsageError, load
+from ganedge.runtime.engine_file import EngineIdentity, read_sidecar, sidecar_path, write_sidecar
+from ganedge.runtime.manifest import read_artifact
+
+
+@pytest.fixture
+def engine(artifact: Path, tmp_path: Path) -> Path:
+    """A file that is described as an engine."""
+    path = tmp_path / "g.engine"
+    path.write_bytes(b"no real engine")
+    identity = EngineIdentity(
+        flavour="tensorrt_rtx",
+        version="1.7.1",
+        compute_capability="",
+        targets=("sm86",),
+        profiles={"latent": ((1, 6), (4, 6), (8, 6))},
+        onnx="g.onnx",
+        engine_digest=hashlib.sha256(path.read_bytes()).hexdigest(),
+    )
+    write_sidecar(path, read_artifact(artifact)[0], identity)
+    return path
+
+
+def test_the_description_survives_the_round_trip(engine: Path, artifact: Path) -> None:
+    manifest, identity = read_sidecar(engine)
+    assert manifest == read_artifact(artifact)[0]
+    assert identity.profiles["latent"][2] == (8, 6)
+    assert identity.targets == ("sm86",)
+
+
+@pytest.mark.parametrize("asked", [{"engine": "openvino"}, {"device": "cpu"}, {"batch": 9}])
+def test_what_an_engine_cannot_do_is_refused(engine: Path, asked: dict[str, object]) -> None:
+    with pytest.raises(UsageError):
+        load(engine, **asked)  # type: ignore[arg-type]
+
+
+def test_a_replaced_engine_is_refused(engine: Path) -> None:
+    engine.write_bytes(b"another engine")
+    with pytest.raises(ArtifactError, match="cut off, damaged or replaced"):
+        load(engine)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has CUDA, so that is not what is refused")
+def test_without_a_device_it_says_so(engine: Path) -> None:
+    with pytest.raises(EngineError, match="no CUDA device") as missing:
+        load(engine)
+    assert isinstance(missing.value, GanEdgeError)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("flavour", "magic"), ("version", "1\n2"), ("onnx", "../g.onnx"), ("profiles", {"latent": [[1], [0], [2]]})],
+)
+def test_a_description_that_cannot_be(engine: Path, field: str, value: object) -> None:
+    said = json.loads(sidecar_path(engine).read_text())
+    said["engine"][field] = value
+    sidecar_path(engine).write_text(json.dumps(said))
+    with pytest.raises(ArtifactError, match="cannot be right"):
+        load(engine)
+
+
+def test_an_engine_without_its_description(tmp_path: Path) -> None:
+    (tmp_path / "alone.engine").write_bytes(b"x")
+    with pytest.raises(ArtifactError, match="must lie beside the engine"):
+        load(tmp_path / "alone.engine")
