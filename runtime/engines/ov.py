@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import sys
 from typing import TYPE_CHECKING, Any
 
 from ganedge.runtime.engines import EngineInfo, on_cpu
 from ganedge.runtime.errors import EngineError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     import numpy as np
     from numpy.typing import NDArray
@@ -35,7 +38,8 @@ class OpenVino:
 
     def close(self) -> None:
         """Let the model go."""
-        self._compiled = None
+        with _signal_stack_kept():
+            self._compiled = None
 
 
 def start(model: bytes, precision: str, device: str, threads: int | None, compute: str | None = None) -> OpenVino:
@@ -54,8 +58,9 @@ def start(model: bytes, precision: str, device: str, threads: int | None, comput
     if threads is not None:
         settings["INFERENCE_NUM_THREADS"] = threads
     try:
-        core = openvino.Core()
-        compiled = core.compile_model(core.read_model(model), "CPU", settings)
+        with _signal_stack_kept():
+            core = openvino.Core()
+            compiled = core.compile_model(core.read_model(model), "CPU", settings)
     except Exception as error:
         raise EngineError(f"openvino {openvino.__version__} cannot load this model: {_first_line(error)}") from error
     given = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
@@ -64,6 +69,32 @@ def start(model: bytes, precision: str, device: str, threads: int | None, comput
     version = openvino.__version__.partition("-")[0]
     computed = on_cpu(precision) if compute is None else f"{compute} ({precision} weights)"
     return OpenVino(compiled, EngineInfo("openvino", version, "CPU", "cpu", computed))
+
+
+class _SignalStack(ctypes.Structure):
+    """`stack_t` of Linux: where a thread handles signals."""
+
+    _fields_ = (("address", ctypes.c_void_p), ("flags", ctypes.c_int), ("size", ctypes.c_size_t))
+
+
+@contextlib.contextmanager
+def _signal_stack_kept() -> Iterator[None]:
+    """Leave the calling thread's signal stack as it was.
+
+    The plugin (seen with 2026.4) gives the thread that loads a model an alternate signal stack and frees it with the
+    model, also when another model has come since. Python handles signals on that stack, so the next Ctrl-C would
+    crash the process instead of raising KeyboardInterrupt.
+    """
+    if sys.platform != "linux":
+        yield
+        return
+    libc = ctypes.CDLL(None)
+    before = _SignalStack()
+    libc.sigaltstack(None, ctypes.byref(before))
+    try:
+        yield
+    finally:
+        libc.sigaltstack(ctypes.byref(before), None)
 
 
 def devices() -> tuple[list[str], str]:

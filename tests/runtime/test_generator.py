@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -46,6 +48,18 @@ def test_threads_do_not_meet(artifact: Path, engine: str) -> None:
         serial = [generator.sample(2, seed=seed) for seed in range(40)]
         for drawn, wanted in zip(pool.map(lambda seed: generator.sample(2, seed=seed), range(40)), serial, strict=True):
             np.testing.assert_array_equal(drawn, wanted)
+
+
+def test_a_signal_is_survived_whatever_the_order_of_closing(artifact: Path) -> None:
+    code = (
+        "import signal, sys; from ganedge.runtime import load; "
+        "one, two = (load(sys.argv[1], 'openvino', threads=1) for _ in range(2)); "
+        "one.sample(1); two.sample(1); one.close(); "
+        "three = load(sys.argv[1], 'openvino'); two.close(); three.sample(1); three.close(); "
+        "signal.signal(signal.SIGINT, lambda *_: print('handled')); signal.raise_signal(signal.SIGINT)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, artifact], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "handled\n"), done.stderr
 
 
 def test_it_says_what_runs(artifact: Path, half_artifact: Path) -> None:
