@@ -103,7 +103,9 @@ def start(
     options.log_severity_level = 4  # Errors reach the caller as exceptions; the library itself prints nothing.
     if threads is not None:
         options.intra_op_num_threads = threads
-    providers = [PROVIDERS[chosen]] if chosen == "cpu" else [PROVIDERS[chosen], PROVIDERS["cpu"]]
+    # TF32 is ONNX Runtime's default on CUDA: FP32 is asked for, so FP32 is computed.
+    cuda = (PROVIDERS["cuda"], {"use_tf32": "0"})
+    providers = [PROVIDERS["cpu"]] if chosen == "cpu" else [cuda, PROVIDERS["cpu"]]
     try:
         session = onnxruntime.InferenceSession(model, options, providers=providers)
     except Exception as error:
