@@ -27,10 +27,10 @@ $(VENV)/test.stamp: $(VENV)/demo.stamp
 
 demo: $(VENV)/demo.stamp ## Digits → DCGAN → ONNX FP32 and FP16 → new digits → latency table
 	rm -rf demo
-	$(BIN)/gan-train dcgan --data digits --out demo/run --epochs 60 --max-minutes 2.5
+	$(BIN)/gan-train dcgan --data digits --conditional --out demo/run --epochs 60 --max-minutes 2.5
 	$(BIN)/gan-export demo/run --format onnx -o demo/generator.onnx
 	$(BIN)/gan-export demo/run --format onnx --fp16 -o demo/generator-fp16.onnx
-	$(BIN)/gan-run sample demo/generator.onnx -n 64 --seed 0 -o demo/digits.png
+	$(BIN)/gan-run sample demo/generator.onnx -n 60 --columns 10 --seed 0 -o demo/digits.png
 	$(BIN)/gan-bench demo/generator.onnx demo/generator-fp16.onnx --against demo/run --batch 1,8 --seconds 1 --json demo/latency.json
 	@echo "new digits: demo/digits.png   latency: demo/latency.json"
 
