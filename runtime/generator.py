@@ -19,7 +19,7 @@ import numpy as np
 from . import tuning
 from .engines import start
 from .errors import GanEdgeError, InputError, UsageError
-from .images import MAX_PIXELS, to_uint8
+from .images import MAX_PIXELS, all_finite, to_uint8
 from .latents import LatentStream, between
 from .manifest import read_artifact
 
@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 
 BATCH_ELEMENTS = 2**22
 """Output values computed in one engine call unless `batch` says otherwise: 16 MiB of float32."""
+MAX_ITEMS = 2**31
+"""Items drawn in one call at most."""
 MAX_BATCH = 64
 """Items in one engine call unless `batch` says otherwise: beyond it throughput gains little and memory grows."""
 
@@ -164,8 +166,8 @@ class Generator:
             UsageError: an argument out of range, or a generator that takes pictures rather than latents.
             InputError: the generator gave NaN or infinite values.
         """
-        if n < 1:
-            raise UsageError(f"n is {n}: give 1 or more")
+        if not 1 <= n <= MAX_ITEMS:
+            raise UsageError(f"n is {n}: give 1 to {MAX_ITEMS}")
         stream = self._latents(seed, truncation)
         labels = self._labels(n, label)
         items: NDArray[np.generic] | None = None
@@ -174,7 +176,7 @@ class Generator:
             inputs = [stream.take(end - begin)] if labels is None else [stream.take(end - begin), labels[begin:end]]
             part = self._finish(self.run(*inputs))
             if items is None:
-                items = part if end == n else np.empty((n, *part.shape[1:]), part.dtype)
+                items = part if end == n else _room(n, part)
             items[begin:end] = part
         assert items is not None
         return items
@@ -357,6 +359,15 @@ class Generator:
         return to_uint8(tensor, port.range, port.layout)
 
 
+def _room(n: int, part: NDArray[np.generic]) -> NDArray[np.generic]:
+    """An array for all items, made after the first were computed and before the many that might not fit."""
+    try:
+        return np.empty((n, *part.shape[1:]), part.dtype)
+    except (MemoryError, ValueError):
+        size = n * part[0].nbytes / 1e9
+        raise UsageError(f"n is {n}: that is {size:.0f} GB at once; draw fewer at a time") from None
+
+
 def _default_batch(port: Port) -> int:
     elements = int(np.prod(port.item_shape))
     return max(1, min(MAX_BATCH, BATCH_ELEMENTS // max(elements, 1)))
@@ -374,7 +385,7 @@ def _check_array(port: Port, array: NDArray[np.generic]) -> None:
     if not fits or array.size == 0:
         wanted = " × ".join(str(size) for size in port.shape)
         raise InputError(f"{port.name} has shape {array.shape}: give {wanted}, with a batch of 1 or more")
-    if array.dtype.kind == "f" and not np.isfinite(array.sum(dtype=np.float32)):
+    if array.dtype.kind == "f" and not all_finite(array):
         raise InputError(f"{port.name} holds NaN or infinite values")
     if port.role == "image" and port.multiple > 1:
         height, width = array.shape[2:] if port.layout == "NCHW" else array.shape[1:3]

@@ -58,7 +58,7 @@ def to_uint8(tensor: NDArray[np.generic], value_range: tuple[float, float], layo
     pictures = tensor.transpose(0, 2, 3, 1) if layout == "NCHW" else tensor
     if tensor.dtype == np.uint8:
         return np.ascontiguousarray(pictures, dtype=np.uint8)
-    if not np.isfinite(tensor.sum(dtype=np.float32)):
+    if not all_finite(tensor):
         raise InputError("the generator gave NaN or infinite values: verify the artifact, or use a higher precision")
     low, high = value_range
     scale = 255.0 / (high - low)
@@ -131,6 +131,12 @@ def resize(picture: NDArray[np.uint8], height: int, width: int) -> NDArray[np.ui
     return np.stack(planes, axis=-1)
 
 
+def all_finite(tensor: NDArray[np.generic]) -> bool:
+    """Whether no value is NaN or infinite: one fast sum, and a closer look only where that overflows."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        return bool(np.isfinite(tensor.sum(dtype=np.float32)) or np.isfinite(tensor).all())
+
+
 def grid(pictures: NDArray[np.uint8], columns: int | None = None, gap: int = 2) -> NDArray[np.uint8]:
     """Lay pictures out in rows, left to right and top to bottom.
 
@@ -143,7 +149,7 @@ def grid(pictures: NDArray[np.uint8], columns: int | None = None, gap: int = 2) 
         One picture, uint8 `[H', W', C]`.
     """
     count, height, width, channels = pictures.shape
-    across = columns or math.ceil(math.sqrt(count))
+    across = min(columns or math.ceil(math.sqrt(count)), count)
     down = math.ceil(count / across)
     sheet = np.full((down * (height + gap) - gap, across * (width + gap) - gap, channels), 255, np.uint8)
     for index, picture in enumerate(pictures):
@@ -173,6 +179,10 @@ def scatter(*clouds: NDArray[np.generic], size: int = 512) -> NDArray[np.uint8]:
     return sheet
 
 
+MAX_SIDES = {"JPEG": 65_500, "WEBP": 16_383}
+"""Longest side that a format can hold, pixels."""
+
+
 def check_format(path: Path) -> str:
     """Pillow's name of the format that the ending of `path` asks for.
 
@@ -198,6 +208,11 @@ def save(picture: NDArray[np.uint8], path: Path) -> None:
         GanEdgeError: the file cannot be written.
     """
     name = check_format(path)
+    most = MAX_SIDES.get(name)
+    if most is not None and max(picture.shape[:2]) > most:
+        raise UsageError(
+            f"{path} would be {picture.shape[1]} × {picture.shape[0]}, and {name} goes to {most}: use .png"
+        )
     image = _pillow(f"writing {path.name}").fromarray(picture[..., 0] if picture.shape[-1] == 1 else picture)
     if name == "JPEG" and image.mode not in ("L", "RGB"):
         image = image.convert("RGB")

@@ -45,6 +45,7 @@ def test_info(command: Command, artifact: Path) -> None:
         (("sample", "{artifact}"), 2, "--output"),
         (("sample", "{artifact}", "-o", "x.png", "-n", "0"), 2, "n is 0"),
         (("sample", "{artifact}", "-o", "x.png", "-n", "many"), 2, "many"),
+        (("sample", "{artifact}", "-o", "x.png", "-n", "10000000000000000000"), 2, "n is 1000"),
         (("sample", "{artifact}", "-o", "x.png", "--seed", "-5"), 2, "seed -5"),
         (("sample", "{artifact}", "-o", "x.png", "--engine", "magic"), 2, "onnxruntime"),
         (("sample", "{artifact}", "-o", "x.png", "--device", "tpu"), 2, "auto, cpu, cuda"),

@@ -87,6 +87,17 @@ def test_a_save_that_fails_leaves_nothing(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["folder.png", "pipe.png"]
 
 
+def test_what_a_format_cannot_hold(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"WEBP goes to 16383: use \.png"):
+        images.save(np.zeros((1, 20_000, 1), np.uint8), tmp_path / "wide.webp")
+    assert not list(tmp_path.iterdir())
+
+
+def test_large_values_are_finite() -> None:
+    tensor = np.full((1, 1, 20, 20), 3e37, np.float32)
+    assert images.to_uint8(tensor, (-1, 1), "NCHW").min() == 255
+
+
 def test_a_link_is_written_through(tmp_path: Path) -> None:
     (tmp_path / "there").mkdir()
     (tmp_path / "link.png").symlink_to(tmp_path / "there" / "real.png")

@@ -1,0 +1,50 @@
+"""What only a CUDA device can show: training there, the engine there, and a benchmark of both on the same device."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+
+from ganedge.models import find
+from ganedge.runtime import load
+from ganedge.train import checkpoint
+from ganedge.train.loop import Settings, train
+
+pytestmark = pytest.mark.gpu
+needs_provider = pytest.mark.skipif(
+    "CUDAExecutionProvider" not in onnxruntime.get_available_providers(),
+    reason="needs onnxruntime-gpu; this onnxruntime has no CUDA provider",
+)
+TINY: dict[str, Any] = {"size": 16, "width": 8, "latent": 6, "batch": 16, "sample_every": 4}
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+def test_training_goes_on_where_it_stopped(tmp_path: Path, precision: Any) -> None:
+    out = tmp_path / "run"
+    for steps in (3, 6):
+        settings = Settings(data="digits", out=out, steps=steps, device="cuda", precision=precision, resume=steps > 3)
+        train(find("dcgan"), TINY if steps == 3 else {}, settings)
+    assert checkpoint.steps(out)[-1] == 6
+
+
+@needs_provider
+def test_the_engine_draws_the_same_there(artifact: Path) -> None:
+    with load(artifact, "onnxruntime", "cuda") as there, load(artifact, "onnxruntime", "cpu") as here:
+        assert there.engine.device == "cuda"
+        assert np.abs(there.sample(20, seed=0).astype(int) - here.sample(20, seed=0)).max() <= 1
+
+
+@needs_provider
+def test_the_benchmark_keeps_to_one_device(command: Callable[..., Any], artifact: Path, tiny_run: Path) -> None:
+    done = command(
+        "gan-bench", artifact, "--against", tiny_run, "--device", "cuda", "--engine", "onnxruntime",
+        "--batch", 4, "--seconds", 0.1, "--iterations", 5,
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    assert all(result["same"] in (None, True) for result in json.loads(done.out.splitlines()[-1])["results"])
