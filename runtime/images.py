@@ -62,7 +62,8 @@ def to_uint8(tensor: NDArray[np.generic], value_range: tuple[float, float], layo
         raise InputError("the generator gave NaN or infinite values: verify the artifact, or use a higher precision")
     low, high = value_range
     scale = 255.0 / (high - low)
-    levels: NDArray[np.float32] = np.multiply(tensor, np.float32(scale), dtype=np.float32)
+    with np.errstate(over="ignore"):  # What overflows is far beyond white or black, and is clipped.
+        levels: NDArray[np.float32] = np.multiply(tensor, np.float32(scale), dtype=np.float32)
     levels += np.float32(0.5 - low * scale)
     np.clip(levels, 0.0, 255.0, out=levels)
     last = levels.transpose(0, 2, 3, 1) if layout == "NCHW" else levels
