@@ -31,7 +31,9 @@ import numpy, onnxruntime
 from PIL import Image
 session = onnxruntime.InferenceSession(sys.argv[1], providers=["CPUExecutionProvider"])
 latents = numpy.random.RandomState(0).standard_normal((64, {latent})).astype(numpy.float32)
-pictures = session.run(None, {{session.get_inputs()[0].name: latents}})[0]
+names = [port.name for port in session.get_inputs()]
+labels = numpy.arange(64) % {classes}
+pictures = session.run(None, dict(zip(names, (latents, labels))))[0]
 pictures = ((pictures + 1) * 127.5).round().clip(0, 255).astype(numpy.uint8).transpose(0, 2, 3, 1)
 n, h, w, c = pictures.shape
 sheet = pictures.reshape(8, 8, h, w, c).transpose(0, 2, 1, 3, 4).reshape(8 * h, 8 * w, c)
@@ -48,12 +50,13 @@ with load(sys.argv[1], engine="onnxruntime", device="cpu") as generator:
 
 def measure(file: Path, runs: int) -> dict[str, list[float]]:
     """Seconds of each whole process, `runs` times each after one warm-up, in turns."""
-    latent = read_artifact(file)[0].interface.inputs[0].item_shape[0]
+    interface = read_artifact(file)[0].interface
+    latent, classes = interface.inputs[0].item_shape[0], max(1, len(interface.classes))
     command = [str(Path(sys.executable).with_name("gan-run")), "sample", str(file), "-n", "64", "--seed", "0"]
     with tempfile.TemporaryDirectory() as folder:
         picture = str(Path(folder) / "grid.png")
         ways = {
-            "bare script": [sys.executable, "-c", BARE.format(latent=latent), str(file), picture],
+            "bare script": [sys.executable, "-c", BARE.format(latent=latent, classes=classes), str(file), picture],
             "Python API": [sys.executable, "-c", API, str(file), picture],
             "gan-run sample": [*command, "--engine", "onnxruntime", "--device", "cpu", "-o", picture],
         }

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import json
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -101,3 +103,11 @@ def test_mistakes_get_one_line(
     assert done.code == code, done.err
     assert said in done.err
     assert done.err.count("\n") == 1
+
+
+def test_start_up_is_measured(artifact: Path) -> None:
+    line = [sys.executable, "-m", "ganedge.benchmarks.startup", artifact, "--runs", "1"]
+    done = subprocess.run(line, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout.splitlines()[-1])
+    assert set(report["seconds"]) == {"bare script", "Python API", "gan-run sample"}
