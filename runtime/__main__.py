@@ -223,13 +223,20 @@ def info(
     file: File, as_json: Annotated[bool, typer.Option("--json", help="The whole manifest as JSON.")] = False
 ) -> None:
     """Show what an artifact is, where it comes from and what was proven of it."""
-    manifest, model = read_artifact(file)
+    if file.suffix == ".engine":
+        from .engine_file import check_engine, read_sidecar
+
+        manifest, identity = read_sidecar(file)
+        size = len(check_engine(file, identity))
+    else:
+        manifest, model = read_artifact(file)
+        size = len(model)
     if as_json:
         import json
 
         typer.echo(json.dumps(json.loads(manifest.to_json()), indent=2))
         return
-    for name, value in describe(manifest, len(model)):
+    for name, value in describe(manifest, size):
         typer.echo(terminal.printable(f"{name:<10} {value}"))
 
 

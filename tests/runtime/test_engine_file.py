@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -37,6 +39,12 @@ def test_the_description_survives_the_round_trip(engine: Path, artifact: Path) -
     assert manifest == read_artifact(artifact)[0]
     assert identity.profiles["latent"][2] == (8, 6)
     assert identity.targets == ("sm86",)
+
+
+def test_info_reads_the_description(command: Callable[..., Any], engine: Path) -> None:
+    shown = command("gan-run", "info", engine)
+    assert shown.code == 0, shown.err
+    assert "latent to image" in shown.out
 
 
 @pytest.mark.parametrize("asked", [{"engine": "openvino"}, {"device": "cpu"}, {"batch": 9}])
