@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,7 @@ def test_a_replaced_engine_is_refused(engine: Path) -> None:
         load(engine)
 
 
+@pytest.mark.skipif(find_spec("tensorrt_rtx") is None, reason="needs tensorrt-rtx-cu13 to get as far as the device")
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has CUDA, so that is not what is refused")
 def test_without_a_device_it_says_so(engine: Path) -> None:
     with pytest.raises(EngineError, match="no CUDA device") as missing:
