@@ -19,7 +19,7 @@ $(VENV)/demo.stamp: $(BIN)/python pyproject.toml constraints.txt
 	@touch $@
 
 $(VENV)/test.stamp: $(VENV)/demo.stamp
-	$(PIP) --editable '.[train,export,cpu,openvino,rtx,dev]'
+	$(PIP) --editable '.[train,export,cpu,openvino,rtx,sr,video,serve,report,dev]'
 	@touch $@
 
 .typecheck/ganedge:
