@@ -15,9 +15,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from ganedge.models.latent import LatentGAN, PictureConfig, adams, clip_weights, split_names, to_pictures
-from ganedge.models.objectives import OBJECTIVES
-from ganedge.models.variant import Batch, Update, VariantConfig, Wants, require
+from ganedge.models.latent import LatentGAN, PictureConfig, adams, split_names, to_pictures
+from ganedge.models.variant import VariantConfig, Wants, require
 from ganedge.runtime.manifest import Interface, Noise
 
 EPS = 0.8
@@ -46,8 +45,8 @@ class Config(PictureConfig):
     """Share of the hidden features that both networks drop in training."""
     noise: Noise = "normal"
     """What latents are drawn from: standard normal, or uniform over -1 to 1."""
-    generator_first: bool = True
-    """The generator takes its step first, and the discriminator judges the same pictures with half the loss."""
+    halve_d: bool = True
+    """Halve the discriminator's loss: the mean over real and generated pictures in place of the sum."""
     conditional: bool = False
     """Learn the class of each picture, so that a label chooses what is drawn."""
     class_names: str | None = None
@@ -69,8 +68,6 @@ class Config(PictureConfig):
             plain = all(part.isascii() and part.isdigit() and int(part) > 0 for part in text.split(","))
             require(plain, name, text, "whole numbers from 1, separated by commas")
         require(0 <= self.dropout < 1, "dropout", self.dropout, "0 or more and below 1")
-        alone = self.d_steps == 1 or not self.generator_first
-        require(alone, "d_steps", self.d_steps, "1, or --no-generator-first")
         require(self.lr > 0, "lr", self.lr, "more than 0")
         require(0 <= self.beta1 < 1, "beta1", self.beta1, "0 or more and below 1")
         require(0 <= self.beta2 < 1, "beta2", self.beta2, "0 or more and below 1")
@@ -143,7 +140,7 @@ class Discriminator(nn.Module):
 
 
 class MLP(LatentGAN):
-    """The variant: two networks, two Adams, and the generator first in the default preset."""
+    """The variant: two networks and two Adams."""
 
     name: ClassVar[str] = "mlp"
     summary: ClassVar[str] = "latents to small pictures through fully connected layers (presets: batchnorm, dropout)"
@@ -158,7 +155,7 @@ class MLP(LatentGAN):
             "batchnorm": False,
             "dropout": 0.3,
             "noise": "uniform",
-            "generator_first": False,
+            "halve_d": False,
             "real_label": 0.9,
             "lr": 2e-3,
             "beta1": 0.9,
@@ -169,6 +166,7 @@ class MLP(LatentGAN):
         super().__init__(config, Generator(config), Discriminator(config))
         self.config = config
         self.noise = config.noise
+        self.d_factor = 0.5 if config.halve_d else 1.0
         self.optimizers = adams(self.networks, config.lr, config.beta1, config.beta2)
 
     @staticmethod
@@ -181,21 +179,3 @@ class MLP(LatentGAN):
         channels, size, _ = self.config.shape
         given = {"noise": self.config.noise, "classes": self.config.classes}
         return {"generator": to_pictures(self.config, channels, size, **given)}
-
-    def step(self, batch: Batch, step: int, update: Update) -> dict[str, Tensor]:
-        """Update the generator, then the discriminator with the same pictures; or the other way round."""
-        if not self.config.generator_first:
-            return super().step(batch, step, update)
-        real, labels = batch["images"], batch.get("labels")
-
-        # Update the generator.
-        fake = self.draw(len(real), labels, real.device)
-        loss_g = OBJECTIVES[self.config.objective].generator(self.judge(fake, labels))
-        update("generator", loss_g)
-
-        # Update the discriminator.
-        if self.config.objective == "wgan":
-            clip_weights(self.networks["discriminator"], self.config.clip)
-        loss_d, losses = self.discriminator_loss(real, fake.detach(), labels)
-        update("discriminator", loss_d / 2)
-        return {**losses, "loss_d": losses["loss_d"] / 2, "loss_g": loss_g.detach()}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import (
     Any,
@@ -38,9 +38,20 @@ Batch = Mapping[str, Tensor]
 
 Pictures are float `[N, C, H, W]` in the wanted range."""
 
-Update = Callable[[str, Tensor], None]
-"""`update(name, loss)`: clear that optimizer's gradients, compute those of its own parameters and no others, average
-them over all processes, and take one step."""
+
+class Update(Protocol):
+    """What a variant's step calls once for each optimizer."""
+
+    def __call__(self, name: str, loss: Tensor, keep_graph: bool = False) -> None:
+        """Take one step of the optimizer `name`: gradients of its own parameters and no others, of all processes.
+
+        Args:
+            name: One of the variant's optimizers.
+            loss: What it minimises.
+            keep_graph: Keep what the loss was computed from, for a second loss.
+        """
+        ...
+
 
 DataKind = Literal["images", "points", "pairs", "unpaired"]
 """Kinds of training data: single pictures, points of the plane, pictures in pairs, two sets of pictures."""

@@ -168,16 +168,16 @@ class WGAN(LatentGAN):
         return -super().judge(items, labels)
 
     def is_generators_turn(self, step: int) -> bool:
-        """Whether the generator takes a step after the critic's in this one."""
+        """Whether the generator takes a step in this one too."""
         if not self.config.warm_up:
             return super().is_generators_turn(step)
         return is_last_critic_step(step, self.config.d_steps)
 
 
 def is_last_critic_step(step: int, usual: int) -> bool:
-    """Whether a generator step follows critic step `step`, with the longer warm-up.
+    """Whether a generator step goes with critic step `step`, the last of its round, with the longer warm-up.
 
-    Generator step i is preceded by 100 critic steps for i < 25 and wherever 500 divides i, and by `usual` otherwise.
+    The round of generator step i has 100 critic steps for i < 25 and wherever 500 divides i, and `usual` otherwise.
     """
     at_start = WARM_UP * LONG
     if step < at_start:

@@ -316,12 +316,12 @@ class Trainer:
                 "give as many or fewer, more --epochs, or --decay 1"
             )
 
-    def _update(self, name: str, loss: Tensor) -> None:
+    def _update(self, name: str, loss: Tensor, keep_graph: bool = False) -> None:
         """Take one step of one optimizer. No gradient is computed for parameters that it does not hold."""
         optimizer = self.optimizers[name]
         optimizer.zero_grad(set_to_none=True)
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        self.fabric.backward(loss, inputs=parameters)
+        self.fabric.backward(loss, inputs=parameters, retain_graph=keep_graph)
         if self.fabric.world_size > 1:
             self._average([p.grad for p in parameters if p.grad is not None])
         optimizer.step()

@@ -45,11 +45,12 @@ def test_a_step_updates_each_network_with_its_own_loss(objective: Any) -> None:
     gan = DCGAN(Config(size=16, width=4, channels=1, objective=objective, r1=1.0))
     touched: list[tuple[str, set[str]]] = []
 
-    def update(name: str, loss: torch.Tensor) -> None:
+    def update(name: str, loss: torch.Tensor, keep_graph: bool = False) -> None:
         before = {key: [p.detach().clone() for p in network.parameters()] for key, network in gan.networks.items()}
         optimizer = gan.optimizers[name]
         optimizer.zero_grad()
-        loss.backward(inputs=[p for group in optimizer.param_groups for p in group["params"]])  # type: ignore[no-untyped-call]
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        loss.backward(retain_graph=keep_graph, inputs=parameters)  # type: ignore[no-untyped-call]
         optimizer.step()
         moved = {
             key
@@ -59,7 +60,7 @@ def test_a_step_updates_each_network_with_its_own_loss(objective: Any) -> None:
         touched.append((name, moved))
 
     losses = gan.step({"images": torch.rand(8, 1, 16, 16) * 2 - 1}, 0, update)
-    assert touched == [("discriminator", {"discriminator"}), ("generator", {"generator"})]
+    assert touched == [("generator", {"generator"}), ("discriminator", {"discriminator"})]
     assert all(value.ndim == 0 and not value.requires_grad for value in losses.values())
 
 
