@@ -23,7 +23,7 @@ class Config(PictureConfig):
     """Sizes, objective and optimisation of a DCGAN."""
 
     size: int = 32
-    """Height and width of the pictures, pixels: a power of two, 16 or more."""
+    """Height and width of the pictures, pixels: 4, 5, 6 or 7, doubled twice or more (16, 28, 32, 48, 64...)."""
     channels: int | None = None
     """1 grey, 3 colour; as the data has by default."""
     width: int = 32
@@ -42,13 +42,29 @@ class Config(PictureConfig):
     def __post_init__(self) -> None:
         """Refuse values that cannot work."""
         super().__post_init__()
-        power = self.size >= 16 and self.size & (self.size - 1) == 0
-        require(power, "size", self.size, "a power of two, 16 or more")
+        require(
+            self.size == self.start << self.doublings >= 16, "size", self.size, "4, 5, 6 or 7 doubled twice or more"
+        )
         require(self.channels in (None, 1, 3), "channels", self.channels, "1 or 3")
         require(self.width >= 1, "width", self.width, "1 or more")
         require(self.lr > 0, "lr", self.lr, "more than 0")
         require(0 <= self.beta1 < 1, "beta1", self.beta1, "0 or more and below 1")
         require(0 <= self.beta2 < 1, "beta2", self.beta2, "0 or more and below 1")
+
+    @property
+    def doublings(self) -> int:
+        """How often the generator doubles its first feature maps, and the discriminator halves the picture."""
+        return max(self.size.bit_length() - 3, 0)
+
+    @property
+    def start(self) -> int:
+        """Height and width of the smallest feature maps, 4 to 7."""
+        return self.size >> self.doublings
+
+    @property
+    def features(self) -> int:
+        """Channels of the smallest feature maps."""
+        return self.width << (self.doublings - 1)
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -61,12 +77,12 @@ class Generator(nn.Module):
 
     def __init__(self, config: Config) -> None:
         super().__init__()
-        features = config.size // 8 * config.width
+        features, start = config.features, config.start
         classes = len(config.classes)
         self.embed = nn.Embedding(classes, classes) if classes else None
-        self.project = nn.Linear(config.latent + classes, features * 4 * 4)
-        layers: list[nn.Module] = [nn.Unflatten(1, (features, 4, 4))]
-        for _ in range(config.size.bit_length() - 4):
+        self.project = nn.Linear(config.latent + classes, features * start * start)
+        layers: list[nn.Module] = [nn.Unflatten(1, (features, start, start))]
+        for _ in range(config.doublings - 1):
             layers += [nn.ConvTranspose2d(features, features // 2, 4, 2, 1, bias=False)]
             layers += [nn.BatchNorm2d(features // 2), nn.ReLU(inplace=True)]
             features //= 2
@@ -92,11 +108,11 @@ class Discriminator(nn.Module):
         features = config.width
         layers: list[nn.Module] = [nn.Conv2d(config.channels or 3, features, 4, 2, 1, bias=False)]
         layers += [nn.LeakyReLU(0.2, inplace=True)]
-        for _ in range(config.size.bit_length() - 4):
+        for _ in range(config.doublings - 1):
             layers += [nn.Conv2d(features, features * 2, 4, 2, 1, bias=False)]
             layers += [nn.BatchNorm2d(features * 2), nn.LeakyReLU(0.2, inplace=True)]
             features *= 2
-        features *= 4 * 4
+        features *= config.start**2
         self.look = nn.Sequential(*layers, nn.Flatten())
         self.judge = nn.Linear(features, 1)
         self.embed = nn.Embedding(len(config.classes), features) if config.classes else None
@@ -114,7 +130,7 @@ class DCGAN(LatentGAN):
     """The variant: two networks, two Adams, one step each per batch."""
 
     name: ClassVar[str] = "dcgan"
-    summary: ClassVar[str] = "latents to pictures of any power-of-two size through transposed convolutions"
+    summary: ClassVar[str] = "latents to pictures through transposed convolutions"
     config_class: ClassVar[type[VariantConfig]] = Config
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
 

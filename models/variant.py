@@ -143,6 +143,9 @@ class Variant(Protocol):
 class Translator(Protocol):
     """A variant that turns pictures into pictures, and can show what it does with some."""
 
+    targets: Mapping[str, str]
+    """For each generator, where a batch holds the pictures that its outputs should look like."""
+
     def strips(self, name: str, networks: Mapping[str, nn.Module], batch: Batch) -> tuple[Tensor, ...]:
         """What to lay side by side for the generator `name`: its inputs, its outputs and what to hold against them.
 

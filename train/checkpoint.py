@@ -11,6 +11,7 @@ name and renamed when it is complete, so that a checkpoint that exists is whole.
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 from pathlib import Path
@@ -21,19 +22,29 @@ import torch
 from safetensors import SafetensorError
 
 from ganedge.runtime.errors import ArtifactError, GanEdgeError
+from ganedge.runtime.files import write_whole
 
 FOLDER = "checkpoints"
+BEST = "best.json"
+"""Which checkpoint is the best, and its FID."""
 TENSOR = "$tensor"
 """The key that marks a reference to a tensor in the JSON."""
 
 
-def save(folder: Path, step: int, state: dict[str, Any], keep: int) -> None:
-    """Write a checkpoint and remove all but the last `keep`.
+def save(folder: Path, step: int, state: dict[str, Any], keep: int, fid: float | None = None) -> None:
+    """Write a checkpoint and remove all but the last `keep` and the best.
+
+    Args:
+        folder: The run folder.
+        step: Steps done.
+        state: What to go on from.
+        keep: How many to keep.
+        fid: How far its pictures are from real ones, where that was measured; the lowest is the best.
 
     Raises:
         GanEdgeError: it cannot be written; earlier checkpoints are as they were.
     """
-    final = folder / FOLDER / f"{step:08d}"
+    final = path(folder, step)
     part = final.with_name(f".{final.name}.part")
     tensors: dict[str, torch.Tensor] = {}
     tree = _detach(state, tensors, "state")
@@ -42,8 +53,8 @@ def save(folder: Path, step: int, state: dict[str, Any], keep: int) -> None:
         part.mkdir(parents=True)
         (part / "state.safetensors").write_bytes(safetensors.torch.save(tensors))
         (part / "state.json").write_text(json.dumps({"step": step, "state": tree}), "utf-8")
-        for path in part.iterdir():
-            with path.open("rb") as file:
+        for written in part.iterdir():
+            with written.open("rb") as file:
                 os.fsync(file.fileno())
         if final.exists():
             aside = final.with_name(f".{final.name}.old")
@@ -53,38 +64,74 @@ def save(folder: Path, step: int, state: dict[str, Any], keep: int) -> None:
     except (OSError, SafetensorError) as error:
         shutil.rmtree(part, ignore_errors=True)
         raise GanEdgeError(f"cannot write the checkpoint {final}: {error}") from error
-    for old in steps(folder)[:-keep]:
-        shutil.rmtree(folder / FOLDER / f"{old:08d}", ignore_errors=True)
+    _note_best(folder, step, fid)
+    for old in set(steps(folder)[:-keep]) - {best(folder)}:
+        shutil.rmtree(path(folder, old), ignore_errors=True)
+
+
+def path(folder: Path, step: int) -> Path:
+    """Where the checkpoint of a step lies."""
+    return folder / FOLDER / f"{step:08d}"
+
+
+def best(folder: Path) -> int | None:
+    """The step of the best checkpoint; None where none was measured."""
+    return _read_best(folder)[0]
+
+
+def _read_best(folder: Path) -> tuple[int | None, float]:
+    """The step of the best checkpoint, and its FID."""
+    try:
+        said = json.loads((folder / FOLDER / BEST).read_text("utf-8"))
+        return int(said["step"]), float(said["fid"])
+    except FileNotFoundError:
+        return None, math.inf
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ArtifactError(f"{folder / FOLDER / BEST} is damaged ({error}): delete it to measure anew") from error
+
+
+def _note_best(folder: Path, step: int, fid: float | None) -> None:
+    if fid is not None and fid < _read_best(folder)[1]:
+        write_whole(folder / FOLDER / BEST, json.dumps({"step": step, "fid": fid}) + "\n")
 
 
 def steps(folder: Path) -> list[int]:
     """Steps that have a checkpoint, ascending."""
     parent = folder / FOLDER
     return (
-        sorted(int(path.name) for path in parent.glob("*") if path.name.isascii() and path.name.isdecimal())
+        sorted(int(item.name) for item in parent.glob("*") if item.name.isascii() and item.name.isdecimal())
         if parent.is_dir()
         else []
     )
 
 
 def load_latest(folder: Path) -> tuple[int, dict[str, Any]] | None:
-    """The last checkpoint as (step, state), tensors on the CPU; None where there is none.
+    """The last checkpoint as (step, state), tensors on the CPU; None where there is none. Raises as `load` does."""
+    existing = steps(folder)
+    return (existing[-1], load(folder, existing[-1])) if existing else None
+
+
+def load(folder: Path, step: int) -> dict[str, Any]:
+    """The state of one checkpoint, tensors on the CPU.
 
     Raises:
-        ArtifactError: it is damaged; the message says how to go on from the one before.
+        ArtifactError: not there, or damaged; the message says how to go on from the one before.
     """
-    existing = steps(folder)
-    if not existing:
-        return None
-    path = folder / FOLDER / f"{existing[-1]:08d}"
+    place = path(folder, step)
+    if not place.is_dir():
+        kept = ", ".join(map(str, steps(folder))) or "none"
+        raise ArtifactError(f"{folder} holds no checkpoint of step {step}: it has {kept}")
     try:
-        tensors = safetensors.torch.load_file(str(path / "state.safetensors"))
-        said = json.loads((path / "state.json").read_text("utf-8"))
-        return int(said["step"]), _attach(said["state"], tensors)
+        tensors = safetensors.torch.load_file(str(place / "state.safetensors"))
+        said = json.loads((place / "state.json").read_text("utf-8"))
+        if said["step"] != step:
+            raise ValueError(f"it is of step {said['step']}")
+        state: dict[str, Any] = _attach(said["state"], tensors)
     except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
         raise ArtifactError(
-            f"the checkpoint {path} is damaged ({error}): delete that folder to go on from the one before"
+            f"the checkpoint {place} is damaged ({error}): delete that folder to go on from the one before"
         ) from error
+    return state
 
 
 def _detach(value: Any, tensors: dict[str, torch.Tensor], name: str) -> Any:

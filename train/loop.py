@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import json
 import math
 import os
 import signal
@@ -21,42 +20,26 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NoReturn
+from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
 import torch
 import torch.distributed as dist
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ganedge.models import Variant
-from ganedge.models.variant import Translator, VariantConfig, check_types, require
+from ganedge.models.variant import VariantConfig, check_types, require
 from ganedge.runtime.errors import ArtifactError, EngineError, GanEdgeError, UsageError
-from ganedge.runtime.files import write_whole
-from ganedge.runtime.manifest import Interface
 from ganedge.runtime.terminal import note
-from ganedge.train import checkpoint, data, preview, run_folder
+from ganedge.train import checkpoint, data, run_folder
 from ganedge.train.data import Options as DataOptions
-from ganedge.train.progress import TrainingProgress
+from ganedge.train.keeper import Keeper, write_weights
+from ganedge.train.metrics import FEWEST
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
-REPORT_SECONDS = 2.0
-"""Time between two reports of the losses: reading them waits for the device."""
-CHECKPOINT_SECONDS = 300.0
-"""A checkpoint is written at least this often."""
-KEEP = 2
-"""Checkpoints kept."""
-MATURE_STEPS = 200
-"""Before this a deep generator may rightly give almost the same for all noise: its weights begin small."""
-METRICS = "metrics.jsonl"
-SETTLED = 1000
-"""Steps before which a translator's averaged generator may give flat pictures."""
 AGREE_EVERY = 16
 """Steps after which several processes ask each other whether to stop."""
-COLLAPSED = 1e-4
-"""Standard deviation over the samples, or over a translated picture, in units of the range: below it is collapse."""
 
 Device = Literal["auto", "cpu", "cuda"]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
@@ -99,8 +82,15 @@ class Settings:
     """Arithmetic: auto takes bf16 where this device is fast at it, else fp32."""
     checkpoint_every: int = 1000
     """Steps between two checkpoints; one is written at least every five minutes."""
+    features: Literal["", "small", "inception"] = ""
+    """Measure FID, KID, precision and recall at every checkpoint, and keep the best one: with a small random network,
+    or Inception's; only figures of the same network can be compared."""
+    judged: int = 5000
+    """Pictures that --features compares."""
+    tensorboard: bool = False
+    """Write events for TensorBoard into the run folder too."""
     download: bool = False
-    """Fetch a built-in data set from the internet if it is not here."""
+    """Fetch a built-in data set, or Inception's weights, from the internet if they are not here."""
     resume: bool = False
     """Go on with the run in the run folder."""
 
@@ -116,6 +106,7 @@ class Settings:
         require(self.steps is None or self.steps >= 1, "steps", self.steps, "1 or more")
         require(self.max_minutes is None or self.max_minutes > 0, "max-minutes", self.max_minutes, "more than 0")
         require(0 <= self.seed < 2**63, "seed", self.seed, "0 or more, below 2^63")
+        require(self.judged >= FEWEST, "judged", self.judged, f"{FEWEST} or more")
         require(self.checkpoint_every >= 1, "checkpoint-every", self.checkpoint_every, "1 or more")
 
     @property
@@ -225,48 +216,21 @@ class Trainer:
         """Train until the last step, the deadline (of the monotonic clock) or a signal."""
         if self.step >= self.total:
             if self.fabric.is_global_zero:
-                self._write_weights()  # A kill between the last checkpoint and the weights left older ones.
+                write_weights(self)  # A kill between the last checkpoint and the weights left older ones.
                 note(f"{self.settings.out}: all {self.total} steps are done, nothing to do")
             return
-        losses = Losses()
-        saved_at = time.monotonic()
-        shown = TrainingProgress(self.step, self.total) if self.fabric.is_global_zero else contextlib.nullcontext()
-        with _signals() as stop, shown as progress:
+        keeping = Keeper(self, deadline) if self.fabric.is_global_zero else contextlib.nullcontext()
+        with _signals() as stop, keeping as keeper:
             while self.step < self.total and not self._must_stop(bool(stop) or time.monotonic() >= deadline):
-                losses.add(self.advance(), self.config.batch)
-                if progress is None:
-                    continue  # One process reports and writes.
-
-                # Report the losses, and make sure they are numbers.
-                if losses.age >= REPORT_SECONDS or self.step == self.total:
-                    self._report(losses, progress, deadline)
-
-                # Keep what was done.
-                if self.step % self.config.sample_every == 0:
-                    self._write_sample()
-                if self.step % self.settings.checkpoint_every == 0 or time.monotonic() - saved_at > CHECKPOINT_SECONDS:
-                    self._check_finite(losses.peek())
-                    self._save()
-                    saved_at = time.monotonic()
-
-            # Report and keep what the last report and the last checkpoint left out.
-            if progress is not None:
-                if losses.count:
-                    self._report(losses, progress, deadline)
-                self._write_sample()
-                self._save()
+                losses = self.advance()
+                if keeper is not None:  # One process reports and writes.
+                    keeper.look(losses)
+            if keeper is not None:
+                keeper.finish()
         if stop:
             error = Interrupted(f"stopped at step {self.step}, all saved: add --resume to go on")
             error.exit_code = 128 + stop[0]
             raise error
-
-    def _report(self, losses: Losses, progress: TrainingProgress, deadline: float) -> None:
-        """Show and record the losses since the last report, and make sure they are numbers."""
-        means, rate = losses.read()
-        self._check_finite(means)
-        left = min((self.total - self.step) * self.config.batch / rate, deadline - time.monotonic())
-        progress.report(self.step, means, rate, max(left, 0.0))
-        self._write_metrics(means, rate)
 
     def _must_stop(self, asked: bool) -> bool:
         """Whether to stop before the next step. Several processes agree on it now and then, all at the same step."""
@@ -338,79 +302,19 @@ class Trainer:
         for gradient, mean in zip(gradients, torch.split(flat, [g.numel() for g in gradients]), strict=True):
             gradient.copy_(mean.view_as(gradient))
 
-    def _check_finite(self, losses: Mapping[str, float]) -> None:
-        bad = [name for name, value in losses.items() if not math.isfinite(value)]
-        if bad:
-            self._give_up(bad[0])
+    @property
+    def generators(self) -> dict[str, nn.Module]:
+        """The generators to show, measure and export: the moving averages where they are on."""
+        return {name: average.network for name, average in self.averages.items()}
 
-    def _give_up(self, what: str) -> NoReturn:
-        """Stop because something is NaN or infinite, and say what is left."""
-        last = checkpoint.steps(self.settings.out)
-        kept = f"the checkpoint of step {last[-1]} is the last good one" if last else "no checkpoint was reached"
-        raise GanEdgeError(
-            f"{what} is no longer a finite number at step {self.step}; {kept}. "
-            "Train with a lower learning rate or --precision fp32 into another --out"
-        )
-
-    def _write_metrics(self, losses: Mapping[str, float], rate: float) -> None:
-        epoch = self.step * self.config.batch / len(self.items)
-        line = {"step": self.step, "epoch": round(epoch, 4), **losses, "images_per_s": round(rate, 2)}
-        with (self.settings.out / METRICS).open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
-
-    def _write_sample(self) -> None:
-        """Write what every generator makes of the fixed noise or examples, and the plot of the losses."""
-        samples = self.settings.out / "samples"
-        for name, interface in self.interfaces.items():
-            path = samples / f"{name}-{self.step:08d}.png"
-            if isinstance(self.gan, Translator):
-                assert self.items.examples is not None
-                networks = {key: average.network for key, average in self.averages.items()}
-                columns = preview.strips(self.gan, name, networks, self.items.examples, self.fabric.device)
-                if self.step >= SETTLED:  # Averaged weights and statistics begin with hardly any output.
-                    self._check_collapse(name, columns[1].std(axis=(2, 3)).max())
-                preview.save_strips(columns, interface, path)
-            else:
-                output = preview.draw(self.averages[name].network, interface, self.fabric.device)
-                self._check_collapse(name, output.std(axis=0).max())
-                preview.save(output, interface, path, self._real_points())
-        metrics = self.settings.out / METRICS
-        if metrics.exists():
-            preview.plot_losses(metrics, samples / "losses.png")
-
-    def _check_collapse(self, name: str, spread: float) -> None:
-        if self.step >= MATURE_STEPS and spread < COLLAPSED * _span(self.interfaces[name]):
-            raise GanEdgeError(
-                f"{name} gives the same output for all inputs at step {self.step}: it has collapsed. "
-                "Train with a lower learning rate, another --objective or another --seed into another --out"
-            )
-
-    def _real_points(self) -> NDArray[np.generic] | None:
-        """The points of the data set, where it holds points."""
-        source = self.items.sources.get("points")
-        return None if source is None else source.take(torch.arange(len(source))).numpy()
-
-    def _save(self) -> None:
-        """Write a checkpoint, and the weights to export; nothing that is not finite is ever written."""
-        if self.saved == self.step:
-            return
-        state = {
+    def state(self) -> dict[str, Any]:
+        """Everything needed to go on from here bit for bit."""
+        return {
             "networks": {name: network.state_dict() for name, network in self.gan.networks.items()},
             "optimizers": {name: optimizer.state_dict() for name, optimizer in self.gan.optimizers.items()},
             "averages": {name: average.network.state_dict() for name, average in self.averages.items()},
+            "precision": self.fabric._precision.state_dict(),  # The scale of the losses in fp16; else empty.
         }
-        for name, weights in [*state["networks"].items(), *state["averages"].items()]:
-            if not all(bool(tensor.isfinite().all()) for tensor in weights.values()):
-                self._give_up(f"a weight of the {name}")
-        checkpoint.save(self.settings.out, self.step, state, KEEP)
-        self._write_weights()
-        self.saved = self.step
-
-    def _write_weights(self) -> None:
-        """Write the weights to export, unless those of this step are there."""
-        for name, average in self.averages.items():
-            if run_folder.weights_step(self.settings.out, name) != self.step or self.saved != self.step:
-                run_folder.write_weights(self.settings.out, name, average.network.state_dict(), self.step)
 
     def _initialise(self) -> None:
         """Start from another run's networks, or from a generator's weights."""
@@ -442,6 +346,7 @@ class Trainer:
                 _match_layout(optimizer)
             for name, average in self.averages.items():
                 average.network.load_state_dict(state["averages"][name])
+            self.fabric._precision.load_state_dict(state["precision"])
         except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
             reason = " ".join(str(error).split())[:200]
             raise ArtifactError(
@@ -451,10 +356,6 @@ class Trainer:
         self.saved = (
             self.step if run_folder.weights_step(self.settings.out, next(iter(self.averages))) == self.step else -1
         )
-        metrics = self.settings.out / METRICS
-        if self.fabric.is_global_zero and metrics.exists():
-            lines = metrics.read_text("utf-8", errors="replace").splitlines()
-            write_whole(metrics, "".join(f"{line}\n" for line in lines if _step_of(line) <= self.step))
 
 
 class Average:
@@ -481,47 +382,6 @@ class Average:
             torch._foreach_lerp_(self._own, [tensor.data for tensor in self._from], 1 - decay)
             for own, live in self._counts:
                 own.copy_(live)
-
-
-class Losses:
-    """Sums of the losses since they were last read, kept on the device so that no step waits for them."""
-
-    def __init__(self) -> None:
-        self._restart()
-
-    @property
-    def count(self) -> int:
-        """Items since the last reading."""
-        return self._items
-
-    def _restart(self) -> None:
-        self._sums: dict[str, Tensor] = {}
-        self._counts: dict[str, int] = {}
-        self._items = 0
-        self._since = time.monotonic()
-
-    @property
-    def age(self) -> float:
-        """Seconds since the last reading."""
-        return time.monotonic() - self._since
-
-    def add(self, losses: Mapping[str, Tensor], items: int) -> None:
-        """Add the losses of one step."""
-        for name, value in losses.items():
-            self._sums[name] = self._sums[name] + value if name in self._sums else value.float()
-            self._counts[name] = self._counts.get(name, 0) + 1
-        self._items += items
-
-    def peek(self) -> dict[str, float]:
-        """Mean of each loss since the last reading."""
-        return {name: value.item() / self._counts[name] for name, value in self._sums.items()}
-
-    def read(self) -> tuple[dict[str, float], float]:
-        """Mean of each loss and items per second since the last reading, and start again."""
-        means = self.peek()
-        rate = self._items / max(self.age, 1e-9)
-        self._restart()
-        return means, rate
 
 
 def make_fabric(settings: Settings) -> Fabric:
@@ -665,19 +525,6 @@ def _fill(config: VariantConfig, facts: Mapping[str, Any]) -> VariantConfig:
 
 def _plain(settings: Settings) -> dict[str, Any]:
     return {name: str(value) if isinstance(value, Path) else value for name, value in asdict(settings).items()}
-
-
-def _span(interface: Interface) -> float:
-    low, high = interface.output.range or (-1.0, 1.0)
-    return high - low
-
-
-def _step_of(line: str) -> float:
-    """The step a metrics line speaks of; infinite for one that was cut off when the process was killed."""
-    try:
-        return float(json.loads(line)["step"])
-    except (ValueError, KeyError, TypeError):
-        return math.inf
 
 
 def _mix(seed: int, stream: int, index: int) -> int:

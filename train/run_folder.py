@@ -49,21 +49,22 @@ class Run:
     data: Mapping[str, Any]
     """What was found of the data: how many items, and the path where it has one."""
 
-    def generator(self, name: str = "generator") -> tuple[nn.Module, Source]:
+    def generator(self, name: str = "generator", at: str = "last") -> tuple[nn.Module, Source]:
         """One generator with its trained weights, in FP32 and evaluation mode, and where it comes from.
 
+        Args:
+            name: Which.
+            at: `last`, `best` (of a run with `--features`), or the step of a checkpoint.
+
         Raises:
+            UsageError: no such moment.
             ArtifactError: no weights yet, damaged ones, or ones that do not fit the config.
         """
-        path = weights_path(self.folder, name)
-        if not path.is_file():
-            raise ArtifactError(f"{self.folder} holds no {path.name} yet: let it train up to its first checkpoint")
+        step, weights, path = self._weights(name, at)
         network = self.variant(self.config).networks[name]
         try:
-            with safetensors.safe_open(str(path), "pt") as file:
-                step = int((file.metadata() or {}).get("step", 0))
-            network.load_state_dict(safetensors.torch.load_file(str(path)))
-        except (SafetensorError, RuntimeError, ValueError, OSError) as error:
+            network.load_state_dict(safetensors.torch.load(weights))
+        except (SafetensorError, RuntimeError, ValueError, TypeError) as error:
             reason = " ".join(str(error).split())[:200]
             raise ArtifactError(f"{path} is damaged or does not fit {self.folder / CONFIG}: {reason}") from error
         source = Source(
@@ -72,10 +73,32 @@ class Run:
             config=asdict(self.config),
             data=printable(str(self.settings.get("data", ""))).replace("\n", "\\n")[:1000],
             step=step,
-            weights=hashlib.sha256(path.read_bytes()).hexdigest(),
+            weights=hashlib.sha256(weights).hexdigest(),
             program=f"ganedge {version('ganedge')}",
         )
         return network.eval(), source
+
+    def _weights(self, name: str, at: str) -> tuple[int, bytes, Path]:
+        """Step, weights as safetensors, and where they come from."""
+        if at != "last":
+            step = (
+                checkpoint.best(self.folder) if at == "best" else int(at) if at.isascii() and at.isdecimal() else None
+            )
+            if step is None:
+                hint = "train with --features to measure them" if at == "best" else "give last, best or a number"
+                raise UsageError(f"{self.folder} has no {at} checkpoint: {hint}")
+            averages = checkpoint.load(self.folder, step)["averages"]
+            return step, safetensors.torch.save(averages[name]), checkpoint.path(self.folder, step)
+        path = weights_path(self.folder, name)
+        if not path.is_file():
+            raise ArtifactError(f"{self.folder} holds no {path.name} yet: let it train up to its first checkpoint")
+        try:
+            with safetensors.safe_open(str(path), "pt") as file:
+                step = int((file.metadata() or {}).get("step", 0))
+            return step, path.read_bytes(), path
+        except (SafetensorError, ValueError, OSError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise ArtifactError(f"{path} is damaged or does not fit {self.folder / CONFIG}: {reason}") from error
 
 
 def weights_path(folder: Path, name: str) -> Path:

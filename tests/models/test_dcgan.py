@@ -67,7 +67,7 @@ def test_a_step_updates_each_network_with_its_own_loss(objective: Any) -> None:
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("size", 48),
+        ("size", 30),
         ("size", 8),
         ("channels", 2),
         ("width", 0),

@@ -19,7 +19,7 @@ from PIL import Image
 from ganedge.models import find
 from ganedge.models.dcgan import DCGAN
 from ganedge.runtime.errors import ArtifactError, EngineError, GanEdgeError, UsageError
-from ganedge.train import checkpoint, loop, run_folder
+from ganedge.train import checkpoint, keeper, loop, run_folder
 from ganedge.train.loop import Settings, train
 
 TINY: dict[str, Any] = {"size": 16, "width": 8, "latent": 6, "batch": 16, "sample_every": 4}
@@ -163,7 +163,7 @@ def test_a_loss_that_is_not_finite_stops(tmp_path: Path) -> None:
 
 
 def test_a_collapsed_generator_stops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loop, "MATURE_STEPS", 4)
+    monkeypatch.setattr(keeper, "MATURE_STEPS", 4)
 
     class Flat(DCGAN):
         def step(self, batch: Any, step: int, update: Any) -> dict[str, torch.Tensor]:

@@ -1,0 +1,254 @@
+"""What one process of a training does beside it: reports, pictures, measurements, checkpoints, weights to export.
+
+It refuses to go on with losses or weights that are not finite and with generators that collapsed, so that whatever lies
+in the run folder is good.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, NoReturn
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ganedge.models.variant import Translator
+from ganedge.runtime.errors import GanEdgeError
+from ganedge.runtime.manifest import Interface
+from ganedge.runtime.terminal import note
+from ganedge.train import checkpoint, preview, run_folder
+from ganedge.train.progress import TrainingProgress
+from ganedge.train.record import Record
+
+if TYPE_CHECKING:
+    from ganedge.train.examiner import Examiner
+    from ganedge.train.loop import Trainer
+
+REPORT_SECONDS = 2.0
+"""Time between two reports of the losses: reading them waits for the device."""
+CHECKPOINT_SECONDS = 300.0
+"""A checkpoint is written at least this often."""
+KEEP = 2
+"""Last checkpoints kept; the best one is kept too."""
+MATURE_STEPS = 200
+"""Before this a deep generator may rightly give almost the same for all noise: its weights begin small."""
+SETTLED = 1000
+"""Steps before which a translator's averaged generator may give flat pictures."""
+COLLAPSED = 1e-4
+"""Standard deviation over the samples, or over a translated picture, in units of the range: below it is collapse."""
+
+
+class Keeper:
+    """Watches one training.
+
+    Args:
+        trainer: The training.
+        deadline: When it ends at the latest, of the monotonic clock.
+
+    Raises:
+        UsageError: data that `--features` cannot compare.
+        MissingExtra: what `--features` or `--tensorboard` needs is not installed.
+    """
+
+    def __init__(self, trainer: Trainer, deadline: float) -> None:
+        self._trainer = trainer
+        self._deadline = deadline
+        self._losses = Losses()
+        self._saved_at = time.monotonic()
+        self._folder = trainer.settings.out
+        self._progress = TrainingProgress(trainer.step, trainer.total)
+        self._examiner = _make_examiner(trainer)
+        self._record = Record(self._folder, trainer.step, trainer.settings.tensorboard)
+
+    def __enter__(self) -> Keeper:
+        self._progress.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._record.__exit__(kind, error, trace)
+        self._progress.__exit__(kind, error, trace)
+
+    def look(self, losses: Mapping[str, Tensor]) -> None:
+        """Do what is due after a step.
+
+        Args:
+            losses: The step's.
+
+        Raises:
+            GanEdgeError: a loss or weight that is not finite, a generator that collapsed, a disk that is full.
+        """
+        trainer, settings = self._trainer, self._trainer.settings
+        self._losses.add(losses, trainer.config.batch)
+
+        # Report the losses, and make sure they are numbers.
+        if self._losses.age >= REPORT_SECONDS or trainer.step == trainer.total:
+            self._report()
+
+        # Keep what was done.
+        if trainer.step % trainer.config.sample_every == 0:
+            self._write_sample()
+        late = time.monotonic() - self._saved_at > CHECKPOINT_SECONDS
+        if trainer.step % settings.checkpoint_every == 0 or late:
+            self._check_finite(self._losses.peek())
+            self._save()
+            self._saved_at = time.monotonic()
+
+    def finish(self) -> None:
+        """Report and keep what the last report and the last checkpoint left out. Raises as `look` does."""
+        if self._losses.count:
+            self._report()
+        self._write_sample()
+        self._save()
+
+    def _report(self) -> None:
+        """Show and record the losses since the last report, and make sure they are numbers."""
+        trainer = self._trainer
+        means, rate = self._losses.read()
+        self._check_finite(means)
+        left = min((trainer.total - trainer.step) * trainer.config.batch / rate, self._deadline - time.monotonic())
+        self._progress.report(trainer.step, means, rate, max(left, 0.0))
+        self._record.write({**self._place(), **means, "images_per_s": round(rate, 2)})
+
+    def _place(self) -> dict[str, float]:
+        """Where training is."""
+        trainer = self._trainer
+        return {"step": trainer.step, "epoch": round(trainer.step * trainer.config.batch / len(trainer.items), 4)}
+
+    def _check_finite(self, losses: Mapping[str, float]) -> None:
+        bad = [name for name, value in losses.items() if not math.isfinite(value)]
+        if bad:
+            self._give_up(bad[0])
+
+    def _give_up(self, what: str) -> NoReturn:
+        """Stop because something is NaN or infinite, and say what is left."""
+        last = checkpoint.steps(self._folder)
+        kept = f"the checkpoint of step {last[-1]} is the last good one" if last else "no checkpoint was reached"
+        raise GanEdgeError(
+            f"{what} is no longer a finite number at step {self._trainer.step}; {kept}. "
+            "Train with a lower learning rate or --precision fp32 into another --out"
+        )
+
+    def _write_sample(self) -> None:
+        """Write what every generator makes of the fixed noise or examples, and the plot of the losses."""
+        samples = self._folder / "samples"
+        for name, interface in self._trainer.interfaces.items():
+            path = samples / f"{name}-{self._trainer.step:08d}.png"
+            if isinstance(self._trainer.gan, Translator):
+                self._write_strips(self._trainer.gan, name, path)
+            else:
+                output = preview.draw(self._trainer.generators[name], interface, self._trainer.fabric.device)
+                self._check_collapse(name, output.std(axis=0).max())
+                preview.save(output, interface, path, self._real_points())
+            self._record.picture(name, path, self._trainer.step)
+        if self._record.path.exists():
+            preview.plot_losses(self._record.path, samples / "losses.png")
+
+    def _write_strips(self, gan: Translator, name: str, path: Path) -> None:
+        """Write what a generator makes of the example pictures."""
+        trainer = self._trainer
+        assert trainer.items.examples is not None
+        columns = preview.strips(gan, name, trainer.generators, trainer.items.examples, trainer.fabric.device)
+        if trainer.step >= SETTLED:  # Averaged weights and statistics begin with hardly any output.
+            self._check_collapse(name, columns[1].std(axis=(2, 3)).max())
+        preview.save_strips(columns, trainer.interfaces[name], path)
+
+    def _check_collapse(self, name: str, spread: float) -> None:
+        if self._trainer.step >= MATURE_STEPS and spread < COLLAPSED * _span(self._trainer.interfaces[name]):
+            raise GanEdgeError(
+                f"{name} gives the same output for all inputs at step {self._trainer.step}: it has collapsed. "
+                "Train with a lower learning rate, another --objective or another --seed into another --out"
+            )
+
+    def _real_points(self) -> NDArray[np.generic] | None:
+        """The points of the data set, where it holds points."""
+        source = self._trainer.items.sources.get("points")
+        return None if source is None else source.take(torch.arange(len(source))).numpy()
+
+    def _save(self) -> None:
+        """Write a checkpoint, and the weights to export; nothing that is not finite is ever written."""
+        trainer = self._trainer
+        if trainer.saved == trainer.step:
+            return
+        state = trainer.state()
+        for name, weights in [*state["networks"].items(), *state["averages"].items()]:
+            if not all(bool(tensor.isfinite().all()) for tensor in weights.values()):
+                self._give_up(f"a weight of the {name}")
+        figures = {} if self._examiner is None else self._examiner(trainer.generators)
+        checkpoint.save(self._folder, trainer.step, state, KEEP, figures.get("fid"))
+        write_weights(trainer)
+        trainer.saved = trainer.step
+        if figures:
+            self._record.write({**self._place(), **figures})
+            note(f"step {trainer.step}: " + ", ".join(f"{name} {value:.4g}" for name, value in figures.items()))
+
+
+def write_weights(trainer: Trainer) -> None:
+    """Write the weights to export, unless those of this step are there."""
+    for name, network in trainer.generators.items():
+        if run_folder.weights_step(trainer.settings.out, name) != trainer.step or trainer.saved != trainer.step:
+            run_folder.write_weights(trainer.settings.out, name, network.state_dict(), trainer.step)
+
+
+def _make_examiner(trainer: Trainer) -> Examiner | None:
+    settings = trainer.settings
+    if not settings.features:
+        return None
+    from ganedge.train.examiner import Examiner  # Here, because torchmetrics takes seconds to import.
+
+    return Examiner(
+        trainer.gan, trainer.items, settings.features, settings.judged, trainer.fabric.device, settings.download
+    )
+
+
+class Losses:
+    """Sums of the losses since they were last read, kept on the device so that no step waits for them."""
+
+    def __init__(self) -> None:
+        self._restart()
+
+    @property
+    def count(self) -> int:
+        """Items since the last reading."""
+        return self._items
+
+    def _restart(self) -> None:
+        self._sums: dict[str, Tensor] = {}
+        self._counts: dict[str, int] = {}
+        self._items = 0
+        self._since = time.monotonic()
+
+    @property
+    def age(self) -> float:
+        """Seconds since the last reading."""
+        return time.monotonic() - self._since
+
+    def add(self, losses: Mapping[str, Tensor], items: int) -> None:
+        """Add the losses of one step."""
+        for name, value in losses.items():
+            self._sums[name] = self._sums[name] + value if name in self._sums else value.float()
+            self._counts[name] = self._counts.get(name, 0) + 1
+        self._items += items
+
+    def peek(self) -> dict[str, float]:
+        """Mean of each loss since the last reading."""
+        return {name: value.item() / self._counts[name] for name, value in self._sums.items()}
+
+    def read(self) -> tuple[dict[str, float], float]:
+        """Mean of each loss and items per second since the last reading, and start again."""
+        means = self.peek()
+        rate = self._items / max(self.age, 1e-9)
+        self._restart()
+        return means, rate
+
+
+def _span(interface: Interface) -> float:
+    low, high = interface.output.range or (-1.0, 1.0)
+    return high - low

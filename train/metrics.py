@@ -1,0 +1,204 @@
+"""How near generated pictures come to real ones: FID, KID, precision and recall in the space of a feature network.
+
+    judge = Judge("small", real, count=5000, device=torch.device("cpu"))
+    judge(fake)        # {"fid": 31.2, "kid": 0.004, "precision": 0.61, "recall": 0.48}
+
+Figures can be compared only where the feature network, the data and the number of pictures are the same. `inception`
+is the network of the published figures, whose weights have to be fetched once. `small` needs nothing: its weights are
+random and always the same, which is enough to order the checkpoints of one training (Naeem et al. 2020,
+arXiv:2002.09797, section 4.2, found random embeddings to do so), and it can never be held against Inception's.
+"""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Literal, get_args
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ganedge.runtime.errors import MissingExtra, UsageError
+
+Name = Literal["small", "inception"]
+"""The feature networks."""
+INCEPTION = "weights-inception-2015-12-05-6726825d.pth"
+"""The file of Inception's weights, in PyTorch hub's cache."""
+CHUNK = 250
+"""Pictures that go through a feature network at once."""
+NEIGHBOURS = 3
+"""k of the k nearest neighbours that precision and recall look at."""
+SUBSETS, SUBSET = 20, 1000
+"""KID is the mean over this many draws of this many pictures: more make it steadier, and slower."""
+FEWEST = 16
+"""Fewer pictures than this have no statistics worth the name."""
+
+
+class SmallFeatures(nn.Module):
+    """Three convolutions with fixed random weights: uint8 `[N, 3, H, W]` of any size to float32 `[N, 512]`.
+
+    Pictures are brought to 64 × 64. The last feature maps are averaged over quarters of the picture, so that both what
+    is there and roughly where it is counts.
+    """
+
+    num_features = 512
+    SIZE = 64
+    WIDTHS = (3, 32, 64, 128)
+
+    def __init__(self) -> None:
+        super().__init__()
+        source = torch.Generator().manual_seed(2020)
+        for number, (inputs, outputs) in enumerate(zip(self.WIDTHS, self.WIDTHS[1:], strict=False)):
+            # He et al. 2015 (arXiv:1502.01852), eq. 10: the variance that keeps the scale through a ReLU.
+            weight = torch.randn(outputs, inputs, 4, 4, generator=source) * (2 / (inputs * 16)) ** 0.5
+            self.register_buffer(f"weight{number}", weight)
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        """Features of pictures."""
+        x = pictures.float() / 127.5 - 1
+        if x.shape[2:] != (self.SIZE, self.SIZE):
+            x = F.interpolate(x, (self.SIZE, self.SIZE), mode="bilinear", antialias=True)
+        for weight in self.buffers():
+            x = F.relu(F.conv2d(x, weight, stride=2, padding=1))
+        return F.adaptive_avg_pool2d(x, 2).flatten(1)
+
+
+def feature_network(name: Name, download: bool = False) -> nn.Module:
+    """Make a feature network: uint8 `[N, 3, H, W]` to `[N, num_features]`.
+
+    Args:
+        name: Which.
+        download: Whether Inception's weights may be fetched.
+
+    Raises:
+        UsageError: no such network, or weights that are not here and may not be fetched.
+        MissingExtra: torch-fidelity is not installed.
+    """
+    if name == "small":
+        return SmallFeatures().eval()
+    if name != "inception":
+        raise UsageError(f"features is {name}: give one of {', '.join(get_args(Name))}")
+    try:
+        from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+    except ImportError as error:
+        raise MissingExtra("torch-fidelity", "fid", "the features of Inception") from error
+    cached = Path(torch.hub.get_dir()) / "checkpoints" / INCEPTION
+    if not cached.is_file() and not download:
+        raise UsageError(
+            f"features inception: its weights are not at {cached}: add --download to fetch them (90 MB), "
+            "or use --features small"
+        )
+    try:
+        return _Inception(FeatureExtractorInceptionV3("inception-v3-compat", ["2048"]))
+    except (OSError, RuntimeError) as error:
+        raise UsageError(
+            f"features inception: its weights cannot be had ({error}): put {INCEPTION} into {cached.parent}"
+        ) from error
+
+
+class _Inception(nn.Module):
+    """Inception's last pooled features, as one tensor."""
+
+    num_features = 2048
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network.eval()
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        features: Tensor = self.network(pictures)[0]
+        return features
+
+
+class Judge:
+    """Holds generated pictures against a fixed set of real ones.
+
+    Args:
+        features: The feature network, by name.
+        real: The real pictures, uint8 `[N, C, H, W]` with 1 or 3 channels.
+        device: Where features are computed.
+        download: Whether Inception's weights may be fetched.
+
+    Raises:
+        UsageError: too few pictures, or a feature network that cannot be had.
+    """
+
+    def __init__(self, features: Name, real: Tensor, device: torch.device, download: bool = False) -> None:
+        if len(real) < FEWEST:
+            raise UsageError(f"--features needs {FEWEST} real pictures or more, and the data holds {len(real)}")
+        self.count = len(real)
+        self._network = feature_network(features, download).to(device)
+        self._device = device
+        self._real = self._features(real)
+
+    def __call__(self, fake: Tensor) -> dict[str, float]:
+        """Compare generated pictures, uint8 `[N, C, H, W]`, with the real ones."""
+        return compare(self._real, self._features(fake))
+
+    @torch.no_grad()
+    def _features(self, pictures: Tensor) -> Tensor:
+        chunks = [chunk.to(self._device).expand(-1, 3, -1, -1) for chunk in torch.split(pictures, CHUNK)]
+        return torch.cat([self._network(chunk).float() for chunk in chunks])
+
+
+def compare(real: Tensor, fake: Tensor) -> dict[str, float]:
+    """FID, KID, precision and recall between two sets of features.
+
+    Args:
+        real: `[N, F]`.
+        fake: `[M, F]`.
+
+    Returns:
+        `fid`: Heusel et al. 2017 (arXiv:1706.08500), eq. 6; lower is nearer, 0 is alike. `kid`: Bińkowski et al. 2018
+        (arXiv:1801.01401), section 4, the mean over subsets. `precision`, `recall`: 0 to 1, see `precision_recall`.
+    """
+    from torchmetrics.image.fid import FrechetInceptionDistance
+    from torchmetrics.image.kid import KernelInceptionDistance
+
+    given = _Given(real.shape[1])
+    fid = FrechetInceptionDistance(feature=given).to(real.device)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # It keeps all features, says KID: 5000 x 512 are 10 MB.
+        kid = KernelInceptionDistance(given, subsets=SUBSETS, subset_size=min(SUBSET, len(real), len(fake)))
+    with torch.random.fork_rng(devices=[]):  # KID draws subsets: the same for every call, and none from the training.
+        torch.manual_seed(0)
+        figures = {}
+        for name, metric in {"fid": fid, "kid": kid.to(real.device)}.items():
+            metric.update(real, real=True)
+            metric.update(fake, real=False)
+            found = metric.compute()
+            figures[name] = float(found if isinstance(found, Tensor) else found[0])
+    precision, recall = precision_recall(real, fake)
+    return {**figures, "precision": precision, "recall": recall}
+
+
+def precision_recall(real: Tensor, fake: Tensor, neighbours: int = NEIGHBOURS) -> tuple[float, float]:
+    """Share of the generated pictures that lie among the real ones, and of the real ones among the generated.
+
+    "Among" means: within the distance of some picture of that set to its own k-th nearest neighbour in the set.
+    Kynkäänniemi et al. 2019 (arXiv:1904.06991), eq. 1 to 3.
+
+    Args:
+        real: Features, `[N, F]`.
+        fake: Features, `[M, F]`.
+        neighbours: k.
+    """
+    across = torch.cdist(fake, real)  # [M, N]
+    reach_real, reach_fake = (
+        torch.cdist(own, own).kthvalue(min(neighbours + 1, len(own)), 1).values for own in (real, fake)
+    )
+    precision = (across <= reach_real).any(1).float().mean()
+    recall = (reach_fake >= across.T).any(1).float().mean()
+    return float(precision), float(recall)
+
+
+class _Given(nn.Module):
+    """Hands features through to a metric that would compute them."""
+
+    def __init__(self, num_features: int) -> None:
+        super().__init__()
+        self.num_features = num_features
+
+    def forward(self, features: Tensor) -> Tensor:
+        return features
