@@ -31,6 +31,7 @@ from ganedge.models.variant import VariantConfig, check_types, require
 from ganedge.runtime.errors import ArtifactError, EngineError, GanEdgeError, UsageError
 from ganedge.runtime.terminal import note
 from ganedge.train import checkpoint, data, run_folder
+from ganedge.train.columns import use_columns
 from ganedge.train.data import Options as DataOptions
 from ganedge.train.keeper import Keeper, write_weights
 from ganedge.train.metrics import FEWEST
@@ -199,6 +200,8 @@ class Trainer:
         for network in self.gan.networks.values():
             # Channels last: convolutions are 5 to 15 % faster in FP32 on a CPU, and more in reduced precision.
             network.to(fabric.device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
+            if fabric.device.type == "cpu":
+                use_columns(network)
         self.optimizers: dict[str, Any] = {
             name: fabric.setup_optimizers(optimizer) for name, optimizer in self.gan.optimizers.items()
         }
