@@ -163,6 +163,14 @@ class Data:
             facts["channels"] = self.sources["images"].take(torch.tensor([0])).shape[1]
         return facts
 
+    def on(self, device: torch.device) -> Data:
+        """The same data, with what is in memory moved to the device, so that no batch has to travel."""
+        moved = {
+            key: InMemory(source.items.to(device), source.skipped) if isinstance(source, InMemory) else source
+            for key, source in self.sources.items()
+        }
+        return replace(self, sources=moved, labels=None if self.labels is None else self.labels.to(device))
+
     def prepare(self, chosen: Tensor) -> None:
         """Begin to read the items that the next batch takes. Unpaired sets draw their partners when they are taken."""
         first = next(iter(self.sources.values()))

@@ -170,7 +170,7 @@ class Keeper:
     def _real_points(self) -> NDArray[np.generic] | None:
         """The points of the data set, where it holds points."""
         source = self._trainer.items.sources.get("points")
-        return None if source is None else source.take(torch.arange(len(source))).numpy()
+        return None if source is None else source.take(torch.arange(len(source))).cpu().numpy()
 
     def _save(self) -> None:
         """Write a checkpoint, and the weights to export; nothing that is not finite is ever written."""

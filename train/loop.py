@@ -186,7 +186,7 @@ class Trainer:
         self.fabric = fabric
         self.config = config
         self.settings = settings
-        self.items = items
+        self.items = items.on(fabric.device)
         self.total = settings.steps or math.ceil(config.epochs * len(items) / config.batch)
         self._check_decay()
         share = config.batch // fabric.world_size
@@ -202,6 +202,8 @@ class Trainer:
             network.to(fabric.device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
             if fabric.device.type == "cpu":
                 use_columns(network)
+            elif fabric.world_size > 1:  # On CPUs each process keeps statistics of its own share: there is no other.
+                nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
         self.optimizers: dict[str, Any] = {
             name: fabric.setup_optimizers(optimizer) for name, optimizer in self.gan.optimizers.items()
         }
