@@ -12,9 +12,11 @@ them may be apart by twice that.
 from __future__ import annotations
 
 import math
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+from zipfile import BadZipFile, ZipFile
 
 import numpy as np
 
@@ -33,6 +35,8 @@ COUNT = 8
 """Items compared where no reference is stored."""
 SIDE = 64
 """Height and width of the pictures made for it where the generator takes any, before rounding up, pixels."""
+MAX_PROOF = 2**30
+"""Bytes that a stored proof may unpack to."""
 GATES = {"fp32": "maxabs=0.0001", "fp16": "psnr=45", "bf16": "psnr=40", "int8": "psnr=30"}
 """What to reach where the artifact has no proof that says it."""
 
@@ -168,10 +172,23 @@ def _run(engine: object, manifest: Manifest, inputs: list[NDArray[np.generic]]) 
 def _stored(path: Path, manifest: Manifest) -> tuple[list[NDArray[np.generic]], NDArray[np.generic]]:
     """The inputs and the reference that the export left beside the artifact."""
     try:
+        with ZipFile(path) as archive:
+            size = sum(entry.file_size for entry in archive.infolist())
+        if size > MAX_PROOF:
+            raise ArtifactError(f"{path} would unpack to {size / 1e9:.3g} GB: it is no stored proof, remove it")
         with np.load(path, allow_pickle=False) as stored:
             inputs = [stored[f"input{index}"] for index in range(len(manifest.interface.inputs))]
             return inputs, stored["output"]
-    except (OSError, ValueError, KeyError, EOFError) as error:
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        EOFError,
+        BadZipFile,
+        zlib.error,
+        NotImplementedError,
+        RuntimeError,
+    ) as error:
         raise ArtifactError(f"{path}: it is no stored proof of this artifact: remove it, or export again") from error
 
 
