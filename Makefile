@@ -5,12 +5,12 @@ FILE ?= demo/generator.onnx
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: help demo test check format startup hostile soak figures clean
+.PHONY: help demo test check format startup hostile soak install-matrix figures clean
 SOAK_SECONDS ?= 3600
 SOAK_LOADS ?= 500
 
 help: ## Say what there is to make
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "ganedge needs Python 3.10 or newer: make PYTHON=/path/to/python3"; exit 1; }
@@ -59,6 +59,10 @@ hostile: $(VENV)/test.stamp ## Damaged files and kills, in full (about half an h
 
 soak: $(VENV)/test.stamp ## One hour (SOAK_SECONDS=) of FILE under load, loaded 500 times (SOAK_LOADS=)
 	$(BIN)/python tests/hostile/soak.py $(FILE) --seconds $(SOAK_SECONDS) --loads $(SOAK_LOADS) --report tests/hostile/results/soak.json
+	$(BIN)/python tests/hostile/figures.py
+
+install-matrix: $(VENV)/test.stamp ## Install for a device on every Python here, oldest and newest dependencies, and sample FILE
+	$(BIN)/python tests/hostile/matrix.py $(FILE) --report tests/hostile/results/matrix.json
 	$(BIN)/python tests/hostile/figures.py
 
 figures: ## The README's table of what was attacked, from the suites' reports

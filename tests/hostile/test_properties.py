@@ -20,7 +20,7 @@ MANY = settings(max_examples=150, deadline=None, derandomize=True, suppress_heal
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
-    max_leaves=8,
+    max_leaves=4,
 )
 FIELDS = st.sampled_from(["schema", "interface", "precision", "norm_mode", "source", "parity", "unproven", "digest"])
 
