@@ -74,25 +74,29 @@ def installed(version: str, bound: str, artifact: Path, place: Path) -> dict[str
         [str(bin_folder / "gan-run"), "sample", str(artifact), "-n", "4", "-o", str(home / "grid.png")],
     ]
     try:
-        subprocess.run([python, "-m", "venv", str(home)], check=True, capture_output=True, timeout=LIMIT_S)
+        must([python, "-m", "venv", str(home)])
         newer = install(str(bin_folder / "pip"), bound)
-        for step in steps:
-            subprocess.run(step, check=True, capture_output=True, timeout=LIMIT_S)
+        any(map(must, steps))
     except subprocess.CalledProcessError as error:
         reason = (error.stderr.decode(errors="replace").strip().splitlines() or ["no reason given"])[-1]
         return {**cell, "end": "fails", "why": f"{' '.join(map(str, error.cmd[:3]))}: {reason[:300]}"}
     return {**cell, "end": "works", "why": newer}
 
 
+def must(step: list[str]) -> None:
+    """Run a step that may not fail."""
+    subprocess.run(step, check=True, capture_output=True, timeout=LIMIT_S)
+
+
 def checked(version: str) -> dict[str, str]:
     """The grammar alone, for a Python that is not here."""
     feature = (int(version.split(".")[0]), int(version.split(".")[1]))
-    for station in STATIONS:
-        for path in (ROOT / station).rglob("*.py"):
-            try:
-                ast.parse(path.read_text("utf-8"), feature_version=feature)
-            except SyntaxError as error:
-                return {"end": "fails", "why": f"{path.relative_to(ROOT)}: {error}"}
+    files = [path for station in STATIONS for path in (ROOT / station).rglob("*.py")]
+    try:
+        for path in files:
+            ast.parse(path.read_text("utf-8"), str(path.relative_to(ROOT)), feature_version=feature)
+    except SyntaxError as error:
+        return {"end": "fails", "why": str(error)}
     return {"end": "checked", "why": "no interpreter here: grammar only"}
 
 

@@ -30,7 +30,8 @@ def test_a_device_needs_no_torch_and_no_onnx(artifact: Path, tmp_path: Path) -> 
     blocked = "torch torchvision onnx onnxscript sklearn safetensors lightning_fabric matplotlib rich openvino"
     done = gan_run("sample", artifact, "-n", 2, "-o", tmp_path / "x.png", "--engine", "onnxruntime", blocked=blocked)
     assert done.returncode == 0, done.stderr
-    assert Image.open(tmp_path / "x.png").size
+    with Image.open(tmp_path / "x.png") as image:
+        assert image.size == (34, 16)
 
 
 @pytest.mark.parametrize(
@@ -54,7 +55,7 @@ def test_no_engine_at_all(artifact: Path, tmp_path: Path) -> None:
 def test_a_home_that_cannot_be_written(artifact: Path, tmp_path: Path) -> None:
     assert gan_run("sample", artifact, "-n", 1, "-o", tmp_path / "x.png", HOME="/proc").returncode == 0
     done = gan_run("tune", artifact, "--seconds", 0, HOME="/proc")
-    assert done.returncode == 1
+    assert done.returncode == 0, "measured all the same"
     assert "cannot write /proc" in done.stderr.splitlines()[-1]
     assert "Traceback" not in done.stderr
 
