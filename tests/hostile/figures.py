@@ -24,10 +24,6 @@ def _fuzz(report: dict[str, Any]) -> str:
     )
 
 
-def _kill(report: dict[str, Any]) -> str:
-    return f"{report['kills']} times SIGKILL; {report['ended_as_undisturbed']} ends compared with undisturbed ones"
-
-
 def _soak(report: dict[str, Any]) -> str:
     return f"{report['hours']} hours of load; {report['loads']} times loaded and let go"
 
@@ -39,7 +35,6 @@ def _matrix(report: dict[str, Any]) -> str:
 
 SUITES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "fuzz": ("make hostile", _fuzz),
-    "kill": ("make hostile", _kill),
     "soak": ("make soak", _soak),
     "matrix": ("make install-matrix", _matrix),
 }
