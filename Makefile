@@ -5,10 +5,12 @@ FILE ?= demo/generator.onnx
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: help demo test check format startup clean
+.PHONY: help demo test check format startup hostile soak install-matrix figures clean
+SOAK_SECONDS ?= 3600
+SOAK_LOADS ?= 500
 
 help: ## Say what there is to make
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "ganedge needs Python 3.10 or newer: make PYTHON=/path/to/python3"; exit 1; }
@@ -49,6 +51,21 @@ format: $(VENV)/test.stamp ## Format and mend what can be mended
 
 startup: $(VENV)/test.stamp ## Start-up time of the API and of gan-run beside a bare onnxruntime script
 	$(BIN)/python -m ganedge.benchmarks.startup $(FILE)
+
+hostile: $(VENV)/test.stamp ## 2000 damaged files
+	OMP_WAIT_POLICY=passive $(BIN)/python tests/hostile/fuzz.py --cases 2000 --report tests/hostile/results/fuzz.json
+	$(BIN)/python tests/hostile/figures.py
+
+soak: $(VENV)/test.stamp ## One hour (SOAK_SECONDS=) of FILE under load, loaded 500 times (SOAK_LOADS=)
+	$(BIN)/python tests/hostile/soak.py $(FILE) --seconds $(SOAK_SECONDS) --loads $(SOAK_LOADS) --report tests/hostile/results/soak.json
+	$(BIN)/python tests/hostile/figures.py
+
+install-matrix: $(VENV)/test.stamp ## Install for a device on every Python here, oldest and newest dependencies, and sample FILE
+	$(BIN)/python tests/hostile/matrix.py $(FILE) --report tests/hostile/results/matrix.json
+	$(BIN)/python tests/hostile/figures.py
+
+figures: ## The README's table of what was attacked, from the suites' reports
+	python3 tests/hostile/figures.py
 
 clean: ## Remove what these commands made
 	rm -rf $(VENV) .typecheck demo build dist *.egg-info

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells have it."""
+LONGEST = 800
+"""Characters of an error line that are shown; the middle of a longer one is left out."""
 
 # Typer carries click within itself since 0.26 and depends on it before: either way these are BadParameter's parents.
 _TyperUsageError: Any = typer.BadParameter.__mro__[1]
@@ -81,9 +83,9 @@ def note(text: str) -> None:
 
 
 def printable(text: str) -> str:
-    """The text with everything escaped that could steer a terminal, or that its encoding lacks; lines stay lines."""
+    """The text on one line, with everything escaped that could steer a terminal, or that its encoding lacks."""
     encoding = getattr(sys.stderr, "encoding", None) or "utf-8"
-    safe = "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
+    safe = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
     return safe.encode(encoding, "backslashreplace").decode(encoding)
 
 
@@ -112,6 +114,8 @@ def _given(error: Any) -> str:
 
 def _fail(name: str, message: str, code: int) -> NoReturn:
     line = " ".join(message.split())
+    if len(line) > LONGEST:  # A value from a damaged file may be a million characters.
+        line = f"{line[: LONGEST // 2]} … {line[-LONGEST // 2 :]}"
     try:
         note(f"{name}: {line}")
     finally:

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .engines import MODULES, installed, start
+from .engines import DEVICES, MODULES, installed, start
 from .errors import EngineError
 
 if TYPE_CHECKING:
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from .engines import Engine
     from .manifest import Manifest
 
+COMPUTES = (None, "bf16", "fp16")
+"""Precisions other than the artifact's that an engine may have been tuned to compute in."""
 PSNR = 40.0
 """What an engine must reach beside the reference to be chosen, dB."""
 
@@ -77,7 +79,8 @@ def recall(digest: str) -> Choice | None:
         choice = Choice(**entry)
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    return choice if choice.engine in MODULES else None
+    known = choice.engine in tuple(MODULES) and choice.device in DEVICES and choice.compute in COMPUTES
+    return choice if known else None
 
 
 def remember(digest: str, choice: Choice) -> Path:

@@ -15,6 +15,7 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+from zipfile import ZipFile
 
 import numpy as np
 
@@ -33,6 +34,8 @@ COUNT = 8
 """Items compared where no reference is stored."""
 SIDE = 64
 """Height and width of the pictures made for it where the generator takes any, before rounding up, pixels."""
+MAX_PROOF = 2**30
+"""Bytes that a stored proof may unpack to."""
 GATES = {"fp32": "maxabs=0.0001", "fp16": "psnr=45", "bf16": "psnr=40", "int8": "psnr=30"}
 """What to reach where the artifact has no proof that says it."""
 
@@ -168,10 +171,16 @@ def _run(engine: object, manifest: Manifest, inputs: list[NDArray[np.generic]]) 
 def _stored(path: Path, manifest: Manifest) -> tuple[list[NDArray[np.generic]], NDArray[np.generic]]:
     """The inputs and the reference that the export left beside the artifact."""
     try:
+        with ZipFile(path) as archive:
+            size = sum(entry.file_size for entry in archive.infolist())
+        if size > MAX_PROOF:
+            raise ArtifactError(f"{path} would unpack to {size / 1e9:.3g} GB: it is no stored proof, remove it")
         with np.load(path, allow_pickle=False) as stored:
             inputs = [stored[f"input{index}"] for index in range(len(manifest.interface.inputs))]
             return inputs, stored["output"]
-    except (OSError, ValueError, KeyError, EOFError) as error:
+    except ArtifactError:
+        raise
+    except Exception as error:  # A damaged archive meets zipfile, zlib or NumPy's parser of headers, each with its own.
         raise ArtifactError(f"{path}: it is no stored proof of this artifact: remove it, or export again") from error
 
 

@@ -5,11 +5,12 @@
 
 A state is any nesting of dicts, lists, numbers, strings and tensors (what `state_dict()` gives). Tensors go into
 safetensors and the rest into JSON with references to them; nothing is pickled. The folder is written under another
-name and renamed when it is complete, so that a checkpoint that exists is whole.
+name and renamed when it is complete, so that a checkpoint that exists is whole; a digest tells later damage.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -51,8 +52,10 @@ def save(folder: Path, step: int, state: dict[str, Any], keep: int, fid: float |
     try:
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir(parents=True)
-        (part / "state.safetensors").write_bytes(safetensors.torch.save(tensors))
-        (part / "state.json").write_text(json.dumps({"step": step, "state": tree}), "utf-8")
+        data = safetensors.torch.save(tensors)
+        (part / "state.safetensors").write_bytes(data)
+        said = {"step": step, "state": tree, "digest": _digest(step, tree, data)}
+        (part / "state.json").write_text(json.dumps(said), "utf-8")
         for written in part.iterdir():
             with written.open("rb") as file:
                 os.fsync(file.fileno())
@@ -122,16 +125,23 @@ def load(folder: Path, step: int) -> dict[str, Any]:
         kept = ", ".join(map(str, steps(folder))) or "none"
         raise ArtifactError(f"{folder} holds no checkpoint of step {step}: it has {kept}")
     try:
-        tensors = safetensors.torch.load_file(str(place / "state.safetensors"))
+        data = (place / "state.safetensors").read_bytes()
         said = json.loads((place / "state.json").read_text("utf-8"))
+        if said["digest"] != _digest(said["step"], said["state"], data):
+            raise ValueError("its digest does not match")
         if said["step"] != step:
             raise ValueError(f"it is of step {said['step']}")
-        state: dict[str, Any] = _attach(said["state"], tensors)
-    except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
+        state: dict[str, Any] = _attach(said["state"], safetensors.torch.load(data))
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ArtifactError(
             f"the checkpoint {place} is damaged ({error}): delete that folder to go on from the one before"
         ) from error
     return state
+
+
+def _digest(step: int, tree: Any, tensors: bytes) -> str:
+    """sha256 over all that a checkpoint holds: a flipped bit in a weight would train on without a word."""
+    return hashlib.sha256(json.dumps([step, tree]).encode() + tensors).hexdigest()
 
 
 def _detach(value: Any, tensors: dict[str, torch.Tensor], name: str) -> Any:

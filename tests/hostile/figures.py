@@ -1,0 +1,74 @@
+"""The README's table of what was tried and what it found, from the reports that the suites leave in `results/`.
+
+python tests/hostile/figures.py          # write the table into the README
+python tests/hostile/figures.py --check  # exit with 1 if it is another
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+README = HERE.parents[1] / "README.md"
+BEGIN, END = "<!-- hostile: begin -->\n", "<!-- hostile: end -->\n"
+
+
+def _fuzz(report: dict[str, Any]) -> str:
+    return (
+        f"{report['cases']} damaged files of {len(report['kinds'])} kinds; the slowest took {report['slowest_s']} s, "
+        f"the largest {report['largest_mib']} MiB"
+    )
+
+
+def _soak(report: dict[str, Any]) -> str:
+    return f"{report['hours']} hours of load; {report['loads']} times loaded and let go"
+
+
+def _matrix(report: dict[str, Any]) -> str:
+    ends = [cell["end"] for cell in report["cells"]]
+    return f"{len(ends)} environments: {ends.count('works')} work, {ends.count('checked')} checked without running"
+
+
+SUITES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
+    "fuzz": ("make hostile", _fuzz),
+    "soak": ("make soak", _soak),
+    "matrix": ("make install-matrix", _matrix),
+}
+"""Each suite's report, what makes it, and its line."""
+
+
+def table() -> str:
+    """The table, of the reports that are there."""
+    rows = ["| suite | tried | open findings |", "|---|---|---|"]
+    for name, (command, line) in SUITES.items():
+        path = HERE / "results" / f"{name}.json"
+        if path.is_file():
+            report = json.loads(path.read_text("utf-8"))
+            rows.append(f"| {name} (`{command}`) | {line(report)} | {len(report['findings'])} |")
+    mended = json.loads((HERE / "mended.json").read_text("utf-8"))
+    return "\n".join(rows) + f"\n\n{len(mended)} findings were mended on the way (`tests/hostile/mended.json`).\n"
+
+
+def updated(text: str) -> str:
+    """The README with the table of now between its markers."""
+    before, begin, rest = text.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not (begin and end):
+        raise SystemExit(f"{README} has no markers {BEGIN.strip()} and {END.strip()}")
+    return f"{before}{BEGIN}{table()}{END}{after}"
+
+
+def main() -> None:
+    """Write, or check."""
+    text = README.read_text("utf-8")
+    if "--check" in sys.argv[1:]:
+        sys.exit("the table in the README is not that of the reports: make figures" if updated(text) != text else 0)
+    README.write_text(updated(text), "utf-8")
+
+
+if __name__ == "__main__":
+    main()
