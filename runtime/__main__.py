@@ -92,7 +92,10 @@ def interpolate(
 def translate(
     file: File,
     inputs: Annotated[
-        list[Path], typer.Argument(metavar="INPUT...", help="Pictures, folders or quoted patterns.", show_default=False)
+        list[Path],
+        typer.Argument(
+            metavar="INPUT...", help="Pictures, folders, quoted patterns, or one video.", show_default=False
+        ),
     ],
     output: Annotated[
         Path, typer.Option("--output", "-o", help="A file for one picture; otherwise a folder, structure kept.")
@@ -119,10 +122,29 @@ def translate(
     """Turn pictures into others, at their own size. Exit code 3: some could not be done, and were named."""
     from .folder import plan, translate_files
     from .memory import parse
+    from .video import is_video, translate_video
 
     if not 0 < max_pixels < 1e6:
         raise UsageError(f"max-pixels is {max_pixels:g}: give millions of pixels, above 0 and below a million")
     budget = None if memory is None else parse(memory)
+    if len(inputs) == 1 and is_video(inputs[0]) and not inputs[0].is_dir():
+        if form is not None or skip_existing:
+            raise UsageError(f"{inputs[0]} is a video: --format and --skip-existing are for pictures")
+        with load(file, engine, device, threads) as generator:
+            made = translate_video(
+                generator,
+                inputs[0],
+                output / inputs[0].name if output.is_dir() else output,
+                resize=resize,
+                memory=budget,
+                tiles=tiles,
+                overlap=overlap,
+                max_pixels=int(max_pixels * 1e6),
+            )
+            terminal.note(
+                f"{output}: {made.frames} frames, {made.sound}, {made.rate:.1f} frames/s with {generator.engine}"
+            )
+        return
     jobs = plan(inputs, output, form)
     with load(file, engine, device, threads) as generator:
         done = translate_files(
