@@ -6,6 +6,7 @@ gan-run translate monet2photo.onnx paintings/ -o photos/
 gan-run info generator.onnx
 gan-run tune generator.onnx
 gan-run verify generator.onnx
+gan-run serve generator.onnx --port 8000
 gan-run doctor --selftest
 """
 
@@ -91,7 +92,10 @@ def interpolate(
 def translate(
     file: File,
     inputs: Annotated[
-        list[Path], typer.Argument(metavar="INPUT...", help="Pictures, folders or quoted patterns.", show_default=False)
+        list[Path],
+        typer.Argument(
+            metavar="INPUT...", help="Pictures, folders, quoted patterns, or one video.", show_default=False
+        ),
     ],
     output: Annotated[
         Path, typer.Option("--output", "-o", help="A file for one picture; otherwise a folder, structure kept.")
@@ -118,10 +122,29 @@ def translate(
     """Turn pictures into others, at their own size. Exit code 3: some could not be done, and were named."""
     from .folder import plan, translate_files
     from .memory import parse
+    from .video import is_video, translate_video
 
     if not 0 < max_pixels < 1e6:
         raise UsageError(f"max-pixels is {max_pixels:g}: give millions of pixels, above 0 and below a million")
     budget = None if memory is None else parse(memory)
+    if len(inputs) == 1 and is_video(inputs[0]) and not inputs[0].is_dir():
+        if form is not None or skip_existing:
+            raise UsageError(f"{inputs[0]} is a video: --format and --skip-existing are for pictures")
+        with load(file, engine, device, threads) as generator:
+            made = translate_video(
+                generator,
+                inputs[0],
+                output / inputs[0].name if output.is_dir() else output,
+                resize=resize,
+                memory=budget,
+                tiles=tiles,
+                overlap=overlap,
+                max_pixels=int(max_pixels * 1e6),
+            )
+            terminal.note(
+                f"{output}: {made.frames} frames, {made.sound}, {made.rate:.1f} frames/s with {generator.engine}"
+            )
+        return
     jobs = plan(inputs, output, form)
     with load(file, engine, device, threads) as generator:
         done = translate_files(
@@ -179,6 +202,47 @@ def verify(file: File) -> None:
         terminal.note(str(check))
     if not all(check.passed for check in found):
         raise typer.Exit(1)
+
+
+@app.command()
+def serve(
+    file: File,
+    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for all, without authentication.")] = (
+        "127.0.0.1"
+    ),
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")] = 8000,
+    batch: Annotated[int | None, typer.Option(min=1, help="Items in one engine call at most.")] = None,
+    wait: Annotated[float, typer.Option(help="Milliseconds a batch waits for company.")] = 0.0,
+    queue: Annotated[int, typer.Option(help="Requests in work at once; more are told to come again.")] = 32,
+    max_items: Annotated[int, typer.Option(help="Items that one request may ask for.")] = 64,
+    max_body: Annotated[str, typer.Option(help="Bytes of one request, such as 16M.")] = "16M",
+    max_pixels: Annotated[float, typer.Option(help="Refuse larger pictures, in millions of pixels.")] = 4.2,
+    memory: Annotated[str | None, typer.Option(help="What one picture may take, such as 500M; uses tiles.")] = None,
+    engine: EngineName = "auto",
+    device: Device = "auto",
+    threads: Threads = None,
+) -> None:
+    """Answer requests over HTTP, with a page to try it on, until Ctrl-C or SIGTERM."""
+    from .listen import listen
+    from .memory import parse
+
+    if not 0 < max_pixels < 1e6:
+        raise UsageError(f"max-pixels is {max_pixels:g}: give millions of pixels, above 0 and below a million")
+    budget = None if memory is None else parse(memory)
+    with load(file, engine, device, threads, batch) as generator:
+        answered = listen(
+            generator,
+            host,
+            port,
+            lambda address: terminal.note(f"{address} answers with {generator.engine}; Ctrl-C stops it"),
+            wait=wait / 1000,
+            queue=queue,
+            items=max_items,
+            body=parse(max_body),
+            pixels=int(max_pixels * 1e6),
+            memory=budget,
+        )
+    terminal.note(f"stopped after {answered} requests")
 
 
 @app.command()

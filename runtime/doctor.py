@@ -18,7 +18,7 @@ import numpy as np
 
 from . import onnx_file
 from .engines import EXTRAS, MODULES, installed, start
-from .errors import GanEdgeError
+from .errors import EngineError, GanEdgeError
 from .generator import Generator
 from .manifest import Interface, Manifest, Port, write_artifact
 
@@ -189,6 +189,8 @@ def _engine(name: str) -> EngineFound:
         return EngineFound(name, "", (), f"is not installed: pip install 'ganedge[{EXTRAS[name]}]'")
     try:
         devices, number = importlib.import_module(f".engines.{MODULES[name]}", __package__).devices()
+    except EngineError as error:
+        return EngineFound(name, "", (), str(error).removeprefix(f"{name} "))
     except Exception as error:  # noqa: BLE001 - a broken package fails at import in ways of its own, and is the finding
         return EngineFound(name, "", (), f"is installed and does not start ({error}): reinstall it")
     return EngineFound(name, number, tuple(devices), "")

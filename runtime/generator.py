@@ -109,13 +109,15 @@ class Generator:
     Attributes:
         manifest: What the artifact says of itself.
         engine: What really runs it: engine, provider, device, precision.
+        batch: Items in one engine call at most.
     """
 
     def __init__(self, manifest: Manifest, engine: Engine, batch: int | None = None) -> None:
         self.manifest = manifest
         self._interface = manifest.interface
         self._engine: Engine | None = engine
-        self._batch = batch or _default_batch(self._interface.output)
+        fixed = self._interface.inputs[0].shape[0]
+        self.batch = fixed if isinstance(fixed, int) else batch or _default_batch(self._interface.output)
         self._lock = threading.Lock()
         self._state: State | None = None
 
@@ -171,10 +173,10 @@ class Generator:
         stream = self._latents(seed, truncation)
         labels = self._labels(n, label)
         items: NDArray[np.generic] | None = None
-        for begin in range(0, n, self._batch):
-            end = min(begin + self._batch, n)
+        for begin in range(0, n, self.batch):
+            end = min(begin + self.batch, n)
             inputs = [stream.take(end - begin)] if labels is None else [stream.take(end - begin), labels[begin:end]]
-            part = self._finish(self.run(*inputs))
+            part = self.finish(self.run(*inputs))
             if items is None:
                 items = part if end == n else _room(n, part)
             items[begin:end] = part
@@ -200,18 +202,48 @@ class Generator:
             UsageError: an argument out of range, or a generator that takes pictures rather than latents.
             InputError: the generator gave NaN or infinite values.
         """
+        inputs = self.path(seed_a, seed_b, steps, label, truncation)
+        parts = [slice(begin, begin + self.batch) for begin in range(0, steps, self.batch)]
+        return np.concatenate([self.finish(self.run(*(array[part] for array in inputs))) for part in parts])
+
+    def draw(
+        self, n: int, seed: int | None = None, label: int | None = None, truncation: float | None = None
+    ) -> list[NDArray[np.generic]]:
+        """The inputs from which `sample` makes its items, as `run` takes them: latents and, if conditional, labels.
+
+        For callers that bring their items together into batches of their own; `finish` completes what comes out.
+        Arguments and errors are those of `sample`.
+        """
+        if not 1 <= n <= MAX_ITEMS:
+            raise UsageError(f"n is {n}: give 1 to {MAX_ITEMS}")
+        stream = self._latents(seed, truncation)
+        labels = self._labels(n, label)
+        return [stream.take(n)] if labels is None else [stream.take(n), labels]
+
+    def path(
+        self, seed_a: int, seed_b: int, steps: int, label: int | None = None, truncation: float | None = None
+    ) -> list[NDArray[np.generic]]:
+        """The inputs from which `interpolate` makes its items. Arguments and errors are those of `interpolate`."""
         if steps < 2:
             raise UsageError(f"steps is {steps}: give 2 or more")
         start, end = (self._latents(seed, truncation).take(1)[0] for seed in (seed_a, seed_b))
         assert self._interface.noise is not None, "checked by _latents"
-        path = between(self._interface.noise, start, end, steps)
+        latents = between(self._interface.noise, start, end, steps)
         classes = self._labels(steps, label if label is not None or not self._interface.classes else 0)
-        parts = []
-        for begin in range(0, steps, self._batch):
-            part = slice(begin, begin + self._batch)
-            inputs = [path[part]] if classes is None else [path[part], classes[part]]
-            parts.append(self._finish(self.run(*inputs)))
-        return np.concatenate(parts)
+        return [latents] if classes is None else [latents, classes]
+
+    def finish(self, tensor: NDArray[np.generic]) -> NDArray[np.generic]:
+        """Turn what `run` gave into what `sample` gives: pictures as uint8 `[N, H, W, C]`, points as they are.
+
+        Raises:
+            InputError: it holds NaN or infinite values.
+        """
+        port = self._interface.output
+        if port.role != "image" or port.range is None:
+            if not np.isfinite(tensor).all():
+                raise InputError("the generator gave NaN or infinite values: verify the artifact")
+            return tensor
+        return to_uint8(tensor, port.range, port.layout)
 
     def translate(
         self,
@@ -348,15 +380,6 @@ class Generator:
         if not 0 <= label < classes:
             raise UsageError(f"label {label} is out of range: this generator has classes 0 to {classes - 1}")
         return np.full(n, label, dtype=np.int64)
-
-    def _finish(self, tensor: NDArray[np.generic]) -> NDArray[np.generic]:
-        """Give pictures as uint8, points as they are."""
-        port = self._interface.output
-        if port.role != "image" or port.range is None:
-            if not np.isfinite(tensor).all():
-                raise InputError("the generator gave NaN or infinite values: verify the artifact")
-            return tensor
-        return to_uint8(tensor, port.range, port.layout)
 
 
 def _room(n: int, part: NDArray[np.generic]) -> NDArray[np.generic]:

@@ -7,11 +7,12 @@ tensor = from_uint8(read(Path("photo.jpg")), port)     # uint8 [H, W, C] → one
 
 from __future__ import annotations
 
+import io
 import math
 import os
 import threading
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -19,6 +20,8 @@ from .errors import InputError, MissingExtra, UsageError
 from .files import whole_file
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
     from .manifest import Layout, Port
@@ -33,6 +36,8 @@ FORMATS = {
     ".tiff": "TIFF",
 }
 """File endings that can be written, and Pillow's names for them."""
+COMMON = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", "PPM", "TGA", "JPEG2000", "AVIF")
+"""Formats accepted from bytes, which may come from a stranger: Pillow knows others that start other programs."""
 MAX_PIXELS = 2**28
 """The most pixels of a picture that is decoded unless asked otherwise: 268 million, 0.8 GB in colour."""
 CHANNELS = {"L": "L", "RGB": "RGB", "RGBA": "RGBA", "1": "L", "LA": "RGBA", "La": "RGBA", "PA": "RGBA", "RGBa": "RGBA"}
@@ -95,8 +100,8 @@ def read(source: Any, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
     """Get the pixels of a picture, upright.
 
     Args:
-        source: A path; a Pillow image; or a uint8 array `[H, W]` or `[H, W, C]` with 1, 3 or 4 channels, which is
-            given back without a copy.
+        source: A path; the bytes of a picture file; a Pillow image; or a uint8 array `[H, W]` or `[H, W, C]` with 1,
+            3 or 4 channels, which is given back without a copy.
         max_pixels: Refuse pictures of more, before they are decoded: a small file may claim to be a huge picture.
 
     Returns:
@@ -111,9 +116,13 @@ def read(source: Any, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
         return _checked(source, max_pixels)
     if isinstance(source, (str, os.PathLike)):
         return _read_file(Path(source), max_pixels)
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        return _decode(io.BytesIO(source), "this picture", max_pixels, COMMON)
     if hasattr(source, "mode") and hasattr(source, "convert"):
         return _pixels(source, "this image", max_pixels)
-    raise InputError(f"a picture is {type(source).__name__}: give a path, a Pillow image or a uint8 array [H, W, C]")
+    raise InputError(
+        f"a picture is {type(source).__name__}: give a path, bytes, a Pillow image or a uint8 array [H, W, C]"
+    )
 
 
 def resize(picture: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
@@ -214,11 +223,27 @@ def save(picture: NDArray[np.uint8], path: Path) -> None:
         raise UsageError(
             f"{path} would be {picture.shape[1]} × {picture.shape[0]}, and {name} goes to {most}: use .png"
         )
-    image = _pillow(f"writing {path.name}").fromarray(picture[..., 0] if picture.shape[-1] == 1 else picture)
+    with whole_file(path) as part, part.open("w+b") as stream:
+        encode(picture, name, stream)
+
+
+def encode(picture: NDArray[np.uint8], name: str, stream: IO[bytes], effort: int = 6) -> None:
+    """Write one picture to a stream.
+
+    Args:
+        picture: uint8 `[H, W, C]` with 1, 3 or 4 channels.
+        name: The format, as Pillow calls it.
+        stream: Open for writing.
+        effort: How hard to compress a PNG, 0 to 9; the picture is the same.
+
+    Raises:
+        MissingExtra: Pillow is not installed.
+    """
+    image = _pillow(f"writing {name}").fromarray(picture[..., 0] if picture.shape[-1] == 1 else picture)
     if name == "JPEG" and image.mode not in ("L", "RGB"):
         image = image.convert("RGB")
-    with whole_file(path) as part:
-        image.save(part, format=name, **({"quality": 95} if name in ("JPEG", "WEBP") else {}))
+    settings = {"JPEG": {"quality": 95}, "WEBP": {"quality": 95}, "PNG": {"compress_level": effort}}
+    image.save(stream, format=name, **settings.get(name, {}))
 
 
 def _pillow(purpose: str) -> Any:
@@ -249,24 +274,35 @@ def _check_pixels(height: int, width: int, name: str, max_pixels: int) -> None:
 
 
 def _read_file(path: Path, max_pixels: int) -> NDArray[np.uint8]:
-    module = _pillow(f"reading {path.name}")
     try:
         with path.open("rb") as stream:
-            # Pillow's own limit is one number for the whole process; ours is the caller's and checked before decoding.
-            with _opening:
-                limit, module.MAX_IMAGE_PIXELS = module.MAX_IMAGE_PIXELS, None
-                try:
-                    image = module.open(stream)
-                finally:
-                    module.MAX_IMAGE_PIXELS = limit
-            return _pixels(image, str(path), max_pixels)
+            return _decode(stream, str(path), max_pixels)
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror or error}") from error
+
+
+def _decode(stream: IO[bytes], name: str, max_pixels: int, formats: Sequence[str] | None = None) -> NDArray[np.uint8]:
+    """Decode a picture file; `formats` are Pillow's names of those accepted, None for all it knows."""
+    module = _pillow(f"reading {name}")
+    if formats is not None:
+        module.init()
+        formats = [known for known in formats if known in module.OPEN]
+    try:
+        # Pillow's own limit is one number for the whole process; ours is the caller's and checked before decoding.
+        with _opening:
+            limit, module.MAX_IMAGE_PIXELS = module.MAX_IMAGE_PIXELS, None
+            try:
+                image = module.open(stream, formats=formats)
+            finally:
+                module.MAX_IMAGE_PIXELS = limit
+        return _pixels(image, name, max_pixels)
     except (InputError, MissingExtra):
         raise
     except OSError as error:
         reason = error.strerror or "it is not a picture, or it is damaged"
-        raise InputError(f"cannot read {path}: {reason}") from error
+        raise InputError(f"cannot read {name}: {reason}") from error
     except Exception as error:  # Decoders meet damage with whatever exception it leads them to.
-        raise InputError(f"cannot read {path}: it is damaged ({type(error).__name__})") from error
+        raise InputError(f"cannot read {name}: it is damaged ({type(error).__name__})") from error
 
 
 def _pixels(image: Any, name: str, max_pixels: int) -> NDArray[np.uint8]:

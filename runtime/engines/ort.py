@@ -138,9 +138,23 @@ def _package() -> Any:
     A device that sends nothing unasked is what people expect; who wants it sets ORT_DISABLE_TELEMETRY=0.
     """
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
-    import onnxruntime
+    try:
+        import onnxruntime
 
+        onnxruntime.InferenceSession  # noqa: B018 - half of it is missing where one wheel overwrote another
+    except (ImportError, AttributeError) as error:
+        raise EngineError(f"onnxruntime is installed and does not start ({error}): {_mending()}") from error
     return onnxruntime
+
+
+def _mending() -> str:
+    """What to do about a broken onnxruntime."""
+    from importlib.metadata import distributions
+
+    wheels = ("onnxruntime", "onnxruntime-gpu")
+    if not all(any(distributions(name=wheel)) for wheel in wheels):
+        return "reinstall it"
+    return f"{' and '.join(wheels)} overwrite each other: pip uninstall {' '.join(wheels)}, then install one of them"
 
 
 def _choose(available: Sequence[str], device: str) -> str:

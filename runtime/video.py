@@ -1,0 +1,226 @@
+"""Videos through a generator: the same frames at the same times, and the sound as it was.
+
+    done = translate_video(generator, Path("walk.mp4"), Path("painting.mp4"))
+
+The result appears whole when it is finished; interrupted, nothing is left of it. Decoding and computing overlap.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections import deque
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .errors import EngineError, GanEdgeError, InputError, MissingExtra, UsageError
+from .files import whole_file
+from .progress import Progress
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from .generator import Generator
+
+CONTAINERS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska", ".webm": "webm"}
+"""Endings of videos that can be written, and FFmpeg's names of the containers."""
+READABLE = frozenset((*CONTAINERS, ".avi", ".mpg", ".mpeg", ".ts", ".wmv", ".flv", ".ogv", ".3gp"))
+"""Endings that are taken for videos."""
+CODECS = {"webm": ("libvpx-vp9", {"crf": "24", "b": "0"})}
+"""The encoder of a container and its settings, where it is not `H264`."""
+H264 = ("libx264", {"crf": "18", "preset": "veryfast"})
+HIGH_DEFINITION = 720
+"""Height in pixels from which players take colours for BT.709, and below which for BT.601."""
+
+
+@dataclass(frozen=True)
+class Done:
+    """What came of a video."""
+
+    frames: int
+    """Frames written."""
+    rate: float
+    """Frames per second of computing."""
+    sound: str
+    """copied, none, or why it was left out."""
+
+
+@dataclass(frozen=True)
+class _Moment:
+    """When a frame is shown."""
+
+    pts: int | None
+    time_base: Any
+
+
+def is_video(path: Path) -> bool:
+    """Whether a path's ending is a video's."""
+    return path.suffix.lower() in READABLE
+
+
+def translate_video(generator: Generator, source: Path, target: Path, **options: Any) -> Done:
+    """Take every frame of a video through a generator.
+
+    Args:
+        generator: Takes pictures and gives pictures.
+        source: A video.
+        target: Where the result goes; its ending names the container. H.264, or VP9 in WebM.
+        **options: As `Generator.translate` takes them.
+
+    Raises:
+        MissingExtra: PyAV is not installed.
+        UsageError: an ending that cannot be written, or a result over its own source.
+        InputError: no video, a damaged one, or a frame that the generator does not take.
+        EngineError: this PyAV lacks the encoder.
+        GanEdgeError: the result cannot be written.
+    """
+    container = CONTAINERS.get(target.suffix.lower())
+    if container is None:
+        raise UsageError(f"cannot tell the video format of {target}: end it in {', '.join(CONTAINERS)}")
+    if target.resolve() == source.resolve():
+        raise UsageError(f"{target} would overwrite the video that is read: give another output")
+    av = _package()
+    encoder, settings = CODECS.get(container, H264)
+    if encoder not in av.codecs_available:
+        raise EngineError(f"this PyAV cannot write {target.suffix}, it has no {encoder}: pip install -U av")
+    try:
+        with contextlib.ExitStack() as stack:
+            entering = stack.enter_context(_opened(av, source))
+            part = stack.enter_context(whole_file(target))
+            leaving = stack.enter_context(av.open(str(part), "w", format=container))
+            return _Translation(av, generator, source, entering, leaving, options).run(encoder, settings)
+    except av.error.FFmpegError as error:
+        raise GanEdgeError(f"cannot write {target}: {error.strerror}") from error
+
+
+class _Translation:
+    """One video on its way."""
+
+    def __init__(
+        self, av: Any, generator: Generator, name: Path, entering: Any, leaving: Any, options: dict[str, Any]
+    ) -> None:
+        self._av = av
+        self._generator = generator
+        self._name = name
+        self._entering = entering
+        self._leaving = leaving
+        self._options = options
+        self._moments: deque[_Moment] = deque()
+        self._sound: deque[Any] = deque()
+
+    def run(self, encoder: str, settings: dict[str, str]) -> Done:
+        """Decode, compute, encode."""
+        seen = self._entering.streams.video[0]
+        heard = self._entering.streams.audio[0] if self._entering.streams.audio else None
+        sound, copied = self._sound_stream(heard)
+        rate = seen.average_rate or seen.guessed_rate or 25
+        length = float(seen.duration * seen.time_base) if seen.duration else 0.0
+        total = seen.frames or round(length * rate) or None
+        shown: Any = None
+        frames = self._generator.translate_many(
+            self._frames(seen, heard if copied is not None else None), **self._options
+        )
+        with Progress(total, "frames") as progress:
+            for picture in frames:
+                assert isinstance(picture, np.ndarray), "errors are raised, not given"
+                if shown is None:
+                    shown = self._video_stream(encoder, settings, rate, picture, seen)
+                for packet in shown.encode(self._frame(picture, self._moments.popleft())):
+                    self._leaving.mux(packet)
+                self._copy_sound(copied)
+                progress.step()
+            if shown is None:
+                raise InputError(f"{self._name} holds no frame that can be decoded")
+            for packet in shown.encode(None):
+                self._leaving.mux(packet)
+            self._copy_sound(copied)
+            return Done(progress.done, progress.rate, sound)
+
+    def _frames(self, seen: Any, heard: Any) -> Iterator[NDArray[np.uint8]]:
+        """The pictures in order; when each is shown, and the sound met on the way, are put aside."""
+        seen.thread_type = "AUTO"
+        try:
+            for packet in self._entering.demux([stream for stream in (seen, heard) if stream is not None]):
+                if packet.stream is heard:
+                    if packet.dts is not None:
+                        self._sound.append(packet)
+                    continue
+                for frame in packet.decode():
+                    self._moments.append(_Moment(frame.pts, frame.time_base))
+                    yield _upright(frame)
+        except self._av.error.FFmpegError as error:
+            raise InputError(f"{self._name} is damaged: {error.strerror}") from error
+
+    def _sound_stream(self, heard: Any) -> tuple[str, Any]:
+        """What becomes of the sound, and the stream it is copied to."""
+        if heard is None:
+            return "no sound", None
+        codec = heard.codec_context.codec
+        if (
+            codec.canonical_name not in self._leaving.supported_codecs
+            and codec.name not in self._leaving.supported_codecs
+        ):
+            return f"sound left out: {self._leaving.format.name} cannot hold {codec.canonical_name}", None
+        return "sound copied", self._leaving.add_stream_from_template(heard)
+
+    def _copy_sound(self, copied: Any) -> None:
+        while self._sound:
+            packet = self._sound.popleft()
+            packet.stream = copied
+            self._leaving.mux(packet)
+
+    def _video_stream(
+        self, encoder: str, settings: dict[str, str], rate: Any, picture: NDArray[np.uint8], seen: Any
+    ) -> Any:
+        """The stream of the results, which have the size of the first."""
+        stream = self._leaving.add_stream(encoder, rate=rate, options=settings)
+        stream.height, stream.width = picture.shape[:2]
+        # Halved colour resolution, which every player knows, needs even sides.
+        stream.pix_fmt = "yuv420p" if stream.height % 2 == stream.width % 2 == 0 else "yuv444p"
+        stream.codec_context.time_base = seen.time_base
+        if seen.sample_aspect_ratio:
+            stream.codec_context.sample_aspect_ratio = seen.sample_aspect_ratio
+        stream.codec_context.colorspace = 1 if stream.height >= HIGH_DEFINITION else 5
+        return stream
+
+    def _frame(self, picture: NDArray[np.uint8], moment: _Moment) -> Any:
+        """A picture as a frame of its moment; grey becomes colour, and a video shows no alpha."""
+        colours = np.repeat(picture, 3, axis=-1) if picture.shape[-1] == 1 else picture[..., :3]
+        frame = self._av.VideoFrame.from_ndarray(np.ascontiguousarray(colours), format="rgb24")
+        high = picture.shape[0] >= HIGH_DEFINITION
+        even = picture.shape[0] % 2 == picture.shape[1] % 2 == 0
+        frame = frame.reformat(format="yuv420p" if even else "yuv444p", dst_colorspace="ITU709" if high else "ITU601")
+        frame.pts, frame.time_base = moment.pts, moment.time_base
+        return frame
+
+
+def _upright(frame: Any) -> NDArray[np.uint8]:
+    """A frame's pixels; a camera's note on which way is up is followed."""
+    pixels: NDArray[np.uint8] = frame.to_ndarray(format="rgb24")
+    turns = round(frame.rotation / 90) % 4
+    return np.ascontiguousarray(np.rot90(pixels, turns)) if turns else pixels
+
+
+@contextlib.contextmanager
+def _opened(av: Any, source: Path) -> Iterator[Any]:
+    """A video to read."""
+    try:
+        entering = av.open(str(source))
+    except (av.error.FFmpegError, OSError) as error:
+        raise InputError(f"cannot read {source}: {error.strerror or 'it is no video'}") from error
+    with entering:
+        if not entering.streams.video:
+            raise InputError(f"{source} holds no pictures, only sound")
+        yield entering
+
+
+def _package() -> Any:
+    try:
+        import av
+    except ImportError as error:
+        raise MissingExtra("av", "video", "translating a video") from error
+    return av

@@ -1,0 +1,126 @@
+"""Videos: the same frames at the same times, the sound as it was, and nothing half-written."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import pytest
+from onnx import helper
+
+from ganedge.runtime import load
+from ganedge.runtime.video import translate_video
+
+LEVELS = (40, 80, 120, 160, 200)
+"""Brightness of the frames, one after the other."""
+RATE = Fraction(30000, 1001)
+
+
+def film(path: Path, frames: int = 5, size: tuple[int, int] = (48, 64), sound: bool = True) -> Path:
+    """A video of flat greys, with a tone."""
+    with av.open(str(path), "w") as out:
+        shown = out.add_stream("mpeg4" if path.suffix != ".webm" else "libvpx-vp9", rate=RATE)
+        shown.height, shown.width = size
+        shown.pix_fmt = "yuv420p"
+        heard = out.add_stream("aac", rate=44100) if sound else None
+        for index in range(frames):
+            picture = np.full((*size, 3), LEVELS[index % len(LEVELS)], np.uint8)
+            out.mux(shown.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+            if heard is not None:
+                tone = np.sin(np.arange(1024) / 10).astype(np.float32)[None]
+                wave = av.AudioFrame.from_ndarray(tone, format="fltp", layout="mono")
+                wave.sample_rate, wave.pts = 44100, 1024 * index
+                out.mux(heard.encode(wave))
+        for stream in (shown, heard):
+            if stream is not None:
+                out.mux(stream.encode(None))
+    return path
+
+
+def seen(path: Path) -> tuple[list[float], list[float], Any, int]:
+    """Mean level and time of each frame, the rate, and the packets of sound."""
+    with av.open(str(path)) as video:
+        stream = video.streams.video[0]
+        found = [(float(f.to_ndarray(format="rgb24").mean()), float(f.time)) for f in video.decode(stream)]
+        rate = stream.average_rate
+    with av.open(str(path)) as video:
+        packets = len([p for p in video.demux(audio=0) if p.size]) if video.streams.audio else 0
+    return [level for level, _ in found], [moment for _, moment in found], rate, packets
+
+
+@pytest.fixture
+def inverter(make: Callable[..., Path]) -> Path:
+    """Turns pictures into their negatives."""
+    return make([helper.make_node("Neg", ["x"], ["y"])])
+
+
+@pytest.mark.parametrize("ending", ["mp4", "mkv", "mov"])
+def test_frames_times_and_sound(inverter: Path, tmp_path: Path, ending: str) -> None:
+    source = film(tmp_path / "in.mp4", 12)
+    with load(inverter, "onnxruntime") as generator:
+        done = translate_video(generator, source, tmp_path / f"out.{ending}")
+    before, after = seen(source), seen(tmp_path / f"out.{ending}")
+    assert (done.frames, done.sound) == (12, "sound copied")
+    np.testing.assert_allclose(after[0], 255 - np.array(before[0]), atol=4)
+    # Matroska moves all streams so that none begins below zero, and counts milliseconds.
+    np.testing.assert_allclose(np.array(after[1]) - after[1][0], np.array(before[1]) - before[1][0], atol=0.0011)
+    assert float(after[2]) == pytest.approx(float(RATE), rel=0.01)
+    assert after[3] == before[3] > 0
+
+
+def test_odd_sides_no_sound_and_a_container_that_cannot_hold_it(inverter: Path, tmp_path: Path) -> None:
+    with load(inverter, "onnxruntime") as generator:
+        odd = translate_video(generator, film(tmp_path / "a.avi", 3, (48, 64), False), tmp_path / "a.mp4")
+        assert (odd.frames, odd.sound) == (3, "no sound")
+        other = translate_video(generator, film(tmp_path / "b.mp4", 3), tmp_path / "b.webm")
+        assert other.sound == "sound left out: webm cannot hold aac"
+        assert len(seen(tmp_path / "b.webm")[0]) == 3
+
+
+def test_the_command_and_its_mistakes(command: Callable[..., Any], inverter: Path, tmp_path: Path) -> None:
+    source = film(tmp_path / "in.mp4")
+    done = command("gan-run", "translate", inverter, source, "-o", tmp_path / "out.mp4")
+    assert done.code == 0, done.err
+    assert "5 frames, sound copied" in done.err
+    (tmp_path / "text.mp4").write_text("no video")
+    (tmp_path / "cut.mp4").write_bytes(source.read_bytes()[:900])
+    there = sorted(tmp_path.iterdir())
+    for arguments, code, said in (
+        ((source, "-o", tmp_path / "x.gif"), 2, ".webm"),
+        ((source, "-o", source), 2, "overwrite"),
+        ((source, "-o", tmp_path / "y.mp4", "--format", "png"), 2, "for pictures"),
+        ((tmp_path / "text.mp4", "-o", tmp_path / "y.mp4"), 1, "cannot read"),
+        ((tmp_path / "cut.mp4", "-o", tmp_path / "y.mp4"), 1, "cut.mp4"),
+        ((tmp_path / "none.mp4", "-o", tmp_path / "y.mp4"), 1, "none.mp4"),
+    ):
+        done = command("gan-run", "translate", inverter, *arguments)
+        assert (done.code, done.err.count("\n")) == (code, 1), done.err
+        assert said in done.err
+    assert sorted(tmp_path.iterdir()) == there
+
+
+def test_interrupted_it_leaves_nothing(inverter: Path, tmp_path: Path) -> None:
+    source = film(tmp_path / "in.mp4", 600, (120, 160), sound=False)
+    out = tmp_path / "out"
+    out.mkdir()
+    command = [sys.executable, "-m", "ganedge.runtime", "translate", inverter, source, "-o", out / "o.mp4"]
+    with subprocess.Popen([*command, "--engine", "onnxruntime"], stderr=subprocess.PIPE, text=True) as process:
+        try:
+            end = time.monotonic() + 30
+            while not any(out.iterdir()) and time.monotonic() < end:
+                time.sleep(0.01)
+            os.kill(process.pid, signal.SIGINT)
+            _, said = process.communicate(timeout=30)
+        finally:
+            process.kill()
+    assert (process.returncode, said) == (130, "gan-run: interrupted\n")
+    assert not list(out.iterdir())
