@@ -204,7 +204,7 @@ def _build(
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, settings.workspace << 20)
     if settings.level is not None:
         config.builder_optimization_level = settings.level
-    capability = _compute_capability()
+    capability = compute_capability()
     targets = _set_targets(name, trt, config, settings, capability, say)
     if settings.portable:
         config.set_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
@@ -274,7 +274,7 @@ def _set_targets(
     return chosen
 
 
-def _compute_capability() -> str:
+def compute_capability() -> str:
     """The first GPU's compute capability, sm86; empty where there is none."""
     try:
         cuda = ctypes.CDLL("libcuda.so.1")
