@@ -154,6 +154,9 @@ def build() -> typer.Typer:
                 help="Folder of TensorRT's timing caches; one file per device and version.", rich_help_panel=DEPLOY
             ),
         ] = None,
+        dla: Annotated[
+            int | None, typer.Option(min=0, help="Core of a Jetson's DLA to build for.", rich_help_panel=DEPLOY)
+        ] = None,
         backend: Annotated[
             Literal["onnxruntime", "tensorrt"],
             typer.Option("--triton-backend", help="What the Triton server runs it with.", rich_help_panel=DEPLOY),
@@ -210,6 +213,7 @@ def build() -> typer.Typer:
             "portable": portable,
             "targets": targets,
             "timing_cache": timing_cache,
+            "dla": dla,
         }
         _write(Path(source), original, proven, forms, output, deploy, backend, instances)
 
@@ -237,8 +241,10 @@ def _open(source: str, which: str | None, arch: str | None, said: dict[str, Any]
         if arch is not None:
             return foreign.of_checkpoint(path, arch, settings)
         return foreign.of_module(source, settings)
-    if path.suffix in (".pt", ".pth", ".ckpt", ".safetensors"):
-        raise UsageError(f"{source} is weights alone: give their module, FILE.py:NAME --weights {source}, or --arch")
+    if path.suffix in (".pt", ".pth", ".ckpt", ".pkl", ".safetensors"):
+        from ganedge.export import foreign
+
+        return foreign.of_pickle(path, foreign.Foreign(**{**said, "kwargs": foreign.read_kwargs(said["kwargs"])}))
     from ganedge.export.from_torch import of_run
 
     return of_run(path, which, said["norm"], said["size"])

@@ -133,7 +133,7 @@ def make(original: Original, wanted: Wanted) -> Proven:
     lost: list[layers.Loss] = []
     for turn in range(ROUNDS):
         model, notes = _convert(original, kind, wanted, keep)
-        best = _prove(original, model, kind, wanted, cases, (*measured, *notes))
+        best = _prove(original, model, kind, wanted, cases, (*original.notes, *measured, *notes))
         if all(proof.passed for proof in best.manifest.parity):
             return best
         lost = layers.losses(original.model, model, inputs) if kind in ("fp16", "int8") else []
@@ -201,7 +201,7 @@ def _as_it_is(original: Original, cases: Sequence[parity.Case]) -> Proven:
         original.parity,
         "" if original.parity else "not proven when it was made",
     )
-    return Proven(write_artifact(original.model.SerializeToString(), manifest), manifest, cases)
+    return Proven(write_artifact(original.model.SerializeToString(), manifest), manifest, cases, original.notes)
 
 
 def _convert(
