@@ -181,7 +181,9 @@ def build() -> typer.Typer:
         forms = _forms(form)
         from ganedge.export.artifact import Wanted, make
         from ganedge.export.parity import read_gate
+        from ganedge.export.to_triton import check_backend
 
+        check_backend(backend, forms)
         wanted = Wanted(
             precision="fp16" if fp16 else "int8" if int8 else None,
             io=io,
@@ -278,11 +280,13 @@ def _write(
         written = write_engine(paths["onnx"], paths["trt"], proven, settings, terminal.note)
         terminal.note(f"{written}: {written.stat().st_size / 1e6:.1f} MB, {precision}")
     if "triton" in paths:
-        from ganedge.export.to_triton import served, write_repository
+        from ganedge.export.to_triton import write_repository
+        from ganedge.runtime.manifest import read_bytes
 
-        model = served(backend, proven, paths.get("trt"))
+        model = paths["trt"].read_bytes() if backend == "tensorrt" else proven.data
         name = default_path(original, precision, "x").stem
-        place = write_repository(paths["triton"], name, model, proven.manifest, backend, settings.batch, instances)
+        sealed, _ = read_bytes(proven.data, str(source))
+        place = write_repository(paths["triton"], name, model, sealed, backend, settings.batch, instances)
         terminal.note(f"{place}: tritonserver --model-repository {paths['triton']}")
 
 

@@ -19,8 +19,7 @@ from typing import Literal
 
 from google.protobuf import text_encoding
 
-from ganedge.export.artifact import Proven
-from ganedge.runtime.engine_file import read_sidecar
+from ganedge.export import to_tensorrt
 from ganedge.runtime.errors import UsageError
 from ganedge.runtime.files import write_whole
 from ganedge.runtime.manifest import Manifest, Port
@@ -64,23 +63,22 @@ def write_repository(
     return place
 
 
-def served(backend: Backend, proven: Proven, engine: Path | None) -> bytes:
-    """The model that the backend takes.
+def check_backend(backend: Backend, forms: Sequence[str]) -> None:
+    """Refuse what cannot be served before anything is written.
 
     Raises:
         UsageError: the tensorrt backend without an engine of TensorRT; it runs none of TensorRT for RTX.
+        EngineError: no TensorRT is installed.
     """
-    if backend == "onnxruntime":
-        return proven.data
-    if engine is None:
+    if backend == "onnxruntime" or "triton" not in forms:
+        return
+    if "trt" not in forms:
         raise UsageError("--triton-backend tensorrt serves an engine: ask for both, --format trt,triton")
-    _, identity = read_sidecar(engine)
-    if identity.flavour != "tensorrt":
+    if to_tensorrt.flavour()[0] != "tensorrt":
         raise UsageError(
-            "--triton-backend tensorrt: Triton runs engines of TensorRT, and this one is of TensorRT for RTX; "
+            "--triton-backend tensorrt: Triton runs engines of TensorRT, and this machine has TensorRT for RTX; "
             "leave the option out (ONNX Runtime), or build on the server's GPU with ganedge[trt]"
         )
-    return engine.read_bytes()
 
 
 def config(name: str, manifest: Manifest, backend: Backend, batch: tuple[int, int, int], count: int) -> str:

@@ -71,11 +71,17 @@ def test_open_sizes_labels_and_a_fixed_batch() -> None:
     assert not config.HasField("dynamic_batching")
 
 
-def test_mistakes_get_one_line(command: Command, artifact: Path, tmp_path: Path) -> None:
+def test_mistakes_get_one_line(
+    command: Command, artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     options = ("--format", "triton", "--triton-backend", "tensorrt", "-o", tmp_path / "models")
     done = command("gan-export", artifact, *options)
     assert done.code == 2
     assert "--format trt,triton" in done.err
+    monkeypatch.setattr(to_triton.to_tensorrt, "flavour", lambda: ("tensorrt_rtx", None))
+    done = command("gan-export", artifact, "--format", "trt,triton", *options[2:])
+    assert done.code == 2
+    assert "TensorRT for RTX" in done.err
     (tmp_path / "file").write_text("")
     done = command("gan-export", artifact, "--format", "triton", "-o", tmp_path / "file")
     assert done.code == 2
