@@ -255,8 +255,8 @@ def test_super_resolution_recognised_from_its_weights(command: Command, tmp_path
     esrgan = pytest.importorskip("spandrel.architectures.ESRGAN", reason="needs spandrel: ganedge[sr]")
     torch.manual_seed(0)
     made = {
-        4: compact.SRVGGNetCompact(num_feat=8, num_conv=2, upscale=4),
-        2: esrgan.RRDBNet(num_filters=8, num_blocks=1, scale=2),
+        4: compact.Compact(num_feat=8, num_conv=2, upscale=4),
+        2: esrgan.ESRGAN(num_filters=8, num_blocks=1, scale=2),
     }
     for scale, network in made.items():
         torch.save({"params_ema": network.state_dict()}, tmp_path / f"x{scale}.pth")
