@@ -5,7 +5,7 @@ FILE ?= demo/generator.onnx
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: help demo test check format startup hostile soak install-matrix figures clean
+.PHONY: check clean demo figures format help hostile install-matrix matrix soak startup test
 SOAK_SECONDS ?= 3600
 SOAK_LOADS ?= 500
 
@@ -48,6 +48,9 @@ check: $(VENV)/test.stamp .typecheck/ganedge ## Format, lint, types and layout
 format: $(VENV)/test.stamp ## Format and mend what can be mended
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+matrix: $(VENV)/test.stamp ## Every system at its default size × FP32, FP16, INT8 through the gates; minutes
+	GANEDGE_MATRIX=1 $(BIN)/python -m pytest -m matrix tests/export/test_matrix.py
 
 startup: $(VENV)/test.stamp ## Start-up time of the API and of gan-run beside a bare onnxruntime script
 	$(BIN)/python -m ganedge.benchmarks.startup $(FILE)

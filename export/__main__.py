@@ -5,6 +5,8 @@ gan-export runs/horses --which b2a --fp16 --io uint8 -o generator.onnx
 gan-export nets.py:Generator --kwargs '{"width": 64}' --weights netG.pth --input 100x1x1 --kind latent
 gan-export latest_net_G.pth --arch resnet_9blocks --calibrate pictures/
 gan-export generator.onnx --format trt --fp16
+gan-export generator.onnx --format triton -o models
+gan-export --list
 """
 
 from __future__ import annotations
@@ -17,7 +19,13 @@ import typer
 from ganedge.runtime import terminal
 
 if TYPE_CHECKING:
+    from ganedge.export.artifact import Proven
     from ganedge.export.original import Original
+    from ganedge.runtime.manifest import Precision
+
+
+SOURCE, PROOF, DEPLOY = "Source", "Proof", "TensorRT and Triton"
+"""Groups of options in the help; what stands outside them says what to write."""
 
 
 def build() -> typer.Typer:
@@ -34,7 +42,12 @@ def build() -> typer.Typer:
                 show_default=False,
             ),
         ] = None,
-        form: Annotated[str, typer.Option("--format", help="What to write: onnx, trt, or both with a comma.")] = "onnx",
+        listed: Annotated[
+            bool, typer.Option("--list", help="Formats × precisions: what this machine can build and run, and why not.")
+        ] = False,
+        form: Annotated[
+            str, typer.Option("--format", help="What to write: onnx, trt, triton, or several with commas.")
+        ] = "onnx",
         fp16: Annotated[
             bool, typer.Option("--fp16", help="FP16 weights and arithmetic, FP32 inputs and outputs.")
         ] = False,
@@ -49,60 +62,118 @@ def build() -> typer.Typer:
             Literal["float", "uint8"], typer.Option(help="What crosses the boundary: uint8 is [N, H, W, C].")
         ] = "float",
         calibrate: Annotated[
-            str | None, typer.Option(help="A folder of pictures, or a number of inputs, to calibrate with.")
+            str | None,
+            typer.Option(help="A folder of pictures, or a number of inputs, to calibrate with.", rich_help_panel=PROOF),
         ] = None,
         target_engine: Annotated[
             Literal["ort", "openvino", "trt"] | None,
             typer.Option("--for", help="The engine an INT8 graph is made for; what this machine runs best otherwise."),
         ] = None,
         tolerance: Annotated[
-            str | None, typer.Option(help="psnr=40,maxabs=1e-3 or none; by precision otherwise.")
+            str | None, typer.Option(help="psnr=40,maxabs=1e-3 or none; by precision otherwise.", rich_help_panel=PROOF)
         ] = None,
-        which: Annotated[str | None, typer.Option(help="One of a run's generators: a2b or b2a.")] = None,
+        which: Annotated[
+            str | None, typer.Option(help="One of a run's generators: a2b or b2a.", rich_help_panel=SOURCE)
+        ] = None,
         norm_mode: Annotated[
-            Literal["eval", "batch"], typer.Option(help="BatchNorm with the statistics kept, or each picture's own.")
+            Literal["eval", "batch"],
+            typer.Option(help="BatchNorm with the statistics kept, or each picture's own.", rich_help_panel=SOURCE),
         ] = "eval",
         size: Annotated[
             str | None,
-            typer.Option(help="Pictures that go in: 256, 256x320, dynamic; for trt MIN,OPT,MAX."),
+            typer.Option(
+                help="Pictures that go in: 256, 256x320, dynamic; for trt MIN,OPT,MAX.", rich_help_panel=SOURCE
+            ),
         ] = None,
         kind: Annotated[
-            Literal["latent", "image"] | None, typer.Option(help="What goes into a foreign generator.")
+            Literal["latent", "image"] | None,
+            typer.Option(help="What goes into a foreign generator.", rich_help_panel=SOURCE),
         ] = None,
         shape: Annotated[
-            str | None, typer.Option("--input", help="One input of it: 100, 100x1x1, 3x256x256, 3xHxW.")
+            str | None,
+            typer.Option("--input", help="One input of it: 100, 100x1x1, 3x256x256, 3xHxW.", rich_help_panel=SOURCE),
         ] = None,
         out_shape: Annotated[
-            str | None, typer.Option("--output-shape", help="One picture, 1x28x28, where it gives a flat vector.")
+            str | None,
+            typer.Option(
+                "--output-shape", help="One picture, 1x28x28, where it gives a flat vector.", rich_help_panel=SOURCE
+            ),
         ] = None,
-        value_range: Annotated[str, typer.Option("--range", help="Values of black and white in it.")] = "-1,1",
-        noise: Annotated[Literal["normal", "uniform"], typer.Option(help="The latents it was trained on.")] = "normal",
+        value_range: Annotated[
+            str, typer.Option("--range", help="Values of black and white in it.", rich_help_panel=SOURCE)
+        ] = "-1,1",
+        noise: Annotated[
+            Literal["normal", "uniform"], typer.Option(help="The latents it was trained on.", rich_help_panel=SOURCE)
+        ] = "normal",
         classes: Annotated[
-            str | None, typer.Option(help="Classes of its second input: a number, or names with commas.")
+            str | None,
+            typer.Option(help="Classes of its second input: a number, or names with commas.", rich_help_panel=SOURCE),
         ] = None,
-        kwargs: Annotated[str | None, typer.Option(help="Arguments that make it, as JSON.")] = None,
-        weights: Annotated[Path | None, typer.Option(help="Its weights.")] = None,
+        kwargs: Annotated[
+            str | None, typer.Option(help="Arguments that make it, as JSON.", rich_help_panel=SOURCE)
+        ] = None,
+        weights: Annotated[Path | None, typer.Option(help="Its weights.", rich_help_panel=SOURCE)] = None,
         arch: Annotated[
-            str | None, typer.Option(help="resnet_9blocks, resnet_6blocks, unet_256 or unet_128, from weights alone.")
+            str | None,
+            typer.Option(
+                help="From weights alone: resnet_9blocks, resnet_6blocks, unet_256, unet_128, or auto.",
+                rich_help_panel=SOURCE,
+            ),
         ] = None,
-        norm: Annotated[Literal["instance", "batch"], typer.Option(help="What --arch normalises with.")] = "instance",
-        trust: Annotated[bool, typer.Option("--trust", help="Read weights that can execute code.")] = False,
-        batch: Annotated[str, typer.Option(help="MIN,OPT,MAX batch of a TensorRT engine.")] = "1,1,16",
-        workspace: Annotated[int | None, typer.Option(min=1, help="MiB that TensorRT may use while it builds.")] = None,
-        level: Annotated[int | None, typer.Option(min=0, max=5, help="TensorRT's builder optimisation level.")] = None,
+        norm: Annotated[
+            Literal["instance", "batch"], typer.Option(help="What --arch normalises with.", rich_help_panel=SOURCE)
+        ] = "instance",
+        trust: Annotated[
+            bool, typer.Option("--trust", help="Read weights that can execute code.", rich_help_panel=SOURCE)
+        ] = False,
+        batch: Annotated[
+            str, typer.Option(help="MIN,OPT,MAX batch of a TensorRT engine.", rich_help_panel=DEPLOY)
+        ] = "1,1,16",
+        workspace: Annotated[
+            int | None, typer.Option(min=1, help="MiB that TensorRT may use while it builds.", rich_help_panel=DEPLOY)
+        ] = None,
+        level: Annotated[
+            int | None,
+            typer.Option(min=0, max=5, help="TensorRT's builder optimisation level.", rich_help_panel=DEPLOY),
+        ] = None,
         portable: Annotated[
-            bool, typer.Option("--portable", help="An engine that newer versions and related GPUs run too.")
+            bool,
+            typer.Option(
+                "--portable", help="An engine that newer versions and related GPUs run too.", rich_help_panel=DEPLOY
+            ),
         ] = False,
         targets: Annotated[
-            str | None, typer.Option("--target", help="GPUs that TensorRT for RTX builds for: sm86,sm89,sm120.")
+            str | None,
+            typer.Option(
+                "--target", help="GPUs that TensorRT for RTX builds for: sm86,sm89,sm120.", rich_help_panel=DEPLOY
+            ),
         ] = None,
         timing_cache: Annotated[
-            Path | None, typer.Option(help="Folder of TensorRT's timing caches; one file per device and version.")
+            Path | None,
+            typer.Option(
+                help="Folder of TensorRT's timing caches; one file per device and version.", rich_help_panel=DEPLOY
+            ),
         ] = None,
+        dla: Annotated[
+            int | None, typer.Option(min=0, help="Core of a Jetson's DLA to build for.", rich_help_panel=DEPLOY)
+        ] = None,
+        backend: Annotated[
+            Literal["onnxruntime", "tensorrt"],
+            typer.Option("--triton-backend", help="What the Triton server runs it with.", rich_help_panel=DEPLOY),
+        ] = "onnxruntime",
+        instances: Annotated[
+            int,
+            typer.Option(min=1, help="Instances of the model on each device of the server.", rich_help_panel=DEPLOY),
+        ] = 1,
     ) -> None:
         """Export, prove on real inputs against the FP32 generator, and write the file only if that holds."""
         from ganedge.runtime.errors import UsageError
 
+        if listed:
+            from ganedge.export.abilities import table
+
+            typer.echo("\n".join(table()))
+            return
         if source is None:
             raise UsageError("nothing to export: give a run, an .onnx file or a module (gan-export --help)")
         if fp16 and int8:
@@ -110,7 +181,9 @@ def build() -> typer.Typer:
         forms = _forms(form)
         from ganedge.export.artifact import Wanted, make
         from ganedge.export.parity import read_gate
+        from ganedge.export.to_triton import check_backend
 
+        check_backend(backend, forms)
         wanted = Wanted(
             precision="fp16" if fp16 else "int8" if int8 else None,
             io=io,
@@ -134,7 +207,7 @@ def build() -> typer.Typer:
         }
         original = _open(source, which, arch, said)
         proven = make(original, wanted)
-        engine = {
+        deploy = {
             "batch": batch,
             "size": size,
             "workspace": workspace,
@@ -142,8 +215,9 @@ def build() -> typer.Typer:
             "portable": portable,
             "targets": targets,
             "timing_cache": timing_cache,
+            "dla": dla,
         }
-        _write(Path(source), original, proven, forms, output, engine)
+        _write(Path(source), original, proven, forms, output, deploy, backend, instances)
 
     return app
 
@@ -169,48 +243,85 @@ def _open(source: str, which: str | None, arch: str | None, said: dict[str, Any]
         if arch is not None:
             return foreign.of_checkpoint(path, arch, settings)
         return foreign.of_module(source, settings)
-    if path.suffix in (".pt", ".pth", ".ckpt", ".safetensors"):
-        raise UsageError(f"{source} is weights alone: give their module, FILE.py:NAME --weights {source}, or --arch")
+    if path.suffix in (".pt", ".pth", ".ckpt", ".pkl", ".safetensors"):
+        from ganedge.export import foreign
+
+        return foreign.of_pickle(path, foreign.Foreign(**{**said, "kwargs": foreign.read_kwargs(said["kwargs"])}))
     from ganedge.export.from_torch import of_run
 
     return of_run(path, which, said["norm"], said["size"])
 
 
 def _write(
-    source: Path, original: Original, proven: Any, forms: list[str], output: Path | None, engine: dict[str, Any]
+    source: Path,
+    original: Original,
+    proven: Proven,
+    forms: list[str],
+    output: Path | None,
+    deploy: dict[str, Any],
+    backend: Literal["onnxruntime", "tensorrt"],
+    instances: int,
 ) -> None:
     """Write every format and say what was proven."""
     from ganedge.export.artifact import default_path
-    from ganedge.runtime.errors import UsageError
+    from ganedge.export.to_tensorrt import Settings
     from ganedge.runtime.files import write_whole
 
-    manifest = proven.manifest
+    settings = Settings.read(**deploy)
+    paths = _paths(source, original, proven.manifest.precision, forms, output)
+    _say(proven)
+    precision = proven.manifest.precision
+    if "onnx" in paths:
+        write_whole(paths["onnx"], proven.data)
+        terminal.note(f"{paths['onnx']}: {paths['onnx'].stat().st_size / 1e6:.1f} MB, {precision}")
+    if "trt" in paths:
+        from ganedge.export.to_tensorrt import write_engine
+
+        written = write_engine(paths["onnx"], paths["trt"], proven, settings, terminal.note)
+        terminal.note(f"{written}: {written.stat().st_size / 1e6:.1f} MB, {precision}")
+    if "triton" in paths:
+        from ganedge.export.to_triton import write_repository
+        from ganedge.runtime.manifest import read_bytes
+
+        model = paths["trt"].read_bytes() if backend == "tensorrt" else proven.data
+        name = default_path(original, precision, "x").stem
+        sealed, _ = read_bytes(proven.data, str(source))
+        place = write_repository(paths["triton"], name, model, sealed, backend, settings.batch, instances)
+        terminal.note(f"{place}: tritonserver --model-repository {paths['triton']}")
+
+
+def _say(proven: Proven) -> None:
+    """What a person should know, and the figures."""
     for text in proven.notes:
         terminal.note(text)
-    for proof in manifest.parity:
+    for proof in proven.manifest.parity:
         terminal.note(str(proof))
-    if manifest.unproven:
-        terminal.note(f"parity: not run ({manifest.unproven})")
+    if proven.manifest.unproven:
+        terminal.note(f"parity: not run ({proven.manifest.unproven})")
+
+
+def _paths(
+    source: Path, original: Original, precision: Precision, forms: list[str], output: Path | None
+) -> dict[str, Path]:
+    """Where each format goes; an engine's .onnx lies beside it, whether it was asked for or not."""
+    from ganedge.export.artifact import default_path
+    from ganedge.runtime.errors import UsageError
+
+    if output is not None and len(forms) > 1 and output.suffix in (".onnx", ".engine"):
+        raise UsageError(f"-o {output}: several formats go into a folder")
     paths = {}
     for form in forms:
-        path = default_path(original, manifest.precision, {"onnx": "onnx", "trt": "engine"}[form])
+        path = default_path(original, precision, {"onnx": "onnx", "trt": "engine", "triton": "triton"}[form])
         if output is not None:
-            if len(forms) > 1 and output.suffix in (".onnx", ".engine"):
-                raise UsageError(f"-o {output}: several formats go into a folder")
             path = output / path.name if len(forms) > 1 else output
         paths[form] = path
-    onnx_path = paths.get("onnx") or paths["trt"].with_suffix(".onnx")
-    if "trt" in paths and paths["trt"].suffix == ".onnx":
-        raise UsageError(f"-o {output}: an engine is no .onnx; give it another ending, such as .engine")
-    if source.suffix == ".onnx" and source.resolve() == onnx_path.resolve():
-        raise UsageError(f"{onnx_path} is the source itself: name another file with -o")
-    write_whole(onnx_path, proven.data)
-    terminal.note(f"{onnx_path}: {onnx_path.stat().st_size / 1e6:.1f} MB, {manifest.precision}")
-    if "trt" in forms:
-        from ganedge.export.to_tensorrt import Settings, write_engine
-
-        written = write_engine(onnx_path, paths["trt"], proven, Settings.read(**engine), terminal.note)
-        terminal.note(f"{written}: {written.stat().st_size / 1e6:.1f} MB, {manifest.precision}")
+    if "trt" in paths:
+        if paths["trt"].suffix == ".onnx":
+            raise UsageError(f"-o {output}: an engine is no .onnx; give it another ending, such as .engine")
+        paths.setdefault("onnx", paths["trt"].with_suffix(".onnx"))
+    if "onnx" in paths and source.suffix == ".onnx" and source.resolve() == paths["onnx"].resolve():
+        raise UsageError(f"{paths['onnx']} is the source itself: name another file with -o")
+    return paths
 
 
 def _forms(text: str) -> list[str]:
@@ -218,8 +329,8 @@ def _forms(text: str) -> list[str]:
 
     forms = text.split(",")
     for form in forms:
-        if form not in ("onnx", "trt"):
-            raise UsageError(f"--format {text}: choose onnx, trt, or both with a comma")
+        if form not in ("onnx", "trt", "triton"):
+            raise UsageError(f"--format {text}: choose onnx, trt, triton, or several with commas")
     return forms
 
 

@@ -6,6 +6,7 @@ export(of_onnx(Path("generator.onnx")), Wanted("int8", target="trt"), Path("gene
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,6 +25,10 @@ from ganedge.runtime.manifest import Interface, Manifest, Parity, Precision, wri
 
 ROUNDS = 5
 """How often layers are taken back to a higher precision before giving up."""
+TIMED = 20
+"""Calls of each engine where the one to quantise for is chosen; the first quarter is warm-up."""
+LATENTS = 128
+"""Latents to look at values with: they are cheap, and few of them miss the rare large values."""
 
 
 @dataclass(frozen=True)
@@ -120,23 +125,70 @@ def make(original: Original, wanted: Wanted) -> Proven:
     cases = [] if original.run is None else [parity.Case(case, original.run(case)) for case in inputs]
     if kind == original.precision and wanted.io == "float" and (original.parity or kind != "fp32"):
         return _as_it_is(original, cases)
+    measured: tuple[str, ...] = ()
+    if kind == "int8" and wanted.target is None:
+        wanted, measured = _choose_target(original, wanted, inputs)
     best: Proven | None = None
     keep: frozenset[str] = frozenset()
     lost: list[layers.Loss] = []
     for turn in range(ROUNDS):
         model, notes = _convert(original, kind, wanted, keep)
-        best = _prove(original, model, kind, wanted, cases, notes)
+        best = _prove(original, model, kind, wanted, cases, (*original.notes, *measured, *notes))
         if all(proof.passed for proof in best.manifest.parity):
             return best
-        lost = layers.losses(original.model, model, inputs) if kind != "fp32" else []
-        taken = layers.with_makers(original.model, [loss.node for loss in lost if loss.node not in keep][: 2 << turn])
-        if wanted.gate is not None or not taken - keep:
+        lost = layers.losses(original.model, model, inputs) if kind in ("fp16", "int8") else []
+        more = _taken_back(original.model, kind, lost, keep, turn)
+        if not more:
             break
-        keep |= taken
+        keep |= more
     assert best is not None
     failed = next(proof for proof in best.manifest.parity if not proof.passed)
     named = f"; it is lost in {', '.join(map(str, lost[:3]))}" if lost else ""
     raise GanEdgeError(f"not exported, the artifact gives other pictures than the generator: {failed}{named}")
+
+
+def _taken_back(
+    model: ModelProto, kind: Precision, lost: Sequence[layers.Loss], keep: frozenset[str], turn: int
+) -> frozenset[str]:
+    """The layers that lose most and are not kept in FP32 yet: more of them each turn, and never the last one."""
+    heavy = frozenset(node.name for node in model.graph.node if node.op_type in quantize.LAYERS)
+    count = max(1, len(heavy) // 12) << turn
+    taken: frozenset[str] = frozenset()
+    for loss in [loss for loss in lost if loss.node not in keep][:count]:
+        wider = taken | layers.with_makers(model, [loss.node])
+        if kind == "int8" and heavy <= keep | wider:
+            continue
+        taken = wider
+    return taken - keep
+
+
+def _choose_target(
+    original: Original, wanted: Wanted, inputs: Sequence[Sequence[NDArray[np.generic]]]
+) -> tuple[Wanted, tuple[str, ...]]:
+    """The form of INT8 whose engine runs this very model fastest here, measured where there is a choice."""
+    targets = quantize.runnable_targets()
+    if len(targets) < 2:
+        return replace(wanted, target=targets[0] if targets else "openvino"), ()
+    item = [array[:1] for array in inputs[0]]
+    calibrated = calibration(original.interface, wanted)
+    runs: dict[quantize.Target, engines.Engine] = {}
+    for target in targets:
+        model, _, _ = quantize.to_int8(original.model, calibrated, target)
+        name = {"ort": "onnxruntime", "openvino": "openvino"}[target]
+        runs[target] = engines.start(model.SerializeToString(), "int8", name, "cpu", None)
+    feeds = {port.name: array for port, array in zip(original.interface.inputs, item, strict=True)}
+    times: dict[quantize.Target, list[float]] = {target: [] for target in targets}
+    for _ in range(TIMED):
+        for target in targets:
+            begin = time.perf_counter()
+            runs[target].run(feeds)
+            times[target].append(time.perf_counter() - begin)
+    for engine in runs.values():
+        engine.close()
+    medians = {target: float(np.median(times[target][TIMED // 4 :])) for target in targets}
+    best = min(targets, key=lambda target: medians[target])
+    shown = ", ".join(f"{target} {medians[target] * 1e3:.2f} ms" for target in targets)
+    return replace(wanted, target=best), (f"made for {best}, the fastest here on one input ({shown}); --for chooses",)
 
 
 def _as_it_is(original: Original, cases: Sequence[parity.Case]) -> Proven:
@@ -149,7 +201,7 @@ def _as_it_is(original: Original, cases: Sequence[parity.Case]) -> Proven:
         original.parity,
         "" if original.parity else "not proven when it was made",
     )
-    return Proven(write_artifact(original.model.SerializeToString(), manifest), manifest, cases)
+    return Proven(write_artifact(original.model.SerializeToString(), manifest), manifest, cases, original.notes)
 
 
 def _convert(
@@ -162,6 +214,7 @@ def _convert(
         raise UsageError("bf16 is not written yet: OpenVINO computes FP32 artifacts in it where the CPU can")
     inputs = calibration(original.interface, wanted)
     if kind == "int8":
+        assert wanted.target is not None
         model, share, target = quantize.to_int8(original.model, inputs, wanted.target, keep)
         return model, (f"INT8 for {target}: {share:.0%} of the multiply-accumulates",)
     if not engines.installed("onnxruntime"):
@@ -173,7 +226,8 @@ def _convert(
 
 def calibration(interface: Interface, wanted: Wanted) -> list[list[NDArray[np.generic]]]:
     """Inputs to look at values with: the pictures given, or others than those of the proof."""
-    return parity.real_cases(interface, wanted.folder, wanted.count, parity.SEED + 1000)
+    count = wanted.count or (None if interface.noise is None else LATENTS)
+    return parity.real_cases(interface, wanted.folder, count, parity.SEED + 1000)
 
 
 def _prove(

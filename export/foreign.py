@@ -18,7 +18,7 @@ import pickle
 import sys
 import traceback
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
@@ -30,7 +30,7 @@ from ganedge.export import cyclegan_format
 from ganedge.export.from_torch import NormChoice, of_network, unwrap
 from ganedge.export.original import Original
 from ganedge.export.sizes import read_size
-from ganedge.runtime.errors import ArtifactError, GanEdgeError, UsageError
+from ganedge.runtime.errors import ArtifactError, GanEdgeError, MissingExtra, UsageError
 from ganedge.runtime.manifest import Interface, Noise, Port, Source
 
 PREFIXES = ("module.", "_orig_mod.")
@@ -86,14 +86,34 @@ def of_module(spec: str, said: Foreign) -> Original:
     return _finish(network, said, spec, digest)
 
 
+def of_pickle(path: Path, said: Foreign) -> Original:
+    """A whole module that torch.save wrote; reading it executes code, so it must be trusted.
+
+    Raises:
+        UsageError: the file holds weights alone, which need their module.
+        ArtifactError: not trusted, not readable, or its classes cannot be imported from here.
+    """
+    sys.path.insert(0, str(Path.cwd()))
+    sys.path.insert(0, str(path.resolve().parent))  # The classes of a pickled module are imported by name.
+    content, digest = read_checkpoint(path, said.trust)
+    if isinstance(content, Mapping):
+        modules = [value for value in content.values() if isinstance(value, nn.Module)]
+        content = modules[0] if len(modules) == 1 else content
+    if not isinstance(content, nn.Module):
+        raise UsageError(f"{path} is weights alone: give their module, FILE.py:NAME --weights {path}, or --arch auto")
+    return _finish(content, said, path.name, digest)
+
+
 def of_checkpoint(path: Path, arch: str, said: Foreign) -> Original:
-    """A generator of pytorch-CycleGAN-and-pix2pix from its weights alone.
+    """A generator of pytorch-CycleGAN-and-pix2pix, or with `auto` one of super-resolution, from its weights alone.
 
     Raises:
         UsageError: an unknown architecture.
         ArtifactError: weights that cannot be read or do not fit.
     """
     state, digest = read_state(path, said.trust)
+    if arch == "auto":
+        return _recognised(path, state, digest, said)
     network = cyclegan_format.build(arch, state, said.arch_norm)
     _fit(network, [("", state)], path)
     # Its generators work at any size that halves evenly; the U-Nets' multiple is found by trying.
@@ -103,8 +123,45 @@ def of_checkpoint(path: Path, arch: str, said: Foreign) -> Original:
     return _finish(network, Foreign(**filled), arch, digest)
 
 
+def _recognised(path: Path, state: dict[str, Tensor], digest: str, said: Foreign) -> Original:
+    """A super-resolution or restoration network that spandrel knows by its weights; pictures of 0 to 1 go in.
+
+    Raises:
+        MissingExtra: spandrel is not installed.
+        ArtifactError: it knows no such weights, or they need more inputs than a picture.
+    """
+    try:
+        import spandrel
+    except ImportError as error:
+        raise MissingExtra("spandrel", "sr", "--arch auto") from error
+    try:
+        found = spandrel.ModelLoader(torch.device("cpu")).load_from_state_dict(state)
+    except spandrel.UnsupportedModelError as error:
+        raise ArtifactError(
+            f"{path}: spandrel {version('spandrel')} recognises no network by these weights; give its module, "
+            f"FILE.py:NAME --weights {path}"
+        ) from error
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ArtifactError(f"{path}: these weights do not fit what they look like ({reason})") from error
+    if not isinstance(found, spandrel.ImageModelDescriptor):
+        raise ArtifactError(f"{path} is a {found.architecture.name} network, which takes more than a picture")
+    filled = {
+        **vars(said),
+        "kind": "image",
+        "input": said.input or f"{found.input_channels}xHxW",
+        "range": (0.0, 1.0),
+        "size": said.size or ("dynamic" if said.input is None else None),
+    }
+    original = _finish(found.model, Foreign(**filled), found.architecture.id, digest)
+    tags = ", ".join(found.tags)
+    note = f"recognised: {found.architecture.name}{f' ({tags})' if tags else ''}, {found.scale} × the size"
+    return replace(original, notes=(note, *original.notes))
+
+
 def _finish(network: nn.Module, said: Foreign, name: str, digest: str) -> Original:
     network = unwrap(network).float().cpu()
+    network, notes = _plain(network, said)
     interface = _interface(network, said)
     if said.output is not None:
         network = Reshaped(network, _dimensions(said.output, "--output"))
@@ -113,7 +170,78 @@ def _finish(network: nn.Module, said: Foreign, name: str, digest: str) -> Origin
         weights=digest,
         program=f"ganedge {version('ganedge')}",
     )
-    return of_network(network, interface, source, said.norm, Path())
+    return replace(of_network(network, interface, source, said.norm, Path()), notes=notes)
+
+
+def _plain(network: nn.Module, said: Foreign) -> tuple[nn.Module, tuple[str, ...]]:
+    """With one tensor for a result and class numbers for labels, as every artifact has; and what was done for that."""
+    if said.input is None or said.kind is None:
+        return network, ()
+    notes: tuple[str, ...] = ()
+    sizes = [256 if isinstance(size, str) else size for size in _dimensions(said.input, "--input")]
+    if said.kind == "image" and said.size is not None and said.size != "dynamic" and "," not in said.size:
+        sizes[1:] = read_size(said.size)
+    first = torch.zeros(2, *sizes)
+    network.eval()
+    with torch.inference_mode():
+        if said.classes:
+            label = torch.zeros(2, dtype=torch.int64)
+            if _result(network, first, label) is None:
+                vectors = OneHot(network, len(said.classes))
+                if _result(vectors, first, label) is not None:
+                    network, notes = (
+                        vectors,
+                        ("it takes a vector with a one for the class: made from --classes inside",),
+                    )
+            result = _result(network, first, label)
+        else:
+            result = _result(network, first)
+    if isinstance(result, (tuple, list, Mapping)):
+        values = list(result.values()) if isinstance(result, Mapping) else list(result)
+        tensors = [place for place, value in enumerate(values) if isinstance(value, Tensor)]
+        if tensors:
+            place = tensors[0]
+            key = list(result)[place] if isinstance(result, Mapping) else place
+            network = Taken(network, key)
+            notes = (*notes, f"it gives {len(values)} results: the first tensor, [{key!r}], is taken")
+    return network, notes
+
+
+def _result(network: nn.Module, *inputs: Tensor) -> Any:
+    """What the network gives, or None where it does not take such inputs: why not is said where it is needed."""
+    try:
+        return network(*inputs)
+    except Exception:  # noqa: BLE001 - others' code may raise anything
+        return None
+
+
+class OneHot(nn.Module):
+    """A network that takes a vector for each class, given class numbers."""
+
+    def __init__(self, network: nn.Module, classes: int) -> None:
+        super().__init__()
+        self.network = network
+        self.register_buffer("vectors", torch.eye(classes), persistent=False)
+
+    def forward(self, first: Tensor, label: Tensor) -> Tensor:
+        """Look the vectors up, then compute."""
+        vectors = self.get_buffer("vectors")
+        given: Tensor = self.network(first, vectors[label])
+        return given
+
+
+class Taken(nn.Module):
+    """A network that gives several results, of which one is taken."""
+
+    def __init__(self, network: nn.Module, key: int | str) -> None:
+        super().__init__()
+        self.network, self.key = network, key
+
+    def forward(self, first: Tensor, label: Tensor | None = None) -> Tensor:
+        """Compute, then take."""
+        results = self.network(first) if label is None else self.network(first, label)
+        taken: Tensor = results[self.key]
+        return taken
 
 
 class Reshaped(nn.Module):
@@ -243,8 +371,22 @@ def _import(place: str) -> Any:
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules.setdefault(path.stem, module)
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except ImportError as error:
+        if "relative import" not in str(error):
+            raise
+        return _import_in_package(path.resolve())
     return module
+
+
+def _import_in_package(path: Path) -> Any:
+    """A file whose imports are relative, as the part of the package that its folders make."""
+    folder, name = path.parent.parent, f"{path.parent.name}.{path.stem}"
+    while (folder / "__init__.py").is_file():
+        folder, name = folder.parent, f"{folder.name}.{name}"
+    sys.path.insert(0, str(folder))
+    return importlib.import_module(name)
 
 
 def _blame(spec: str, error: Exception) -> str:

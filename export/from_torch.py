@@ -128,7 +128,18 @@ def unwrap(network: nn.Module) -> nn.Module:
             if isinstance(hook, (SpectralNorm, WeightNorm)):
                 hook.remove(module)
                 del module._forward_pre_hooks[key]
+    _kept_statistics(network)
     return network
+
+
+def _kept_statistics(network: nn.Module) -> None:
+    """InstanceNorm that uses statistics kept from training is BatchNorm, and is exported well as that alone."""
+    for parent in list(network.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, nn.InstanceNorm2d) and child.track_running_stats and child.running_mean is not None:
+                norm = nn.BatchNorm2d(child.num_features, child.eps, affine=child.affine)
+                norm.load_state_dict(child.state_dict())
+                setattr(parent, name, norm.eval())
 
 
 def per_picture(network: nn.Module) -> nn.Module:

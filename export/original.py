@@ -42,3 +42,5 @@ class Original:
     """What the graph computes in already."""
     parity: tuple[Parity, ...] = ()
     """What was proven of it before, where it is an artifact itself."""
+    notes: tuple[str, ...] = ()
+    """What a person should know of how it was read."""

@@ -13,7 +13,10 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from ganedge.export import rewrite
 from ganedge.runtime.errors import GanEdgeError
+from ganedge.runtime.manifest import Precision
 
+PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8")
+"""What gan-export writes."""
 FP16_MAX = float(np.finfo(np.float16).max)
 """65504: a larger weight becomes infinite."""
 HEADROOM = 4.0

@@ -3,8 +3,9 @@
     model, share, target = to_int8(model, inputs, "trt")        # share: of the multiply-accumulates that are INT8
 
 Two forms. For TensorRT and OpenVINO values and weights are signed and symmetric and the bias stays in floating point,
-which is all that TensorRT's parser accepts and what OpenVINO runs fastest. For ONNX Runtime on the CPU values are
-unsigned and biases INT32, and transposed convolutions, for which it has no INT8 kernel, are rewritten first.
+which is all that TensorRT's parser accepts and what OpenVINO runs fastest; only what goes into a layer is rounded, not
+what comes out of it as well. For ONNX Runtime on the CPU values are unsigned and biases INT32, and transposed
+convolutions, for which it has no INT8 kernel, are rewritten first.
 """
 
 from __future__ import annotations
@@ -33,17 +34,16 @@ SHUFFLES = ("Relu", "LeakyRelu", "DepthToSpace")
 """What ONNX Runtime takes between two INT8 layers without leaving INT8, apart from the layers themselves."""
 
 
-def best_target() -> Target:
-    """The form that what is installed here runs best: TensorRT where it is, else OpenVINO, else ONNX Runtime."""
-    if engines.installed("tensorrt") or engines.installed("openvino"):
-        return "openvino"
-    return "ort"
+def runnable_targets() -> list[Target]:
+    """The forms that an engine installed here runs; TensorRT's is OpenVINO's."""
+    known: dict[Target, str] = {"ort": "onnxruntime", "openvino": "openvino"}
+    return [target for target, module in known.items() if engines.installed(module)]
 
 
 def to_int8(
     model: ModelProto,
     inputs: Sequence[Sequence[NDArray[np.generic]]],
-    target: Target | None = None,
+    target: Target,
     keep: frozenset[str] = frozenset(),
 ) -> tuple[ModelProto, float, Target]:
     """Quantise a graph statically.
@@ -51,7 +51,7 @@ def to_int8(
     Args:
         model: FP32, with inferred shapes.
         inputs: Calibration inputs, one group per shape, each with one array per input of the graph.
-        target: The engine to make it for; None chooses what this machine runs best.
+        target: The engine to make it for.
         keep: Nodes that stay in FP32; names of the graph before any rewrite.
 
     Returns:
@@ -61,7 +61,6 @@ def to_int8(
         MissingExtra: onnxruntime, whose quantiser this uses, is not installed.
         GanEdgeError: nothing in the graph could be quantised.
     """
-    target = target or best_target()
     prepared = ModelProto()
     prepared.CopyFrom(model)
     names = {size.dim_param for size in _dimensions(model) if size.dim_param}
@@ -94,13 +93,13 @@ def _quantise(
     symmetric = target != "ort"
     names = [value.name for value in model.graph.input]
     batch = model.graph.input[0].type.tensor_type.shape.dim[0].dim_value or 1
-    with tempfile.TemporaryDirectory() as folder, _quiet():
+    with tempfile.TemporaryDirectory() as folder, quiet():
         given, written = Path(folder) / "fp32.onnx", Path(folder) / "int8.onnx"
         onnx.save(model, given)  # Handed over as a file, because it moves the weights out of a model in memory.
         quantize_static(
             given,
             written,
-            _Reader(names, inputs, batch),
+            Reader(names, inputs, batch),
             quant_format=QuantFormat.QDQ,
             op_types_to_quantize=[*LAYERS] if symmetric else [*LAYERS, *SHUFFLES],
             per_channel=True,
@@ -113,12 +112,13 @@ def _quantise(
                 "WeightSymmetric": True,
                 "QuantizeBias": not symmetric,
                 "DedicatedQDQPair": False,
+                "OpTypesToExcludeOutputQuantization": [*LAYERS] if symmetric else ["Gemm", "MatMul"],
             },
         )
         return onnx.load(written)
 
 
-class _Reader:
+class Reader:
     """Calibration inputs in the shape that onnxruntime's quantiser reads them."""
 
     def __init__(self, names: list[str], cases: Sequence[Sequence[NDArray[np.generic]]], batch: int) -> None:
@@ -173,7 +173,7 @@ def _multiplications(node: NodeProto, sizes: dict[str, list[int]]) -> int:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """The quantiser gives advice through the root logger; what matters comes back as an exception."""
     level = logging.root.manager.disable
     logging.disable(logging.WARNING)

@@ -6,6 +6,7 @@ model = to_onnx(network, interface)
 from __future__ import annotations
 
 import contextlib
+import inspect
 import io
 import logging
 import warnings
@@ -108,8 +109,9 @@ def norm_mode(network: nn.Module) -> NormMode:
 
 
 def _takes_varargs(network: nn.Module) -> bool:
-    code = type(network).forward.__code__
-    return bool(code.co_flags & 0x04) and code.co_argcount == 1
+    """Whether forward is `forward(*inputs)`; decorators such as torch.no_grad show what they wrap."""
+    kinds = [parameter.kind for parameter in inspect.signature(network.forward).parameters.values()]
+    return kinds[:1] == [inspect.Parameter.VAR_POSITIONAL]
 
 
 def _root(error: BaseException) -> BaseException:

@@ -53,6 +53,8 @@ class Settings:
     """GPUs that TensorRT for RTX builds for: sm86."""
     timing_cache: Path | None = None
     """Folder of timing caches."""
+    dla: int | None = None
+    """The DLA core to build for, where the device has such; what it cannot run stays on the GPU."""
 
     @classmethod
     def read(
@@ -64,6 +66,7 @@ class Settings:
         portable: bool = False,
         targets: str | None = None,
         timing_cache: Path | None = None,
+        dla: int | None = None,
     ) -> Settings:
         """Settings as people write them.
 
@@ -83,7 +86,7 @@ class Settings:
                 raise UsageError(f"--size {size}: give MIN,OPT,MAX, such as 256,512,1024")
             sizes = (parts[0], parts[1], parts[2])
         names = tuple(targets.lower().split(",")) if targets else ()
-        return cls((least, usual, most), sizes, workspace, level, portable, names, timing_cache)
+        return cls((least, usual, most), sizes, workspace, level, portable, names, timing_cache, dla)
 
 
 def flavour() -> tuple[Flavour, Any]:
@@ -126,6 +129,10 @@ def write_engine(onnx_path: Path, path: Path, proven: Proven, settings: Settings
     name, trt = flavour()
     manifest = proven.manifest
     profiles = _profiles(manifest.interface, settings)
+    if settings.dla is not None and name == "tensorrt_rtx":
+        raise UsageError(f"--dla {settings.dla}: TensorRT for RTX has no DLA; a Jetson's own TensorRT does")
+    if settings.dla is not None and manifest.precision == "fp32":
+        raise UsageError(f"--dla {settings.dla}: a DLA computes in FP16 or INT8; add --fp16 or --int8")
     if onnx_path.parent.resolve() != path.parent.resolve():
         raise UsageError(f"{path}: the .onnx is kept beside the engine, in one folder")
     engine, targets, capability = _build(name, trt, proven.data, manifest, profiles, settings, say)
@@ -204,7 +211,9 @@ def _build(
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, settings.workspace << 20)
     if settings.level is not None:
         config.builder_optimization_level = settings.level
-    capability = _compute_capability()
+    if settings.dla is not None:
+        _use_dla(trt, builder, config, settings.dla)
+    capability = compute_capability()
     targets = _set_targets(name, trt, config, settings, capability, say)
     if settings.portable:
         config.set_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
@@ -274,7 +283,7 @@ def _set_targets(
     return chosen
 
 
-def _compute_capability() -> str:
+def compute_capability() -> str:
     """The first GPU's compute capability, sm86; empty where there is none."""
     try:
         cuda = ctypes.CDLL("libcuda.so.1")
@@ -286,6 +295,17 @@ def _compute_capability() -> str:
     cuda.cuDeviceGetAttribute(ctypes.byref(major), 75, device)  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR
     cuda.cuDeviceGetAttribute(ctypes.byref(minor), 76, device)
     return f"sm{major.value}{minor.value}"
+
+
+def _use_dla(trt: Any, builder: Any, config: Any, core: int) -> None:
+    """Put what a DLA can run onto it, and the rest onto the GPU."""
+    cores = int(builder.num_DLA_cores)
+    if core >= cores:
+        has = f"has DLA cores 0 to {cores - 1}" if cores else "has no DLA: leave --dla out"
+        raise UsageError(f"--dla {core}: this device {has}")
+    config.default_device_type = trt.DeviceType.DLA
+    config.DLA_core = core
+    config.set_flag(trt.BuilderFlag.GPU_FALLBACK)
 
 
 def _open_cache(name: Flavour, trt: Any, config: Any, settings: Settings, capability: str) -> Path | None:

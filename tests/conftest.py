@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -40,6 +41,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if reason and item.get_closest_marker("gpu"):
             item.add_marker(pytest.mark.skip(reason=reason))
+        if item.get_closest_marker("matrix") and "GANEDGE_MATRIX" not in os.environ:
+            item.add_marker(pytest.mark.skip(reason="systems of default size take minutes each: make matrix"))
 
 
 @pytest.fixture

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 
 from ganedge.export import to_tensorrt
 from ganedge.export.to_tensorrt import Settings
@@ -73,6 +78,10 @@ def test_mistakes(command: Command, artifact: Path, tmp_path: Path) -> None:
     assert done.code == 2
     assert "sm86" in done.err
     assert not (tmp_path / "g.engine").exists()
+    done = command("gan-export", artifact, "--format", "trt", "--fp16", "--dla", "0", "-o", tmp_path / "g.engine")
+    assert done.code == 2
+    assert "has no DLA" in done.err
+    assert not (tmp_path / "g.engine").exists()
     done = command("gan-export", artifact, "-o", artifact)
     assert done.code == 2
     assert "source itself" in done.err
@@ -85,3 +94,63 @@ def test_without_tensorrt(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(to_tensorrt.platform, "machine", lambda: "aarch64")
     with pytest.raises(EngineError, match="Jetson has its own"):
         to_tensorrt.flavour()
+
+
+def test_a_dla_is_used_or_refused() -> None:
+    flags: list[str] = []
+    trt = SimpleNamespace(DeviceType=SimpleNamespace(DLA="dla"), BuilderFlag=SimpleNamespace(GPU_FALLBACK="fallback"))
+    config = SimpleNamespace(set_flag=flags.append)
+    to_tensorrt._use_dla(trt, SimpleNamespace(num_DLA_cores=2), config, 1)
+    assert (config.default_device_type, config.DLA_core, flags) == ("dla", 1, ["fallback"])
+    for cores, said in ((0, "has no DLA"), (1, "cores 0 to 0")):
+        with pytest.raises(UsageError, match=said):
+            to_tensorrt._use_dla(trt, SimpleNamespace(num_DLA_cores=cores), config, 1)
+
+
+def large() -> onnx.ModelProto:
+    """A generator of 45 MB: a latent through one large layer and transposed convolutions."""
+    random = np.random.default_rng(0)
+    shapes = {"w0": (100, 512, 4, 4), "w1": (512, 840, 4, 4), "w2": (840, 256, 4, 4), "w3": (256, 3, 4, 4)}
+    weights = [
+        numpy_helper.from_array((random.standard_normal(shape) / 100).astype(np.float32), name)
+        for name, shape in shapes.items()
+    ]
+    nodes, given = [], "z"
+    for place, name in enumerate(shapes):
+        how = {"strides": [2, 2], "pads": [1] * 4} if place else {}
+        nodes.append(helper.make_node("ConvTranspose", [given, name], [f"y{place}"], name + "_layer", **how))
+        last = place == len(shapes) - 1
+        given = "image" if last else f"x{place}"
+        nodes.append(helper.make_node("Tanh" if last else "Relu", [f"y{place}"], [given], f"act{place}"))
+    ports = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", *shape])
+        for name, shape in (("z", (100, 1, 1)), ("image", (3, 32, 32)))
+    ]
+    opset = [helper.make_opsetid("", 18)]
+    return helper.make_model(
+        helper.make_graph(nodes, "g", ports[:1], ports[1:], weights), opset_imports=opset, ir_version=10
+    )
+
+
+@needs_rtx
+def test_memory_and_size_without_torch(tmp_path: Path) -> None:
+    onnx.save(large(), tmp_path / "theirs.onnx")
+    assert 43e6 < (tmp_path / "theirs.onnx").stat().st_size < 48e6
+    code = (
+        "import resource, sys; sys.modules['torch'] = None\n"
+        "from ganedge.export.__main__ import main\n"
+        "try: main()\n"
+        "finally: print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)\n"
+    )
+    sizes = {}
+    for precision in ("fp32", "fp16"):
+        options = ["--fp16"] if precision == "fp16" else []
+        out = tmp_path / f"{precision}.engine"
+        arguments = [tmp_path / "theirs.onnx", "--kind", "latent", "--format", "trt", "--target", "sm86", "-o", out]
+        done = subprocess.run(
+            [sys.executable, "-c", code, *map(str, arguments), *options], capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        assert int(done.stdout.split()[-1]) < 1e9, f"{precision}: the process stays under 1 GB"
+        sizes[precision] = out.stat().st_size
+    assert sizes["fp16"] <= 0.6 * sizes["fp32"]

@@ -1,0 +1,81 @@
+"""What this machine can build and run, and why not: `gan-export --list`. No torch here.
+
+for line in table():
+    print(line)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, packages_distributions, version
+
+from ganedge.export import to_tensorrt
+from ganedge.export.precision import PRECISIONS
+from ganedge.runtime import engines
+from ganedge.runtime.errors import EngineError
+
+FORMATS = ("onnx", "trt", "triton")
+"""Everything that `--format` takes."""
+
+
+@dataclass(frozen=True)
+class Ability:
+    """One format in one precision."""
+
+    format: str
+    """As `--format` names it."""
+    precision: str
+    """fp32, fp16 or int8."""
+    build: str
+    """"yes", with what; or "no", and what is missing."""
+    run: str
+    """The same, for running the result here."""
+
+
+def abilities() -> list[Ability]:
+    """Every format × precision on this machine; nothing is imported but a TensorRT that is installed."""
+    return [Ability(form, kind, _build(form, kind), _run(form)) for form in FORMATS for kind in PRECISIONS]
+
+
+def table() -> list[str]:
+    """The same as aligned lines."""
+    rows = [("format", "precision", "build here", "run here")]
+    rows += [(one.format, one.precision, one.build, one.run) for one in abilities()]
+    widths = [max(len(row[place]) for row in rows) for place in range(4)]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+
+
+def _build(form: str, kind: str) -> str:
+    if form == "trt":
+        try:
+            name, trt = to_tensorrt.flavour()
+        except EngineError as error:
+            return "no: " + str(error).partition("; the .onnx")[0]
+        how = f"yes, {name} {trt.__version__}"
+    elif engines.installed("torch"):
+        how = "yes, from runs, modules and .onnx files"
+    else:
+        how = "yes, from .onnx files (runs and modules need ganedge[export])"
+    if kind == "int8" and not engines.installed("onnxruntime"):
+        return "no: calibration needs onnxruntime, pip install 'ganedge[cpu]'"
+    return how
+
+
+def _run(form: str) -> str:
+    if form == "triton":
+        return "not here: a Triton server does"
+    if form == "trt":
+        if not any(map(engines.installed, to_tensorrt.FLAVOURS)):
+            return "no: no TensorRT"
+        gpu = to_tensorrt.compute_capability()
+        return f"yes, on this {gpu} GPU" if gpu else "no: no NVIDIA GPU, or no driver for it"
+    found = [f"{name} {_version(name)}" for name in engines.MODULES if engines.installed(name)]
+    return f"yes, {', '.join(found)}" if found else "no: no engine, pip install 'ganedge[cpu]' or 'ganedge[openvino]'"
+
+
+def _version(module: str) -> str:
+    """The version of the package that brings a module: `onnxruntime` may come from `onnxruntime-gpu`."""
+    try:
+        return version(packages_distributions().get(module, [module])[0])
+    except PackageNotFoundError:
+        return "of unknown version"

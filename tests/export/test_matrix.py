@@ -1,0 +1,91 @@
+"""Every system × every precision passes its gates: tiny ones in the suite, those of default size with `make matrix`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from ganedge.export import pictures
+from ganedge.export.artifact import Wanted, make
+from ganedge.export.from_torch import of_run
+from ganedge.export.original import Original
+from ganedge.models import find
+from ganedge.train.loop import Settings, train
+
+SYSTEMS: dict[str, tuple[str, str | None, dict[str, Any]]] = {
+    "circles": ("circles", None, {}),
+    "mlp-dropout": ("mlp", "dropout", {"size": 8, "batch": 16}),
+    "mlp-batchnorm": ("mlp", "batchnorm", {"size": 8, "batch": 16}),
+    "digit": ("digit", None, {"batch": 4}),
+    "dcgan": ("dcgan", None, {"size": 16, "width": 8, "batch": 8}),
+    "wgan": ("wgan", None, {"size": 16, "width": 8, "batch": 8, "d_steps": 1}),
+    "pix2pix": ("pix2pix", None, {"size": 32, "width": 8}),
+    "cyclegan-conv": ("cyclegan", "conv", {"size": 32, "width": 8, "blocks": 1}),
+    "cyclegan-resnet": ("cyclegan", "resnet", {"size": 32, "width": 8, "blocks": 1}),
+}
+"""Variant, preset and the settings that make it tiny."""
+BOTH_WAYS = [(name, which) for name in SYSTEMS for which in (("a2b", "b2a") if "cyclegan" in name else (None,))]
+PRECISIONS = [("fp32", None), ("fp16", None), ("int8", "ort"), ("int8", "openvino")]
+Trained = Callable[[str, bool], Path]
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    """A run of each system after a few steps, made when it is first asked for."""
+    folder = tmp_path_factory.mktemp("matrix")
+    for kind, shape in {"pairs": (96, 192), "sets/trainA": (96, 96), "sets/trainB": (96, 96)}.items():
+        (folder / kind).mkdir(parents=True)
+        for index, pixels in enumerate(pictures.natural(4, *shape, 3, len(kind))):
+            Image.fromarray(pixels).save(folder / kind / f"{index}.png")
+    places = {
+        "images": "digits",
+        "points": "circles",
+        "pairs": str(folder / "pairs"),
+        "unpaired": str(folder / "sets"),
+    }
+
+    def run(name: str, full: bool) -> Path:
+        out = folder / f"{name}-{'full' if full else 'tiny'}"
+        if not out.is_dir():
+            variant_name, preset, tiny = SYSTEMS[name]
+            variant = find(variant_name)
+            config = {"batch": 4} if full and variant_name in ("wgan", "dcgan") else {} if full else tiny
+            wants = variant.wants(variant.config_class(**{**variant.presets.get(preset or "", {}), **config}))
+            settings = Settings(data=places[wants.kind], out=out, steps=3, device="cpu", preset=preset)
+            train(variant, config, settings)
+        return out
+
+    return run
+
+
+def prove(original: Original, precision: Any, target: Any) -> None:
+    """`make` raises where a gate is missed."""
+    proven = make(original, Wanted(precision, target=target))
+    assert proven.manifest.precision == precision
+    assert [proof.engine.split()[0] for proof in proven.manifest.parity] == ["onnxruntime", "openvino"]
+    assert all(proof.passed for proof in proven.manifest.parity)
+    if precision == "int8":
+        assert any(node.op_type == "QuantizeLinear" for node in _nodes(proven.data))
+
+
+def _nodes(data: bytes) -> Any:
+    import onnx
+
+    return onnx.load_model_from_string(data).graph.node
+
+
+@pytest.mark.parametrize(("precision", "target"), PRECISIONS)
+@pytest.mark.parametrize(("name", "which"), BOTH_WAYS)
+def test_tiny(trained: Trained, name: str, which: str | None, precision: str, target: str | None) -> None:
+    prove(of_run(trained(name, False), which), precision, target)
+
+
+@pytest.mark.matrix
+@pytest.mark.parametrize(("precision", "target"), PRECISIONS)
+@pytest.mark.parametrize(("name", "which"), BOTH_WAYS)
+def test_of_default_size(trained: Trained, name: str, which: str | None, precision: str, target: str | None) -> None:
+    prove(of_run(trained(name, True), which), precision, target)
