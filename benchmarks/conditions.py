@@ -8,6 +8,7 @@ NVIDIA's driver through nvidia-smi.
 
 from __future__ import annotations
 
+import os
 import platform
 import shutil
 import subprocess
@@ -41,9 +42,11 @@ def conditions(root: Path = SYSFS) -> dict[str, object]:
         root: Where sysfs is mounted.
 
     Returns:
-        Some of: governor, clock_mhz (mean over the cores), temperature_c (the hottest zone), power_w by rail, gpu.
+        Some of: load (of the last minute), governor, clock_mhz (mean over the cores), temperature_c (the hottest zone), power_w by rail, gpu.
     """
     found: dict[str, object] = {}
+    if hasattr(os, "getloadavg"):
+        found["load"] = os.getloadavg()[0]
     cpu = root / "devices/system/cpu"
     governors = sorted({_text(path) for path in cpu.glob("cpu[0-9]*/cpufreq/scaling_governor")} - {""})
     if governors:

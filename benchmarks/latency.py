@@ -42,6 +42,8 @@ YARDSTICK = 384
 """Rows and columns of the matrix product that is timed beside the others and is the same in every report."""
 COMPARED = 64
 """Items on which pictures are compared, at least."""
+BUSY = 0.5
+"""Load for each core, before anything is measured, above which other work is in the way."""
 STRICT_QUERIES, STRICT_SECONDS = 1024, 60.0
 """MLPerf inference, single stream: the least queries, and the least duration that its first rounds asked for. Later
 rounds ask for 600 s: `--strict --seconds 600`."""
@@ -163,7 +165,8 @@ def measure(
         if not report["results"]:
             raise
     report["conditions"]["after"] = conditions()
-    report["warnings"] += _warnings(report["results"])
+    load = report["conditions"]["before"].get("load")
+    report["warnings"] += warnings(report["results"], load, _cores())
     for competitor in subject.competitors:
         competitor.close()
     return report
@@ -364,12 +367,24 @@ def _rounded(values: NDArray[np.float64]) -> list[float]:
     return [float(f"{value:.6g}") for value in values]
 
 
-def _warnings(results: Sequence[Mapping[str, Any]]) -> list[str]:
-    """What a reader must know before believing the figures."""
+def warnings(results: Sequence[Mapping[str, Any]], load: float | None, cores: int) -> list[str]:
+    """What a reader must know before believing the figures.
+
+    Args:
+        results: Rows of the report.
+        load: Processes that wanted to run in the minute before; None where the system does not tell.
+        cores: That this process may use.
+    """
+    found = []
+    if load is not None and load > BUSY * cores:
+        found.append(
+            f"other work was running here (load {load:.1f} on {cores} cores): threads that wait for one another are hit "
+            "hardest, so ratios between engines mislead too; measure again when it is quiet, or with --threads 1"
+        )
     worst = max((row["figures"]["spread"] for row in results), default=0.0)
-    if worst <= timing.UNQUIET:
-        return []
-    return [f"the machine was not quiet: medians of turns lie up to {worst:.0%} apart; trust the ratios, not the times"]
+    if worst > timing.UNQUIET:
+        found.append(f"the machine was not quiet: medians of turns lie up to {worst:.0%} apart; mind the intervals")
+    return found
 
 
 def _pool(interface: Interface, batch: int) -> list[Inputs]:

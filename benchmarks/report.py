@@ -142,7 +142,7 @@ def _state(conditions: Row) -> str:
     parts = []
     for when, state in conditions.items():
         said = [
-            f"{name} {value:.0f}" if isinstance(value, float) else f"{name} {value}" for name, value in state.items()
+            f"{name} {value:.1f}" if isinstance(value, float) else f"{name} {value}" for name, value in state.items()
         ]
         parts += [f"{when} {', '.join(said)}"] if said else []
     return "; ".join(parts)
