@@ -42,7 +42,8 @@ def conditions(root: Path = SYSFS) -> dict[str, object]:
         root: Where sysfs is mounted.
 
     Returns:
-        Some of: load (of the last minute), governor, clock_mhz (mean over the cores), temperature_c (the hottest zone), power_w by rail, gpu.
+        Some of: load (of the last minute), governor, clock_mhz (mean over the cores), temperature_c (the
+            hottest zone), power_w by rail, gpu.
     """
     found: dict[str, object] = {}
     if hasattr(os, "getloadavg"):

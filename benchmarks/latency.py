@@ -378,8 +378,8 @@ def warnings(results: Sequence[Mapping[str, Any]], load: float | None, cores: in
     found = []
     if load is not None and load > BUSY * cores:
         found.append(
-            f"other work was running here (load {load:.1f} on {cores} cores): threads that wait for one another are hit "
-            "hardest, so ratios between engines mislead too; measure again when it is quiet, or with --threads 1"
+            f"other work was running here (load {load:.1f} on {cores} cores): threads that wait for one another are "
+            "hit hardest, so ratios between engines mislead too; measure again when it is quiet, or with --threads 1"
         )
     worst = max((row["figures"]["spread"] for row in results), default=0.0)
     if worst > timing.UNQUIET:
