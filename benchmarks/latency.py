@@ -1,238 +1,398 @@
-"""Latency of a generator: artifacts in their engines beside the eager PyTorch module they came from.
+"""Latency of a generator: artifacts in their engines beside the PyTorch module they came from.
 
-    report = measure([Path("generator.onnx")], against=Path("runs/digits"), batches=(1, 8))
+    report = measure([Path("generator.onnx")], against="runs/digits", settings=Settings(batches=(1, 8)))
 
-What is timed is one call from a NumPy array on the host to a NumPy array on the host, with fresh real latents each
-time, on the same number of threads for all.
+What is timed is one call from a NumPy array on the host to a NumPy array on the host, with fresh real inputs each
+time, on the same number of threads for all. The report is a table ready for JSON; benchmarks/SCHEMA.md describes it.
 """
 
 from __future__ import annotations
 
 import os
-import platform
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
-from importlib.metadata import packages_distributions, version
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ganedge.benchmarks import timing
+from ganedge.benchmarks import arithmetic, process, timing
+from ganedge.benchmarks.competitor import EAGER, TORCH, Competitor, Inputs, artifact_competitors
+from ganedge.benchmarks.conditions import conditions, machine
 from ganedge.export import parity
-from ganedge.runtime import engines
-from ganedge.runtime.errors import EngineError, InputError, UsageError
-from ganedge.runtime.generator import load
-from ganedge.runtime.manifest import Interface, Precision, read_artifact
-from ganedge.runtime.terminal import note
+from ganedge.runtime.errors import GanEdgeError, MissingExtra, UsageError
+from ganedge.runtime.manifest import Interface, Manifest, Precision
 
-SCHEMA = 1
+if TYPE_CHECKING:
+    from ganedge.benchmarks.reference import Said
+
+__all__ = ["EAGER", "Settings", "machine", "measure"]
+
+SCHEMA = 2
 """Version of the report."""
-POOL_BYTES = 2**22
-"""Inputs kept ready, at least this much together and at least 8 batches."""
-EAGER = "eager PyTorch"
-Run = Callable[[Sequence[NDArray[np.generic]]], NDArray[np.generic]]
+POOL_BYTES = 2**26
+"""Inputs kept ready: more than the caches of most processors hold, where the count below allows it."""
+POOL_ITEMS = 4096
+"""Inputs of latents at most; making more takes longer than measuring."""
+POOL_PICTURES = 32
+"""Pictures at most, as making one by code takes long; at least 8 batches in either case."""
+YARDSTICK = 384
+"""Rows and columns of the matrix product that is timed beside the others and is the same in every report."""
+COMPARED = 64
+"""Items on which pictures are compared, at least."""
+BUSY = 0.5
+"""Load for each core, before anything is measured, above which other work is in the way."""
+STRICT_QUERIES, STRICT_SECONDS = 1024, 60.0
+"""MLPerf inference, single stream: the least queries, and the least duration that its first rounds asked for. Later
+rounds ask for 600 s: `--strict --seconds 600`."""
+Output = NDArray[np.generic]
 
 
 @dataclass(frozen=True)
-class Result:
-    """One competitor at one batch size."""
+class Settings:
+    """How to measure."""
 
-    competitor: str
-    """The artifact's file name and engine, or eager PyTorch."""
-    precision: str
-    """What it computes in."""
-    batch: int
+    batches: tuple[int, ...] = (1, 8)
     """Items in one call."""
-    figures: timing.Figures
-    """Latency of one call, seconds."""
-    images_per_s: float
-    """Batch over mean latency."""
-    speedup: float | None
-    """Median latency of eager PyTorch over its own; None where there is no eager PyTorch to compare with."""
-    psnr: float | None
-    """Against eager PyTorch on the same latents, worst item, dB; None: identical, or nothing to compare with."""
-    same: bool | None
-    """Whether that passes the gate of the artifact's precision."""
+    engine: str = "all"
+    """auto, all, or engines with commas."""
+    device: str = "cpu"
+    """cpu or cuda, the same for every competitor."""
+    torch: tuple[str, ...] = ("eager",)
+    """Ways of running PyTorch."""
+    threads: int | None = None
+    """For every competitor; all cores this process may use by default."""
+    seconds: float = 3.0
+    """Each competitor is timed for at least this long."""
+    iterations: int = 50
+    """And at least this often."""
+    processes: int = 3
+    """Whole processes of each that are started; 0 leaves cold start and peak memory out."""
+    strict: bool = False
+    """MLPerf's single stream: batch 1, at least 1024 calls and 60 s each, the 90th percentile is the result."""
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be measured."""
+        if self.device not in ("cpu", "cuda"):
+            raise UsageError(f"device is {self.device!r}: give cpu or cuda, the same for every competitor")
+        if not self.batches or any(batch < 1 for batch in self.batches):
+            raise UsageError(f"batches {','.join(map(str, self.batches))}: give whole numbers of 1 or more")
+        unknown = [way for way in self.torch if way not in TORCH]
+        if unknown:
+            raise UsageError(f"--torch {unknown[0]!r}: choose all, or some of {','.join(TORCH)} with commas")
+        if self.strict and self.batches != (1,):
+            raise UsageError("--strict is single stream: give --batch 1")
+
+    @property
+    def least(self) -> tuple[float, int]:
+        """Seconds and calls that each competitor is timed for."""
+        if not self.strict:
+            return self.seconds, self.iterations
+        return max(self.seconds, STRICT_SECONDS), max(self.iterations, STRICT_QUERIES)
+
+
+@dataclass
+class Subject:
+    """What is measured, opened: change it to plant something in a test."""
+
+    interface: Interface
+    competitors: list[Competitor]
+    absent: dict[str, str]
+
+
+Pictures = dict[str, Output]
+Change = Callable[[Subject], None]
 
 
 def measure(
     files: Sequence[Path],
-    against: Path | None,
-    batches: Sequence[int],
-    engine: str = "auto",
-    device: str = "cpu",
-    threads: int | None = None,
-    seconds: float = 3.0,
-    iterations: int = 50,
+    against: str | None = None,
+    settings: Settings | None = None,
+    said: Said | None = None,
+    change: Change | None = None,
+    pictures: Pictures | None = None,
 ) -> dict[str, Any]:
-    """Measure artifacts, and the run they came from in eager PyTorch.
+    """Measure artifacts, and the generator they came from in PyTorch.
 
     Args:
         files: Artifacts.
-        against: A run folder; None leaves eager PyTorch out.
-        batches: Batch sizes.
-        engine: An engine, "auto" for the first installed, or "all" for every installed one.
-        device: "cpu" or "cuda", for all competitors alike.
-        threads: For all competitors; all cores this process may use by default.
-        seconds: Each competitor is timed for at least this long.
-        iterations: And at least this often.
+        against: A run's folder, a module as `gan-export` takes it, or a checkpoint; None leaves PyTorch out.
+        settings: How to measure.
+        said: What a module does not say itself.
+        change: Called once with what is about to be measured.
+        pictures: Filled with the first outputs of every competitor, by name.
 
     Returns:
-        The report, ready for JSON: machine, method and results.
+        The report. After Ctrl-C it holds what was measured until then and says that it is partial.
 
     Raises:
         UsageError: arguments out of range.
         ArtifactError: a file that is no artifact, a folder that is no run.
         InputError: artifacts that take different inputs.
+        KeyboardInterrupt: before anything was measured.
     """
-    if device not in ("cpu", "cuda"):
-        raise UsageError(f"device is {device!r}: give cpu or cuda, the same for every competitor")
-    if not files or any(batch < 1 for batch in batches) or not batches:
-        raise UsageError(f"nothing to measure: {len(files)} files, batches {','.join(map(str, batches))}")
-    threads = threads or len(os.sched_getaffinity(0))
-    found = machine(threads)
-    interface, runs = _competitors(files, engine, device, threads)
-    if against is not None:
-        runs = {
-            EAGER: (_eager(against, read_artifact(files[0])[0].source.weights, interface, device, threads), "fp32"),
-            **runs,
-        }
-    results = [
-        result
-        for batch in batches
-        for result in _at_batch(interface, runs, batch, seconds=seconds, iterations=iterations)
-    ]
-    return {
+    settings = settings or Settings()
+    if not files:
+        raise UsageError("nothing to measure: give artifacts that gan-export wrote")
+    threads = settings.threads or _cores()
+    subject = _open(files, against, settings, said, threads)
+    if change is not None:
+        change(subject)
+    report: dict[str, Any] = {
         "schema": SCHEMA,
-        "machine": found,
-        "method": {
-            "timed": "one call, NumPy array in to NumPy array out, fresh latents each time",
-            "warmup": "until the median settles",
-            "order": f"interleaved in turns of {timing.BLOCK_SECONDS} s, rotating",
-            "seconds": seconds,
-            "iterations": iterations,
-            "dropped": 0,
-        },
-        "results": [asdict(result) for result in results],
+        "partial": False,
+        "machine": machine(threads),
+        "conditions": {"before": conditions()},
+        "method": _method(settings),
+        "reference": None,
+        "absent": subject.absent,
+        "competitors": {},
+        "peak": {"flops": None, "how": "not reached"},
+        "yardstick": {},
+        "results": [],
+        "warnings": [],
     }
-
-
-def machine(threads: int) -> dict[str, object]:
-    """What the figures were measured on."""
-    names = ("ganedge", "numpy", "torch", "onnxruntime", "openvino")
-    versions = {name: _version(name) for name in names if engines.installed(name)}
-    return {
-        "processor": _processor(),
-        "threads": threads,
-        "system": platform.platform(),
-        "python": platform.python_version(),
-        "versions": versions,
-    }
-
-
-def _version(module: str) -> str:
-    """The version of the package that brings a module: `onnxruntime` may come from `onnxruntime-gpu`."""
-    packages = packages_distributions().get(module, [module])
-    return version("ganedge" if module == "ganedge" else packages[0])
-
-
-def _processor() -> str:
-    """The processor's own name, where the system tells."""
     try:
-        lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
-    except OSError:
-        lines = []
-    named = [line.partition(":")[2].strip() for line in lines if line.startswith(("model name", "Model"))]
-    return named[0] if named else platform.processor() or platform.machine()
+        peak, how = arithmetic.peak_flops(threads, settings.device)
+        report["peak"] = {"flops": peak, "how": how}
+        report["competitors"] = _describe(subject, against, settings, said, threads)
+        for batch in settings.batches:
+            _at_batch(report, subject, batch, settings, pictures)
+    except KeyboardInterrupt:
+        report["partial"] = True
+        if not report["results"]:
+            raise
+    report["conditions"]["after"] = conditions()
+    load = report["conditions"]["before"].get("load")
+    report["warnings"] += warnings(report["results"], load, _cores())
+    for competitor in subject.competitors:
+        competitor.close()
+    return report
 
 
-def _competitors(
-    files: Sequence[Path], engine: str, device: str, threads: int
-) -> tuple[Interface, dict[str, tuple[Run, Precision]]]:
-    """Every artifact in every engine asked for, by a name that tells them apart."""
-    names = [name for name in engines.MODULES if engines.installed(name)] if engine == "all" else [engine]
-    runs: dict[str, tuple[Run, Precision]] = {}
-    first: Interface | None = None
-    for file in files:
-        for name in names:
-            generator = load(file, name, device, threads)
-            interface = generator.manifest.interface
-            first = first or interface
-            if interface.inputs != first.inputs or interface.outputs != first.outputs:
-                raise InputError(f"{file} takes or gives something else than {files[0]}: measure them one at a time")
-            label = f"{file.name}, {generator.engine.name}"
-            if label in runs:
-                label = f"{file}, {generator.engine.name}"
-            runs[label] = (lambda arrays, g=generator: g.run(*arrays), generator.manifest.precision)  # type: ignore[misc]
-    assert first is not None
-    return first, runs
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _eager(against: Path, made_from: str, interface: Interface, device: str, threads: int) -> Run:
-    """The run's generator in eager PyTorch, FP32."""
-    import torch
+def _method(settings: Settings) -> dict[str, Any]:
+    seconds, iterations = settings.least
+    return {
+        "timed": "one call, NumPy array in to NumPy array out, fresh real inputs each time",
+        "warmup": "until the median settles",
+        "order": f"interleaved in turns of {timing.BLOCK_SECONDS} s, rotating",
+        "interval": f"{timing.LEVEL:.0%}, rounds resampled {timing.RESAMPLES} times",
+        "seconds": seconds,
+        "iterations": iterations,
+        "device": settings.device,
+        "dropped": 0,
+        "strict": settings.strict,
+    }
 
-    from ganedge.train import run_folder
 
-    opened = run_folder.read(against)
-    network, source = opened.generator()
-    if source.weights != made_from:
-        note(f"{against} holds other weights than the artifact was exported from")
-    own = opened.variant(opened.config).generators()[source.generator]
-    if [p.shape for p in (*own.inputs, own.output)] != [p.shape for p in (*interface.inputs, interface.output)]:
-        raise InputError(f"the generator of {against} takes or gives something else than the artifact")
-    if device == "cuda" and not torch.cuda.is_available():
-        raise EngineError("device 'cuda': PyTorch sees no CUDA device here; use --device cpu")
-    torch.set_num_threads(threads)
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False  # FP32 is what it says.
-    network.to(device)
+def _open(files: Sequence[Path], against: str | None, settings: Settings, said: Said | None, threads: int) -> Subject:
+    """Open every competitor that can be had."""
+    found, absent = artifact_competitors(files, settings.engine, settings.device, threads)
+    manifest = found[0].manifest
+    assert manifest is not None
+    interface = manifest.interface
+    fixed = interface.inputs[0].shape[0]
+    for batch in settings.batches:
+        if isinstance(fixed, int) and batch != fixed:
+            raise UsageError(f"batch {batch}: these artifacts take {fixed} at a time and nothing else")
+    if against is None:
+        absent[EAGER] = "no generator to compare with: give --against"
+    elif find_spec("torch") is None:
+        absent[EAGER] = str(MissingExtra("torch", "export", EAGER))
+    else:
+        from ganedge.benchmarks import reference
 
-    def run(arrays: Sequence[NDArray[np.generic]]) -> NDArray[np.generic]:
-        with torch.inference_mode():
-            output: NDArray[np.generic] = (
-                network(*(torch.from_numpy(array).to(device) for array in arrays)).cpu().numpy()
-            )
-            return output
+        network = reference.open_reference(against, manifest, said)
+        inputs = parity.real_inputs(interface, settings.batches[0], seed=1)
+        reference.check(network, interface, inputs)
+        torch_ones, missing = reference.competitors(network, inputs, settings.device, threads, settings.torch)
+        found, absent = [*torch_ones, *found], {**missing, **absent}
+    return Subject(interface, found, absent)
 
-    return run
+
+def _describe(
+    subject: Subject, against: str | None, settings: Settings, said: Said | None, threads: int
+) -> dict[str, dict[str, Any]]:
+    """What does not depend on the batch: engine, size, arithmetic, and what a whole process costs."""
+    rows: dict[str, dict[str, Any]] = {}
+    scripts: dict[str, list[str]] = {}
+    counts: dict[Path, int | None] = {}
+    for one in subject.competitors:
+        if one.file is not None and one.file not in counts and one.manifest is not None:
+            counts[one.file] = _macs(one.file, one.manifest)
+        rows[one.name] = {
+            "engine": one.engine,
+            "precision": one.precision,
+            "device": one.device,
+            "file": None if one.file is None else one.file.name,
+            "digest": None if one.manifest is None else one.manifest.digest,
+            "bytes": one.bytes,
+            "macs": None if one.file is None else counts[one.file],
+            "cold_start_s": None,
+            "peak_bytes": None,
+        }
+        engine = one.engine.split()[0]
+        if one.file is not None and engine != "ort-tensorrt":
+            name = "auto" if one.file.suffix == ".engine" else engine
+            scripts[one.name] = process.artifact_script(one.file, name, one.compute, settings.device, threads)
+        elif one.name == EAGER and against is not None:
+            from ganedge.benchmarks.reference import Said
+
+            file = next(other.file for other in subject.competitors if other.file is not None)
+            if file.suffix == ".onnx":
+                text = (said or Said()).to_json()
+                scripts[EAGER] = process.eager_script(against, file, settings.device, threads, text)
+    # PyTorch runs the same network: its arithmetic is that of the plainest artifact.
+    plain = [row["macs"] for row in rows.values() if row["macs"] is not None and row["precision"] == "fp32"]
+    for row in rows.values():
+        if row["file"] is None and plain:
+            row["macs"] = min(plain)
+    if settings.processes:
+        for name, cost in process.measure(scripts, settings.processes).items():
+            rows[name].update(cost)
+    return rows
+
+
+def _macs(file: Path, manifest: Manifest) -> int | None:
+    """Multiply-accumulates of one item; None for engines, whose graph cannot be read."""
+    if file.suffix != ".onnx":
+        return None
+    inputs = parity.real_inputs(manifest.interface, 1, seed=1)
+    shapes = {port.name: array.shape for port, array in zip(manifest.interface.inputs, inputs, strict=True)}
+    return arithmetic.multiply_accumulates(file.read_bytes(), shapes)
 
 
 def _at_batch(
-    interface: Interface, runs: dict[str, tuple[Run, Precision]], batch: int, *, seconds: float, iterations: int
-) -> list[Result]:
-    """Time every competitor at one batch size and compare what they give."""
-    pool = _pool(interface, batch)
-    timed = {name: (lambda i, run=run: run(pool[i % len(pool)])) for name, (run, _) in runs.items()}
-    turns = timing.interleaved(timed, seconds, iterations)
-    figures = {name: timing.figures(turns[name]) for name in runs}
-    reference = np.concatenate([runs[EAGER][0](arrays) for arrays in pool[:8]]) if EAGER in runs else None
-    results = []
-    for name, (run, precision) in runs.items():
-        psnr = same = None
-        if reference is not None and name != EAGER:
-            output = np.concatenate([run(arrays) for arrays in pool[:8]])
-            found = parity.difference(output, reference, interface.output)
-            psnr, same = found.psnr, parity.GATES[precision].holds(found)
-        results.append(
-            Result(
-                competitor=name,
-                precision=precision,
-                batch=batch,
-                figures=figures[name],
-                images_per_s=batch / figures[name].mean,
-                speedup=figures[EAGER].p50 / figures[name].p50 if EAGER in runs else None,
-                psnr=psnr,
-                same=same,
-            )
+    report: dict[str, Any], subject: Subject, batch: int, settings: Settings, pictures: Pictures | None
+) -> None:
+    """Time every competitor at one batch size, compare what they give, and add that to the report."""
+    pool = _pool(subject.interface, batch)
+    timed: dict[str, timing.Competitor] = {one.name: _over(one.run, pool) for one in subject.competitors}
+    timed["yardstick"] = _yardstick()
+    turns: timing.Turns = {}
+    interrupted = False
+    try:
+        timing.interleaved(timed, *settings.least, turns=turns)
+    except KeyboardInterrupt:
+        interrupted = True
+    turns = timing.whole_rounds(turns)
+    if turns.get("yardstick"):
+        report["yardstick"][str(batch)] = _rounded(timing.medians(turns.pop("yardstick")))
+        compared = pool[: max(1, -(-COMPARED // batch))]
+        outputs = {one.name: np.concatenate([one.run(arrays) for arrays in compared]) for one in subject.competitors}
+        judge = _judge(subject.competitors)
+        report["reference"] = None if judge is None else judge.name
+        if pictures is not None:
+            pictures.update({name: output[:4] for name, output in outputs.items() if name not in pictures})
+        for one in subject.competitors:
+            row = _figures(report, one, batch, turns)
+            row |= _fidelity(subject.interface, one, judge, outputs)
+            row["split"] = None if one.split is None else asdict(one.split(pool))
+            report["results"].append(row)
+    if interrupted:
+        raise KeyboardInterrupt
+
+
+def _over(run: Callable[[Inputs], Output], pool: Sequence[Inputs]) -> timing.Competitor:
+    return lambda i: run(pool[i % len(pool)])
+
+
+def _judge(competitors: Sequence[Competitor]) -> Competitor | None:
+    """Whom the others' pictures are compared with: eager PyTorch, or else the FP32 artifact in its first engine."""
+    for one in competitors:
+        if one.name == EAGER:
+            return one
+    return next((one for one in competitors if one.precision == "fp32" and len(competitors) > 1), None)
+
+
+def _figures(report: dict[str, Any], one: Competitor, batch: int, turns: timing.Turns) -> dict[str, Any]:
+    """One row of the report: times, throughput, ratio to eager PyTorch and share of the peak."""
+    found = timing.figures(turns[one.name])
+    medians = timing.medians(turns[one.name])
+    ratio = timing.ratio(timing.medians(turns[EAGER]), medians) if EAGER in turns else None
+    macs, peak = report["competitors"][one.name]["macs"], report["peak"]["flops"]
+    times = np.concatenate(turns[one.name])
+    return {
+        "competitor": one.name,
+        "precision": one.precision,
+        "batch": batch,
+        "figures": asdict(found),
+        "images_per_s": batch / found.mean,
+        "speedup": None if ratio is None else ratio.value,
+        "speedup_low": None if ratio is None else ratio.low,
+        "speedup_high": None if ratio is None else ratio.high,
+        "peak_share": None if macs is None or peak is None else 2 * macs * batch / found.p50 / peak,
+        "rounds": _rounded(medians),
+        "quantiles": _rounded(np.quantile(times, np.linspace(0, 1, 51))),
+    }
+
+
+def _fidelity(
+    interface: Interface, one: Competitor, judge: Competitor | None, outputs: Mapping[str, Output]
+) -> dict[str, Any]:
+    """How far its pictures are from the reference's, and whether that passes the gate of its precision."""
+    if judge is None or judge is one:
+        return {"psnr": None, "ssim": None, "max_abs": None, "same": None}
+    port = interface.output
+    if not np.isfinite(outputs[judge.name]).all():
+        raise GanEdgeError(f"{judge.name} gives NaN or infinite values on real inputs: nothing can be compared with it")
+    found = parity.difference(outputs[one.name], outputs[judge.name], port)
+    gate = parity.gate_of(_gated(one), interface)
+    if judge.name != EAGER and gate.max_abs is not None:
+        gate = replace(gate, max_abs=2 * gate.max_abs)  # Each may be that far from eager PyTorch, on either side.
+    elif port.dtype == "uint8" and gate.max_abs is not None:
+        gate = replace(gate, max_abs=1 / 255 + 1e-4)  # Both are rounded to whole levels.
+    return {"psnr": found.psnr, "ssim": found.ssim, "max_abs": found.max_abs, "same": gate.holds(found)}
+
+
+def _gated(one: Competitor) -> Precision:
+    """The precision whose gate applies."""
+    known: dict[str, Precision] = {"fp32": "fp32", "fp16": "fp16", "bf16": "bf16", "int8": "int8"}
+    return known[one.precision]
+
+
+def _yardstick() -> timing.Competitor:
+    """A fixed piece of work: what it takes tells how fast the machine is going just then."""
+    a = np.random.default_rng(0).random((YARDSTICK, YARDSTICK), np.float32)
+    return lambda _: a @ a
+
+
+def _rounded(values: NDArray[np.float64]) -> list[float]:
+    return [float(f"{value:.6g}") for value in values]
+
+
+def warnings(results: Sequence[Mapping[str, Any]], load: float | None, cores: int) -> list[str]:
+    """What a reader must know before believing the figures.
+
+    Args:
+        results: Rows of the report.
+        load: Processes that wanted to run in the minute before; None where the system does not tell.
+        cores: That this process may use.
+    """
+    found = []
+    if load is not None and load > BUSY * cores:
+        found.append(
+            f"other work was running here (load {load:.1f} on {cores} cores): threads that wait for one another are "
+            "hit hardest, so ratios between engines mislead too; measure again when it is quiet, or with --threads 1"
         )
-    return results
+    worst = max((row["figures"]["spread"] for row in results), default=0.0)
+    if worst > timing.UNQUIET:
+        found.append(f"the machine was not quiet: medians of turns lie up to {worst:.0%} apart; mind the intervals")
+    return found
 
 
-def _pool(interface: Interface, batch: int) -> list[list[NDArray[np.generic]]]:
-    """Enough real inputs that no call sees the one before again soon."""
-    size = 4 * batch * int(np.prod(interface.inputs[0].item_shape))
-    count = min(max(8, POOL_BYTES // size), 4096)
-    arrays = parity.real_inputs(interface, count * batch, seed=1)
-    return [[array[i * batch : (i + 1) * batch] for array in arrays] for i in range(count)]
+def _pool(interface: Interface, batch: int) -> list[Inputs]:
+    """Real inputs enough that no call sees the one before again soon."""
+    item = parity.real_inputs(interface, 1, seed=1)[0].nbytes
+    most = POOL_ITEMS if interface.noise is not None else POOL_PICTURES
+    count = max(8, min(POOL_BYTES // (item * batch), most // batch))
+    arrays = parity.real_inputs(interface, min(count * batch, most), seed=1)
+    have = len(arrays[0])
+    places = [np.arange(i * batch, (i + 1) * batch) % have for i in range(count)]
+    return [[array[place] for array in arrays] for place in places]

@@ -1,54 +1,160 @@
-"""Tell what was measured: a table for people, one JSON line for programs."""
+"""Tell what was measured: a table for people, Markdown for a pull request."""
 
 from __future__ import annotations
 
+import shutil
+import textwrap
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-COLUMNS = ("competitor", "batch", "p50 ms", "p90 ms", "p99 ms", "images/s", "speed-up", "same pictures")
+from ganedge.runtime.terminal import printable
+
+COLUMNS = ("batch", "p50 ms", "p90", "p99", "images/s", "speed-up", "same pictures")
+Row = Mapping[str, Any]
 
 
-def table(report: dict[str, Any]) -> str:
-    """The results as aligned columns."""
-    rows = [COLUMNS, *(_row(result) for result in report["results"])]
+def table(report: Row) -> str:
+    """The results for a terminal: a line with a competitor's name where it does not fit beside its figures."""
+    width = max(60, shutil.get_terminal_size((80, 24)).columns)
+    rows = [COLUMNS, *(cells(result) for result in report["results"])]
     widths = [max(len(row[i]) for row in rows) for i in range(len(COLUMNS))]
-    lines = [
-        "  ".join(_align(cell, width, i) for i, (cell, width) in enumerate(zip(row, widths, strict=True)))
-        for row in rows
-    ]
-    lines.insert(1, "  ".join("-" * width for width in widths))
-    machine = report["machine"]
-    lines.append(f"{machine['processor']}, {machine['threads']} threads; {_versions(machine['versions'])}")
-    loud = [r for r in report["results"] if r["figures"]["spread"] > 0.2]
-    if loud:
-        worst = max(r["figures"]["spread"] for r in loud)
-        lines.append(
-            f"the machine was not quiet: medians of turns lie up to {worst:.0%} apart; trust the ratios, not the times"
-        )
+    names = [printable(result["competitor"]) for result in report["results"]]
+    room = width - sum(widths) - 2 * len(widths)
+    beside = max(map(len, names), default=0) <= room
+    left = max(len("competitor"), *map(len, names)) if beside and names else 0
+    lines = [("competitor".ljust(left) + "  " if beside else "") + _aligned(COLUMNS, widths)]
+    lines.append("-" * len(lines[0].rstrip()))
+    shown = ""
+    for name, row in zip(names, rows[1:], strict=True):
+        if not beside and name != shown:
+            lines.append(name)
+        shown = name
+        lines.append((name.ljust(left) + "  " if beside else "") + _aligned(row, widths))
+    notes = [*costs(report), *foot(report)]
+    for note in notes:
+        lines += textwrap.wrap(printable(note), width, subsequent_indent="  ")
     return "\n".join(line.rstrip() for line in lines)
 
 
-def _row(result: dict[str, Any]) -> tuple[str, ...]:
+def markdown(report: Row) -> str:
+    """The same for a pull request."""
+    heads = ("competitor", *COLUMNS, "PSNR dB", "SSIM", "of peak", "cold start s", "peak MB", "file MB")
+    lines = ["| " + " | ".join(heads) + " |", "|---|" + "---:|" * 5 + "---|---|" + "---:|" * 6]
+    for result in report["results"]:
+        whole = report["competitors"].get(result["competitor"], {})
+        shown = (
+            result["competitor"],
+            *cells(result),
+            _number(result["psnr"], ".1f"),
+            _number(result["ssim"], ".4f"),
+            _number(result["peak_share"], ".0%"),
+            _number(whole.get("cold_start_s"), ".2f"),
+            _number(whole.get("peak_bytes"), ".0f", 1e6),
+            _number(whole.get("bytes"), ".1f", 1e6),
+        )
+        lines.append("| " + " | ".join(_escaped(cell) for cell in shown) + " |")
+    lines += ["", *(f"- {_escaped(note)}" for note in foot(report))]
+    return "\n".join(lines) + "\n"
+
+
+def _aligned(row: Sequence[str], widths: Sequence[int]) -> str:
+    last = len(row) - 1
+    return "  ".join(
+        cell.ljust(width) if i == last else cell.rjust(width)
+        for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+    )
+
+
+def cells(result: Row) -> tuple[str, ...]:
+    """One result's figures as texts, one for each of `COLUMNS`."""
     figures = result["figures"]
     return (
-        result["competitor"],
         str(result["batch"]),
         *(f"{figures[key] * 1000:.3f}" for key in ("p50", "p90", "p99")),
         f"{result['images_per_s']:.0f}",
-        "" if result["speedup"] is None else f"{result['speedup']:.2f}x",
+        _speedup(result),
         _same(result),
     )
 
 
-def _same(result: dict[str, Any]) -> str:
+def _speedup(result: Row) -> str:
+    if result["speedup"] is None:
+        return ""
+    return f"{result['speedup']:.2f}x ({result['speedup_low']:.2f}-{result['speedup_high']:.2f})"
+
+
+def _same(result: Row) -> str:
     if result["same"] is None:
         return ""
     psnr = "identical" if result["psnr"] is None else f"{result['psnr']:.0f} dB"
     return f"{'yes' if result['same'] else 'NO'}, {psnr}"
 
 
-def _align(cell: str, width: int, column: int) -> str:
-    return cell.ljust(width) if column in (0, len(COLUMNS) - 1) else cell.rjust(width)
+def costs(report: Row) -> list[str]:
+    """One line a competitor: size, memory, start, arithmetic."""
+    lines = []
+    for name, row in report["competitors"].items():
+        parts = [
+            f"{row['bytes'] / 1e6:.1f} MB" if row["bytes"] else "",
+            f"first result after {row['cold_start_s']:.2f} s" if row["cold_start_s"] is not None else "",
+            f"{row['peak_bytes'] / 1e6:.0f} MB of memory at most" if row["peak_bytes"] else "",
+            f"{row['macs'] / 1e6:.4g} M multiply-accumulates an item" if row["macs"] else "",
+        ]
+        shares = [r["peak_share"] for r in report["results"] if r["competitor"] == name and r["peak_share"]]
+        parts.append(f"{max(shares):.0%} of the peak at best" if shares else "")
+        lines.append(f"{name}: " + ", ".join(part for part in parts if part))
+    return lines
 
 
-def _versions(versions: dict[str, str]) -> str:
-    return ", ".join(f"{name} {number}" for name, number in versions.items())
+def foot(report: Row) -> list[str]:
+    """Method, machine, what is absent, and warnings."""
+    machine, method = report["machine"], report["method"]
+    threads = f"{machine['threads']} thread" + ("s" if machine["threads"] != 1 else "")
+    notes = [
+        f"{machine['processor']}, {threads}" + (f", {machine['gpu']}" if machine.get("gpu") else ""),
+        ", ".join(f"{name} {number}" for name, number in machine["versions"].items()),
+        f"timed: {method['timed']}; {method['order']}; warm-up {method['warmup']}; at least "
+        f"{method['seconds']:g} s and {method['iterations']} calls each; nothing dropped; "
+        f"intervals {method['interval']}",
+    ]
+    if method["strict"]:
+        notes.append("strict: single stream as MLPerf inference has it, batch 1, the result is the 90th percentile")
+    if report["peak"]["flops"]:
+        notes.append(f"peak {report['peak']['flops'] / 1e9:.0f} GFLOP/s: {report['peak']['how']}")
+    state = _state(report["conditions"])
+    notes += [f"state: {state}"] if state else []
+    if report["reference"]:
+        notes.append(f"pictures compared with {report['reference']}")
+    for result in report["results"]:
+        split = result.get("split")
+        if split:
+            notes.append(
+                f"{result['competitor']}, batch {result['batch']}: {split['to_device'] * 1000:.3f} ms to the device, "
+                f"{split['compute'] * 1000:.3f} computing, {split['to_host'] * 1000:.3f} back"
+            )
+    notes += [f"absent: {name}: {why}" for name, why in report["absent"].items()]
+    notes += [f"warning: {text}" for text in report["warnings"]]
+    return [*notes, "PARTIAL: interrupted before everything was measured"] if report["partial"] else notes
+
+
+def _state(conditions: Row) -> str:
+    """Clock, governor, temperature and power, before and after."""
+    parts = []
+    for when, state in conditions.items():
+        said = [
+            f"{name} {value:.1f}" if isinstance(value, float) else f"{name} {value}" for name, value in state.items()
+        ]
+        parts += [f"{when} {', '.join(said)}"] if said else []
+    return "; ".join(parts)
+
+
+def _number(value: float | None, form: str, unit: float = 1.0) -> str:
+    return "" if value is None else format(value / unit, form)
+
+
+def _escaped(text: str) -> str:
+    """Text that cannot break out of a Markdown table or become HTML."""
+    text = printable(text).replace("\n", " ")
+    for sign in "\\`*_[]|":
+        text = text.replace(sign, "\\" + sign)
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")

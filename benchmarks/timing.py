@@ -1,29 +1,39 @@
 """Measure several competitors so that they can be compared: interleaved, warmed up, nothing dropped.
 
-    times = interleaved({"a": run_a, "b": run_b}, seconds=3.0, iterations=50)
+    turns = interleaved({"a": run_a, "b": run_b}, seconds=3.0, iterations=50)
+    found = ratio(turns["a"], turns["b"])           # how many times as fast b is, with a 95 % interval
 
 Each competitor is a function of an iteration number, which it uses to take a fresh input from its pool. They take
-turns in short blocks, in an order that rotates, so that a drifting clock or a busy neighbour hits all alike.
+turns in short blocks, in an order that rotates, so that a drifting clock or a busy neighbour hits all alike. One turn
+of each is a round; ratios are taken within rounds and intervals by resampling whole rounds, so that drift is in them.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
-BLOCK_SECONDS = 0.1
-"""Length of one competitor's turn."""
+BLOCK_SECONDS = 0.05
+"""Length of one competitor's turn: short, so that a round is over before the machine has changed."""
 PAUSE_SECONDS = 0.005
 """Between two turns: thread pools that spin while they wait for work go to sleep."""
 SETTLED = 0.05
 """Warm-up ends when the median of its last block is within this share of the one before."""
 WARMUP_BLOCKS = 20
 """Warm-up ends here at the latest."""
+RESAMPLES = 2000
+"""Draws of a bootstrap interval."""
+LEVEL = 0.95
+"""How sure an interval is."""
+UNQUIET = 0.2
+"""Spread between rounds above which a machine was not quiet."""
 
 Competitor = Callable[[int], object]
+Turns = dict[str, list[NDArray[np.float64]]]
 
 
 @dataclass(frozen=True)
@@ -35,6 +45,7 @@ class Figures:
     mean: float
     p50: float
     p90: float
+    p95: float
     p99: float
     longest: float
     spread: float
@@ -42,15 +53,33 @@ class Figures:
     not quiet."""
 
 
-def interleaved(competitors: Mapping[str, Competitor], seconds: float, iterations: int) -> dict[str, list[np.ndarray]]:
+@dataclass(frozen=True)
+class Ratio:
+    """How many times as fast one is as another, with the interval that holds it."""
+
+    value: float
+    low: float
+    high: float
+
+
+def interleaved(
+    competitors: Mapping[str, Competitor], seconds: float, iterations: int, turns: Turns | None = None
+) -> Turns:
     """Time every competitor until each has run for `seconds` and `iterations` times.
+
+    Args:
+        competitors: What to time, by name.
+        seconds: At least this long each.
+        iterations: At least this often each.
+        turns: Where the times go, so that they are there after an interruption; a new table by default.
 
     Returns:
         For each, the times of its turns in seconds, one array a turn. Every call after the warm-up is in them.
     """
+    turns = {} if turns is None else turns
     for run in competitors.values():
         _warm_up(run)
-    turns: dict[str, list[np.ndarray]] = {name: [] for name in competitors}
+    turns.update({name: [] for name in competitors})
     names = list(competitors)
     while any(_short(turns[name], seconds, iterations) for name in names):
         for name in names:
@@ -61,15 +90,50 @@ def interleaved(competitors: Mapping[str, Competitor], seconds: float, iteration
     return turns
 
 
-def figures(turns: list[np.ndarray]) -> Figures:
+def whole_rounds(turns: Turns) -> Turns:
+    """The same without the round that an interruption cut short."""
+    rounds = min(map(len, turns.values()), default=0)
+    return {name: found[:rounds] for name, found in turns.items()}
+
+
+def figures(turns: Sequence[NDArray[np.float64]]) -> Figures:
     """Summarise one competitor's times."""
     times = np.concatenate(turns)
-    p50, p90, p99 = (float(value) for value in np.percentile(times, (50, 90, 99)))
-    low, high = np.percentile([float(np.median(turn)) for turn in turns], (25, 75))
-    return Figures(len(times), float(times.mean()), p50, p90, p99, float(times.max()), float(high - low) / p50)
+    p50, p90, p95, p99 = (float(value) for value in np.percentile(times, (50, 90, 95, 99)))
+    low, high = np.percentile(medians(turns), (25, 75))
+    return Figures(
+        len(times), float(times.mean()), p50, p90, p95, p99, float(times.max()), float(high - low) / max(p50, 1e-12)
+    )
 
 
-def _turn(run: Competitor, first: int) -> np.ndarray:
+def medians(turns: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
+    """The median of each turn, seconds."""
+    return np.array([float(np.median(turn)) for turn in turns])
+
+
+def ratio(slow: Sequence[float] | NDArray[np.float64], fast: Sequence[float] | NDArray[np.float64]) -> Ratio:
+    """How many times as fast the second is as the first.
+
+    Args:
+        slow: The median of each turn of one, seconds.
+        fast: The same of the other, from the same rounds.
+
+    Returns:
+        The median over the rounds, and a bootstrap interval that resamples rounds.
+    """
+    found = np.log(np.asarray(slow, np.float64) / np.asarray(fast, np.float64))
+    draws = resampled(found)
+    low, high = np.quantile(draws, ((1 - LEVEL) / 2, (1 + LEVEL) / 2))
+    return Ratio(float(np.exp(np.median(found))), float(np.exp(low)), float(np.exp(high)))
+
+
+def resampled(values: NDArray[np.float64], seed: int = 0) -> NDArray[np.float64]:
+    """Medians of `values` drawn again with replacement, `RESAMPLES` times: rounds, not calls, are what is drawn."""
+    chosen = np.random.default_rng(seed).integers(0, len(values), (RESAMPLES, len(values)))
+    return np.asarray(np.median(values[chosen], axis=1))
+
+
+def _turn(run: Competitor, first: int) -> NDArray[np.float64]:
     """Call for one block's time, and at least once."""
     times: list[float] = []
     end = time.perf_counter() + BLOCK_SECONDS
@@ -92,5 +156,5 @@ def _warm_up(run: Competitor) -> None:
         last = median
 
 
-def _short(turns: list[np.ndarray], seconds: float, iterations: int) -> bool:
+def _short(turns: list[NDArray[np.float64]], seconds: float, iterations: int) -> bool:
     return sum(float(turn.sum()) for turn in turns) < seconds or sum(map(len, turns)) < iterations

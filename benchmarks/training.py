@@ -26,7 +26,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from ganedge.benchmarks import latency
+from ganedge.benchmarks.conditions import machine
 from ganedge.models import find
 from ganedge.models.variant import Wants
 from ganedge.runtime import terminal
@@ -159,6 +159,39 @@ def compare(name: str, seconds: float, precision: loop.Precision = "auto") -> di
     }
 
 
+def measure(
+    seconds: float, threads: int | None, precision: loop.Precision, say: Callable[[str], object]
+) -> dict[str, Any]:
+    """Every case in turn, a line said of each.
+
+    Args:
+        seconds: Each loop of each case runs at least this long.
+        threads: Of both loops; all cores by default.
+        precision: Of our loop.
+        say: Takes the lines.
+
+    Returns:
+        The report. After Ctrl-C it holds the cases that were done and says that it is partial.
+    """
+    used = threads or len(os.sched_getaffinity(0))
+    torch.set_num_threads(used)
+    report: dict[str, Any] = {"schema": SCHEMA, "partial": False, "machine": machine(used), "results": []}
+    try:
+        for name in CASES:
+            result = compare(name, seconds, precision)
+            report["results"].append(result)
+            rates = result["images_per_s"]
+            say(
+                f"{name:<8} batch {result['config']['batch']}: plain {rates['plain']:.0f}, "
+                f"ganedge {rates['ganedge']:.0f} images/s, {result['speedup']:.2f}x"
+            )
+    except KeyboardInterrupt:
+        report["partial"] = True
+        if not report["results"]:
+            raise
+    return report
+
+
 def _timed(call: Callable[[], None]) -> float:
     before = time.perf_counter()
     call()
@@ -179,16 +212,7 @@ def build() -> typer.Typer:
         json_file: Annotated[Path | None, typer.Option("--json", help="Write the whole report here.")] = None,
     ) -> None:
         """Train both in turns, print a line for each case and then one JSON line."""
-        used = threads or len(os.sched_getaffinity(0))
-        torch.set_num_threads(used)
-        results = [compare(name, seconds, precision) for name in CASES]  # type: ignore[arg-type]
-        for result in results:
-            rates = result["images_per_s"]
-            typer.echo(
-                f"{result['variant']:<8} batch {result['config']['batch']}: plain {rates['plain']:.0f}, "
-                f"ganedge {rates['ganedge']:.0f} images/s, {result['speedup']:.2f}x"
-            )
-        line = json.dumps({"schema": SCHEMA, "machine": latency.machine(used), "results": results})
+        line = json.dumps(measure(seconds, threads, precision, typer.echo))  # type: ignore[arg-type]
         typer.echo(line)
         if json_file is not None:
             write_whole(json_file, line + "\n")

@@ -48,7 +48,8 @@ def test_figures() -> None:
 def test_the_command(command: Command, artifact: Path, half_artifact: Path, tiny_run: Path, tmp_path: Path) -> None:
     done = command(
         "gan-bench", artifact, half_artifact, "--against", tiny_run, "--batch", "1,3", "--seconds", 0.05,
-        "--iterations", 3, "--json", tmp_path / "out.json",
+        "--iterations", 3, "--json", tmp_path / "out.json", "--engine", "onnxruntime", "--processes", 1,
+        "--markdown", tmp_path / "out.md", "--html", tmp_path / "out.html", "--choose", "psnr>=35, p99",
     )  # fmt: skip
     assert done.code == 0, done.err
     report = json.loads(done.out.splitlines()[-1])
@@ -57,11 +58,19 @@ def test_the_command(command: Command, artifact: Path, half_artifact: Path, tiny
     for result in report["results"]:
         figures = result["figures"]
         assert figures["iterations"] >= 3
-        assert 0 < figures["p50"] <= figures["p90"] <= figures["p99"] <= figures["longest"]
+        assert 0 < figures["p50"] <= figures["p90"] <= figures["p95"] <= figures["p99"] <= figures["longest"]
         assert result["images_per_s"] == pytest.approx(result["batch"] / figures["mean"])
         assert result["same"] is (None if result["competitor"] == "eager PyTorch" else True)
+        assert result["speedup_low"] <= result["speedup"] <= result["speedup_high"]
     assert report["machine"]["threads"] >= 1
+    assert report["reference"] == "eager PyTorch"
+    for costs in report["competitors"].values():
+        assert costs["macs"] > 0
+        assert costs["cold_start_s"] > 0
     assert "speed-up" in done.out
+    assert "best p99 at batch 3" in done.out
+    assert (tmp_path / "out.md").read_text().count("\n| ") == 6
+    assert "data:image/png;base64," in (tmp_path / "out.html").read_text()
 
 
 def test_a_wrong_artifact_is_called_wrong(command: Command, artifact: Path, tiny_run: Path, tmp_path: Path) -> None:
@@ -71,18 +80,24 @@ def test_a_wrong_artifact_is_called_wrong(command: Command, artifact: Path, tiny
     weights.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(weights) * np.float32(1.1), weights.name))
     (tmp_path / "wrong.onnx").write_bytes(write_artifact(model.SerializeToString(), manifest))
     done = command(
-        "gan-bench", tmp_path / "wrong.onnx", "--against", tiny_run, "--batch", 2, "--seconds", 0.02, "--iterations", 2
-    )
+        "gan-bench", tmp_path / "wrong.onnx", "--against", tiny_run, "--batch", 2, "--seconds", 0.02, "--iterations", 2,
+        "--processes", 0,
+    )  # fmt: skip
     assert json.loads(done.out.splitlines()[-1])["results"][1]["same"] is False
     assert "NO," in done.out
     assert done.code == 1
-    assert "not give the same pictures" in done.err
+    assert "not the same pictures" in done.err
 
 
 def test_without_a_run_there_is_no_eager(command: Command, artifact: Path) -> None:
-    done = command("gan-bench", artifact, "--engine", "all", "--batch", 1, "--seconds", 0.02, "--iterations", 2)
-    results = json.loads(done.out.splitlines()[-1])["results"]
-    assert [result["competitor"].split(", ")[1] for result in results] == ["onnxruntime", "openvino"]
+    done = command("gan-bench", artifact, "--batch", 1, "--seconds", 0.02, "--iterations", 2, "--processes", 0)
+    report = json.loads(done.out.splitlines()[-1])
+    results = report["results"]
+    assert [result["competitor"].split(", ")[1] for result in results][:2] == ["onnxruntime", "openvino"]
+    assert report["reference"] == "generator.onnx, onnxruntime"
+    assert results[1]["same"] is True
+    assert "eager PyTorch" in report["absent"]
+    assert any("ort-tensorrt" in name for name in report["absent"])
     assert all(result["speedup"] is None for result in results)
 
 
@@ -92,6 +107,13 @@ def test_without_a_run_there_is_no_eager(command: Command, artifact: Path) -> No
         (("{artifact}", "--batch", "0"), 2, "--batch is '0'"),
         (("{artifact}", "--batch", "a,b"), 2, "--batch is 'a,b'"),
         (("{artifact}", "--device", "tpu"), 2, "device is 'tpu'"),
+        (("{artifact}", "--engine", "tensorflow"), 2, "engine 'tensorflow'"),
+        (("{artifact}", "--torch", "jit"), 2, "--torch 'jit'"),
+        (("{artifact}", "--strict", "--batch", "1,2"), 2, "--strict is single stream"),
+        (("{artifact}", "--choose", "psnr>35"), 2, "name one figure"),
+        (("{artifact}", "--choose", "beauty>=3, p99"), 2, "'beauty>=3' is neither"),
+        (("compare", "{artifact}", "{artifact}"), 1, "is no report"),
+        (("compare", "a.json", "b.json"), 1, "cannot read a.json"),
         (("missing.onnx",), 1, "cannot read missing.onnx"),
         (("{artifact}", "--against", "{here}"), 1, "is not a run"),
     ],

@@ -1,0 +1,137 @@
+"""What changed between two reports beyond noise: usable in CI.
+
+    gan-bench compare before.json after.json          # exits 1 on a regression
+
+Times of two runs cannot be held against each other as they are: the clock, the temperature and the neighbours differ.
+So each competitor is held against something measured in the same rounds of its own report: eager PyTorch, if it is in
+both and is the same version, or else the yardstick, a fixed matrix product. A change counts when the whole interval,
+which resamples the rounds of both reports, lies beyond the tolerance.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ganedge.benchmarks import timing
+from ganedge.benchmarks.competitor import EAGER
+from ganedge.benchmarks.latency import SCHEMA
+from ganedge.runtime.errors import InputError
+
+TOLERANCE = 0.04
+"""Share by which latency may change: two processes that run the same code differ by some percent, because memory
+lies elsewhere."""
+LEVEL = 0.99
+"""How sure a change must be: many are looked at."""
+Report = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Change:
+    """One competitor at one batch size, after beside before."""
+
+    competitor: str
+    batch: int
+    slower: float
+    """Latency after over latency before, both relative to the baseline: 1.1 is 10 % slower."""
+    low: float
+    high: float
+    baseline: str
+    """What both were held against."""
+    verdict: str
+    """"slower", "faster", "same", or "unfaithful": its pictures passed before and do not now."""
+
+    @property
+    def regression(self) -> bool:
+        """Whether that is worse than before."""
+        return self.verdict in ("slower", "unfaithful")
+
+
+def read(path: Path) -> dict[str, Any]:
+    """Read a report.
+
+    Raises:
+        InputError: no such file, not a report of `gan-bench`, or one of another schema.
+    """
+    try:
+        report = json.loads(path.read_text("utf-8"))
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path} is no report: give a file that gan-bench --json wrote") from error
+    if not isinstance(report, dict) or not isinstance(report.get("results"), list) or "yardstick" not in report:
+        raise InputError(f"{path} is no report of latencies: give a file that gan-bench --json wrote")
+    if report.get("schema") != SCHEMA:
+        raise InputError(f"{path} has schema {report.get('schema')}, this gan-bench reads {SCHEMA}: measure again")
+    return report
+
+
+def changes(before: Report, after: Report, tolerance: float = TOLERANCE) -> list[Change]:
+    """Every competitor and batch size that both reports have.
+
+    Raises:
+        InputError: they have nothing in common, or a report is damaged.
+    """
+    try:
+        then, now = _rows(before), _rows(after)
+        found = [_change(key, before, after, tolerance) for key in now if key in then]
+    except (KeyError, TypeError, ValueError, IndexError) as error:
+        raise InputError(f"a report is damaged: {type(error).__name__} {error}") from error
+    if not found:
+        raise InputError("the reports have no competitor and batch size in common: nothing to compare")
+    return found
+
+
+def differences(before: Report, after: Report) -> list[str]:
+    """What differs between the machines and methods, so that the reader knows what is compared."""
+    lines = []
+    for part in ("processor", "threads", "system", "gpu"):
+        then, now = before["machine"].get(part), after["machine"].get(part)
+        if then != now:
+            lines.append(f"{part}: {then} before, {now} after")
+    then, now = before["machine"].get("versions", {}), after["machine"].get("versions", {})
+    lines += [f"{name}: {then.get(name)} before, {now.get(name)} after" for name in now if then.get(name) != now[name]]
+    gone = sorted({key[0] for key in _rows(before)} - {key[0] for key in _rows(after)})
+    return lines + [f"{name} is in the first report only" for name in gone]
+
+
+def table(found: Sequence[Change]) -> str:
+    """The changes, one line each."""
+    lines = [
+        f"{change.verdict:<10} {change.slower - 1:+7.1%}  ({change.low - 1:+.1%} to {change.high - 1:+.1%})  "
+        f"batch {change.batch}, {change.competitor}"
+        + (f", beside {change.baseline}" if change.baseline != found[-1].baseline else "")
+        for change in found
+    ]
+    return "\n".join([f"latency after beside before, held against {found[-1].baseline} of each report", *lines])
+
+
+def _rows(report: Report) -> dict[tuple[str, int], Mapping[str, Any]]:
+    return {(row["competitor"], row["batch"]): row for row in report["results"]}
+
+
+def _change(key: tuple[str, int], before: Report, after: Report, tolerance: float) -> Change:
+    name, batch = key
+    then, now = _rows(before)[key], _rows(after)[key]
+    eager = (EAGER, batch)
+    same_torch = before["machine"]["versions"].get("torch") == after["machine"]["versions"].get("torch")
+    if name != EAGER and same_torch and eager in _rows(before) and eager in _rows(after):
+        baseline, bases = EAGER, [_rows(report)[eager]["rounds"] for report in (before, after)]
+    else:
+        baseline, bases = "the yardstick", [report["yardstick"][str(batch)] for report in (before, after)]
+    relative = [
+        np.log(np.asarray(row["rounds"], np.float64) / np.asarray(base, np.float64))
+        for row, base in zip((then, now), bases, strict=True)
+    ]
+    draws = timing.resampled(relative[1], seed=1) - timing.resampled(relative[0], seed=2)
+    low, high = np.exp(np.quantile(draws, ((1 - LEVEL) / 2, (1 + LEVEL) / 2)))
+    slower = float(np.exp(np.median(relative[1]) - np.median(relative[0])))
+    verdict = "slower" if low > 1 + tolerance else "faster" if high < 1 - tolerance else "same"
+    if then["same"] is not False and now["same"] is False:
+        verdict = "unfaithful"
+    return Change(name, batch, slower, float(low), float(high), baseline, verdict)

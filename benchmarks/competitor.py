@@ -1,0 +1,224 @@
+"""What runs in a benchmark: an artifact in an engine, or PyTorch, each with what must be said of it. No torch here.
+
+found, absent = artifact_competitors([Path("generator.onnx")], "all", "cpu", threads=2)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ganedge.runtime import engines
+from ganedge.runtime.errors import EngineError, InputError, MissingExtra, UsageError
+from ganedge.runtime.generator import Generator, load
+from ganedge.runtime.manifest import Manifest, read_artifact
+
+EAGER = "eager PyTorch"
+TORCH = {
+    "eager": EAGER,
+    "channels-last": f"{EAGER}, channels last",
+    "bf16": f"{EAGER}, bf16 autocast",
+    "fp16": f"{EAGER}, fp16 autocast",
+    "compile": "torch.compile",
+    "reduce-overhead": "torch.compile, reduce-overhead",
+    "cuda-graph": "eager PyTorch, CUDA graph",
+}
+"""The ways PyTorch runs a generator, as `--torch` takes them and as they are shown."""
+ORT_TENSORRT = "TensorrtExecutionProvider"
+ENGINES = (*engines.MODULES, "ort-tensorrt")
+"""What `--engine` may name beside auto and all."""
+
+Inputs = Sequence[NDArray[np.generic]]
+
+
+@dataclass(frozen=True)
+class Split:
+    """Where a call's time goes on a GPU, seconds, by the device's own clock."""
+
+    to_device: float
+    compute: float
+    to_host: float
+
+
+@dataclass(frozen=True)
+class Competitor:
+    """One thing to measure."""
+
+    name: str
+    """What tells it apart."""
+    engine: str
+    """Engine, version and provider."""
+    precision: str
+    """What it computes in."""
+    run: Callable[[Inputs], NDArray[np.generic]]
+    """One call, arrays on the host in and out; it returns when the result is there."""
+    device: str = "cpu"
+    """Where it computes."""
+    file: Path | None = None
+    """The artifact; None for PyTorch."""
+    manifest: Manifest | None = None
+    """What the artifact says of itself."""
+    compute: str | None = None
+    """The precision that the engine was told to compute in, where that is not the artifact's."""
+    bytes: int = 0
+    """Size of the file, or of the weights in PyTorch."""
+    split: Callable[[Sequence[Inputs]], Split] | None = None
+    """Times copies and computing apart, where the device tells."""
+    close: Callable[[], None] = field(default=lambda: None)
+    """Free it."""
+
+
+def artifact_competitors(
+    files: Sequence[Path], engine: str, device: str, threads: int
+) -> tuple[list[Competitor], dict[str, str]]:
+    """Every artifact in every engine asked for.
+
+    Args:
+        files: `.onnx` artifacts and TensorRT `.engine` files.
+        engine: "auto", "all", or names from `ENGINES` with commas.
+        device: "cpu" or "cuda".
+        threads: Of each engine.
+
+    Returns:
+        The competitors, and why others are absent. What was asked for by name is given or refused; with "all", what
+        this machine cannot run is absent.
+
+    Raises:
+        ArtifactError: a file that is no artifact.
+        EngineError: nothing that was asked for can be had.
+        UsageError: an unknown engine.
+        InputError: artifacts that take different inputs.
+    """
+    asked = engine.split(",")
+    unknown = [name for name in asked if name not in ("auto", "all", *ENGINES)]
+    if unknown or (len(asked) > 1 and {"auto", "all"} & set(asked)):
+        raise UsageError(f"engine {engine!r}: choose auto, all, or some of {','.join(ENGINES)} with commas")
+    found: list[Competitor] = []
+    absent: dict[str, str] = {}
+    for file in files:
+        if file.suffix == ".engine":
+            found.append(_named(file, load(file), None, found, files))
+            continue
+        for name, compute, must in _ways(asked):
+            label = _label(file, name, compute, files)
+            try:
+                generator = _start(file, name, compute, device, threads)
+            except (EngineError, MissingExtra) as error:
+                if must:
+                    raise
+                absent[label] = str(error)
+                continue
+            found.append(_named(file, generator, compute, found, files, "" if name == "auto" else name))
+    if asked == ["all"] and not any(file.suffix == ".engine" for file in files):
+        absent["TensorRT and TensorRT for RTX"] = "no .engine file given (gan-export --format trt makes one)"
+    if not found:
+        raise EngineError("nothing to measure here: " + "; ".join(f"{name}: {why}" for name, why in absent.items()))
+    first = found[0].manifest
+    assert first is not None
+    for other in found:
+        assert other.manifest is not None
+        if (other.manifest.interface.inputs, other.manifest.interface.outputs) != (
+            first.interface.inputs,
+            first.interface.outputs,
+        ):
+            raise InputError(f"{other.file} takes or gives something else than {files[0]}: measure them one at a time")
+    return found, absent
+
+
+def _ways(asked: Sequence[str]) -> Iterator[tuple[str, str | None, bool]]:
+    """Engine, precision to compute in, and whether it must be there."""
+    if asked != ["all"]:
+        yield from ((name, None, True) for name in asked)
+        return
+    for name in ENGINES:
+        yield name, None, False
+        if name == "openvino":
+            yield name, "bf16", False
+
+
+def _start(file: Path, name: str, compute: str | None, device: str, threads: int) -> Generator:
+    if name == "ort-tensorrt":
+        return _ort_tensorrt(file, device)
+    if compute is None:
+        return load(file, name, device, threads)
+    manifest, model = read_artifact(file)
+    if manifest.precision != "fp32":
+        raise EngineError(f"computing in {compute} is for FP32 artifacts; this one is {manifest.precision}")
+    return Generator(manifest, engines.start(model, manifest.precision, name, device, threads, compute))
+
+
+class _OrtTensorRt:
+    """ONNX Runtime's TensorRT provider, which builds its engine when the session starts."""
+
+    def __init__(self, session: Any, info: engines.EngineInfo) -> None:
+        self.info, self._session = info, session
+
+    def run(self, feeds: Mapping[str, NDArray[np.generic]]) -> Sequence[NDArray[np.generic]]:
+        """Compute all outputs."""
+        outputs: Sequence[NDArray[np.generic]] = self._session.run(None, dict(feeds))
+        return outputs
+
+    def close(self) -> None:
+        """Let the session go."""
+        self._session = None
+
+
+def _ort_tensorrt(file: Path, device: str) -> Generator:
+    """An artifact in ONNX Runtime's TensorRT provider, in the artifact's own precision."""
+    if device != "cuda":
+        raise EngineError("ONNX Runtime's TensorRT provider needs --device cuda")
+    if not engines.installed("onnxruntime"):
+        raise MissingExtra("onnxruntime", "gpu", "ONNX Runtime's TensorRT provider")
+    import onnxruntime
+
+    if ORT_TENSORRT not in onnxruntime.get_available_providers():
+        raise EngineError("this onnxruntime has no TensorRT provider: pip install 'ganedge[gpu]'")
+    manifest, model = read_artifact(file)
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    fp16 = {"trt_fp16_enable": str(manifest.precision == "fp16")}
+    try:
+        session = onnxruntime.InferenceSession(model, options, providers=[(ORT_TENSORRT, fp16)])
+    except Exception as error:
+        raise EngineError(f"ONNX Runtime's TensorRT provider: {' '.join(str(error).split())[:160]}") from error
+    active = session.get_providers()[0]
+    if active != ORT_TENSORRT:
+        raise EngineError(f"ONNX Runtime could not start its TensorRT provider and fell back to {active}")
+    info = engines.EngineInfo("ort-tensorrt", onnxruntime.__version__, active, "cuda", manifest.precision)
+    return Generator(manifest, _OrtTensorRt(session, info))
+
+
+def _label(file: Path, engine: str, compute: str | None, files: Sequence[Path]) -> str:
+    """The file's name, or its whole path where two share one, and the engine."""
+    shown = file.name if sum(other.name == file.name for other in files) == 1 else str(file)
+    return f"{shown}, {engine}" + (f" {compute}" if compute else "")
+
+
+def _named(
+    file: Path,
+    generator: Generator,
+    compute: str | None,
+    found: Sequence[Competitor],
+    files: Sequence[Path],
+    name: str = "",
+) -> Competitor:
+    """A competitor under a name that no other has: the same file given twice is measured twice."""
+    label = _label(file, name or generator.engine.name, compute, files)
+    twins = sum(other.name.partition(" #")[0] == label for other in found)
+    return Competitor(
+        name=label + (f" #{twins + 1}" if twins else ""),
+        engine=str(generator.engine),
+        precision=compute or generator.manifest.precision,
+        run=lambda arrays: generator.run(*arrays),
+        device=generator.engine.device,
+        file=file,
+        manifest=generator.manifest,
+        compute=compute,
+        bytes=file.stat().st_size,
+        close=generator.close,
+    )

@@ -1,0 +1,122 @@
+"""The machine and the state it was in: clock, governor, temperature and power, where the platform tells.
+
+    before = conditions()        # {"governor": "performance", "clock_mhz": 2800.0, "temperature_c": 51.0, …}
+
+What a platform does not tell is absent, never guessed. Linux tells through sysfs (a Jetson its power rails too),
+NVIDIA's driver through nvidia-smi.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import subprocess
+from importlib.metadata import packages_distributions, version
+from pathlib import Path
+
+from ganedge.runtime import engines
+
+SYSFS = Path("/sys")
+NVIDIA = ("clocks.sm", "temperature.gpu", "power.draw", "utilization.gpu")
+"""What nvidia-smi is asked: MHz, °C, W and %."""
+PACKAGES = ("ganedge", "numpy", "torch", "onnxruntime", "openvino", "tensorrt", "tensorrt_rtx")
+
+
+def machine(threads: int) -> dict[str, object]:
+    """What the figures were measured on."""
+    return {
+        "processor": _processor(),
+        "threads": threads,
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        "versions": {name: _version(name) for name in PACKAGES if engines.installed(name)},
+        "gpu": _nvidia("name,driver_version"),
+    }
+
+
+def conditions(root: Path = SYSFS) -> dict[str, object]:
+    """What the machine says of its state now.
+
+    Args:
+        root: Where sysfs is mounted.
+
+    Returns:
+        Some of: load (of the last minute), governor, clock_mhz (mean over the cores), temperature_c (the
+            hottest zone), power_w by rail, gpu.
+    """
+    found: dict[str, object] = {}
+    if hasattr(os, "getloadavg"):
+        found["load"] = os.getloadavg()[0]
+    cpu = root / "devices/system/cpu"
+    governors = sorted({_text(path) for path in cpu.glob("cpu[0-9]*/cpufreq/scaling_governor")} - {""})
+    if governors:
+        found["governor"] = ", ".join(governors)
+    clocks = [_number(path) for path in cpu.glob("cpu[0-9]*/cpufreq/scaling_cur_freq")]
+    known = [clock for clock in clocks if clock is not None]
+    if known:
+        found["clock_mhz"] = sum(known) / len(known) / 1000
+    heats = [_number(path) for path in (root / "class/thermal").glob("thermal_zone*/temp")]
+    warm = [heat / 1000 for heat in heats if heat is not None and 0 < heat < 200_000]
+    if warm:
+        found["temperature_c"] = max(warm)
+    rails = _rails(root)
+    if rails:
+        found["power_w"] = rails
+    gpu = _nvidia(",".join(NVIDIA))
+    if gpu:
+        found["gpu"] = dict(zip(NVIDIA, (part.strip() for part in gpu.split(",")), strict=False))
+    return found
+
+
+def _rails(root: Path) -> dict[str, float]:
+    """A Jetson's power rails, W: its INA3221 gives millivolts and milliamperes for each labelled channel."""
+    rails = {}
+    for label in root.glob("class/hwmon/hwmon*/in*_label"):
+        channel = label.name.removeprefix("in").removesuffix("_label")
+        volts = _number(label.with_name(f"in{channel}_input"))
+        amperes = _number(label.with_name(f"curr{channel}_input"))
+        if volts is not None and amperes is not None:
+            rails[_text(label)] = volts * amperes / 1e6
+    return rails
+
+
+def _nvidia(query: str) -> str:
+    """NVIDIA's driver's answer about its first GPU; empty where there is none."""
+    program = shutil.which("nvidia-smi")
+    if program is None:
+        return ""
+    line = [program, f"--query-gpu={query}", "--format=csv,noheader"]
+    try:
+        done = subprocess.run(line, capture_output=True, text=True, timeout=20)  # noqa: S603 - our own command line
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout.splitlines()[0].strip() if done.returncode == 0 and done.stdout else ""
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text("utf-8").strip()
+    except (OSError, UnicodeDecodeError):
+        return ""
+
+
+def _number(path: Path) -> float | None:
+    text = _text(path)
+    return float(text) if text.lstrip("-").isdigit() else None
+
+
+def _version(module: str) -> str:
+    """The version of the package that brings a module: `onnxruntime` may come from `onnxruntime-gpu`."""
+    packages = packages_distributions().get(module, [module])
+    return version("ganedge" if module == "ganedge" else packages[0])
+
+
+def _processor() -> str:
+    """The processor's own name, where the system tells."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
+    except OSError:
+        lines = []
+    named = [line.partition(":")[2].strip() for line in lines if line.startswith(("model name", "Model"))]
+    return named[0] if named else platform.processor() or platform.machine()

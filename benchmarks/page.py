@@ -1,0 +1,246 @@
+"""One self-contained page with plots and pictures: opens from disk, needs no network and runs no script.
+
+write(Path("out.html"), report, pictures, port)
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ganedge.benchmarks import report as words
+from ganedge.runtime import engines
+from ganedge.runtime.errors import MissingExtra
+from ganedge.runtime.files import write_whole
+from ganedge.runtime.manifest import Port
+from ganedge.runtime.terminal import printable
+
+LONGEST = 38
+"""Characters of a name in a plot."""
+MAGNIFIED = 8
+"""How much a difference between pictures is magnified, so that eyes can see it."""
+SIDE = 128
+"""Height to which small pictures are scaled up on the page, pixels."""
+TEMPLATE = """<!doctype html>
+<html lang="en">
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>gan-bench: {{ title }}</title>
+<style>
+:root { color-scheme: light dark; }
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 1100px; margin: 0 auto; padding: 1rem; }
+h1 { font-size: 1.4rem; } h2 { font-size: 1.1rem; margin-top: 2rem; }
+.scroll { overflow-x: auto; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .9rem; }
+th, td { padding: .25rem .6rem; text-align: right; border-bottom: 1px solid #8884; white-space: nowrap; }
+th:first-child, td:first-child { text-align: left; white-space: normal; overflow-wrap: anywhere; min-width: 9rem; }
+.no { color: #d33; font-weight: bold; } .warn { border-left: 4px solid #d80; padding-left: .8rem; }
+.plot { background: #fff; } .plot svg { display: block; width: 100%; height: auto; min-width: 560px; }
+figure { margin: 0 0 1rem; } figcaption { font-size: .85rem; overflow-wrap: anywhere; }
+.pictures { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 330px), 1fr)); gap: 1rem; }
+.pictures img { max-width: 100%; image-rendering: pixelated; display: block; margin-bottom: 4px; }
+li { overflow-wrap: anywhere; }
+</style>
+<h1>{{ title }}</h1>
+{% if report.partial %}<p class="warn"><b>Partial:</b> interrupted before everything was measured.</p>{% endif %}
+{% for text in report.warnings %}<p class="warn">{{ text }}</p>{% endfor %}
+<div class="scroll"><table>
+<tr>{% for head in heads %}<th>{{ head }}</th>{% endfor %}</tr>
+{% for row in rows %}<tr>{% for cell in row.cells %}
+<td{% if row.wrong and loop.last %} class="no"{% endif %}>{{ cell }}</td>{% endfor %}</tr>
+{% endfor %}</table></div>
+{% for plot in plots %}<h2>{{ plot.title }}</h2><p>{{ plot.says }}</p>
+<div class="scroll plot">{{ plot.svg }}</div>
+{% endfor %}
+{% if pictures %}<h2>Pictures</h2>
+<p>The same inputs through each; below, where there is a reference, {{ magnified }} times the distance from it: black is
+equal.</p>
+<div class="pictures">{% for picture in pictures %}<figure><figcaption>{{ picture.name }}</figcaption>
+<img alt="pictures of {{ picture.name }}" src="{{ picture.shown }}">
+{% if picture.apart %}<img alt="their difference from the reference" src="{{ picture.apart }}">{% endif %}</figure>
+{% endfor %}</div>{% endif %}
+<h2>Cost of a whole process</h2>
+<ul>{% for text in costs %}<li>{{ text }}</li>{% endfor %}</ul>
+<h2>Method and machine</h2>
+<ul>{% for text in notes %}<li>{{ text }}</li>{% endfor %}</ul>
+</html>
+"""
+
+
+def require() -> None:
+    """Raise MissingExtra where what draws the page is not installed."""
+    for package in ("jinja2", "matplotlib"):
+        if not engines.installed(package):
+            raise MissingExtra(package, "report", "gan-bench --html")
+
+
+def write(
+    path: Path, report: Mapping[str, Any], pictures: Mapping[str, NDArray[np.generic]], port: Port | None
+) -> None:
+    """Write the page, whole or not at all.
+
+    Args:
+        path: The file.
+        report: What `latency.measure` gave, or a report read from JSON.
+        pictures: The first outputs of each competitor, in the output port's layout; may be empty.
+        port: That port; None leaves pictures out.
+    """
+    write_whole(path, render(report, pictures, port))
+
+
+def render(report: Mapping[str, Any], pictures: Mapping[str, NDArray[np.generic]], port: Port | None) -> str:
+    """The page as HTML."""
+    require()
+    import jinja2
+    from markupsafe import Markup
+
+    plots = [
+        {"title": title, "says": says, "svg": Markup(svg)}  # noqa: S704 - drawn here, its text escaped by matplotlib
+        for title, says, svg in _plots(report)
+    ]
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
+    files = dict.fromkeys(row["file"] for row in report["competitors"].values() if row["file"])
+    return environment.from_string(TEMPLATE).render(
+        title=printable(", ".join(files) or "generators"),
+        report=report,
+        heads=("competitor", *words.COLUMNS),
+        rows=[
+            {"cells": (printable(row["competitor"]), *words.cells(row)), "wrong": row["same"] is False}
+            for row in report["results"]
+        ],
+        plots=plots,
+        pictures=_pictures(pictures, port, report["reference"]) if port is not None and port.role == "image" else [],
+        magnified=MAGNIFIED,
+        costs=[printable(text) for text in words.costs(report)],
+        notes=[printable(text) for text in words.foot(report)],
+    )
+
+
+def _plots(report: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """Title, explanation and SVG of each plot that the report has data for."""
+    if not report["results"]:
+        return []
+    batches = sorted({row["batch"] for row in report["results"]})
+    plots = []
+    for batch in (batches[0], batches[-1])[: len(batches)]:
+        rows = [row for row in report["results"] if row["batch"] == batch]
+        says = "Box: half of all calls; line: from the fastest to the 99th percentile; dot: the slowest."
+        plots.append((f"Latency at batch {batch}", says, _distribution(rows)))
+    if len(batches) > 1:
+        plots.append(("Throughput over batch size", "Images a second; higher is better.", _throughput(report)))
+    rows = [row for row in report["results"] if row["batch"] == batches[0] and row["psnr"] is not None]
+    if rows:
+        says = f"At batch {batches[0]}; up and to the left is better. Those identical to the reference are left out."
+        plots.append(("Latency against fidelity", says, _fidelity(rows)))
+    return plots
+
+
+def _distribution(rows: Sequence[Mapping[str, Any]]) -> str:
+    figure, axes = _axes(1.2 + 0.32 * len(rows))
+    for place, row in enumerate(rows):
+        q = 1000 * np.asarray(row["quantiles"])
+        p50, p99, most = (1000 * row["figures"][name] for name in ("p50", "p99", "longest"))
+        quarters = np.interp((0.25, 0.75), np.linspace(0, 1, len(q)), q)
+        axes.plot((q[0], p99), (place, place), color="0.5", lw=1)
+        axes.barh(place, quarters[1] - quarters[0], 0.6, quarters[0], color="C0", alpha=0.6)
+        axes.plot((p50, p50), (place - 0.3, place + 0.3), color="k", lw=1.5)
+        axes.plot(most, place, ".", color="0.5", ms=4)
+    axes.set_yticks(range(len(rows)), [_short(row["competitor"]) for row in rows])
+    axes.invert_yaxis()
+    axes.set_xscale("log")
+    axes.set_xlabel("milliseconds a call (logarithmic)")
+    return _svg(figure)
+
+
+def _throughput(report: Mapping[str, Any]) -> str:
+    names = list(dict.fromkeys(row["competitor"] for row in report["results"]))
+    figure, axes = _axes(max(3.6, 0.8 + 0.2 * len(names)))
+    for place, name in enumerate(names):
+        rows = [row for row in report["results"] if row["competitor"] == name]
+        style = ("-", "--", ":")[place // 10 % 3]
+        axes.plot([r["batch"] for r in rows], [r["images_per_s"] for r in rows], style, marker=".", label=_short(name))
+    axes.set_xscale("log", base=2)
+    axes.set_yscale("log")
+    ticks = sorted({row["batch"] for row in report["results"]})
+    axes.set_xticks(ticks, [str(tick) for tick in ticks])
+    axes.set_xlabel("batch")
+    axes.set_ylabel("images a second")
+    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=7, frameon=False)
+    return _svg(figure)
+
+
+def _fidelity(rows: Sequence[Mapping[str, Any]]) -> str:
+    figure, axes = _axes(max(3.6, 0.8 + 0.2 * len(rows)))
+    for place, row in enumerate(rows):
+        marker = "os^Dv"[place // 10 % 5]
+        axes.plot(1000 * row["figures"]["p50"], row["psnr"], marker, label=_short(row["competitor"]), alpha=0.8)
+    axes.set_xscale("log")
+    axes.set_xlabel("median milliseconds a call (logarithmic)")
+    axes.set_ylabel("PSNR, dB")
+    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=7, frameon=False)
+    return _svg(figure)
+
+
+def _axes(height: float) -> tuple[Any, Any]:
+    """A figure without pyplot, which would keep it and look for a display."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, height), layout="constrained")
+    axes = figure.add_subplot()
+    axes.grid(alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure, axes
+
+
+def _svg(figure: Any) -> str:
+    """The figure as an SVG element; its text stays text, in the page's own fonts."""
+    import matplotlib as mpl
+
+    out = io.StringIO()
+    with mpl.rc_context({"svg.fonttype": "none", "font.family": "sans-serif", "svg.hashsalt": "ganedge"}):
+        figure.savefig(out, format="svg", metadata={"Date": None})
+    text = out.getvalue()
+    return text[text.index("<svg") :]
+
+
+def _short(name: str) -> str:
+    """A name for a plot, its middle left out where it is long; dollars would start a formula."""
+    name = printable(name).replace("\n", " ")
+    half = LONGEST // 2
+    shown = name if len(name) <= LONGEST else f"{name[: half - 1]}…{name[-half:]}"
+    return shown.replace("$", r"\$").lstrip("_") or "?"
+
+
+def _pictures(pictures: Mapping[str, NDArray[np.generic]], port: Port, reference: str | None) -> list[dict[str, str]]:
+    """Each competitor's pictures side by side, and how far they are from the reference's."""
+    from ganedge.runtime.images import to_uint8
+
+    span = port.range or (-1.0, 1.0)
+    levels = {
+        name: to_uint8(np.nan_to_num(output), span, port.layout).astype(np.int64) for name, output in pictures.items()
+    }
+    found = []
+    for name, shown in levels.items():
+        entry = {"name": printable(name), "shown": _png(shown), "apart": ""}
+        if reference in levels and name != reference:
+            entry["apart"] = _png(np.minimum(MAGNIFIED * np.abs(shown - levels[reference]), 255))
+        found.append(entry)
+    return found
+
+
+def _png(pixels: NDArray[np.int64]) -> str:
+    """Pictures `[N, H, W, C]` in a row, as a data URI; small ones are scaled up by whole factors."""
+    row = np.concatenate(list(pixels.astype(np.uint8)), axis=1)
+    factor = max(1, SIDE // row.shape[0])
+    row = row.repeat(factor, 0).repeat(factor, 1)
+    from PIL import Image
+
+    out = io.BytesIO()
+    Image.fromarray(row[..., 0] if row.shape[2] == 1 else row).save(out, "PNG")
+    return "data:image/png;base64," + base64.b64encode(out.getvalue()).decode()

@@ -1,0 +1,306 @@
+"""The PyTorch generator that artifacts are compared with, and the ways PyTorch can run it. Needs torch.
+
+reference = open_reference("runs/digits", manifest)              # a run
+reference = open_reference("nets.py:Generator", manifest, Said(weights=Path("netG.pth")))
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from ganedge.benchmarks.competitor import TORCH, Competitor, Split
+from ganedge.export import cyclegan_format, foreign
+from ganedge.export.from_torch import per_picture, unwrap
+from ganedge.runtime.errors import EngineError, GanEdgeError, InputError
+from ganedge.runtime.manifest import Interface, Manifest
+from ganedge.runtime.terminal import note
+from ganedge.train import run_folder
+
+Inputs = Sequence[NDArray[np.generic]]
+Maker = Callable[[nn.Module, Inputs, str], "Competitor"]
+SPLITS = 50
+"""Calls whose copies and computing are timed apart on a GPU."""
+
+
+@dataclass(frozen=True)
+class Said:
+    """What must be said of a module that is no run; as `gan-export` takes it."""
+
+    kwargs: str | None = None
+    """Arguments that construct it, as JSON."""
+    weights: Path | None = None
+    """Its weights."""
+    output_shape: str | None = None
+    """One picture, 1x28x28, where it gives a flat vector."""
+    arch: str | None = None
+    """An architecture of pytorch-CycleGAN-and-pix2pix, built from weights alone."""
+    trust: bool = False
+    """Whether to read weights that can execute code."""
+    range: tuple[float, float] = (-1.0, 1.0)
+    """Values of black and white in a module, where the artifact takes or gives bytes."""
+
+    def to_json(self) -> str:
+        """As text, to hand to another process."""
+        return json.dumps({**asdict(self), "weights": None if self.weights is None else str(self.weights)})
+
+    @classmethod
+    def from_json(cls, text: str) -> Said:
+        """What `to_json` gave."""
+        said = json.loads(text)
+        weights = None if said["weights"] is None else Path(said["weights"])
+        return cls(**{**said, "weights": weights, "range": tuple(said["range"])})
+
+
+def open_reference(spec: str, manifest: Manifest, said: Said | None = None) -> nn.Module:
+    """Open the network that an artifact came from.
+
+    Args:
+        spec: A run's folder; `FILE.py:NAME` or `module:NAME`; or, with an architecture, a checkpoint.
+        manifest: Of the artifact: which generator, and with what statistics it normalises.
+        said: What a module does not say itself.
+
+    Returns:
+        The network in evaluation mode, FP32, on the CPU, with the artifact's boundary.
+
+    Raises:
+        ArtifactError: no run, or weights that do not fit.
+        UsageError: no such module.
+        InputError: it takes or gives something else than the artifact.
+    """
+    said = said or Said()
+    path, span = Path(spec), said.range
+    if said.arch is not None:
+        state, _ = foreign.read_state(path, said.trust)
+        network = cyclegan_format.build(said.arch, state)
+        foreign.load_weights(network, path, said.trust)
+    elif ":" in spec and not path.exists():
+        network = foreign._construct(spec, foreign.read_kwargs(said.kwargs))
+        if said.weights is not None:
+            foreign.load_weights(network, said.weights, said.trust)
+    else:
+        network, span = _of_run(path, manifest)
+    network = unwrap(network).eval().float()
+    if manifest.norm_mode == "batch":
+        network = per_picture(network)
+    if said.output_shape is not None:
+        network = foreign.Reshaped(network, foreign._dimensions(said.output_shape, "--output-shape"))
+    if "uint8" in (manifest.interface.inputs[0].dtype, manifest.interface.output.dtype):
+        network = Bytes(network, manifest.interface, span)
+    return network.requires_grad_(False)
+
+
+def _of_run(folder: Path, manifest: Manifest) -> tuple[nn.Module, tuple[float, float]]:
+    """The generator of a run that the artifact says it came from, and its black and white."""
+    opened = run_folder.read(folder)
+    interfaces = opened.variant(opened.config).generators()
+    name = manifest.source.generator if manifest.source.generator in interfaces else next(iter(interfaces))
+    network, source = opened.generator(name)
+    if source.weights != manifest.source.weights:
+        note(f"{folder} holds other weights than the artifact was exported from")
+    return network, interfaces[name].output.range or (-1.0, 1.0)
+
+
+class Bytes(nn.Module):
+    """A network of floats with the bytes `[N, H, W, C]` that an artifact made with `--io uint8` takes and gives."""
+
+    def __init__(self, network: nn.Module, interface: Interface, span: tuple[float, float]) -> None:
+        super().__init__()
+        self.network, self.low, self.high = network, *span
+        self.decodes = interface.inputs[0].dtype == "uint8"
+        self.encodes = interface.output.dtype == "uint8"
+
+    def forward(self, first: Tensor, *rest: Tensor) -> Tensor:
+        """Decode, compute, encode."""
+        if self.decodes:
+            first = first.permute(0, 3, 1, 2).float() * ((self.high - self.low) / 255) + self.low
+        given: Tensor = self.network(first, *rest)
+        if not self.encodes:
+            return given
+        levels = ((given - self.low) * (255 / (self.high - self.low)) + 0.5).clamp(0, 255).floor()
+        return levels.to(torch.uint8).permute(0, 2, 3, 1).contiguous()
+
+
+def check(network: nn.Module, interface: Interface, inputs: Inputs) -> None:
+    """Raise InputError where the network does not take these inputs or gives another shape than the artifact."""
+    try:
+        with torch.inference_mode():
+            given = tuple(network(*map(torch.from_numpy, inputs)).shape)
+    except (RuntimeError, TypeError, ValueError, IndexError) as error:
+        reason = " ".join(str(error).split())[:160]
+        raise InputError(
+            f"the generator to compare with takes something else than the artifact ({reason}): "
+            "give the run or the module that it was exported from"
+        ) from error
+    fixed = interface.output.shape
+    if len(given) != len(fixed) or any(
+        isinstance(b, int) and a != b for a, b in zip(given[1:], fixed[1:], strict=True)
+    ):
+        raise InputError(f"the generator to compare with gives {given}, the artifact {fixed}: not the same generator")
+
+
+def competitors(
+    network: nn.Module, inputs: Inputs, device: str, threads: int, ways: Sequence[str]
+) -> tuple[list[Competitor], dict[str, str]]:
+    """The ways of running a network in PyTorch.
+
+    Args:
+        network: In evaluation mode.
+        inputs: One batch, to try each way with.
+        device: "cpu" or "cuda".
+        threads: Threads of PyTorch.
+        ways: Some of `TORCH`.
+
+    Returns:
+        Those that work, eager FP32 first, and why the others do not.
+    """
+    if device == "cuda" and not torch.cuda.is_available():
+        raise EngineError("device 'cuda': PyTorch sees no CUDA device here; use --device cpu")
+    torch.set_num_threads(threads)
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False  # FP32 is what it says.
+    network = network.to(device)
+    found, absent = [], {}
+    for way in TORCH:
+        if way not in ways:
+            absent[TORCH[way]] = f"not asked for (--torch {way})"
+            continue
+        reason = _lacking(way, device)
+        try:
+            if not reason:
+                made = MAKERS[way](network, inputs, device)
+                made.run(inputs)
+                found.append(made)
+        except Exception as error:
+            if way == "eager":
+                raise GanEdgeError(f"eager PyTorch fails on this generator: {_line(error)}") from error
+            reason = f"{type(error).__name__}: {_line(error)}"
+        if reason:
+            absent[TORCH[way]] = reason
+    return found, absent
+
+
+def _lacking(way: str, device: str) -> str:
+    """What this machine lacks for one way; empty where nothing."""
+    if way == "cuda-graph" and device != "cuda":
+        return "CUDA graphs need --device cuda"
+    if way == "fp16" and device != "cuda":
+        return "FP16 autocast needs --device cuda"
+    if way == "bf16" and device == "cuda" and not torch.cuda.is_bf16_supported():
+        return "this GPU does not compute in bf16"
+    return ""
+
+
+def _eager(network: nn.Module, _inputs: Inputs, device: str) -> Competitor:
+    return _torch("eager", network, "fp32", device, network)
+
+
+def _channels_last(network: nn.Module, _inputs: Inputs, device: str) -> Competitor:
+    turned = copy.deepcopy(network).to(memory_format=torch.channels_last)
+
+    def call(*tensors: Tensor) -> Tensor:
+        form = torch.channels_last
+        output: Tensor = turned(*(t.contiguous(memory_format=form) if t.ndim == 4 else t for t in tensors))
+        return output
+
+    return _torch("channels-last", call, "fp32", device, network)
+
+
+def _autocast(way: str, dtype: torch.dtype) -> Maker:
+    def make(network: nn.Module, _inputs: Inputs, device: str) -> Competitor:
+        def call(*tensors: Tensor) -> Tensor:
+            with torch.autocast(device, dtype):
+                output: Tensor = network(*tensors)
+            return output.float() if output.is_floating_point() else output
+
+        return _torch(way, call, way, device, network)
+
+    return make
+
+
+def _compiled(way: str, mode: str | None) -> Maker:
+    def make(network: nn.Module, _inputs: Inputs, device: str) -> Competitor:
+        torch._dynamo.reset()
+        return _torch(way, torch.compile(network, mode=mode, dynamic=False), "fp32", device, network)
+
+    return make
+
+
+def _cuda_graph(network: nn.Module, inputs: Inputs, device: str) -> Competitor:
+    """Capture one call; each later one copies its input over the captured one's and replays."""
+    with torch.inference_mode():
+        static = [torch.from_numpy(array).to(device) for array in inputs]
+        aside = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        aside.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(aside):
+            for _ in range(3):
+                network(*static)
+        torch.cuda.current_stream().wait_stream(aside)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            output: Tensor = network(*static)
+
+    def call(*tensors: Tensor) -> Tensor:
+        for own, given in zip(static, tensors, strict=True):
+            own.copy_(given)
+        graph.replay()
+        return output
+
+    return _torch("cuda-graph", call, "fp32", device, network)
+
+
+MAKERS: Mapping[str, Maker] = {
+    "eager": _eager,
+    "channels-last": _channels_last,
+    "bf16": _autocast("bf16", torch.bfloat16),
+    "fp16": _autocast("fp16", torch.float16),
+    "compile": _compiled("compile", None),
+    "reduce-overhead": _compiled("reduce-overhead", "reduce-overhead"),
+    "cuda-graph": _cuda_graph,
+}
+
+
+def _torch(way: str, call: Callable[..., Tensor], precision: str, device: str, network: nn.Module) -> Competitor:
+    """A competitor from a function of tensors on the device: copy in, compute, copy out, which waits for the device."""
+
+    def run(arrays: Inputs) -> NDArray[np.generic]:
+        with torch.inference_mode():
+            output: NDArray[np.generic] = call(*(torch.from_numpy(a).to(device) for a in arrays)).cpu().numpy()
+            return output
+
+    size = sum(t.numel() * t.element_size() for t in (*network.parameters(), *network.buffers()))
+    split = (lambda pool: _split(call, pool)) if device == "cuda" else None
+    return Competitor(
+        TORCH[way], f"PyTorch {torch.__version__}", precision, run, device=device, bytes=size, split=split
+    )
+
+
+def _split(call: Callable[..., Tensor], pool: Sequence[Inputs]) -> Split:
+    """Medians of copying in, computing and copying out, apart, by CUDA events, seconds."""
+    parts = []
+    with torch.inference_mode():
+        for turn in range(SPLITS):
+            events = [torch.cuda.Event(enable_timing=True) for _ in range(4)]  # type: ignore[no-untyped-call]
+            events[0].record()
+            tensors = [torch.from_numpy(array).to("cuda") for array in pool[turn % len(pool)]]
+            events[1].record()
+            output = call(*tensors)
+            events[2].record()
+            output.cpu()
+            events[3].record()
+            torch.cuda.synchronize()
+            parts.append([a.elapsed_time(b) / 1000 for a, b in itertools.pairwise(events)])
+    to_device, compute, to_host = np.median(parts, axis=0)
+    return Split(float(to_device), float(compute), float(to_host))
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:160]

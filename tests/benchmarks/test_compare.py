@@ -1,0 +1,183 @@
+"""Figures that decide: intervals, what counts as a change, what is best, and a page that hostile names cannot break."""
+
+from __future__ import annotations
+
+import copy
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ganedge.benchmarks import arithmetic, choice, compare, conditions, latency, page, report, timing
+from ganedge.benchmarks.competitor import EAGER
+from ganedge.runtime.errors import GanEdgeError, InputError
+
+ROUNDS = 60
+
+
+def _row(name: str, seconds: float, batch: int, drift: np.ndarray, random: np.random.Generator) -> dict[str, Any]:
+    rounds = seconds * drift * np.exp(random.normal(0, 0.03, ROUNDS))
+    figures = {"iterations": ROUNDS, "mean": seconds, "p50": seconds, "p90": seconds, "p95": seconds}
+    figures |= {"p99": 2 * seconds, "longest": 3 * seconds, "spread": 0.1}
+    row = {"competitor": name, "precision": "fp32", "batch": batch, "figures": figures, "split": None}
+    row |= {"images_per_s": batch / seconds, "speedup": 2.0, "speedup_low": 1.9, "speedup_high": 2.1}
+    fidelity = {"psnr": None, "ssim": None, "max_abs": None, "same": None}
+    if name != EAGER:
+        fidelity = {"psnr": 30 + 1e4 * seconds, "ssim": 0.9, "max_abs": 0.1, "same": True}
+    return {**row, **fidelity, "peak_share": 0.5, "rounds": rounds.tolist(), "quantiles": rounds.tolist()}
+
+
+def fake(competitors: int = 2, seed: int = 0, slower: float = 1.0, name: str = "net {}.onnx, fast") -> dict[str, Any]:
+    """A report of a machine whose speed wanders by a factor of two while all competitors take turns."""
+    random = np.random.default_rng(seed)
+    drift = np.exp(np.cumsum(random.normal(0, 0.05, ROUNDS))) * random.uniform(0.7, 1.4)
+    results = []
+    for batch in (1, 8):
+        results.append(_row(EAGER, 0.004 * batch, batch, drift, random))
+        results += [
+            _row(name.format(i), 0.001 * (i + 1) * batch * slower, batch, drift, random) for i in range(competitors)
+        ]
+    costs = {"engine": "x", "precision": "fp32", "device": "cpu", "file": "net.onnx", "digest": "", "bytes": 10**6}
+    costs |= {"macs": 10**6, "cold_start_s": 0.5, "peak_bytes": 10**8}
+    method = {"timed": "calls", "warmup": "some", "order": "turns", "interval": "95%", "seconds": 1.0, "iterations": 5}
+    return {
+        "schema": latency.SCHEMA, "partial": False, "machine": conditions.machine(2), "conditions": {},
+        "method": {**method, "strict": False}, "reference": EAGER, "absent": {"other": "not here"},
+        "competitors": {row["competitor"]: costs for row in results}, "peak": {"flops": 1e11, "how": "x"},
+        "yardstick": {str(batch): (0.001 * drift).tolist() for batch in (1, 8)}, "results": results, "warnings": [],
+    }  # fmt: skip
+
+
+def test_an_interval_holds_what_is_there() -> None:
+    held = 0
+    for seed in range(100):
+        random = np.random.default_rng(seed)
+        drift = np.exp(np.cumsum(random.normal(0, 0.1, 60)))
+        a, b = (drift * np.exp(random.normal(0, 0.1, 60)) for _ in range(2))
+        found = timing.ratio(1.5 * a, b)
+        held += found.low <= 1.5 <= found.high
+    assert 88 <= held <= 100
+
+
+def test_a_slowdown_is_found_and_none_where_there_is_none() -> None:
+    for seed in range(20):
+        before = fake(seed=seed)
+        assert all(change.verdict == "same" for change in compare.changes(before, fake(seed=seed + 100)))
+        found = compare.changes(before, fake(seed=seed + 100, slower=1.1))
+        assert all(change.verdict == "slower" for change in found if change.competitor != EAGER)
+
+
+def test_the_command_compares(command: Callable[..., Any], tmp_path: Path) -> None:
+    before, after = tmp_path / "a.json", tmp_path / "b.json"
+    before.write_text(json.dumps(fake()))
+    after.write_text(json.dumps(fake(seed=1, slower=1.2)))
+    done = command("gan-bench", "compare", before, after)
+    assert done.code == 1
+    assert "slower" in done.out
+    assert command("gan-bench", "compare", after, before).code == 0
+    spoilt = fake()
+    spoilt["results"][1]["same"] = False
+    after.write_text(json.dumps(spoilt))
+    done = command("gan-bench", "compare", before, after)
+    assert (done.code, "unfaithful" in done.out) == (1, True)
+    with pytest.raises(InputError, match="nothing to compare"):
+        compare.changes(fake(), fake() | {"results": []})
+
+
+def test_the_best_and_the_front() -> None:
+    found = choice.choose(fake(), choice.read_choice("psnr>=45, p99"))
+    assert found[1].best == "net 1.onnx, fast"  # The faster one has 40 dB.
+    assert found[1].front == (EAGER, "net 0.onnx, fast", "net 1.onnx, fast")
+    assert choice.choose(fake(), choice.read_choice("images_per_s"))[8].best == "net 0.onnx, fast"
+    with pytest.raises(GanEdgeError, match="nothing measured meets"):
+        choice.tell(fake(), choice.read_choice("p50<0.0001, p99"))
+    blind = fake()
+    blind["reference"] = None
+    for row in blind["results"]:
+        row["same"] = None
+    with pytest.raises(GanEdgeError, match="has psnr: give the generator"):
+        choice.tell(blind, choice.read_choice("psnr>=35, p99"))
+
+
+@pytest.mark.parametrize("count", [1, 30])
+def test_reports_stand_hostile_names(count: int) -> None:
+    name = "<script>alert(1)</script>|$x_{}$ \u001b[2J\n.onnx"
+    made = fake(count, name=name.replace("{}", "{0}"))
+    html = page.render(made, {}, None)
+    assert "<script" not in html
+    assert "\u001b" not in html
+    assert html.count("<svg") == 4
+    text = report.markdown(made)
+    assert "<script" not in text
+    assert len(text.splitlines()) < 2 * (count + 1) + 20
+    shown = report.table(made)
+    assert "\u001b" not in shown
+
+
+def test_multiply_accumulates(artifact: Path) -> None:
+    from onnx import TensorProto, helper
+
+    x, y = (helper.make_tensor_value_info(n, TensorProto.FLOAT, s) for n, s in (("x", ["n", 3, 8, 8]), ("y", None)))
+    w = helper.make_tensor("w", TensorProto.FLOAT, (5, 3, 3, 3), [0.0] * 135)
+    node = helper.make_node("Conv", ["x", "w"], ["y"], pads=[1, 1, 1, 1])
+    model = helper.make_model(helper.make_graph([node], "g", [x], [y], [w])).SerializeToString()
+    assert arithmetic.multiply_accumulates(model, {"x": (2, 3, 8, 8)}) == 2 * 5 * 64 * 27
+
+
+def test_the_state_of_a_machine(tmp_path: Path) -> None:
+    for path, text in {
+        "devices/system/cpu/cpu0/cpufreq/scaling_governor": "powersave", "class/hwmon/hwmon1/in1_label": "VDD_IN",
+        "devices/system/cpu/cpu0/cpufreq/scaling_cur_freq": "1500000", "class/hwmon/hwmon1/in1_input": "5000",
+        "class/thermal/thermal_zone0/temp": "51000", "class/hwmon/hwmon1/curr1_input": "2000",
+    }.items():  # fmt: skip
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_text(text + "\n")
+    found = conditions.conditions(tmp_path)
+    assert found["governor"] == "powersave"
+    assert found["clock_mhz"] == 1500
+    assert found["temperature_c"] == 51
+    assert found["power_w"] == {"VDD_IN": 10.0}
+
+
+def test_an_interruption_leaves_what_was_measured(artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = {"left": 40}
+
+    def change(subject: latency.Subject) -> None:
+        run = subject.competitors[0].run
+
+        def stops(arrays: Any) -> Any:
+            calls["left"] -= 1
+            if calls["left"] == 0:
+                raise KeyboardInterrupt
+            time.sleep(0.01)
+            return run(arrays)
+
+        object.__setattr__(subject.competitors[0], "run", stops)
+
+    settings = latency.Settings((1,), engine="onnxruntime", seconds=60, processes=0)
+    found = latency.measure([artifact], settings=settings, change=change)
+    assert found["partial"] is True
+    assert [row["competitor"] for row in found["results"]] == ["generator.onnx, onnxruntime"]
+    json.dumps(found, allow_nan=False)
+    assert "PARTIAL" in report.table(copy.deepcopy(found))
+
+
+def test_ctrl_c_writes_the_partial_report(
+    command: Callable[..., Any], artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(latency, "measure", lambda *a, **k: fake() | {"partial": True})
+    done = command("gan-bench", artifact, "--json", tmp_path / "out.json", "--html", tmp_path / "out.html")
+    assert done.code == 130
+    assert json.loads((tmp_path / "out.json").read_text())["partial"] is True
+    assert "Partial:" in (tmp_path / "out.html").read_text()
+
+
+def test_a_busy_machine_is_named() -> None:
+    assert latency.warnings([], load=0.2, cores=2) == []
+    assert "other work" in latency.warnings([], load=3.0, cores=2)[0]
+    loud = {"figures": {"spread": 0.5}}
+    assert "50%" in latency.warnings([loud], load=None, cores=2)[0]
