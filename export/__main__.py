@@ -75,6 +75,12 @@ def build() -> typer.Typer:
         which: Annotated[
             str | None, typer.Option(help="One of a run's generators: a2b or b2a.", rich_help_panel=SOURCE)
         ] = None,
+        at: Annotated[
+            str,
+            typer.Option(
+                "--checkpoint", help="Of a run: last, best (trained with --features) or a step.", rich_help_panel=SOURCE
+            ),
+        ] = "last",
         norm_mode: Annotated[
             Literal["eval", "batch"],
             typer.Option(help="BatchNorm with the statistics kept, or each picture's own.", rich_help_panel=SOURCE),
@@ -205,7 +211,7 @@ def build() -> typer.Typer:
             "trust": trust,
             "arch_norm": norm,
         }
-        original = _open(source, which, arch, said)
+        original = _open(source, which, arch, at, said)
         proven = make(original, wanted)
         deploy = {
             "batch": batch,
@@ -222,7 +228,7 @@ def build() -> typer.Typer:
     return app
 
 
-def _open(source: str, which: str | None, arch: str | None, said: dict[str, Any]) -> Original:
+def _open(source: str, which: str | None, arch: str | None, at: str, said: dict[str, Any]) -> Original:
     """Find out what the source is; torch is imported only for what needs it."""
     from ganedge.runtime.errors import UsageError
 
@@ -249,7 +255,7 @@ def _open(source: str, which: str | None, arch: str | None, said: dict[str, Any]
         return foreign.of_pickle(path, foreign.Foreign(**{**said, "kwargs": foreign.read_kwargs(said["kwargs"])}))
     from ganedge.export.from_torch import of_run
 
-    return of_run(path, which, said["norm"], said["size"])
+    return of_run(path, which, said["norm"], said["size"], at)
 
 
 def _write(

@@ -32,7 +32,9 @@ MULTIPLES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 """Size multiples that are tried, pixels."""
 
 
-def of_run(folder: Path, which: str | None = None, norm: NormChoice = "eval", size: str | None = None) -> Original:
+def of_run(
+    folder: Path, which: str | None = None, norm: NormChoice = "eval", size: str | None = None, at: str = "last"
+) -> Original:
     """The generator of a run, with the weights to export.
 
     Args:
@@ -40,15 +42,16 @@ def of_run(folder: Path, which: str | None = None, norm: NormChoice = "eval", si
         which: One of several generators: its name, or the part behind `generator-`; None takes the first.
         norm: Statistics of its normalisation.
         size: See `sized`.
+        at: `last`, `best`, or the step of a checkpoint.
 
     Raises:
         ArtifactError: no run, or weights that do not fit.
-        UsageError: it has no such generator.
+        UsageError: it has no such generator or checkpoint.
     """
     opened = run_folder.read(folder)
     interfaces = opened.variant(opened.config).generators()
     name = _which(tuple(interfaces), which)
-    network, source = opened.generator(name)
+    network, source = opened.generator(name, at)
     return of_network(network, sized(interfaces[name], size), source, norm, folder, name)
 
 

@@ -133,6 +133,9 @@ def test_the_best_checkpoint_is_kept_and_exportable(tmp_path: Path, monkeypatch:
         opened.generator(at="6")
     with pytest.raises(UsageError, match="no newest checkpoint"):
         opened.generator(at="newest")
+    from ganedge.export.from_torch import of_run
+
+    assert of_run(run, at="best").source.step == 4
     assert any((run / "tensorboard").glob("events.out.tfevents.*"))
 
 
