@@ -5,7 +5,7 @@ FILE ?= demo/generator.onnx
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: check clean demo figures format help hostile install-matrix matrix soak startup test
+.PHONY: check clean demo figures format gpu help hostile install-matrix matrix results soak startup test
 SOAK_SECONDS ?= 3600
 SOAK_LOADS ?= 500
 
@@ -69,6 +69,30 @@ install-matrix: $(VENV)/test.stamp ## Install for a device on every Python here,
 
 figures: ## The README's table of what was attacked, from the suites' reports
 	python3 tests/hostile/figures.py
+
+RESULTS := benchmarks/results
+MACHINE ?= $(shell uname -n)
+
+results: $(VENV)/test.stamp ## Measure a DCGAN-64 in every form and engine here, and write the README's table (MACHINE=name)
+	rm -rf build/results
+	$(BIN)/gan-train dcgan --data digits --size 64 --width 64 --channels 3 --steps 100 --out build/results/run
+	$(BIN)/gan-export build/results/run -o build/results/dcgan64-fp32.onnx
+	$(BIN)/gan-export build/results/run --fp16 -o build/results/dcgan64-fp16.onnx
+	$(BIN)/gan-export build/results/run --int8 --for ort -o build/results/dcgan64-int8-ort.onnx
+	$(BIN)/gan-export build/results/run --int8 --for openvino -o build/results/dcgan64-int8-openvino.onnx
+	$(BIN)/gan-bench build/results/*.onnx --against build/results/run --torch eager,channels-last --batch 1,16 \
+		--json $(RESULTS)/$(MACHINE).json --html $(RESULTS)/$(MACHINE).html
+	$(BIN)/python -m ganedge.benchmarks.results
+
+gpu: .typecheck/ganedge ## Every test marked gpu and the benchmarks on CUDA, with PYTHON as it is: installs nothing
+	PYTHONPATH=.typecheck $(PYTHON) -m pytest -W default -m gpu tests
+	mkdir -p $(RESULTS)/training build && rm -rf build/gpu
+	PYTHONPATH=.typecheck $(PYTHON) -m ganedge.benchmarks train --device cuda --seconds 15 --json $(RESULTS)/training/$(MACHINE).json
+	PYTHONPATH=.typecheck $(PYTHON) -m ganedge.train dcgan --data digits --size 64 --width 64 --channels 3 --steps 200 --device cuda --out build/gpu/run
+	PYTHONPATH=.typecheck $(PYTHON) -m ganedge.export build/gpu/run -o build/gpu/dcgan64-fp32.onnx
+	PYTHONPATH=.typecheck $(PYTHON) -m ganedge.export build/gpu/run --fp16 -o build/gpu/dcgan64-fp16.onnx
+	PYTHONPATH=.typecheck $(PYTHON) -m ganedge.benchmarks build/gpu/*.onnx --against build/gpu/run --device cuda --torch all --batch 1,16 --seconds 2 \
+		--json $(RESULTS)/$(MACHINE)-cuda.json --html $(RESULTS)/$(MACHINE)-cuda.html
 
 clean: ## Remove what these commands made
 	rm -rf $(VENV) .typecheck demo build dist *.egg-info

@@ -140,6 +140,9 @@ def _compare(
     typer.echo(terminal.printable(compare.table(found)))
     for line in compare.differences(then, now):
         terminal.note(line)
+    unclear = sum(change.verdict == "unclear" for change in found)
+    if unclear:
+        terminal.note(f"{unclear} of {len(found)} are too noisy to tell: measure longer, on a quieter machine")
     worse = [change for change in found if change.regression]
     if worse:
         raise GanEdgeError(f"{len(worse)} of {len(found)} are worse than before")
@@ -151,12 +154,13 @@ def _train(
     precision: Annotated[
         Literal["auto", "fp32", "bf16"], typer.Option(help="Of our loop; the plain one is FP32.")
     ] = "auto",
+    device: Annotated[Literal["cpu", "cuda"], typer.Option(help="Of both loops.")] = "cpu",
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the whole report here.")] = None,
 ) -> None:
     """Training speed of this project's loop beside a plain one, in turns."""
     from ganedge.benchmarks import training
 
-    measured = training.measure(seconds, threads, precision, typer.echo)
+    measured = training.measure(seconds, threads, precision, typer.echo, device)
     _write(measured, json_file)
     if measured["partial"]:
         raise KeyboardInterrupt

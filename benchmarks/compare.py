@@ -26,6 +26,8 @@ from ganedge.runtime.errors import InputError
 TOLERANCE = 0.04
 """Share by which latency may change: two processes that run the same code differ by some percent, because memory
 lies elsewhere."""
+NOTICEABLE = 0.10
+"""A change that has to be seen: where the interval leaves room for one, it is not said that nothing changed."""
 LEVEL = 0.99
 """How sure a change must be: many are looked at."""
 Report = Mapping[str, Any]
@@ -44,7 +46,8 @@ class Change:
     baseline: str
     """What both were held against."""
     verdict: str
-    """"slower", "faster", "same", or "unfaithful": its pictures passed before and do not now."""
+    """"slower", "faster", "same", "unclear" (the reports are too noisy to tell), or "unfaithful": its pictures passed
+    before and do not now."""
 
     @property
     def regression(self) -> bool:
@@ -132,6 +135,8 @@ def _change(key: tuple[str, int], before: Report, after: Report, tolerance: floa
     low, high = np.exp(np.quantile(draws, ((1 - LEVEL) / 2, (1 + LEVEL) / 2)))
     slower = float(np.exp(np.median(relative[1]) - np.median(relative[0])))
     verdict = "slower" if low > 1 + tolerance else "faster" if high < 1 - tolerance else "same"
+    if verdict == "same" and high > 1 + max(NOTICEABLE, 2 * tolerance):
+        verdict = "unclear"
     if then["same"] is not False and now["same"] is False:
         verdict = "unfaithful"
     return Change(name, batch, slower, float(low), float(high), baseline, verdict)

@@ -16,7 +16,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
@@ -30,11 +30,15 @@ from ganedge.benchmarks.conditions import machine
 from ganedge.models import find
 from ganedge.models.variant import Wants
 from ganedge.runtime import terminal
+from ganedge.runtime.errors import EngineError
 from ganedge.runtime.files import write_whole
 from ganedge.train import loop
 from ganedge.train.data import Data, InMemory
 
 SCHEMA = 1
+Device = Literal["cpu", "cuda"]
+CUDA_TURN = 20
+"""Steps of one turn on CUDA: waiting after each would take away what a loop gains by running ahead."""
 WARM_UP = 3
 """Steps of each that are not timed."""
 ITEMS = 2048
@@ -67,20 +71,20 @@ class Pictures(Dataset[Tensor]):
         return picture
 
 
-def plain_steps(name: str, pixels: np.ndarray, given: dict[str, Any]) -> Iterator[None]:
+def plain_steps(name: str, pixels: np.ndarray, given: dict[str, Any], device: Device = "cpu") -> Iterator[None]:
     """The tutorial's loop, one step for each `next`."""
     torch.manual_seed(0)
     variant = find(name)
     config = variant.config_class(**given)
     networks = variant(config).networks
-    generator, discriminator = networks["generator"].train(), networks["discriminator"].train()
+    generator, discriminator = (networks[name].to(device).train() for name in ("generator", "discriminator"))
     optimizer_g, optimizer_d = (
         torch.optim.Adam(network.parameters(), lr=2e-4, betas=(0.5, 0.999)) for network in (generator, discriminator)
     )
     loader = DataLoader(Pictures(pixels, given["size"]), given["batch"], shuffle=True, drop_last=True)
     while True:
         for real in loader:
-            _plain_step(real, generator, discriminator, optimizer_g, optimizer_d)
+            _plain_step(real.to(device), generator, discriminator, optimizer_g, optimizer_d)
             yield
 
 
@@ -91,11 +95,11 @@ def _plain_step(
     optimizer_g: torch.optim.Optimizer,
     optimizer_d: torch.optim.Optimizer,
 ) -> tuple[float, float]:
-    valid, invalid = torch.ones(len(real), 1), torch.zeros(len(real), 1)
+    valid, invalid = (make(len(real), 1, device=real.device) for make in (torch.ones, torch.zeros))
 
     # Train the generator.
     optimizer_g.zero_grad()
-    fake = generator(torch.randn(len(real), 100))
+    fake = generator(torch.randn(len(real), 100, device=real.device))
     loss_g = F.binary_cross_entropy_with_logits(discriminator(fake), valid)
     loss_g.backward()  # type: ignore[no-untyped-call]
     optimizer_g.step()
@@ -110,7 +114,9 @@ def _plain_step(
     return loss_d.item(), loss_g.item()
 
 
-def our_steps(name: str, pixels: np.ndarray, given: dict[str, Any], precision: loop.Precision) -> Iterator[None]:
+def our_steps(
+    name: str, pixels: np.ndarray, given: dict[str, Any], precision: loop.Precision, device: Device = "cpu"
+) -> Iterator[None]:
     """Our trainer, one step for each `next`; it keeps its moving average, as it always does."""
     variant = find(name)
     config = variant.config_class(**given)
@@ -118,20 +124,21 @@ def our_steps(name: str, pixels: np.ndarray, given: dict[str, Any], precision: l
     items = torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()
     data = Data({"images": InMemory(items)}, "random", wants)
     with tempfile.TemporaryDirectory() as folder:
-        settings = loop.Settings(data="random", out=Path(folder), steps=10**9, device="cpu", precision=precision)
+        settings = loop.Settings(data="random", out=Path(folder), steps=10**9, device=device, precision=precision)
         trainer = loop.Trainer(loop.make_fabric(settings), variant, config, settings, data)
         while True:
             trainer.advance()
             yield
 
 
-def compare(name: str, seconds: float, precision: loop.Precision = "auto") -> dict[str, Any]:
+def compare(name: str, seconds: float, precision: loop.Precision = "auto", device: Device = "cpu") -> dict[str, Any]:
     """Train both in turns.
 
     Args:
         name: One of `CASES`.
         seconds: Until each has run for this long.
         precision: Of our loop; the plain one is FP32.
+        device: Of both loops.
 
     Returns:
         Images per second of both, and the ratio of their median steps.
@@ -139,28 +146,37 @@ def compare(name: str, seconds: float, precision: loop.Precision = "auto") -> di
     given = CASES[name]
     shape = (ITEMS, given["size"], given["size"], given["channels"])
     pixels = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
-    runs = {"plain": plain_steps(name, pixels, given), "ganedge": our_steps(name, pixels, given, precision)}
+    turn = CUDA_TURN if device == "cuda" else 1
+    runs = {
+        "plain": plain_steps(name, pixels, given, device),
+        "ganedge": our_steps(name, pixels, given, precision, device),
+    }
     times: dict[str, list[float]] = {key: [] for key in runs}
     for steps in runs.values():
         for _ in range(WARM_UP):
             next(steps)
     while min(map(sum, times.values())) < seconds:
         for key, steps in runs.items():
-            times[key].append(_timed(lambda steps=steps: next(steps)))  # type: ignore[misc]
+            times[key].append(_timed(steps, turn, device))
     medians = {key: float(np.median(found)) for key, found in times.items()}
-    rates = {key: given["batch"] / median for key, median in medians.items()}
+    rates = {key: given["batch"] * turn / median for key, median in medians.items()}
     return {
         "variant": name,
         "config": given,
         "precision": precision,
-        "steps": {key: len(found) for key, found in times.items()},
+        "device": device,
+        "steps": {key: len(found) * turn for key, found in times.items()},
         "images_per_s": rates,
         "speedup": rates["ganedge"] / rates["plain"],
     }
 
 
 def measure(
-    seconds: float, threads: int | None, precision: loop.Precision, say: Callable[[str], object]
+    seconds: float,
+    threads: int | None,
+    precision: loop.Precision,
+    say: Callable[[str], object],
+    device: Device = "cpu",
 ) -> dict[str, Any]:
     """Every case in turn, a line said of each.
 
@@ -169,16 +185,22 @@ def measure(
         threads: Of both loops; all cores by default.
         precision: Of our loop.
         say: Takes the lines.
+        device: Of both loops.
 
     Returns:
         The report. After Ctrl-C it holds the cases that were done and says that it is partial.
+
+    Raises:
+        EngineError: CUDA is asked for, and there is none.
     """
+    if device == "cuda" and not torch.cuda.is_available():
+        raise EngineError("device cuda: PyTorch sees no CUDA device here")
     used = threads or len(os.sched_getaffinity(0))
     torch.set_num_threads(used)
     report: dict[str, Any] = {"schema": SCHEMA, "partial": False, "machine": machine(used), "results": []}
     try:
         for name in CASES:
-            result = compare(name, seconds, precision)
+            result = compare(name, seconds, precision, device)
             report["results"].append(result)
             rates = result["images_per_s"]
             say(
@@ -192,9 +214,13 @@ def measure(
     return report
 
 
-def _timed(call: Callable[[], None]) -> float:
+def _timed(steps: Iterator[None], turn: int, device: Device) -> float:
+    """Seconds of a turn of steps, until the device has done them."""
     before = time.perf_counter()
-    call()
+    for _ in range(turn):
+        next(steps)
+    if device == "cuda":
+        torch.cuda.synchronize()
     return time.perf_counter() - before
 
 
@@ -209,10 +235,11 @@ def build() -> typer.Typer:
         precision: Annotated[
             str, typer.Option(help="Of our loop: auto, fp32 or bf16; the plain one is FP32.")
         ] = "auto",
+        device: Annotated[str, typer.Option(help="Of both loops: cpu or cuda.")] = "cpu",
         json_file: Annotated[Path | None, typer.Option("--json", help="Write the whole report here.")] = None,
     ) -> None:
         """Train both in turns, print a line for each case and then one JSON line."""
-        line = json.dumps(measure(seconds, threads, precision, typer.echo))  # type: ignore[arg-type]
+        line = json.dumps(measure(seconds, threads, precision, typer.echo, device))  # type: ignore[arg-type]
         typer.echo(line)
         if json_file is not None:
             write_whole(json_file, line + "\n")

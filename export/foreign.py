@@ -31,7 +31,7 @@ from ganedge.export.from_torch import NormChoice, of_network, unwrap
 from ganedge.export.original import Original
 from ganedge.export.sizes import read_size
 from ganedge.runtime.errors import ArtifactError, GanEdgeError, MissingExtra, UsageError
-from ganedge.runtime.manifest import Interface, Noise, Port, Source
+from ganedge.runtime.manifest import Interface, Noise, Port, Source, program
 
 PREFIXES = ("module.", "_orig_mod.")
 """What DataParallel and torch.compile put before every key."""
@@ -168,7 +168,7 @@ def _finish(network: nn.Module, said: Foreign, name: str, digest: str) -> Origin
     source = Source(
         variant=Path(name.rpartition(":")[0]).name + ":" + name.rpartition(":")[2] if ":" in name else name,
         weights=digest,
-        program=f"ganedge {version('ganedge')}",
+        program=program(),
     )
     return replace(of_network(network, interface, source, said.norm, Path()), notes=notes)
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Literal
 
@@ -24,7 +23,7 @@ from ganedge.export import parity, rewrite
 from ganedge.export.original import Arrays, Original, Run
 from ganedge.runtime import engines, onnx_file
 from ganedge.runtime.errors import ArtifactError, GanEdgeError, UsageError
-from ganedge.runtime.manifest import KEY, Interface, Noise, NormMode, Port, Source, read_artifact
+from ganedge.runtime.manifest import KEY, Interface, Noise, NormMode, Port, Source, program, read_artifact
 
 OPSET = 18
 """Older files are raised to this operator set."""
@@ -79,9 +78,7 @@ def of_onnx(
         raise UsageError(f"{path} has no manifest: say what goes in with --kind latent|image (and --range, --noise)")
     model = _checked(_load(path), path)
     interface = _interface(model, kind, value_range, noise, tuple(classes))
-    source = Source(
-        variant=path.name, weights=hashlib.sha256(data).hexdigest(), program=f"ganedge {version('ganedge')}"
-    )
+    source = Source(variant=path.name, weights=hashlib.sha256(data).hexdigest(), program=program())
     rewrite.fold_batch_norm(model)
     model = rewrite.tidy(model, _names(interface))
     return Original(model, interface, _norm_mode(model), source, _in_engine(model, "fp32"), path.parent, path.stem)

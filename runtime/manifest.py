@@ -52,6 +52,16 @@ LAYOUTS: dict[Role, tuple[Layout, ...]] = {
 """The layouts that each role can have."""
 
 
+def program() -> str:
+    """What writes a file: `ganedge` and its version, as a manifest's source names it."""
+    from importlib.metadata import PackageNotFoundError, version  # Here, because a device that only reads needs none.
+
+    try:
+        return f"ganedge {version('ganedge')}"
+    except PackageNotFoundError:
+        return "ganedge, run from its sources"
+
+
 @dataclass(frozen=True)
 class Port:
     """One input or output of a generator."""

@@ -17,7 +17,6 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +28,7 @@ from ganedge.models import Variant, find
 from ganedge.models.variant import VariantConfig
 from ganedge.runtime.errors import ArtifactError, GanEdgeError, UsageError
 from ganedge.runtime.files import write_whole
-from ganedge.runtime.manifest import Source
+from ganedge.runtime.manifest import Source, program
 from ganedge.runtime.terminal import printable
 from ganedge.train import checkpoint
 
@@ -74,7 +73,7 @@ class Run:
             data=printable(str(self.settings.get("data", ""))).replace("\n", "\\n")[:1000],
             step=step,
             weights=hashlib.sha256(weights).hexdigest(),
-            program=f"ganedge {version('ganedge')}",
+            program=program(),
         )
         return network.eval(), source
 
@@ -122,7 +121,7 @@ def write_config(
     """Write `config.json`: what is trained, how, and on what, with nothing left open."""
     said = {
         "schema": SCHEMA,
-        "program": f"ganedge {version('ganedge')}",
+        "program": program(),
         "variant": variant.name,
         "config": asdict(config),
         "training": dict(settings),

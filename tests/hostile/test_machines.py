@@ -94,7 +94,12 @@ def in_terminal(arguments: list[str], seconds: float, stop: bool = False) -> tup
     fcntl.ioctl(other, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 40, 0, 0))
     code = f"import sys; sys.argv[0] = 'gan-run'; {RUN}"
     child = subprocess.Popen(
-        [sys.executable, "-c", code, *arguments], stdout=other, stderr=other, stdin=other, start_new_session=True
+        [sys.executable, "-c", code, *arguments],
+        stdout=other,
+        stderr=other,
+        stdin=other,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # A test in the background has it ignored.
     )
     os.close(other)
     said, end = b"", time.monotonic() + seconds

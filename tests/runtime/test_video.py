@@ -113,7 +113,12 @@ def test_interrupted_it_leaves_nothing(inverter: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     out.mkdir()
     command = [sys.executable, "-m", "ganedge.runtime", "translate", inverter, source, "-o", out / "o.mp4"]
-    with subprocess.Popen([*command, "--engine", "onnxruntime"], stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        [*command, "--engine", "onnxruntime"],
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # A test in the background has it ignored.
+    ) as process:
         try:
             end = time.monotonic() + 30
             while not any(out.iterdir()) and time.monotonic() < end:

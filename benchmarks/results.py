@@ -1,0 +1,121 @@
+"""The README's table of latencies, made from the committed reports: never typed.
+
+    make results                              # measure this machine, then the line below
+    python -m ganedge.benchmarks.results      # README.md between its markers, from benchmarks/results/*.json
+
+Each report is one that `gan-bench --json` wrote; beside it lies the page with its plots and pictures, of the same name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ganedge.benchmarks import compare
+from ganedge.runtime import terminal
+from ganedge.runtime.errors import InputError
+from ganedge.runtime.files import write_whole
+
+BEGIN, END = "<!-- results: begin -->\n", "<!-- results: end -->\n"
+
+
+def table(reports: Mapping[str, Mapping[str, Any]]) -> str:
+    """The reports as Markdown, one table each.
+
+    Args:
+        reports: By name.
+    """
+    return "\n".join(_one(name, report) for name, report in reports.items())
+
+
+def _one(name: str, report: Mapping[str, Any]) -> str:
+    """One machine's table: a line for each competitor, its median and its ratio for each batch size."""
+    machine = report["machine"]
+    batches = sorted({row["batch"] for row in report["results"]})
+    heads = [part for batch in batches for part in (f"batch {batch}: ms", "× eager (95 %)")]
+    lines = [
+        f"`{name}`: {machine['processor']}, {machine['threads']} threads, " + _versions(machine["versions"]) + "\n",
+        "| competitor | " + " | ".join(heads) + " | PSNR | MB |",
+        "|---|" + "---:|" * (len(heads) + 2),
+    ]
+    for competitor, costs in report["competitors"].items():
+        rows = {row["batch"]: row for row in report["results"] if row["competitor"] == competitor}
+        if rows:
+            lines.append(_line(competitor, costs, [rows.get(batch) for batch in batches]))
+    return "\n".join(lines) + "\n"
+
+
+def _line(name: str, costs: Mapping[str, Any], rows: Sequence[Mapping[str, Any] | None]) -> str:
+    cells: list[str] = []
+    for row in rows:
+        cells += ["", ""] if row is None else [f"{row['figures']['p50'] * 1000:.2f}", _ratio(row)]
+    found = [row["psnr"] for row in rows if row is not None and row["psnr"] is not None]
+    cells.append(f"{min(found):.0f} dB" if found else "")
+    cells.append(f"{costs['bytes'] / 1e6:.1f}" if costs["bytes"] else "")
+    return f"| {terminal.printable(name)} | " + " | ".join(cells) + " |"
+
+
+def _ratio(row: Mapping[str, Any]) -> str:
+    if row["speedup"] is None:
+        return ""
+    return f"{row['speedup']:.2f} ({row['speedup_low']:.2f} to {row['speedup_high']:.2f})"
+
+
+def _versions(versions: Mapping[str, str]) -> str:
+    return ", ".join(f"{name} {number}" for name, number in versions.items())
+
+
+def updated(text: str, reports: Mapping[str, Mapping[str, Any]]) -> str:
+    """A README with the reports' table between its markers.
+
+    Raises:
+        InputError: it has none.
+    """
+    before, begin, rest = text.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not (begin and end):
+        raise InputError(f"the README has no markers {BEGIN.strip()} and {END.strip()}")
+    return f"{before}{BEGIN}{table(reports)}{END}{after}"
+
+
+def read(folder: Path) -> dict[str, dict[str, Any]]:
+    """The reports of a folder, by the names of their files.
+
+    Raises:
+        InputError: there are none, or one is damaged.
+    """
+    files = sorted(folder.glob("*.json"))
+    if not files:
+        raise InputError(f"{folder} holds no report: make results")
+    return {file.stem: compare.read(file) for file in files}
+
+
+def build() -> typer.Typer:
+    """Make the command."""
+    app = terminal.app("Write the README's table of latencies from the committed reports.")
+
+    @app.command()
+    def write(
+        folder: Annotated[Path, typer.Option(help="Where the reports lie.")] = Path("benchmarks/results"),
+        readme: Annotated[Path, typer.Option(help="What to write the table into.")] = Path("README.md"),
+    ) -> None:
+        """Write the table between the README's markers."""
+        try:
+            text = readme.read_text("utf-8")
+        except OSError as error:
+            raise InputError(f"cannot read {readme}: {error.strerror}") from error
+        write_whole(readme, updated(text, read(folder)))
+
+    return app
+
+
+def main() -> None:
+    """Entry point of `python -m ganedge.benchmarks.results`."""
+    terminal.run(build, "results", "train")
+
+
+if __name__ == "__main__":
+    main()
