@@ -13,7 +13,7 @@ gan-run doctor --selftest
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 import typer
@@ -91,15 +91,18 @@ def interpolate(
 @app.command()
 def translate(
     file: File,
-    inputs: Annotated[
-        list[Path],
-        typer.Argument(
-            metavar="INPUT...", help="Pictures, folders, quoted patterns, or one video.", show_default=False
-        ),
-    ],
     output: Annotated[
         Path, typer.Option("--output", "-o", help="A file for one picture; otherwise a folder, structure kept.")
     ],
+    inputs: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            metavar="INPUT...", help="Pictures, folders, quoted patterns, or one video.", show_default=False
+        ),
+    ] = None,
+    camera: Annotated[
+        int | None, typer.Option(min=0, help="Record this camera, 0 for the first, until Ctrl-C.", show_default=False)
+    ] = None,
     form: Annotated[
         str | None, typer.Option("--format", help="Ending of the results, such as png; the pictures' own by default.")
     ] = None,
@@ -122,40 +125,43 @@ def translate(
     """Turn pictures into others, at their own size. Exit code 3: some could not be done, and were named."""
     from .folder import plan, translate_files
     from .memory import parse
-    from .video import is_video, translate_video
+    from .video import is_video, translate_camera, translate_video
 
     if not 0 < max_pixels < 1e6:
         raise UsageError(f"max-pixels is {max_pixels:g}: give millions of pixels, above 0 and below a million")
     budget = None if memory is None else parse(memory)
-    if len(inputs) == 1 and is_video(inputs[0]) and not inputs[0].is_dir():
+    how: dict[str, Any] = {
+        "resize": resize,
+        "memory": budget,
+        "tiles": tiles,
+        "overlap": overlap,
+        "max_pixels": int(max_pixels * 1e6),
+    }
+    given = inputs or []
+    if bool(given) == (camera is not None):
+        raise UsageError("give pictures, folders, a pattern or a video, or else --camera with its number")
+    film = len(given) == 1 and is_video(given[0]) and not given[0].is_dir()
+    if film or camera is not None:
         if form is not None or skip_existing:
-            raise UsageError(f"{inputs[0]} is a video: --format and --skip-existing are for pictures")
+            raise UsageError("--format and --skip-existing are for pictures, not for videos and cameras")
         with load(file, engine, device, threads) as generator:
-            made = translate_video(
-                generator,
-                inputs[0],
-                output / inputs[0].name if output.is_dir() else output,
-                resize=resize,
-                memory=budget,
-                tiles=tiles,
-                overlap=overlap,
-                max_pixels=int(max_pixels * 1e6),
-            )
+            if camera is not None:
+                made = translate_camera(generator, camera, output, **how)
+            else:
+                made = translate_video(
+                    generator, given[0], output / given[0].name if output.is_dir() else output, **how
+                )
             terminal.note(
                 f"{output}: {made.frames} frames, {made.sound}, {made.rate:.1f} frames/s with {generator.engine}"
             )
         return
-    jobs = plan(inputs, output, form)
+    jobs = plan(given, output, form)
     with load(file, engine, device, threads) as generator:
         done = translate_files(
             generator,
             jobs,
             skip_existing=skip_existing,
-            resize=resize,
-            memory=budget,
-            tiles=tiles,
-            overlap=overlap,
-            max_pixels=int(max_pixels * 1e6),
+            **how,
         )
         skipped = f", {done.skipped} there already" if done.skipped else ""
         failed = f", {done.failed} could not be done" if done.failed else ""

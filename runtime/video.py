@@ -1,6 +1,7 @@
 """Videos through a generator: the same frames at the same times, and the sound as it was.
 
     done = translate_video(generator, Path("walk.mp4"), Path("painting.mp4"))
+    done = translate_camera(generator, 0, Path("now.mp4"))                    # until Ctrl-C
 
 The result appears whole when it is finished; interrupted, nothing is left of it. Decoding and computing overlap.
 """
@@ -8,8 +9,11 @@ The result appears whole when it is finished; interrupted, nothing is left of it
 from __future__ import annotations
 
 import contextlib
+import threading
+import time
 from collections import deque
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,6 +25,7 @@ from .progress import Progress
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+    from types import TracebackType
 
     from numpy.typing import NDArray
 
@@ -33,6 +38,10 @@ READABLE = frozenset((*CONTAINERS, ".avi", ".mpg", ".mpeg", ".ts", ".wmv", ".flv
 CODECS = {"webm": ("libvpx-vp9", {"crf": "24", "b": "0"})}
 """The encoder of a container and its settings, where it is not `H264`."""
 H264 = ("libx264", {"crf": "18", "preset": "veryfast"})
+CAMERA_RATE = 30
+"""Frames per second that a camera is asked for."""
+CAMERA_CLOCK = Fraction(1, 1000)
+"""Unit of a recording's times, seconds."""
 HIGH_DEFINITION = 720
 """Height in pixels from which players take colours for BT.709, and below which for BT.601."""
 
@@ -78,15 +87,9 @@ def translate_video(generator: Generator, source: Path, target: Path, **options:
         EngineError: this PyAV lacks the encoder.
         GanEdgeError: the result cannot be written.
     """
-    container = CONTAINERS.get(target.suffix.lower())
-    if container is None:
-        raise UsageError(f"cannot tell the video format of {target}: end it in {', '.join(CONTAINERS)}")
     if target.resolve() == source.resolve():
         raise UsageError(f"{target} would overwrite the video that is read: give another output")
-    av = _package()
-    encoder, settings = CODECS.get(container, H264)
-    if encoder not in av.codecs_available:
-        raise EngineError(f"this PyAV cannot write {target.suffix}, it has no {encoder}: pip install -U av")
+    av, container, encoder, settings = _writer(target)
     try:
         with contextlib.ExitStack() as stack:
             entering = stack.enter_context(_opened(av, source))
@@ -95,6 +98,124 @@ def translate_video(generator: Generator, source: Path, target: Path, **options:
             return _Translation(av, generator, source, entering, leaving, options).run(encoder, settings)
     except av.error.FFmpegError as error:
         raise GanEdgeError(f"cannot write {target}: {error.strerror}") from error
+
+
+def translate_camera(
+    generator: Generator, number: int, target: Path, seconds: float | None = None, **options: Any
+) -> Done:
+    """Record what a generator makes of a camera, until Ctrl-C or for some seconds.
+
+    A frame that comes while another is computed takes the place of the one that waits: the recording never lags, and
+    has as many frames as the generator can do.
+
+    Args:
+        generator: Takes pictures and gives pictures.
+        number: Of the camera: 0 is /dev/video0.
+        target: Where the recording goes; its ending names the container. H.264, or VP9 in WebM.
+        seconds: How long to record; None goes on until Ctrl-C.
+        **options: As `Generator.translate` takes them.
+
+    Raises:
+        MissingExtra, UsageError, EngineError, GanEdgeError: as `translate_video`.
+        InputError: no such camera, or one that gives no picture.
+    """
+    av, container, encoder, settings = _writer(target)
+    try:
+        with contextlib.ExitStack() as stack:
+            camera = stack.enter_context(_camera(av, number))
+            part = stack.enter_context(whole_file(target))
+            leaving = stack.enter_context(av.open(str(part), "w", format=container))
+            newest = stack.enter_context(_Newest(av, camera, f"camera {number}"))
+            return _record(av, generator, newest, leaving, (encoder, settings), seconds, options)
+    except av.error.FFmpegError as error:
+        raise GanEdgeError(f"cannot write {target}: {error.strerror}") from error
+
+
+def _record(
+    av: Any,
+    generator: Generator,
+    newest: _Newest,
+    leaving: Any,
+    codec: tuple[str, dict[str, str]],
+    seconds: float | None,
+    options: dict[str, Any],
+) -> Done:
+    """Compute and encode the newest frame again and again."""
+    shown: Any = None
+    begin = time.monotonic()
+    with Progress(None, "frames") as progress:
+        try:
+            while seconds is None or time.monotonic() - begin < seconds:
+                pixels, seen_at = newest.take()
+                if pixels is None:
+                    break  # The camera was unplugged, or what stands in for it has ended.
+                picture = generator.translate(pixels, **options)
+                if shown is None:
+                    shown = _video_stream(leaving, codec, CAMERA_RATE, picture, CAMERA_CLOCK)
+                pts = round((seen_at - begin) / CAMERA_CLOCK)
+                for packet in shown.encode(_frame(av, picture, pts, CAMERA_CLOCK)):
+                    leaving.mux(packet)
+                progress.step()
+        except KeyboardInterrupt:
+            if shown is None:
+                raise
+        if shown is None:
+            raise InputError(f"{newest.name} gave no picture")
+        for packet in shown.encode(None):
+            leaving.mux(packet)
+        return Done(progress.done, progress.rate, "no sound")
+
+
+class _Newest:
+    """Reads a camera in a thread and keeps its newest frame only."""
+
+    def __init__(self, av: Any, camera: Any, name: str) -> None:
+        self.name = name
+        self._av = av
+        self._camera = camera
+        self._held: tuple[NDArray[np.uint8] | None, float] | None = None
+        self._come = threading.Condition()
+        self._stop = False
+        self._failed: Exception | None = None
+        self._thread = threading.Thread(target=self._read, daemon=True)
+
+    def take(self) -> tuple[NDArray[np.uint8] | None, float]:
+        """The newest frame that was not taken yet and when it came; None once there are no more."""
+        with self._come:
+            while self._held is None:
+                self._come.wait(0.1)  # Not for ever: Ctrl-C has to get through.
+            held, self._held = self._held, None
+        if self._failed is not None:
+            raise InputError(f"{self.name} stopped: {self._failed}") from self._failed
+        return held
+
+    def _read(self) -> None:
+        try:
+            for frame in self._camera.decode(video=0):
+                if self._stop:
+                    return
+                self._put(_upright(frame))
+        except (self._av.error.FFmpegError, ValueError) as error:
+            self._failed = error
+        self._put(None)
+
+    def _put(self, pixels: NDArray[np.uint8] | None) -> None:
+        with self._come:
+            if pixels is None:  # The last frame is not thrown away for the news that there are no more.
+                while self._held is not None and not self._stop:
+                    self._come.wait(0.05)
+            self._held = (pixels, time.monotonic())
+            self._come.notify_all()
+
+    def __enter__(self) -> _Newest:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop = True
+        self._thread.join(5)  # It ends with the next frame.
 
 
 class _Translation:
@@ -128,8 +249,10 @@ class _Translation:
             for picture in frames:
                 assert isinstance(picture, np.ndarray), "errors are raised, not given"
                 if shown is None:
-                    shown = self._video_stream(encoder, settings, rate, picture, seen)
-                for packet in shown.encode(self._frame(picture, self._moments.popleft())):
+                    aspect = seen.sample_aspect_ratio
+                    shown = _video_stream(self._leaving, (encoder, settings), rate, picture, seen.time_base, aspect)
+                moment = self._moments.popleft()
+                for packet in shown.encode(_frame(self._av, picture, moment.pts, moment.time_base)):
                     self._leaving.mux(packet)
                 self._copy_sound(copied)
                 progress.step()
@@ -173,29 +296,37 @@ class _Translation:
             packet.stream = copied
             self._leaving.mux(packet)
 
-    def _video_stream(
-        self, encoder: str, settings: dict[str, str], rate: Any, picture: NDArray[np.uint8], seen: Any
-    ) -> Any:
-        """The stream of the results, which have the size of the first."""
-        stream = self._leaving.add_stream(encoder, rate=rate, options=settings)
-        stream.height, stream.width = picture.shape[:2]
-        # Halved colour resolution, which every player knows, needs even sides.
-        stream.pix_fmt = "yuv420p" if stream.height % 2 == stream.width % 2 == 0 else "yuv444p"
-        stream.codec_context.time_base = seen.time_base
-        if seen.sample_aspect_ratio:
-            stream.codec_context.sample_aspect_ratio = seen.sample_aspect_ratio
-        stream.codec_context.colorspace = 1 if stream.height >= HIGH_DEFINITION else 5
-        return stream
 
-    def _frame(self, picture: NDArray[np.uint8], moment: _Moment) -> Any:
-        """A picture as a frame of its moment; grey becomes colour, and a video shows no alpha."""
-        colours = np.repeat(picture, 3, axis=-1) if picture.shape[-1] == 1 else picture[..., :3]
-        frame = self._av.VideoFrame.from_ndarray(np.ascontiguousarray(colours), format="rgb24")
-        high = picture.shape[0] >= HIGH_DEFINITION
-        even = picture.shape[0] % 2 == picture.shape[1] % 2 == 0
-        frame = frame.reformat(format="yuv420p" if even else "yuv444p", dst_colorspace="ITU709" if high else "ITU601")
-        frame.pts, frame.time_base = moment.pts, moment.time_base
-        return frame
+def _video_stream(
+    leaving: Any,
+    codec: tuple[str, dict[str, str]],
+    rate: Any,
+    picture: NDArray[np.uint8],
+    time_base: Fraction,
+    aspect: Any = None,
+) -> Any:
+    """The stream of the results, which have the size of the first."""
+    encoder, settings = codec
+    stream = leaving.add_stream(encoder, rate=rate, options=settings)
+    stream.height, stream.width = picture.shape[:2]
+    # Halved colour resolution, which every player knows, needs even sides.
+    stream.pix_fmt = "yuv420p" if stream.height % 2 == stream.width % 2 == 0 else "yuv444p"
+    stream.codec_context.time_base = time_base
+    if aspect:
+        stream.codec_context.sample_aspect_ratio = aspect
+    stream.codec_context.colorspace = 1 if stream.height >= HIGH_DEFINITION else 5
+    return stream
+
+
+def _frame(av: Any, picture: NDArray[np.uint8], pts: int | None, time_base: Any) -> Any:
+    """A picture as a frame of its moment; grey becomes colour, and a video shows no alpha."""
+    colours = np.repeat(picture, 3, axis=-1) if picture.shape[-1] == 1 else picture[..., :3]
+    frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(colours), format="rgb24")
+    high = picture.shape[0] >= HIGH_DEFINITION
+    even = picture.shape[0] % 2 == picture.shape[1] % 2 == 0
+    frame = frame.reformat(format="yuv420p" if even else "yuv444p", dst_colorspace="ITU709" if high else "ITU601")
+    frame.pts, frame.time_base = pts, time_base
+    return frame
 
 
 def _upright(frame: Any) -> NDArray[np.uint8]:
@@ -216,6 +347,31 @@ def _opened(av: Any, source: Path) -> Iterator[Any]:
         if not entering.streams.video:
             raise InputError(f"{source} holds no pictures, only sound")
         yield entering
+
+
+@contextlib.contextmanager
+def _camera(av: Any, number: int) -> Iterator[Any]:
+    """A camera of Linux."""
+    place = f"/dev/video{number}"
+    try:
+        camera = av.open(place, format="video4linux2", options={"framerate": str(CAMERA_RATE)})
+    except (av.error.FFmpegError, OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"cannot open camera {number} ({place}): {reason}; is it plugged in and free?") from error
+    with camera:
+        yield camera
+
+
+def _writer(target: Path) -> tuple[Any, str, str, dict[str, str]]:
+    """PyAV, and the container, encoder and settings of a video to write."""
+    container = CONTAINERS.get(target.suffix.lower())
+    if container is None:
+        raise UsageError(f"cannot tell the video format of {target}: end it in {', '.join(CONTAINERS)}")
+    av = _package()
+    encoder, settings = CODECS.get(container, H264)
+    if encoder not in av.codecs_available:
+        raise EngineError(f"this PyAV cannot write {target.suffix}, it has no {encoder}: pip install -U av")
+    return av, container, encoder, settings
 
 
 def _package() -> Any:

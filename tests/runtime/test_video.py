@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ import numpy as np
 import pytest
 from onnx import helper
 
-from ganedge.runtime import load
+from ganedge.runtime import load, video
 from ganedge.runtime.video import translate_video
 
 LEVELS = (40, 80, 120, 160, 200)
@@ -129,3 +130,55 @@ def test_interrupted_it_leaves_nothing(inverter: Path, tmp_path: Path) -> None:
             process.kill()
     assert (process.returncode, said) == (130, "gan-run: interrupted\n")
     assert not list(out.iterdir())
+
+
+def test_a_camera_is_recorded_until_it_ends(inverter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = film(tmp_path / "in.mp4", 5, sound=False)
+
+    @contextlib.contextmanager
+    def stand_in(package: Any, number: int) -> Iterator[Any]:
+        assert number == 3
+        with package.open(str(source)) as container:
+            yield container
+
+    monkeypatch.setattr(video, "_camera", stand_in)
+    out = tmp_path / "out.mp4"
+    with load(inverter, "onnxruntime") as generator:
+        done = video.translate_camera(generator, 3, out)
+    assert 1 <= done.frames <= 5 and done.rate > 0
+    levels, times, _, _ = seen(out)
+    assert len(levels) == done.frames, "frames that came too fast were left out, none was made up"
+    assert abs(levels[-1] - (255 - LEVELS[4])) < 4, "the last one was not lost"
+    assert times == sorted(times)
+
+
+def test_ctrl_c_ends_a_recording_and_keeps_it(inverter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Endless:
+        def decode(self, video: int) -> Iterator[Any]:
+            while True:
+                time.sleep(0.01)
+                yield av.VideoFrame.from_ndarray(np.full((48, 64, 3), 90, np.uint8), format="rgb24")
+
+    monkeypatch.setattr(video, "_camera", lambda package, number: contextlib.nullcontext(Endless()))
+    out = tmp_path / "out.mp4"
+    with load(inverter, "onnxruntime") as generator:
+        real, calls = generator.translate, iter(range(10))
+
+        def translate(*given: Any, **options: Any) -> Any:
+            if next(calls) == 4:
+                raise KeyboardInterrupt
+            return real(*given, **options)
+
+        monkeypatch.setattr(generator, "translate", translate)
+        done = video.translate_camera(generator, 0, out)
+    assert done.frames == 4
+    assert len(seen(out)[0]) == 4
+
+
+def test_a_camera_that_is_not_there_is_one_line(inverter: Path, tmp_path: Path, command: Callable[..., Any]) -> None:
+    done = command("gan-run", "translate", inverter, "--camera", 77, "-o", tmp_path / "out.mp4")
+    assert (done.code, done.err.count("\n")) == (1, 1), done.err
+    assert "cannot open camera 77" in done.err
+    assert not (tmp_path / "out.mp4").exists()
+    both = command("gan-run", "translate", inverter, tmp_path, "--camera", 0, "-o", tmp_path / "out.mp4")
+    assert both.code == 2 and "or else --camera" in both.err
