@@ -105,8 +105,12 @@ def _latency(
     pictures: dict[str, Any] = {}
     measured = latency.measure(files, against, settings, said, pictures=pictures)
     typer.echo(report.table(measured))
+    unmet: GanEdgeError | None = None
     if wanted is not None and not measured["partial"]:
-        typer.echo(choice.tell(measured, wanted))
+        try:
+            typer.echo(choice.tell(measured, wanted))
+        except GanEdgeError as error:
+            unmet = error  # What was measured is written all the same.
     _write(measured, json_file)
     if markdown is not None:
         from ganedge.runtime.files import write_whole
@@ -120,6 +124,8 @@ def _latency(
         page.write(html, measured, pictures, port)
     if measured["partial"]:
         raise KeyboardInterrupt
+    if unmet is not None:
+        raise unmet
     wrong = sorted({row["competitor"] for row in measured["results"] if row["same"] is False})
     if wrong:
         raise GanEdgeError(f"not the same pictures as {measured['reference']}: {'; '.join(wrong)}")

@@ -136,6 +136,8 @@ def value(report: Row, row: Row, name: str) -> float | None:
 
 
 def _meets(report: Row, row: Row, choice: Choice) -> bool:
+    if row["same"] is False:
+        return False  # Its pictures are wrong, however good its figures are.
     for name, test, bound in choice.constraints:
         found = value(report, row, name)
         if found is None or not TESTS[test](found, bound):
@@ -153,6 +155,8 @@ def _front(report: Row, rows: Sequence[Row], goal: str) -> tuple[str, ...]:
     """Names of the rows that no other row equals or beats in both, and beats in one."""
     points = []
     for row in rows:
+        if row["same"] is False:
+            continue
         psnr = value(report, row, "psnr")
         if value(report, row, goal) is not None and psnr is not None:
             points.append((row["competitor"], _goodness(report, row, goal), psnr))

@@ -80,6 +80,11 @@ def changes(before: Report, after: Report, tolerance: float = TOLERANCE) -> list
     Raises:
         InputError: they have nothing in common, or a report is damaged.
     """
+    for part in ("device", "strict"):
+        if before["method"].get(part) != after["method"].get(part):
+            raise InputError(
+                f"{part} is {before['method'].get(part)} before and {after['method'].get(part)} after: not alike"
+            )
     try:
         then, now = _rows(before), _rows(after)
         found = [_change(key, before, after, tolerance) for key in now if key in then]
@@ -99,8 +104,11 @@ def differences(before: Report, after: Report) -> list[str]:
             lines.append(f"{part}: {then} before, {now} after")
     then, now = before["machine"].get("versions", {}), after["machine"].get("versions", {})
     lines += [f"{name}: {then.get(name)} before, {now.get(name)} after" for name in now if then.get(name) != now[name]]
-    gone = sorted({key[0] for key in _rows(before)} - {key[0] for key in _rows(after)})
-    return lines + [f"{name} is in the first report only" for name in gone]
+    lines += [
+        f"the {which} report is partial" for which, one in (("first", before), ("second", after)) if one["partial"]
+    ]
+    gone = sorted(_rows(before).keys() - _rows(after).keys())
+    return lines + [f"{name} at batch {batch} is in the first report only" for name, batch in gone]
 
 
 def table(found: Sequence[Change]) -> str:

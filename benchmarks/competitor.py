@@ -102,7 +102,7 @@ def artifact_competitors(
     absent: dict[str, str] = {}
     for file in files:
         if file.suffix == ".engine":
-            found.append(_named(file, load(file), None, found, files))
+            found.append(_named(file, load(file, device=device), None, found, files))
             continue
         for name, compute, must in _ways(asked):
             label = _label(file, name, compute, files)

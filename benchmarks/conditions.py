@@ -12,7 +12,7 @@ import os
 import platform
 import shutil
 import subprocess
-from importlib.metadata import packages_distributions, version
+from importlib.metadata import PackageNotFoundError, packages_distributions, version
 from pathlib import Path
 
 from ganedge.runtime import engines
@@ -109,7 +109,10 @@ def _number(path: Path) -> float | None:
 def _version(module: str) -> str:
     """The version of the package that brings a module: `onnxruntime` may come from `onnxruntime-gpu`."""
     packages = packages_distributions().get(module, [module])
-    return version("ganedge" if module == "ganedge" else packages[0])
+    try:
+        return version("ganedge" if module == "ganedge" else packages[0])
+    except PackageNotFoundError:
+        return "from its sources"
 
 
 def _processor() -> str:

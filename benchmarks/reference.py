@@ -24,7 +24,7 @@ from ganedge.export.from_torch import per_picture, unwrap
 from ganedge.runtime.errors import EngineError, GanEdgeError, InputError
 from ganedge.runtime.manifest import Interface, Manifest
 from ganedge.runtime.terminal import note
-from ganedge.train import run_folder
+from ganedge.train import checkpoint, run_folder
 
 Inputs = Sequence[NDArray[np.generic]]
 Maker = Callable[[nn.Module, Inputs, str], "Competitor"]
@@ -84,7 +84,7 @@ def open_reference(spec: str, manifest: Manifest, said: Said | None = None) -> n
         network = cyclegan_format.build(said.arch, state)
         foreign.load_weights(network, path, said.trust)
     elif ":" in spec and not path.exists():
-        network = foreign._construct(spec, foreign.read_kwargs(said.kwargs))
+        network = foreign.construct(spec, foreign.read_kwargs(said.kwargs))
         if said.weights is not None:
             foreign.load_weights(network, said.weights, said.trust)
     else:
@@ -93,7 +93,7 @@ def open_reference(spec: str, manifest: Manifest, said: Said | None = None) -> n
     if manifest.norm_mode == "batch":
         network = per_picture(network)
     if said.output_shape is not None:
-        network = foreign.Reshaped(network, foreign._dimensions(said.output_shape, "--output-shape"))
+        network = foreign.Reshaped(network, foreign.dimensions(said.output_shape, "--output-shape"))
     if "uint8" in (manifest.interface.inputs[0].dtype, manifest.interface.output.dtype):
         network = Bytes(network, manifest.interface, span)
     return network.requires_grad_(False)
@@ -105,6 +105,8 @@ def _of_run(folder: Path, manifest: Manifest) -> tuple[nn.Module, tuple[float, f
     interfaces = opened.variant(opened.config).generators()
     name = manifest.source.generator if manifest.source.generator in interfaces else next(iter(interfaces))
     network, source = opened.generator(name)
+    if source.weights != manifest.source.weights and manifest.source.step in checkpoint.steps(folder):
+        network, source = opened.generator(name, str(manifest.source.step))  # Exported with --checkpoint.
     if source.weights != manifest.source.weights:
         note(f"{folder} holds other weights than the artifact was exported from")
     return network, interfaces[name].output.range or (-1.0, 1.0)
@@ -234,10 +236,23 @@ def _compiled(way: str, mode: str | None) -> Maker:
     return make
 
 
-def _cuda_graph(network: nn.Module, inputs: Inputs, device: str) -> Competitor:
-    """Capture one call; each later one copies its input over the captured one's and replays."""
+def _cuda_graph(network: nn.Module, _inputs: Inputs, device: str) -> Competitor:
+    """Capture one call for each batch size; later ones copy their input over the captured one's and replay."""
+    captured: dict[tuple[torch.Size, ...], Callable[..., Tensor]] = {}
+
+    def call(*tensors: Tensor) -> Tensor:
+        shapes = tuple(tensor.shape for tensor in tensors)
+        if shapes not in captured:
+            captured[shapes] = _capture(network, tensors)
+        return captured[shapes](*tensors)
+
+    return _torch("cuda-graph", call, "fp32", device, network)
+
+
+def _capture(network: nn.Module, inputs: Sequence[Tensor]) -> Callable[..., Tensor]:
+    """A CUDA graph of one call with inputs of these shapes."""
     with torch.inference_mode():
-        static = [torch.from_numpy(array).to(device) for array in inputs]
+        static = [tensor.clone() for tensor in inputs]
         aside = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         aside.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(aside):
@@ -248,13 +263,13 @@ def _cuda_graph(network: nn.Module, inputs: Inputs, device: str) -> Competitor:
         with torch.cuda.graph(graph):
             output: Tensor = network(*static)
 
-    def call(*tensors: Tensor) -> Tensor:
+    def replay(*tensors: Tensor) -> Tensor:
         for own, given in zip(static, tensors, strict=True):
             own.copy_(given)
         graph.replay()
         return output
 
-    return _torch("cuda-graph", call, "fp32", device, network)
+    return replay
 
 
 MAKERS: Mapping[str, Maker] = {

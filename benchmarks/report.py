@@ -52,8 +52,8 @@ def markdown(report: Row) -> str:
             _number(whole.get("peak_bytes"), ".0f", 1e6),
             _number(whole.get("bytes"), ".1f", 1e6),
         )
-        lines.append("| " + " | ".join(_escaped(cell) for cell in shown) + " |")
-    lines += ["", *(f"- {_escaped(note)}" for note in foot(report))]
+        lines.append("| " + " | ".join(escaped(cell) for cell in shown) + " |")
+    lines += ["", *(f"- {escaped(note)}" for note in foot(report))]
     return "\n".join(lines) + "\n"
 
 
@@ -152,7 +152,7 @@ def _number(value: float | None, form: str, unit: float = 1.0) -> str:
     return "" if value is None else format(value / unit, form)
 
 
-def _escaped(text: str) -> str:
+def escaped(text: str) -> str:
     """Text that cannot break out of a Markdown table or become HTML."""
     text = printable(text).replace("\n", " ")
     for sign in "\\`*_[]|":

@@ -15,6 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from ganedge.benchmarks import compare
+from ganedge.benchmarks.report import escaped
 from ganedge.runtime import terminal
 from ganedge.runtime.errors import InputError
 from ganedge.runtime.files import write_whole
@@ -53,9 +54,10 @@ def _line(name: str, costs: Mapping[str, Any], rows: Sequence[Mapping[str, Any] 
     for row in rows:
         cells += ["", ""] if row is None else [f"{row['figures']['p50'] * 1000:.2f}", _ratio(row)]
     found = [row["psnr"] for row in rows if row is not None and row["psnr"] is not None]
-    cells.append(f"{min(found):.0f} dB" if found else "")
+    wrong = any(row is not None and row["same"] is False for row in rows)
+    cells.append("WRONG" if wrong else f"{min(found):.0f} dB" if found else "")
     cells.append(f"{costs['bytes'] / 1e6:.1f}" if costs["bytes"] else "")
-    return f"| {terminal.printable(name)} | " + " | ".join(cells) + " |"
+    return f"| {escaped(name)} | " + " | ".join(cells) + " |"
 
 
 def _ratio(row: Mapping[str, Any]) -> str:

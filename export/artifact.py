@@ -123,7 +123,7 @@ def make(original: Original, wanted: Wanted) -> Proven:
         raise UsageError(f"--calibrate {wanted.folder}: this generator takes latents, not pictures; give a number")
     inputs = parity.real_cases(original.interface, wanted.folder)
     cases = [] if original.run is None else [parity.Case(case, original.run(case)) for case in inputs]
-    if kind == original.precision and wanted.io == "float" and (original.parity or kind != "fp32"):
+    if kind == original.precision and wanted.io == "float" and original.parity and wanted.gate is None:
         return _as_it_is(original, cases)
     measured: tuple[str, ...] = ()
     if kind == "int8" and wanted.target is None:

@@ -79,7 +79,7 @@ def of_module(spec: str, said: Foreign) -> Original:
         ArtifactError: weights that cannot be read or do not fit.
         GanEdgeError: it cannot run or be exported.
     """
-    network = _construct(spec, said.kwargs)
+    network = construct(spec, said.kwargs)
     digest = ""
     if said.weights is not None:
         digest = load_weights(network, said.weights, said.trust)
@@ -164,7 +164,7 @@ def _finish(network: nn.Module, said: Foreign, name: str, digest: str) -> Origin
     network, notes = _plain(network, said)
     interface = _interface(network, said)
     if said.output is not None:
-        network = Reshaped(network, _dimensions(said.output, "--output"))
+        network = Reshaped(network, dimensions(said.output, "--output-shape"))
     source = Source(
         variant=Path(name.rpartition(":")[0]).name + ":" + name.rpartition(":")[2] if ":" in name else name,
         weights=digest,
@@ -178,7 +178,7 @@ def _plain(network: nn.Module, said: Foreign) -> tuple[nn.Module, tuple[str, ...
     if said.input is None or said.kind is None:
         return network, ()
     notes: tuple[str, ...] = ()
-    sizes = [256 if isinstance(size, str) else size for size in _dimensions(said.input, "--input")]
+    sizes = [256 if isinstance(size, str) else size for size in dimensions(said.input, "--input")]
     if said.kind == "image" and said.size is not None and said.size != "dynamic" and "," not in said.size:
         sizes[1:] = read_size(said.size)
     first = torch.zeros(2, *sizes)
@@ -264,7 +264,7 @@ def _interface(network: nn.Module, said: Foreign) -> Interface:
             "this generator does not say what it takes: give --kind latent|image and --input, such as 100, 100x1x1, "
             "3x256x256 or 3xHxW"
         )
-    shape = _dimensions(said.input, "--input")
+    shape = dimensions(said.input, "--input")
     if said.kind == "image":
         if len(shape) != 3:
             raise UsageError(f"--input {said.input}: a picture is channels × height × width, such as 3x256x256")
@@ -291,7 +291,7 @@ def _output(network: nn.Module, ports: tuple[Port, ...], said: Foreign) -> Port:
 
     dynamic = isinstance(ports[0].shape[-1], str) and said.kind == "image"
     if said.output is not None:
-        given: tuple[int | str, ...] = _dimensions(said.output, "--output")
+        given: tuple[int | str, ...] = dimensions(said.output, "--output-shape")
     elif dynamic and ports[0].role == "image":
         channels = _channels(network, ports, said)
         given = (channels, *ports[0].shape[2:])
@@ -305,7 +305,7 @@ def _output(network: nn.Module, ports: tuple[Port, ...], said: Foreign) -> Port:
         return Port("points", "points", "float32", ("batch", 2), "NC")
     shown = "×".join(map(str, given))
     raise UsageError(
-        f"this generator gives {shown} for each input, no picture: say its shape, such as --output 1x28x28"
+        f"this generator gives {shown} for each input, no picture: say its shape, such as --output-shape 1x28x28"
     )
 
 
@@ -319,7 +319,7 @@ def _channels(network: nn.Module, ports: tuple[Port, ...], said: Foreign) -> int
     return shape[1] if len(shape) == 4 else 0
 
 
-def _dimensions(text: str, option: str) -> tuple[int | str, ...]:
+def dimensions(text: str, option: str) -> tuple[int | str, ...]:
     """`3xHxW` to (3, "height", "width")."""
     names: dict[str, str] = {"h": "height", "w": "width"}
     sizes: list[int | str] = []
@@ -333,7 +333,7 @@ def _dimensions(text: str, option: str) -> tuple[int | str, ...]:
     return tuple(sizes)
 
 
-def _construct(spec: str, kwargs: Mapping[str, Any] | None) -> nn.Module:
+def construct(spec: str, kwargs: Mapping[str, Any] | None) -> nn.Module:
     """Import and make the module; whatever goes wrong in others' code is one line with its place."""
     place, _, name = spec.rpartition(":")
     try:

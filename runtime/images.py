@@ -238,7 +238,11 @@ def encode(picture: NDArray[np.uint8], name: str, stream: IO[bytes], effort: int
 
     Raises:
         MissingExtra: Pillow is not installed.
+        UsageError: the format cannot hold a picture so large.
     """
+    most = MAX_SIDES.get(name)
+    if most is not None and max(picture.shape[:2]) > most:
+        raise UsageError(f"{name} holds {most} pixels a side, this is {picture.shape[1]} × {picture.shape[0]}: use PNG")
     image = _pillow(f"writing {name}").fromarray(picture[..., 0] if picture.shape[-1] == 1 else picture)
     if name == "JPEG" and image.mode not in ("L", "RGB"):
         image = image.convert("RGB")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import importlib.util
+import ipaddress
 import signal
 import socket
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,10 @@ GRACE_SECONDS = 30
 """Time that requests in work have when the server is told to stop."""
 BACKLOG = 1024
 """Connections that may wait to be accepted."""
+
+
+LOCAL = frozenset(("localhost", "127.0.0.1", "[::1]"))
+"""Names of this machine, for a server that nobody else can reach."""
 
 
 def listen(generator: Generator, host: str, port: int, ready: Callable[[str], None], **limits: Any) -> int:
@@ -53,7 +58,9 @@ def listen(generator: Generator, host: str, port: int, ready: Callable[[str], No
 
     asked = Limits(**limits)
     with _socket(host, port) as place:
-        server = Server(generator, asked)
+        # A page of another site can make its own name mean this machine, and then ask as if it came from here.
+        local = ipaddress.ip_address(place.getsockname()[0]).is_loopback
+        server = Server(generator, asked, LOCAL if local else None)
         server.warm_up()
         running = uvicorn.Server(
             uvicorn.Config(
@@ -78,7 +85,7 @@ def listen(generator: Generator, host: str, port: int, ready: Callable[[str], No
 
 
 def _socket(host: str, port: int) -> socket.socket:
-    """A socket bound to the address, so that what is wrong with it is said before anything is loaded."""
+    """A socket bound to the address, so that what is wrong with it is said before anything is computed."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     except (socket.gaierror, UnicodeError) as error:

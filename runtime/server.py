@@ -5,8 +5,9 @@
     curl -X POST localhost:8000/translate --data-binary @painting.jpg -o photo.png
 
 The picture of a seed is the one that `Generator.sample` draws, whoever else asks at the same time. What cannot be taken
-in is refused at once (429, with the seconds after which to try again), so that memory does not grow with the number
-of callers. There is no authentication: what the world may reach belongs behind a proxy.
+in is refused at once (429, with the seconds after which to try again), so that memory grows no further than
+`Limits.queue` requests of `Limits.items` pictures each take. There is no authentication: what the world may reach
+belongs behind a proxy.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import re
 import time
 import zipfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, MutableMapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -61,6 +62,10 @@ WORKERS = 8
 """Pictures decoded and encoded at once: what bounds the memory for decoded ones."""
 DRAIN_SECONDS = 5.0
 """Time in which a refused request may still be sent: a client that is cut off while sending never sees the answer."""
+MAX_JSON = 64_000
+"""Bytes of a request that says numbers."""
+SHOWN = 100
+"""Characters of a wrong value that are repeated to whoever sent it."""
 EFFORT = 1
 """How hard PNGs are compressed: a server's time costs more than the bytes."""
 GUARDED = ((b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"no-referrer"))
@@ -105,10 +110,13 @@ class Server:
     Args:
         generator: Stays the caller's to close, after the application has ended.
         limits: What is taken in.
+        hosts: Names under which it may be asked; None takes any. A page whose name was made to point at this machine
+            sends its own name.
     """
 
-    def __init__(self, generator: Generator, limits: Limits | None = None) -> None:
+    def __init__(self, generator: Generator, limits: Limits | None = None, hosts: frozenset[str] | None = None) -> None:
         self._generator = generator
+        self._hosts = hosts
         self._limits = limits = limits or Limits()
         self._batches = counters.Histogram("ganedge_batch_items", "Items in one engine call.", BATCHES)
         self._requests = counters.Counter("ganedge_requests_total", "Requests answered.")
@@ -165,6 +173,7 @@ class Server:
             TimeoutError: _too_slow,
             asyncio.TimeoutError: _too_slow,
             ClientDisconnect: _gone,
+            Exception: _broken,
         }
         paths = {route.path for route in routes}
         inner = Starlette(routes=routes, exception_handlers=handlers, lifespan=self._lifespan)
@@ -191,7 +200,8 @@ class Server:
 
         work = scope["method"] == "POST"
         refusal = self._refusal(scope) if work else None
-        self._working += work
+        taken_in = work and refusal is None  # A refused request must not keep the next one out while it is drained.
+        self._working += taken_in
         try:
             if refusal is None:
                 await inner(scope, self._limited(receive), counted)
@@ -199,11 +209,11 @@ class Server:
                 await _drain(receive)
                 await refusal(scope, receive, counted)
         finally:
-            self._working -= work
+            self._working -= taken_in
             taken = time.perf_counter() - begin
             path = scope["path"] if scope["path"] in paths else "other"
             self._requests.add(path=path, status=str(status[0]))
-            if work and refusal is None:
+            if taken_in:
                 self._seconds.observe(taken)
                 self._usual += 0.1 * (taken - self._usual)
 
@@ -212,6 +222,9 @@ class Server:
         headers = {key: value.decode("latin-1") for key, value in scope["headers"]}
         if headers.get(b"sec-fetch-site") == "cross-site":
             return _error(403, "pages of other sites may not ask this server")
+        host = re.sub(r":\d+$", "", headers.get(b"host", ""))
+        if self._hosts is not None and host not in self._hosts:
+            return _error(403, f"this server is asked as {' or '.join(sorted(self._hosts))} only")
         length = headers.get(b"content-length", "0")
         if length.isdecimal() and int(length) > self._limits.body:
             return _error(413, self._body_text())
@@ -229,7 +242,8 @@ class Server:
             message = await receive()
             left[0] -= len(message.get("body", b""))
             if left[0] < 0:
-                await _drain(receive)
+                if message.get("more_body"):
+                    await _drain(receive)
                 raise _TooLarge
             return message
 
@@ -323,8 +337,13 @@ class Server:
 
     async def _body(self, request: Request, *, picture: bool = False) -> bytes:
         """The body, or the first file of a form, within the time there is for sending it."""
+        if not picture and int(request.headers.get("content-length") or 0) > MAX_JSON:
+            raise _TooLarge
         form = picture and request.headers.get("content-type", "").startswith("multipart/form-data")
-        return await asyncio.wait_for(_file(request) if form else request.body(), self._limits.seconds)
+        body = await asyncio.wait_for(_file(request) if form else request.body(), self._limits.seconds)
+        if not picture and len(body) > MAX_JSON:  # Reading megabytes of JSON would hold up everybody.
+            raise _TooLarge
+        return body
 
     def _check(self, n: int, columns: int | None) -> None:
         if n > self._limits.items:
@@ -346,10 +365,14 @@ class Server:
         count = len(inputs[0])
         parts = [slice(begin, begin + self._part) for begin in range(0, count, self._part)]
         futures = [self._batcher.submit(*(array[part] for array in inputs)) for part in parts]
-        tensors = await asyncio.gather(*map(asyncio.wrap_future, futures))
+
+        async def finished(future: Future[NDArray[np.generic]]) -> NDArray[np.generic]:
+            return self._generator.finish(await asyncio.wrap_future(future))  # At once: bytes take less than floats.
+
+        made = await asyncio.gather(*map(finished, futures))
 
         def encode() -> bytes:
-            items = self._generator.finish(np.concatenate(tensors) if len(tensors) > 1 else tensors[0])
+            items = np.concatenate(made) if len(made) > 1 else made[0]
             return _encoded(items, form, columns, points=self._generator.manifest.interface.output.role == "points")
 
         return Response(await self._run(encode), media_type=form, headers=dict(headers))
@@ -361,6 +384,8 @@ class Server:
         return f"the request is larger than {self._limits.body / 1e6:g} MB, which is what this server takes"
 
     async def _too_large(self, request: Request, error: Exception) -> Response:
+        if request.url.path != "/translate":
+            return _error(413, f"the request is larger than {MAX_JSON / 1000:g} kB: a few numbers are enough")
         return _error(413, self._body_text())
 
 
@@ -383,7 +408,7 @@ async def _drain(receive: Receive) -> None:
     try:
         await asyncio.wait_for(read(), DRAIN_SECONDS)
     except asyncio.TimeoutError:
-        return  # Whoever sends so slowly is cut off.
+        return  # Whoever sends so slowly does not see the answer.
 
 
 def _fields(body: bytes, known: Mapping[str, type]) -> dict[str, Any]:
@@ -396,11 +421,14 @@ def _fields(body: bytes, known: Mapping[str, type]) -> dict[str, Any]:
         raise UsageError('the request is no JSON object: give something like {"seed": 0}')
     for name, value in said.items():
         if name not in known:
-            raise UsageError(f"unknown field {name!r}: this takes {', '.join(known)}")
+            raise UsageError(f"unknown field {name[:SHOWN]!r}: this takes {', '.join(known)}")
         whole = isinstance(value, int) and not isinstance(value, bool)
         if value is not None and not whole and not (known[name] is float and isinstance(value, float)):
-            raise UsageError(f"{name} is {value!r}: give a {'whole ' if known[name] is int else ''}number")
-    return {name: value for name, value in said.items() if value is not None}
+            raise UsageError(f"{name} is {repr(value)[:SHOWN]}: give a {'whole ' if known[name] is int else ''}number")
+    try:
+        return {name: known[name](value) for name, value in said.items() if value is not None}
+    except OverflowError as error:
+        raise UsageError(f"a number is out of range: {error}") from error
 
 
 def _accepted(request: Request, forms: tuple[str, ...]) -> str:
@@ -472,6 +500,11 @@ def _error(status: int, text: str, headers: Mapping[str, str] | None = None) -> 
 
 async def _http_error(request: Request, error: HTTPException) -> Response:
     return _error(error.status_code, error.detail, error.headers)
+
+
+async def _broken(request: Request, error: Exception) -> Response:
+    """What nobody thought of: the traceback is on the server's terminal."""
+    return _error(500, f"this failed on the server's side: {type(error).__name__}")
 
 
 async def _mistake(request: Request, error: GanEdgeError) -> Response:

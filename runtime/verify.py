@@ -75,12 +75,16 @@ class Check:
 
 
 def verify(path: Path) -> list[Check]:
-    """Compare every installed engine with the stored reference, or with the first engine.
+    """Compare every installed engine, or the one that a TensorRT engine needs, with the stored reference.
+
+    Without a stored reference the engines that run an .onnx are compared with the first of them.
 
     Raises:
         ArtifactError: no artifact, or a stored reference that does not belong to it.
         EngineError: an engine fails, or there is nothing to compare with.
     """
+    if path.suffix == ".engine":
+        return [_of_engine(path)]
     manifest, model = read_artifact(path)
     proof = path.with_name(path.name + ".proof.npz")
     inputs, reference = _stored(proof, manifest) if proof.is_file() else (real_inputs(manifest.interface), None)
@@ -100,6 +104,22 @@ def verify(path: Path) -> list[Check]:
         reference = outputs.pop(against)
     gate = next((proof.tolerance for proof in manifest.parity if proof.passed), GATES[manifest.precision])
     return [_check(name, against, output, reference, manifest, gate, slack) for name, output in outputs.items()]
+
+
+def _of_engine(path: Path) -> Check:
+    """A TensorRT engine beside the stored reference: there is no second engine that could run the file."""
+    from .engine_file import read_sidecar
+    from .generator import load
+
+    manifest, _ = read_sidecar(path)
+    proof = path.with_name(path.name + ".proof.npz")
+    if not proof.is_file():
+        raise EngineError(f"nothing to compare with: take {proof.name} along from the export")
+    inputs, reference = _stored(proof, manifest)
+    with load(path) as generator:
+        items = [generator.run(*(array[i : i + 1] for array in inputs)) for i in range(len(reference))]
+        name = str(generator.engine)
+    return _check(name, proof.name, np.concatenate(items), reference, manifest, GATES[manifest.precision], 1.0)
 
 
 def real_inputs(interface: Interface, count: int = COUNT) -> list[NDArray[np.generic]]:

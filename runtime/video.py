@@ -125,7 +125,7 @@ def translate_camera(
             camera = stack.enter_context(_camera(av, number))
             part = stack.enter_context(whole_file(target))
             leaving = stack.enter_context(av.open(str(part), "w", format=container))
-            newest = stack.enter_context(_Newest(av, camera, f"camera {number}"))
+            newest = stack.enter_context(_Newest(camera, f"camera {number}"))
             return _record(av, generator, newest, leaving, (encoder, settings), seconds, options)
     except av.error.FFmpegError as error:
         raise GanEdgeError(f"cannot write {target}: {error.strerror}") from error
@@ -142,70 +142,71 @@ def _record(
 ) -> Done:
     """Compute and encode the newest frame again and again."""
     shown: Any = None
+    last = -1
     begin = time.monotonic()
+    end = None if seconds is None else begin + seconds
     with Progress(None, "frames") as progress:
         try:
-            while seconds is None or time.monotonic() - begin < seconds:
-                pixels, seen_at = newest.take()
-                if pixels is None:
-                    break  # The camera was unplugged, or what stands in for it has ended.
+            while (seen_at := newest.take(end)) is not None:
+                pixels, when = seen_at
                 picture = generator.translate(pixels, **options)
                 if shown is None:
                     shown = _video_stream(leaving, codec, CAMERA_RATE, picture, CAMERA_CLOCK)
-                pts = round((seen_at - begin) / CAMERA_CLOCK)
-                for packet in shown.encode(_frame(av, picture, pts, CAMERA_CLOCK)):
+                last = max(last + 1, round((when - begin) / CAMERA_CLOCK))
+                for packet in shown.encode(_frame(av, picture, last, CAMERA_CLOCK)):
                     leaving.mux(packet)
                 progress.step()
         except KeyboardInterrupt:
             if shown is None:
                 raise
         if shown is None:
-            raise InputError(f"{newest.name} gave no picture")
+            raise InputError(f"{newest.name} gave no picture{newest.reason}")
         for packet in shown.encode(None):
             leaving.mux(packet)
-        return Done(progress.done, progress.rate, "no sound")
+        return Done(progress.done, progress.rate, f"no sound{newest.reason}")
 
 
 class _Newest:
     """Reads a camera in a thread and keeps its newest frame only."""
 
-    def __init__(self, av: Any, camera: Any, name: str) -> None:
+    def __init__(self, camera: Any, name: str) -> None:
         self.name = name
-        self._av = av
         self._camera = camera
-        self._held: tuple[NDArray[np.uint8] | None, float] | None = None
+        self._held: tuple[NDArray[np.uint8], float] | None = None
         self._come = threading.Condition()
         self._stop = False
-        self._failed: Exception | None = None
+        self._failed: BaseException | None = None
         self._thread = threading.Thread(target=self._read, daemon=True)
 
-    def take(self) -> tuple[NDArray[np.uint8] | None, float]:
-        """The newest frame that was not taken yet and when it came; None once there are no more."""
+    @property
+    def reason(self) -> str:
+        """Why there are no more frames, to go behind what is said of them."""
+        return f"; it stopped: {self._failed}" if self._failed is not None else ""
+
+    def take(self, end: float | None) -> tuple[NDArray[np.uint8], float] | None:
+        """The newest frame that was not taken yet and when it came.
+
+        None once the camera gives no more, or at `end` of the monotonic clock.
+        """
         with self._come:
-            while self._held is None:
+            while self._held is None or (end is not None and time.monotonic() >= end):
+                if (end is not None and time.monotonic() >= end) or not self._thread.is_alive():
+                    return None
                 self._come.wait(0.1)  # Not for ever: Ctrl-C has to get through.
             held, self._held = self._held, None
-        if self._failed is not None:
-            raise InputError(f"{self.name} stopped: {self._failed}") from self._failed
-        return held
+            return held
 
     def _read(self) -> None:
         try:
             for frame in self._camera.decode(video=0):
+                pixels = _upright(frame)
+                with self._come:
+                    self._held = (pixels, time.monotonic())
+                    self._come.notify_all()
                 if self._stop:
                     return
-                self._put(_upright(frame))
-        except (self._av.error.FFmpegError, ValueError) as error:
+        except Exception as error:  # noqa: BLE001 - whatever a driver does, the recording is kept and says why it ended
             self._failed = error
-        self._put(None)
-
-    def _put(self, pixels: NDArray[np.uint8] | None) -> None:
-        with self._come:
-            if pixels is None:  # The last frame is not thrown away for the news that there are no more.
-                while self._held is not None and not self._stop:
-                    self._come.wait(0.05)
-            self._held = (pixels, time.monotonic())
-            self._come.notify_all()
 
     def __enter__(self) -> _Newest:
         self._thread.start()
@@ -282,6 +283,8 @@ class _Translation:
         """What becomes of the sound, and the stream it is copied to."""
         if heard is None:
             return "no sound", None
+        if heard.codec_context is None:
+            return "sound left out: of an unknown kind", None
         codec = heard.codec_context.codec
         if (
             codec.canonical_name not in self._leaving.supported_codecs
@@ -340,12 +343,14 @@ def _upright(frame: Any) -> NDArray[np.uint8]:
 def _opened(av: Any, source: Path) -> Iterator[Any]:
     """A video to read."""
     try:
-        entering = av.open(str(source))
+        entering = av.open(str(source.absolute()))  # A name such as 12:30.mp4 is no protocol.
     except (av.error.FFmpegError, OSError) as error:
         raise InputError(f"cannot read {source}: {error.strerror or 'it is no video'}") from error
     with entering:
-        if not entering.streams.video:
-            raise InputError(f"{source} holds no pictures, only sound")
+        if entering.format.name == "concat":
+            raise InputError(f"{source} is a list of other files, no video: give one of them")
+        if not entering.streams.video or entering.streams.video[0].codec_context is None:
+            raise InputError(f"{source} holds no pictures that can be decoded")
         yield entering
 
 

@@ -32,7 +32,7 @@ TENSOR = "$tensor"
 """The key that marks a reference to a tensor in the JSON."""
 
 
-def save(folder: Path, step: int, state: dict[str, Any], keep: int, fid: float | None = None) -> None:
+def save(folder: Path, step: int, state: dict[str, Any], keep: int) -> None:
     """Write a checkpoint and remove all but the last `keep` and the best.
 
     Args:
@@ -40,7 +40,6 @@ def save(folder: Path, step: int, state: dict[str, Any], keep: int, fid: float |
         step: Steps done.
         state: What to go on from.
         keep: How many to keep.
-        fid: How far its pictures are from real ones, where that was measured; the lowest is the best.
 
     Raises:
         GanEdgeError: it cannot be written; earlier checkpoints are as they were.
@@ -50,7 +49,8 @@ def save(folder: Path, step: int, state: dict[str, Any], keep: int, fid: float |
     tensors: dict[str, torch.Tensor] = {}
     tree = _detach(state, tensors, "state")
     try:
-        shutil.rmtree(part, ignore_errors=True)
+        for left in final.parent.glob(".*.*"):  # What a kill interrupted.
+            shutil.rmtree(left, ignore_errors=True)
         part.mkdir(parents=True)
         data = safetensors.torch.save(tensors)
         (part / "state.safetensors").write_bytes(data)
@@ -67,7 +67,6 @@ def save(folder: Path, step: int, state: dict[str, Any], keep: int, fid: float |
     except (OSError, SafetensorError) as error:
         shutil.rmtree(part, ignore_errors=True)
         raise GanEdgeError(f"cannot write the checkpoint {final}: {error}") from error
-    _note_best(folder, step, fid)
     for old in set(steps(folder)[:-keep]) - {best(folder)}:
         shutil.rmtree(path(folder, old), ignore_errors=True)
 
@@ -78,24 +77,35 @@ def path(folder: Path, step: int) -> Path:
 
 
 def best(folder: Path) -> int | None:
-    """The step of the best checkpoint; None where none was measured."""
+    """The step of the best checkpoint; None where none was measured, or it is gone."""
     return _read_best(folder)[0]
 
 
-def _read_best(folder: Path) -> tuple[int | None, float]:
-    """The step of the best checkpoint, and its FID."""
+def note_best(folder: Path, step: int, fid: float, terms: str) -> None:
+    """Remember the checkpoint of `step` if it is the best.
+
+    Args:
+        folder: The run folder.
+        step: It has a checkpoint.
+        fid: How far its pictures are from real ones.
+        terms: How that was measured: only figures of the same terms are compared.
+    """
+    known, lowest, before = _read_best(folder)
+    if known is None or before != terms or fid < lowest:
+        said = {"step": step, "fid": fid, "terms": terms}
+        write_whole(folder / FOLDER / BEST, json.dumps(said) + "\n")
+
+
+def _read_best(folder: Path) -> tuple[int | None, float, str]:
+    """The step of the best checkpoint, its FID, and how that was measured."""
     try:
         said = json.loads((folder / FOLDER / BEST).read_text("utf-8"))
-        return int(said["step"]), float(said["fid"])
+        step, fid, terms = int(said["step"]), float(said["fid"]), str(said["terms"])
     except FileNotFoundError:
-        return None, math.inf
+        return None, math.inf, ""
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ArtifactError(f"{folder / FOLDER / BEST} is damaged ({error}): delete it to measure anew") from error
-
-
-def _note_best(folder: Path, step: int, fid: float | None) -> None:
-    if fid is not None and fid < _read_best(folder)[1]:
-        write_whole(folder / FOLDER / BEST, json.dumps({"step": step, "fid": fid}) + "\n")
+    return (step, fid, terms) if path(folder, step).is_dir() else (None, math.inf, "")
 
 
 def steps(folder: Path) -> list[int]:

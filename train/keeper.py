@@ -181,13 +181,21 @@ class Keeper:
         for name, weights in [*state["networks"].items(), *state["averages"].items()]:
             if not all(bool(tensor.isfinite().all()) for tensor in weights.values()):
                 self._give_up(f"a weight of the {name}")
-        figures = {} if self._examiner is None else self._examiner(trainer.generators)
-        checkpoint.save(self._folder, trainer.step, state, KEEP, figures.get("fid"))
+        checkpoint.save(self._folder, trainer.step, state, KEEP)
         write_weights(trainer)
         trainer.saved = trainer.step
-        if figures:
-            self._record.write({**self._place(), **figures})
-            note(f"step {trainer.step}: " + ", ".join(f"{name} {value:.4g}" for name, value in figures.items()))
+        self._measure()
+
+    def _measure(self) -> None:
+        """Measure what was saved: afterwards, because it takes a while and can fail."""
+        trainer = self._trainer
+        if self._examiner is None:
+            return
+        figures = self._examiner(trainer.generators)
+        terms = f"{trainer.settings.features}, {trainer.settings.judged} pictures"
+        checkpoint.note_best(self._folder, trainer.step, figures["fid"], terms)
+        self._record.write({**self._place(), **figures})
+        note(f"step {trainer.step}: " + ", ".join(f"{name} {value:.4g}" for name, value in figures.items()))
 
 
 def write_weights(trainer: Trainer) -> None:

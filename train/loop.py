@@ -125,6 +125,8 @@ class Settings:
 
 FIXED = ("data", "seed", "classes", "fraction", "precision")
 """Settings that a resumed run must not change: with another value it would be another training."""
+KEPT = ("steps", "preset", "init", "features", "judged", "tensorboard")
+"""Settings that a resumed run takes over where they are not given anew."""
 
 
 class Interrupted(GanEdgeError):  # noqa: N818 - it is a request that was met, not a mistake
@@ -161,13 +163,12 @@ def train(variant: type[Variant], given: Mapping[str, Any], settings: Settings) 
     for line in data.describe_skipped(items.skipped) if writes else ():
         note(line)
     config = _fill(config, items.facts)
+    settings = settings if run is None else _as_before(settings, run)
     said = {**_plain(settings), "precision": _precision(settings), "device": fabric.device.type}
     found = {"items": len(items), "path": _place(settings.data)}
     with run_folder.locked(settings.out) if writes else contextlib.nullcontext(), _memory_errors():
         if run is not None:
             _check_items(run, len(items))
-            settings = replace(settings, steps=settings.steps or run.settings.get("steps"))
-            said["steps"] = settings.steps
         elif writes:
             run_folder.check_free(settings.out)
         trainer = Trainer(fabric, variant, config, settings, items)
@@ -210,7 +211,8 @@ class Trainer:
         self.rates = {
             name: [group["lr"] for group in optimizer.param_groups] for name, optimizer in self.optimizers.items()
         }
-        self._initialise()
+        if not (settings.resume and checkpoint.steps(settings.out)):
+            self._initialise()
         self.averages = {name: Average(self.gan.networks[name], config.ema) for name in self.interfaces}
         self.step = 0
         self.saved = -1
@@ -495,6 +497,17 @@ def _check_settings(run: run_folder.Run, settings: Settings) -> None:
                 f"{name} is {said[name]}, but {run.folder} was trained with {run.settings.get(name)}: "
                 "give the same to resume"
             )
+
+
+def _as_before(settings: Settings, run: run_folder.Run) -> Settings:
+    """The settings to resume with: what was not given stays as the run was begun."""
+    usual = {field.name: field.default for field in fields(Settings)}
+    before = {
+        name: run.settings[name] for name in KEPT if name in run.settings and getattr(settings, name) == usual[name]
+    }
+    if before.get("init") is not None:
+        before["init"] = Path(before["init"])
+    return replace(settings, **before)
 
 
 def _check_items(run: run_folder.Run, count: int) -> None:

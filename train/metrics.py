@@ -1,6 +1,6 @@
 """How near generated pictures come to real ones: FID, KID, precision and recall in the space of a feature network.
 
-    judge = Judge("small", real, count=5000, device=torch.device("cpu"))
+    judge = Judge("small", real, torch.device("cpu"))
     judge(fake)        # {"fid": 31.2, "kid": 0.004, "precision": 0.61, "recall": 0.48}
 
 Figures can be compared only where the feature network, the data and the number of pictures are the same. `inception`
@@ -31,6 +31,8 @@ NEIGHBOURS = 3
 """k of the k nearest neighbours that precision and recall look at."""
 SUBSETS, SUBSET = 20, 1000
 """KID is the mean over this many draws of this many pictures: more make it steadier, and slower."""
+ROWS = 2000
+"""Pictures whose distances to all others are held at once."""
 FEWEST = 16
 """Fewer pictures than this have no statistics worth the name."""
 
@@ -184,13 +186,21 @@ def precision_recall(real: Tensor, fake: Tensor, neighbours: int = NEIGHBOURS) -
         fake: Features, `[M, F]`.
         neighbours: k.
     """
-    across = torch.cdist(fake, real)  # [M, N]
-    reach_real, reach_fake = (
-        torch.cdist(own, own).kthvalue(min(neighbours + 1, len(own)), 1).values for own in (real, fake)
-    )
-    precision = (across <= reach_real).any(1).float().mean()
-    recall = (reach_fake >= across.T).any(1).float().mean()
-    return float(precision), float(recall)
+    reach_real, reach_fake = (_reach(own, neighbours) for own in (real, fake))
+    covered = torch.zeros(len(real), dtype=torch.bool, device=real.device)
+    among = 0
+    for begin in range(0, len(fake), ROWS):  # In parts: all distances at once would take 10 GB for 50 000 pictures.
+        part = slice(begin, begin + ROWS)
+        across = torch.cdist(fake[part], real)  # [rows, N]
+        among += int((across <= reach_real).any(1).sum())
+        covered |= (across <= reach_fake[part, None]).any(0)
+    return among / len(fake), float(covered.float().mean())
+
+
+def _reach(features: Tensor, neighbours: int) -> Tensor:
+    """Distance of each to its k-th nearest neighbour, itself left out."""
+    k = min(neighbours + 1, len(features))
+    return torch.cat([torch.cdist(part, features).kthvalue(k, 1).values for part in torch.split(features, ROWS)])
 
 
 class _Given(nn.Module):

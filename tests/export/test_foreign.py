@@ -186,7 +186,7 @@ def test_a_checkpoint_of_pictures_with_dynamic_size(tmp_path: Path) -> None:
 
 
 def test_nan_weights_are_refused(nets: Path) -> None:
-    network = foreign._construct(f"{nets}:Generator", None)
+    network = foreign.construct(f"{nets}:Generator", None)
     for parameter in network.parameters():
         parameter.data.fill_(float("nan"))
     with pytest.raises(GanEdgeError, match="NaN"):

@@ -9,12 +9,14 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from ganedge.runtime import ArtifactError, EngineError, GanEdgeError, UsageError, load
 from ganedge.runtime.engine_file import EngineIdentity, read_sidecar, sidecar_path, write_sidecar
 from ganedge.runtime.manifest import read_artifact
+from ganedge.runtime.verify import verify
 
 
 @pytest.fixture
@@ -84,3 +86,18 @@ def test_an_engine_without_its_description(tmp_path: Path) -> None:
     (tmp_path / "alone.engine").write_bytes(b"x")
     with pytest.raises(ArtifactError, match="must lie beside the engine"):
         load(tmp_path / "alone.engine")
+
+
+def test_an_engine_is_verified_with_its_stored_proof(
+    engine: Path, artifact: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(EngineError, match=r"take g.engine.proof.npz along"):
+        verify(engine)
+    latents = np.random.default_rng(0).standard_normal((4, 6)).astype(np.float32)
+    monkeypatch.setattr("ganedge.runtime.generator.load", lambda path: load(artifact, "onnxruntime"))  # It stands in.
+    with load(artifact, "onnxruntime") as generator:
+        output = generator.run(latents)
+    for off, passed in ((0.0, True), (0.01, False)):
+        np.savez(engine.with_name("g.engine.proof.npz"), input0=latents, output=output + np.float32(off))
+        (check,) = verify(engine)
+        assert check.passed is passed, check

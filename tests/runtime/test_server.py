@@ -23,6 +23,7 @@ from PIL import Image
 
 from ganedge.runtime import load
 from ganedge.runtime.generator import Generator
+from ganedge.runtime.listen import LOCAL
 from ganedge.runtime.server import Limits, Server
 
 PICTURE = np.random.default_rng(0).integers(0, 256, (13, 17, 3), np.uint8)
@@ -144,7 +145,10 @@ def test_a_picture_as_body_and_in_a_form(inverter: Path) -> None:
         ("/sample", {"json": {"seed": -1}}, 400, "seed -1"),
         ("/sample", {"json": {"seeds": 1}}, 400, "seed, label"),
         ("/sample", {"json": [1]}, 400, "no JSON object"),
-        ("/sample", {"content": b"[" * 100_000}, 400, "not JSON"),
+        ("/sample", {"content": b"[" * 50_000}, 400, "not JSON"),
+        ("/sample", {"content": b"[" * 100_000}, 413, "64 kB"),
+        ("/sample", {"content": b'{"n": [' + b"1," * 20_000 + b"1]}"}, 400, "n is [1, 1"),
+        ("/sample", {"content": b'{"truncation": 1' + b"0" * 400 + b"}"}, 400, "out of range"),
         ("/sample", {"content": b'{"truncation": NaN}'}, 400, "truncation nan"),
         ("/sample", {"json": {}, "headers": {"Accept": "text/html"}}, 406, "image/png"),
         ("/sample", {"json": {}, "headers": {"Sec-Fetch-Site": "cross-site"}}, 403, "other sites"),
@@ -206,6 +210,42 @@ def test_a_request_that_never_ends_is_cut_off(inverter: Path) -> None:
 
     with load(inverter, "onnxruntime") as generator:
         assert asyncio.run(ask(Server(generator, Limits(seconds=0.1)))).status_code == 408
+
+
+def test_only_its_own_names_may_ask_a_local_server(artifact: Path) -> None:
+    async def ask(server: Server, host: str) -> int:
+        async with many(server) as web:
+            return (await web.post("/sample", json={}, headers={"Host": host})).status_code
+
+    with load(artifact, "onnxruntime") as generator:
+        for host, status in (
+            ("localhost:8000", 200),
+            ("127.0.0.1", 200),
+            ("[::1]:80", 200),
+            ("evil.example:8000", 403),
+        ):
+            assert asyncio.run(ask(Server(generator, hosts=LOCAL), host)) == status
+
+
+def test_refused_requests_do_not_keep_others_out(artifact: Path) -> None:
+    """However long they are drained, what they would have taken is free."""
+
+    async def ask(server: Server) -> list[int]:
+        async def slow() -> AsyncIterator[bytes]:
+            yield b"x" * 20
+            await asyncio.sleep(1)
+
+        async with many(server) as web:
+            large = [
+                asyncio.ensure_future(web.post("/sample", content=slow(), headers={"Content-Length": "2000"}))
+                for _ in range(3)
+            ]
+            await asyncio.sleep(0.2)
+            answer = await web.post("/sample", json={})
+            return [answer.status_code, *[(await one).status_code for one in large]]
+
+    with load(artifact, "onnxruntime") as generator:
+        assert asyncio.run(ask(Server(generator, Limits(queue=2, body=1000)))) == [200, 413, 413, 413]
 
 
 def test_what_is_counted(artifact: Path) -> None:

@@ -175,6 +175,23 @@ def test_ctrl_c_ends_a_recording_and_keeps_it(inverter: Path, tmp_path: Path, mo
     assert len(seen(out)[0]) == 4
 
 
+def test_what_was_recorded_outlives_the_camera(inverter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Unplugged:
+        def decode(self, video: int) -> Iterator[Any]:
+            for _ in range(5):
+                time.sleep(0.05)
+                yield av.VideoFrame.from_ndarray(np.full((48, 64, 3), 90, np.uint8), format="rgb24")
+            raise IndexError("no such device")
+
+    monkeypatch.setattr(video, "_camera", lambda package, number: contextlib.nullcontext(Unplugged()))
+    monkeypatch.setattr(video.time, "monotonic", lambda: 0.0)  # The coarsest clock there is: no two frames at once.
+    out = tmp_path / "out.mp4"
+    with load(inverter, "onnxruntime") as generator:
+        done = video.translate_camera(generator, 0, out)
+    assert done.frames >= 1 and len(seen(out)[0]) == done.frames
+    assert "stopped: no such device" in done.sound
+
+
 def test_a_camera_that_is_not_there_is_one_line(inverter: Path, tmp_path: Path, command: Callable[..., Any]) -> None:
     done = command("gan-run", "translate", inverter, "--camera", 77, "-o", tmp_path / "out.mp4")
     assert (done.code, done.err.count("\n")) == (1, 1), done.err
