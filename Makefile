@@ -81,7 +81,7 @@ results: $(VENV)/test.stamp ## Measure a DCGAN-64 in every form and engine here,
 	$(BIN)/gan-export build/results/run --int8 --for ort -o build/results/dcgan64-int8-ort.onnx
 	$(BIN)/gan-export build/results/run --int8 --for openvino -o build/results/dcgan64-int8-openvino.onnx
 	$(BIN)/gan-bench build/results/*.onnx --against build/results/run --torch eager,channels-last --batch 1,16 \
-		--json $(RESULTS)/$(MACHINE).json --html $(RESULTS)/$(MACHINE).html
+		--json $(RESULTS)/$(MACHINE).json --html build/results/page.html
 	$(BIN)/python -m ganedge.benchmarks.results
 
 gpu: .typecheck/ganedge ## Every test marked gpu and the benchmarks on CUDA, with PYTHON as it is: installs nothing
@@ -92,7 +92,7 @@ gpu: .typecheck/ganedge ## Every test marked gpu and the benchmarks on CUDA, wit
 	PYTHONPATH=.typecheck $(PYTHON) -m ganedge.export build/gpu/run -o build/gpu/dcgan64-fp32.onnx
 	PYTHONPATH=.typecheck $(PYTHON) -m ganedge.export build/gpu/run --fp16 -o build/gpu/dcgan64-fp16.onnx
 	PYTHONPATH=.typecheck $(PYTHON) -m ganedge.benchmarks build/gpu/*.onnx --against build/gpu/run --device cuda --torch all --batch 1,16 --seconds 2 \
-		--json $(RESULTS)/$(MACHINE)-cuda.json --html $(RESULTS)/$(MACHINE)-cuda.html
+		--json $(RESULTS)/$(MACHINE)-cuda.json --html build/gpu/page.html
 
 clean: ## Remove what these commands made
 	rm -rf $(VENV) .typecheck demo build dist *.egg-info

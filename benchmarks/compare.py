@@ -4,7 +4,7 @@
 
 Times of two runs cannot be held against each other as they are: the clock, the temperature and the neighbours differ.
 So each competitor is held against something measured in the same rounds of its own report: eager PyTorch, if it is in
-both and is the same version, or else the yardstick, a fixed matrix product. A change counts when the whole interval,
+both and is the same version, or else the yardstick, numbers that are sorted. A change counts when the whole interval,
 which resamples the rounds of both reports, lies beyond the tolerance.
 """
 

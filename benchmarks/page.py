@@ -131,7 +131,7 @@ def _plots(report: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     for batch in (batches[0], batches[-1])[: len(batches)]:
         rows = [row for row in report["results"] if row["batch"] == batch]
         says = "Box: half of all calls; line: from the fastest to the 99th percentile; dot: the slowest."
-        plots.append((f"Latency at batch {batch}", says, _distribution(rows)))
+        plots.append((f"Latency at batch {batch}", says, distribution(rows)))
     if len(batches) > 1:
         plots.append(("Throughput over batch size", "Images a second; higher is better.", _throughput(report)))
     rows = [row for row in report["results"] if row["batch"] == batches[0] and row["psnr"] is not None]
@@ -141,7 +141,8 @@ def _plots(report: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     return plots
 
 
-def _distribution(rows: Sequence[Mapping[str, Any]]) -> str:
+def distribution(rows: Sequence[Mapping[str, Any]]) -> str:
+    """The spread of each row's latencies, as an SVG element."""
     figure, axes = _axes(1.2 + 0.32 * len(rows))
     for place, row in enumerate(rows):
         q = 1000 * np.asarray(row["quantiles"])

@@ -3,7 +3,7 @@
     make results                              # measure this machine, then the line below
     python -m ganedge.benchmarks.results      # README.md between its markers, from benchmarks/results/*.json
 
-Each report is one that `gan-bench --json` wrote; beside it lies the page with its plots and pictures, of the same name.
+Each report is one that `gan-bench --json` wrote; the line above also draws the latencies of each into an SVG beside it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ganedge.benchmarks import compare
+from ganedge.benchmarks import compare, page
 from ganedge.benchmarks.report import escaped
 from ganedge.runtime import terminal
 from ganedge.runtime.errors import InputError
@@ -109,7 +109,11 @@ def build() -> typer.Typer:
             text = readme.read_text("utf-8")
         except OSError as error:
             raise InputError(f"cannot read {readme}: {error.strerror}") from error
-        write_whole(readme, updated(text, read(folder)))
+        reports = read(folder)
+        page.require()
+        for name, report in reports.items():
+            write_whole(folder / f"{name}.svg", page.distribution(report["results"]))
+        write_whole(readme, updated(text, reports))
 
     return app
 

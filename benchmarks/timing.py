@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 
 BLOCK_SECONDS = 0.05
 """Length of one competitor's turn: short, so that a round is over before the machine has changed."""
-PAUSE_SECONDS = 0.005
-"""Between two turns: thread pools that spin while they wait for work go to sleep."""
+PAUSE_SECONDS = 0.05
+"""Between two turns: thread pools that spin while they wait for work go to sleep, or they take the next one's cores."""
 SETTLED = 0.05
 """Warm-up ends when the median of its last block is within this share of the one before."""
 WARMUP_BLOCKS = 20

@@ -18,7 +18,7 @@ def test_the_readme_shows_what_was_measured() -> None:
     assert results.updated(text, reports) == text, "make results, or python -m ganedge.benchmarks.results"
     for name, report in reports.items():
         assert not report["partial"]
-        assert (ROOT / "benchmarks" / "results" / f"{name}.html").stat().st_size < 300_000
+        assert (ROOT / "benchmarks" / "results" / f"{name}.svg").stat().st_size < 300_000
 
 
 def test_mistakes_are_told(tmp_path: Path) -> None:
