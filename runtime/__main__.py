@@ -127,15 +127,14 @@ def translate(
     from .memory import parse
     from .video import is_video, translate_camera, translate_video
 
-    if not 0 < max_pixels < 1e6:
-        raise UsageError(f"max-pixels is {max_pixels:g}: give millions of pixels, above 0 and below a million")
+    pixels = _pixels(max_pixels)
     budget = None if memory is None else parse(memory)
     how: dict[str, Any] = {
         "resize": resize,
         "memory": budget,
         "tiles": tiles,
         "overlap": overlap,
-        "max_pixels": int(max_pixels * 1e6),
+        "max_pixels": pixels,
     }
     given = inputs or []
     if bool(given) == (camera is not None):
@@ -232,8 +231,7 @@ def serve(
     from .listen import listen
     from .memory import parse
 
-    if not 0 < max_pixels < 1e6:
-        raise UsageError(f"max-pixels is {max_pixels:g}: give millions of pixels, above 0 and below a million")
+    pixels = _pixels(max_pixels)
     budget = None if memory is None else parse(memory)
     with load(file, engine, device, threads, batch) as generator:
         answered = listen(
@@ -245,7 +243,7 @@ def serve(
             queue=queue,
             items=max_items,
             body=parse(max_body),
-            pixels=int(max_pixels * 1e6),
+            pixels=pixels,
             memory=budget,
         )
     terminal.note(f"stopped after {answered} requests")
@@ -336,6 +334,13 @@ def _port(port: Port) -> str:
     shape = " × ".join(str(size) for size in port.shape)
     span = "" if port.range is None else f", {port.range[0]:g} to {port.range[1]:g}"
     return f"{port.name}: {port.role} {port.dtype} [{shape}]{span}"
+
+
+def _pixels(millions: float) -> int:
+    """What `--max-pixels` says, in pixels."""
+    if not 0 < millions < 1e6:
+        raise UsageError(f"max-pixels is {millions:g}: give millions of pixels, above 0 and below a million")
+    return int(millions * 1e6)
 
 
 def main() -> None:

@@ -294,11 +294,11 @@ def test_odd_names_are_names(command: Command, translator: Path, here: Path, nam
 
 def test_results_stay_below_the_output(command: Command, translator: Path, here: Path) -> None:
     (here / "deep" / "in").mkdir(parents=True)
-    (here / "deep" / "work").mkdir()
+    (here / "deep" / "side").mkdir()
     Image.new("RGB", (8, 8), "red").save(here / "deep" / "in" / "good.png")
-    done = command("gan-run", "translate", translator, "deep/work/../in", "deep/in/../in/good.png", "-o", "out")
+    done = command("gan-run", "translate", translator, "deep/side/../in", "deep/in/../in/good.png", "-o", "out")
     assert done.code == 2, "both would be one file"
-    assert command("gan-run", "translate", translator, "deep/work/../in/*.png", "-o", "out").code == 0
+    assert command("gan-run", "translate", translator, "deep/side/../in/*.png", "-o", "out").code == 0
     found = sorted(str(path.relative_to(here)) for path in here.rglob("good.png"))
     assert found == ["deep/in/good.png", "out/good.png"]
 
