@@ -12,7 +12,6 @@ import os
 import platform
 import shutil
 import subprocess
-from importlib.metadata import PackageNotFoundError, packages_distributions, version
 from pathlib import Path
 
 from ganedge.runtime import engines
@@ -30,7 +29,7 @@ def machine(threads: int) -> dict[str, object]:
         "threads": threads,
         "system": platform.platform(),
         "python": platform.python_version(),
-        "versions": {name: _version(name) for name in PACKAGES if engines.installed(name)},
+        "versions": {name: engines.package_version(name) for name in PACKAGES if engines.installed(name)},
         "gpu": _nvidia("name,driver_version"),
     }
 
@@ -104,15 +103,6 @@ def _text(path: Path) -> str:
 def _number(path: Path) -> float | None:
     text = _text(path)
     return float(text) if text.lstrip("-").isdigit() else None
-
-
-def _version(module: str) -> str:
-    """The version of the package that brings a module: `onnxruntime` may come from `onnxruntime-gpu`."""
-    packages = packages_distributions().get(module, [module])
-    try:
-        return version("ganedge" if module == "ganedge" else packages[0])
-    except PackageNotFoundError:
-        return "from its sources"
 
 
 def _processor() -> str:

@@ -7,7 +7,6 @@ for line in table():
 from __future__ import annotations
 
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, packages_distributions, version
 
 from ganedge.export import to_tensorrt
 from ganedge.export.precision import PRECISIONS
@@ -69,13 +68,5 @@ def _run(form: str) -> str:
             return "no: no TensorRT"
         gpu = to_tensorrt.compute_capability()
         return f"yes, on this {gpu} GPU" if gpu else "no: no NVIDIA GPU, or no driver for it"
-    found = [f"{name} {_version(name)}" for name in engines.MODULES if engines.installed(name)]
+    found = [f"{name} {engines.package_version(name)}" for name in engines.MODULES if engines.installed(name)]
     return f"yes, {', '.join(found)}" if found else "no: no engine, pip install 'ganedge[cpu]' or 'ganedge[openvino]'"
-
-
-def _version(module: str) -> str:
-    """The version of the package that brings a module: `onnxruntime` may come from `onnxruntime-gpu`."""
-    try:
-        return version(packages_distributions().get(module, [module])[0])
-    except PackageNotFoundError:
-        return "of unknown version"

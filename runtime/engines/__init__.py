@@ -59,6 +59,16 @@ class Engine(Protocol):
         """Free what it holds; no call may follow."""
 
 
+def package_version(module: str) -> str:
+    """The version of the package that brings a module: `onnxruntime` may come from `onnxruntime-gpu`."""
+    from importlib.metadata import PackageNotFoundError, packages_distributions, version  # Only reports need it.
+
+    try:
+        return version(packages_distributions().get(module, [module])[0])
+    except PackageNotFoundError:
+        return "of unknown version"
+
+
 def installed(name: str) -> bool:
     """Whether the package of an engine is there, without importing it."""
     return importlib.util.find_spec(name) is not None
