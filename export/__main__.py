@@ -12,7 +12,7 @@ gan-export --list
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -21,6 +21,7 @@ from ganedge.runtime import terminal
 if TYPE_CHECKING:
     from ganedge.export.artifact import Proven
     from ganedge.export.original import Original
+    from ganedge.export.to_tensorrt import Settings
     from ganedge.runtime.manifest import Precision
 
 
@@ -34,6 +35,7 @@ def build() -> typer.Typer:
 
     @app.command()
     def export(
+        context: typer.Context,
         source: Annotated[
             str | None,
             typer.Argument(
@@ -50,6 +52,10 @@ def build() -> typer.Typer:
         ] = "onnx",
         fp16: Annotated[
             bool, typer.Option("--fp16", help="FP16 weights and arithmetic, FP32 inputs and outputs.")
+        ] = False,
+        bf16: Annotated[
+            bool,
+            typer.Option("--bf16", help="bf16 weights and arithmetic, FP32 inputs and outputs: OpenVINO and TensorRT."),
         ] = False,
         int8: Annotated[bool, typer.Option("--int8", help="INT8 weights and arithmetic where it pays.")] = False,
         output: Annotated[
@@ -171,6 +177,10 @@ def build() -> typer.Typer:
             int,
             typer.Option(min=1, help="Instances of the model on each device of the server.", rich_help_panel=DEPLOY),
         ] = 1,
+        triton_name: Annotated[
+            str | None,
+            typer.Option(help="The model's name on the server; the file's otherwise.", rich_help_panel=DEPLOY),
+        ] = None,
     ) -> None:
         """Export, prove on real inputs against the FP32 generator, and write the file only if that holds."""
         from ganedge.runtime.errors import UsageError
@@ -182,80 +192,87 @@ def build() -> typer.Typer:
             return
         if source is None:
             raise UsageError("nothing to export: give a run, an .onnx file or a module (gan-export --help)")
-        if fp16 and int8:
-            raise UsageError("--fp16 and --int8 exclude each other: export twice")
         forms = _forms(form)
+        typed = terminal.typed(context)
+        precisions = [name for name, asked in (("fp16", fp16), ("bf16", bf16), ("int8", int8)) if asked]
+        _refuse_idle(typed, forms, precisions, size, calibrate, target_engine)
         from ganedge.export.artifact import Wanted, make
         from ganedge.export.parity import read_gate
+        from ganedge.export.sources import Said, open_source
+        from ganedge.export.to_tensorrt import Settings
         from ganedge.export.to_triton import check_backend
 
         check_backend(backend, forms)
+        settings = Settings.read(batch, size, workspace, level, portable, targets, timing_cache, dla)
         wanted = Wanted(
-            precision="fp16" if fp16 else "int8" if int8 else None,
+            precision="fp16" if fp16 else "bf16" if bf16 else "int8" if int8 else None,
             io=io,
             calibrate=_calibrate(calibrate),
             gate=None if tolerance is None else read_gate(tolerance),
             target=target_engine or ("trt" if "trt" in forms else None),
         )
-        said = {
-            "kwargs": kwargs,
-            "weights": weights,
-            "input": shape,
-            "output": out_shape,
-            "kind": kind,
-            "range": _range(value_range),
-            "noise": noise,
-            "classes": _classes(classes),
-            "norm": norm_mode,
-            "size": size,
-            "trust": trust,
-            "arch_norm": norm,
-        }
-        original = _open(source, which, arch, at, said)
-        proven = make(original, wanted)
-        deploy = {
-            "batch": batch,
-            "size": size,
-            "workspace": workspace,
-            "level": level,
-            "portable": portable,
-            "targets": targets,
-            "timing_cache": timing_cache,
-            "dla": dla,
-        }
-        _write(Path(source), original, proven, forms, output, deploy, backend, instances)
+        said = Said(
+            which=which,
+            checkpoint=at,
+            arch=arch,
+            norm=norm,
+            norm_mode=norm_mode,
+            size=size,
+            kind=kind,
+            input=shape,
+            output_shape=out_shape,
+            range=_range(value_range),
+            noise=noise,
+            classes=_classes(classes),
+            kwargs=kwargs,
+            weights=weights,
+            trust=trust,
+        )
+        original = open_source(source, said, typed)
+        _write(Path(source), original, make(original, wanted), forms, output, settings, backend, instances, triton_name)
 
     return app
 
 
-def _open(source: str, which: str | None, arch: str | None, at: str, said: dict[str, Any]) -> Original:
-    """Find out what the source is; torch is imported only for what needs it."""
+ONLY_FOR = {
+    "--batch": ("trt", "triton"),
+    "--workspace": ("trt",),
+    "--level": ("trt",),
+    "--portable": ("trt",),
+    "--target": ("trt",),
+    "--timing-cache": ("trt",),
+    "--dla": ("trt",),
+    "--triton-backend": ("triton",),
+    "--instances": ("triton",),
+    "--triton-name": ("triton",),
+}
+"""Options that one format or another needs."""
+
+
+def _refuse_idle(
+    typed: frozenset[str],
+    forms: list[str],
+    precisions: list[str],
+    size: str | None,
+    calibrate: str | None,
+    target: str | None,
+) -> None:
+    """Refuse options that would have no effect: who types one believes that it does something."""
     from ganedge.runtime.errors import UsageError
 
-    path = Path(source)
-    if path.suffix == ".onnx":
-        from ganedge.export.from_onnx import of_onnx, with_size
-        from ganedge.export.sizes import read_size
-
-        if said["norm"] != "eval":
-            raise UsageError("--norm-mode batch: a graph's normalisation is settled; export it again from PyTorch")
-        original = of_onnx(path, said["kind"], said["range"], said["noise"], said["classes"])
-        size = said["size"]
-        return original if size is None or "," in size or size == "dynamic" else with_size(original, *read_size(size))
-    if arch is not None or (":" in source and not path.exists()):
-        from ganedge.export import foreign
-
-        settings = foreign.Foreign(**{**said, "kwargs": foreign.read_kwargs(said["kwargs"])})
-        if arch is not None:
-            return foreign.of_checkpoint(path, arch, settings)
-        return foreign.of_module(source, settings)
-    if path.suffix in (".pt", ".pth", ".ckpt", ".pkl", ".safetensors"):
-        from ganedge.export import foreign
-
-        return foreign.of_pickle(path, foreign.Foreign(**{**said, "kwargs": foreign.read_kwargs(said["kwargs"])}))
-    from ganedge.export.from_torch import of_run
-
-    return of_run(path, which, said["norm"], said["size"], at)
+    if len(precisions) > 1:
+        raise UsageError(f"--{' and --'.join(precisions)} exclude each other: export once for each")
+    for option, needed in ONLY_FOR.items():
+        if option in typed and not set(needed) & set(forms):
+            raise UsageError(f"{option} is for --format {' or '.join(needed)}, and {','.join(forms)} was asked for")
+    if size is not None and "," in size and "trt" not in forms:
+        raise UsageError(f"--size {size}: several sizes are for --format trt; give one, or dynamic")
+    if "--for" in typed and precisions != ["int8"]:
+        raise UsageError("--for chooses the form of INT8: add --int8, or leave it out")
+    if "trt" in forms and target == "ort":
+        raise UsageError("--for ort: TensorRT does not read that form; export twice, or leave --for out")
+    if calibrate is not None and calibrate.isdigit() and precisions not in (["fp16"], ["int8"]):
+        raise UsageError(f"--calibrate {calibrate}: only FP16 and INT8 look at values; a folder serves every proof")
 
 
 def _write(
@@ -264,16 +281,15 @@ def _write(
     proven: Proven,
     forms: list[str],
     output: Path | None,
-    deploy: dict[str, Any],
+    settings: Settings,
     backend: Literal["onnxruntime", "tensorrt"],
     instances: int,
+    triton_name: str | None,
 ) -> None:
     """Write every format and say what was proven."""
     from ganedge.export.artifact import default_path
-    from ganedge.export.to_tensorrt import Settings
     from ganedge.runtime.files import write_whole
 
-    settings = Settings.read(**deploy)
     paths = _paths(source, original, proven.manifest.precision, forms, output)
     _say(proven)
     precision = proven.manifest.precision
@@ -290,7 +306,7 @@ def _write(
         from ganedge.runtime.manifest import read_bytes
 
         model = paths["trt"].read_bytes() if backend == "tensorrt" else proven.data
-        name = default_path(original, precision, "x").stem
+        name = triton_name or default_path(original, precision, "x").stem
         sealed, _ = read_bytes(proven.data, str(source))
         place = write_repository(paths["triton"], name, model, sealed, backend, settings.batch, instances)
         terminal.note(f"{place}: tritonserver --model-repository {paths['triton']}")

@@ -24,7 +24,7 @@ class Ability:
     format: str
     """As `--format` names it."""
     precision: str
-    """fp32, fp16 or int8."""
+    """fp32, fp16, bf16 or int8."""
     build: str
     """"yes", with what; or "no", and what is missing."""
     run: str

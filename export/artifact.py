@@ -36,7 +36,7 @@ class Wanted:
     """What an artifact is to be."""
 
     precision: Precision | None = None
-    """fp32, fp16 or int8; None keeps what the source has."""
+    """fp32, fp16, bf16 or int8; None keeps what the source has."""
     io: Literal["float", "uint8"] = "float"
     """What crosses the boundary where pictures do: values of the declared range, or bytes `[N, H, W, C]`."""
     calibrate: Path | int | None = None
@@ -77,7 +77,7 @@ def export_run(run: Path, output: Path | None = None, kind: Precision = "fp32") 
     Args:
         run: A folder that gan-train wrote.
         output: The file to write; in the run by default.
-        kind: fp32, fp16 or int8.
+        kind: fp32, fp16, bf16 or int8.
 
     Returns:
         The file, and the manifest in it with the proofs.
@@ -210,18 +210,18 @@ def _convert(
     """The graph in the wanted precision, with what stays higher, and what there is to say of it."""
     if kind == original.precision:
         return original.model, ()
-    if kind == "bf16":
-        raise UsageError("bf16 is not written yet: OpenVINO computes FP32 artifacts in it where the CPU can")
     inputs = calibration(original.interface, wanted)
     if kind == "int8":
         assert wanted.target is not None
         model, share, target = quantize.to_int8(original.model, inputs, wanted.target, keep)
         return model, (f"INT8 for {target}: {share:.0%} of the multiply-accumulates",)
+    if kind == "bf16":  # It reaches as far as FP32 does.
+        return precision.to_half(original.model, "bf16", keep), ()
     if not engines.installed("onnxruntime"):
-        return precision.to_fp16(original.model), ("values not looked at: onnxruntime is not installed",)
+        return precision.to_half(original.model, "fp16", keep), ("values not looked at: onnxruntime is not installed",)
     wide = precision.overflowing(original.model, layers.largest_values(original.model, inputs)) | keep
     notes = (f"kept in FP32 beside normalisation: {', '.join(sorted(wide))}",) if wide else ()
-    return precision.to_fp16(original.model, wide), notes
+    return precision.to_half(original.model, "fp16", wide), notes
 
 
 def calibration(interface: Interface, wanted: Wanted) -> list[list[NDArray[np.generic]]]:
@@ -249,7 +249,9 @@ def _prove(
     proofs: tuple[Parity, ...] = parity.prove(data, manifest, cases, gate) if cases else ()
     if str(gate) == "none":
         proofs = tuple(replace(proof, passed=True) for proof in proofs)
-    manifest = replace(manifest, parity=proofs, unproven="" if proofs else "no engine installed")
+    manifest = replace(
+        manifest, parity=proofs, unproven="" if proofs else f"no engine that computes {kind} is installed"
+    )
     return Proven(write_artifact(data, manifest), manifest, cases, notes)
 
 

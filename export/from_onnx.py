@@ -19,7 +19,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, ValueInfoProto, version_converter
 
-from ganedge.export import parity, rewrite
+from ganedge.export import rewrite
 from ganedge.export.original import Arrays, Original, Run
 from ganedge.runtime import engines, onnx_file
 from ganedge.runtime.errors import ArtifactError, GanEdgeError, UsageError
@@ -53,7 +53,7 @@ def of_onnx(
         ArtifactError: no such file, damaged, its weights elsewhere and missing, or no valid ONNX.
         UsageError: a foreign one, and not said what goes in.
     """
-    data = _read(path)
+    data = read_file(path)
     _, metadata = onnx_file.split(data)
     if KEY in metadata:
         if kind is not None:
@@ -84,7 +84,8 @@ def of_onnx(
     return Original(model, interface, _norm_mode(model), source, _in_engine(model, "fp32"), path.parent, path.stem)
 
 
-def _read(path: Path) -> bytes:
+def read_file(path: Path) -> bytes:
+    """The bytes of a model; one line where there are none, or a Git LFS pointer in their place (ArtifactError)."""
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -192,7 +193,7 @@ def _norm_mode(model: ModelProto) -> NormMode:
 
 def _in_engine(model: ModelProto, precision: str) -> Run | None:
     """Run the file itself; the engine starts at the first call, because not every export needs it."""
-    name = next((name for name in parity.READERS if engines.installed(name)), None)
+    name = next((name for name in engines.readers(precision) if engines.installed(name)), None)
     if name is None:
         return None
     names = [value.name for value in model.graph.input]

@@ -33,8 +33,6 @@ SIDES = ((64, 64), (96, 128))
 """Heights and widths of the pictures where these are dynamic; rounded up to the port's multiple."""
 SEED = 20_26
 """Seed of the inputs of a proof."""
-READERS = ("onnxruntime", "openvino")
-"""The engines that run an ONNX file as it is."""
 
 
 @dataclass(frozen=True)
@@ -198,9 +196,10 @@ def prove(model: bytes, manifest: Manifest, cases: Sequence[Case], gate: Gate) -
         gate: What to reach.
 
     Returns:
-        One proof per engine; empty where no engine is installed.
+        One proof per engine; empty where no engine that computes this precision is installed.
     """
-    return tuple(_prove_in(model, manifest, cases, gate, name) for name in READERS if engines.installed(name))
+    names = filter(engines.installed, engines.readers(manifest.precision))
+    return tuple(_prove_in(model, manifest, cases, gate, name) for name in names)
 
 
 def _prove_in(model: bytes, manifest: Manifest, cases: Sequence[Case], gate: Gate, name: str) -> Parity:

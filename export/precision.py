@@ -1,51 +1,65 @@
 """Change what a graph computes in, with its inputs and outputs as they were. No torch here.
 
-half = to_fp16(model)
+half = to_half(model, "fp16")
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import Literal
 
 import numpy as np
 import onnx
-from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
+from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper, version_converter
 
 from ganedge.export import rewrite
-from ganedge.runtime.errors import GanEdgeError
+from ganedge.runtime.errors import GanEdgeError, MissingExtra
 from ganedge.runtime.manifest import Precision
 
-PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8")
+Half = Literal["fp16", "bf16"]
+"""Floating point in two bytes."""
+PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "bf16", "int8")
 """What gan-export writes."""
+BF16_OPSET = 22
+"""The first operator set whose convolutions take bf16."""
 FP16_MAX = float(np.finfo(np.float16).max)
 """65504: a larger weight becomes infinite."""
 HEADROOM = 4.0
 """Other inputs than those looked at may reach this many times further."""
 FP32_OPS = frozenset({"BatchNormalization", "InstanceNormalization", "LayerNormalization", "GroupNormalization"})
-"""Operators whose statistics lose their meaning in 11 bits of mantissa."""
+"""Operators whose statistics lose their meaning in 11 bits of mantissa, or 8."""
 FP32_INPUTS = {"Resize": (1, 2), "Upsample": (1,)}
 """Inputs that are float32 by the operator's definition, whatever it works on."""
 
 
-def to_fp16(model: ModelProto, keep: frozenset[str] = frozenset()) -> ModelProto:
-    """FP16 weights and arithmetic, FP32 inputs and outputs.
+def to_half(model: ModelProto, kind: Half, keep: frozenset[str] = frozenset()) -> ModelProto:
+    """FP16 or bf16 weights and arithmetic, FP32 inputs and outputs.
+
+    For bf16 the operator set is raised to the one that knows it, and transposed convolutions are rewritten first:
+    TensorRT for RTX 1.7 builds none of them in bf16.
 
     Args:
         model: An FP32 model with inferred shapes.
-        keep: Names of nodes that stay in FP32, beside the normalisations.
+        kind: Which of the two.
+        keep: Names of nodes that stay in FP32, beside the normalisations; names of the graph before any rewrite.
 
     Returns:
         A new model, checked. Casts stand where the two precisions meet.
 
     Raises:
         GanEdgeError: a weight is too large for FP16.
+        MissingExtra: ml_dtypes, which gives NumPy its bf16, is not installed.
     """
     half = ModelProto()
     half.CopyFrom(model)
+    if kind == "bf16":
+        half = _ready_for_bf16(half)
+    element, dtype = _types(kind)
     graph = half.graph
     types = _float_tensors(half)
     wide = {index for index, node in enumerate(graph.node) if node.op_type in FP32_OPS or node.name in keep}
-    _check_range([tensor for tensor in graph.initializer if _readers_half(tensor.name, graph.node, wide)])
+    if kind == "fp16":
+        _check_range([tensor for tensor in graph.initializer if _readers_half(tensor.name, graph.node, wide)])
 
     nodes: list[NodeProto] = []
     casts: dict[tuple[str, int], str] = {}
@@ -56,7 +70,7 @@ def to_fp16(model: ModelProto, keep: frozenset[str] = frozenset()) -> ModelProto
     def cast(name: str, to: int) -> str:
         """The name of this tensor in the wanted type, adding a Cast where there is none yet."""
         if (name, to) not in casts:
-            casts[name, to] = f"{name}_{'fp16' if to == TensorProto.FLOAT16 else 'fp32'}"
+            casts[name, to] = f"{name}_{kind if to == element else 'fp32'}"
             nodes.append(helper.make_node("Cast", [name], [casts[name, to]], f"cast_{casts[name, to]}", to=to))
         return casts[name, to]
 
@@ -67,21 +81,21 @@ def to_fp16(model: ModelProto, keep: frozenset[str] = frozenset()) -> ModelProto
                 continue
             if name in weights:
                 if index not in wide:
-                    narrow = f"{name}_fp16"
-                    narrow_weights.setdefault(narrow, _narrow(weights[name], narrow))
+                    narrow = f"{name}_{kind}"
+                    narrow_weights.setdefault(narrow, _narrow(weights[name], narrow, dtype))
                     node.input[place] = narrow
             elif index in wide and name in made_half:
                 node.input[place] = cast(name, TensorProto.FLOAT)
             elif index not in wide and name not in made_half:
-                node.input[place] = cast(name, TensorProto.FLOAT16)
+                node.input[place] = cast(name, element)
         nodes.append(node)
         if index not in wide:
-            _narrow_attributes(node)
+            _narrow_attributes(node, element, dtype)
             made_half.update(name for name in node.output if name in types)
 
     for output in graph.output:
         if output.name in made_half:
-            inner = f"{output.name}_fp16"
+            inner = f"{output.name}_{kind}"
             for node in nodes:
                 _rename(node, output.name, inner)
             nodes.append(helper.make_node("Cast", [inner], [output.name], f"cast_{output.name}", to=TensorProto.FLOAT))
@@ -108,6 +122,27 @@ def overflowing(model: ModelProto, peaks: Mapping[str, float]) -> frozenset[str]
     return frozenset(node.name for node in model.graph.node if large & {*node.input, *node.output})
 
 
+def _types(kind: Half) -> tuple[int, np.dtype[np.generic]]:
+    """ONNX's and NumPy's types."""
+    if kind == "fp16":
+        return TensorProto.FLOAT16, np.dtype(np.float16)
+    try:
+        from ml_dtypes import bfloat16
+    except ImportError as error:  # onnx brings it since 1.19 only.
+        raise MissingExtra("ml_dtypes", "export", "--bf16") from error
+    return TensorProto.BFLOAT16, np.dtype(bfloat16)
+
+
+def _ready_for_bf16(model: ModelProto) -> ModelProto:
+    """The same graph in an operator set that knows bf16, without transposed convolutions."""
+    symbols = _symbols(model)
+    if max(entry.version for entry in model.opset_import if entry.domain in rewrite.ONNX_DOMAINS) < BF16_OPSET:
+        model = version_converter.convert_version(model, BF16_OPSET)
+    model = rewrite.tidy(model, symbols)
+    rewrite.transposed_to_shuffle(model)
+    return rewrite.tidy(model, symbols)
+
+
 def _float_tensors(model: ModelProto) -> set[str]:
     """Names of all float32 tensors of the graph."""
     graph = model.graph
@@ -130,17 +165,17 @@ def _check_range(tensors: list[TensorProto]) -> None:
                 )
 
 
-def _narrow(tensor: TensorProto, name: str) -> TensorProto:
-    return numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float16), name)
+def _narrow(tensor: TensorProto, name: str, dtype: np.dtype[np.generic]) -> TensorProto:
+    return numpy_helper.from_array(numpy_helper.to_array(tensor).astype(dtype), name)
 
 
-def _narrow_attributes(node: NodeProto) -> None:
+def _narrow_attributes(node: NodeProto, element: int, dtype: np.dtype[np.generic]) -> None:
     """Constants and casts inside a half-precision node become half precision too."""
     for attribute in node.attribute:
         if attribute.type == onnx.AttributeProto.TENSOR and attribute.t.data_type == TensorProto.FLOAT:
-            attribute.t.CopyFrom(_narrow(attribute.t, attribute.t.name))
+            attribute.t.CopyFrom(_narrow(attribute.t, attribute.t.name, dtype))
         elif node.op_type == "Cast" and attribute.name == "to" and attribute.i == TensorProto.FLOAT:
-            attribute.i = TensorProto.FLOAT16
+            attribute.i = element
 
 
 def _rename(node: NodeProto, old: str, new: str) -> None:

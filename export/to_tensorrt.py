@@ -12,16 +12,20 @@ import ctypes
 import hashlib
 import importlib
 import platform
+import re
 import sys
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 
 from ganedge.export import parity
 from ganedge.export.artifact import Proven
+from ganedge.export.quantize import LAYERS
 from ganedge.export.sizes import read_size
 from ganedge.runtime import engines
 from ganedge.runtime.engine_file import EngineIdentity, Flavour, Shapes, write_sidecar
@@ -200,7 +204,44 @@ def _build(
     if not parser.parse(model):
         reason = parser.get_error(0).desc() if parser.num_errors else "no reason given"
         raise EngineError(f"{name} {trt.__version__} does not read this model: {' '.join(reason.split())[:300]}")
-    _check_types(trt, network, manifest)
+    _check_types(trt, network, onnx.load_model_from_string(model), manifest)
+    capability = compute_capability()
+    targets = _targets(name, trt, settings, capability)
+    if targets and not settings.targets:
+        say(f"no GPU and no --target: built for every one that {name} can name, {', '.join(targets)}")
+    while True:
+        config = _config(name, trt, builder, profiles, settings, targets)
+        cache = _open_cache(name, trt, config, settings, capability)
+        engine = builder.build_serialized_network(network, config)
+        if engine is not None:
+            break
+        reason = log.last or "no reason given"
+        unable = () if settings.targets else _unable(reason, targets)
+        if not unable or len(unable) == len(targets):
+            raise EngineError(f"{name} {trt.__version__} could not build this model: {reason}")
+        say(f"not for {', '.join(unable)}, which cannot run it: {reason}")
+        targets = tuple(target for target in targets if target not in unable)
+    if cache is not None:
+        with whole_file(cache) as part:
+            part.write_bytes(memoryview(config.get_timing_cache().serialize()))
+    return bytes(engine), targets, capability
+
+
+def _unable(reason: str, targets: tuple[str, ...]) -> tuple[str, ...]:
+    """The GPUs among those built for that an error names, such as "not supported for Turing (SM75)"."""
+    named = {found.lower() for found in re.findall(r"\bsm\d+\b", reason, re.IGNORECASE)}
+    return tuple(target for target in targets if target in named)
+
+
+def _config(
+    name: Flavour,
+    trt: Any,
+    builder: Any,
+    profiles: dict[str, Shapes],
+    settings: Settings,
+    targets: tuple[str, ...],
+) -> Any:
+    """How to build, as TensorRT takes it."""
     config = builder.create_builder_config()
     profile = builder.create_optimization_profile()
     for port, shapes in profiles.items():
@@ -213,21 +254,16 @@ def _build(
         config.builder_optimization_level = settings.level
     if settings.dla is not None:
         _use_dla(trt, builder, config, settings.dla)
-    capability = compute_capability()
-    targets = _set_targets(name, trt, config, settings, capability, say)
+    if targets:
+        config.num_compute_capabilities = len(targets)
+        for place, target in enumerate(targets):
+            config.set_compute_capability(_nameable(trt)[target], place)
     if settings.portable:
         config.set_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
         if name == "tensorrt":
             config.hardware_compatibility_level = trt.HardwareCompatibilityLevel.AMPERE_PLUS
-    cache = _open_cache(name, trt, config, settings, capability)
     config.progress_monitor = _monitor(trt)
-    engine = builder.build_serialized_network(network, config)
-    if engine is None:
-        raise EngineError(f"{name} {trt.__version__} could not build this model: {log.last or 'no reason given'}")
-    if cache is not None:
-        with whole_file(cache) as part:
-            part.write_bytes(memoryview(config.get_timing_cache().serialize()))
-    return bytes(engine), targets, capability
+    return config
 
 
 def _strongly_typed(trt: Any) -> int:
@@ -236,29 +272,42 @@ def _strongly_typed(trt: Any) -> int:
     return 1 << int(flags.STRONGLY_TYPED) if hasattr(flags, "STRONGLY_TYPED") else 0
 
 
-def _check_types(trt: Any, network: Any, manifest: Manifest) -> None:
-    """Every convolution and matrix product of the network computes in what was asked for, apart from what is kept wide.
+def _check_types(trt: Any, network: Any, model: onnx.ModelProto, manifest: Manifest) -> None:
+    """Every convolution and matrix product of the network computes in the type that the graph gives it.
+
+    INT8 is arithmetic between a quantised input and its layer: such a layer still names a floating-point type, so the
+    quantisations are counted as well.
 
     Raises:
-        GanEdgeError: none of them does.
+        GanEdgeError: other types, fewer layers, or none in the precision that was asked for.
     """
     heavy = (trt.LayerType.CONVOLUTION, trt.LayerType.DECONVOLUTION, trt.LayerType.MATRIX_MULTIPLY)
-    quantised = any(network.get_layer(i).type == trt.LayerType.QUANTIZE for i in range(network.num_layers))
-    types = [
-        network.get_layer(i).get_output(0).dtype
-        for i in range(network.num_layers)
-        if network.get_layer(i).type in heavy
-    ]
-    wanted = {"fp32": trt.float32, "fp16": trt.float16}.get(manifest.precision)
-    held = quantised if manifest.precision == "int8" else not types or wanted in types
-    if not held or (manifest.precision == "fp32" and set(types) > {trt.float32}):
-        found = ", ".join(sorted({str(kind) for kind in types}))
-        raise GanEdgeError(f"the network TensorRT read computes in {found}, not in {manifest.precision} as asked")
+    layers = [network.get_layer(i) for i in range(network.num_layers)]
+    names = {trt.float32: "fp32", trt.float16: "fp16", trt.bfloat16: "bf16"}
+    found = Counter(names.get(one.get_output(0).dtype, "another type") for one in layers if one.type in heavy)
+    wanted = Counter(_computed_in(model))
+    steps = sum(one.type == trt.LayerType.QUANTIZE for one in layers)
+    asked = steps > 0 if manifest.precision == "int8" else not wanted or wanted[manifest.precision] > 0
+    if found != wanted or not asked:
+        shown = ", ".join(f"{count} in {name}" for name, count in sorted(found.items())) or "nothing"
+        given = ", ".join(f"{count} in {name}" for name, count in sorted(wanted.items())) or "nothing"
+        raise GanEdgeError(
+            f"the network TensorRT read computes {shown} (quantisations: {steps}), where the "
+            f"{manifest.precision} graph has {given}"
+        )
 
 
-def _set_targets(
-    name: Flavour, trt: Any, config: Any, settings: Settings, capability: str, say: Callable[[str], None]
-) -> tuple[str, ...]:
+def _computed_in(model: onnx.ModelProto) -> Iterator[str]:
+    """The type of what each convolution and matrix product of a graph gives."""
+    names = {onnx.TensorProto.FLOAT: "fp32", onnx.TensorProto.FLOAT16: "fp16", onnx.TensorProto.BFLOAT16: "bf16"}
+    known = (*model.graph.value_info, *model.graph.output)
+    types = {value.name: names.get(value.type.tensor_type.elem_type, "another type") for value in known}
+    for node in model.graph.node:
+        if node.op_type in LAYERS:
+            yield types[node.output[0]]
+
+
+def _targets(name: Flavour, trt: Any, settings: Settings, capability: str) -> tuple[str, ...]:
     """The GPUs to build for; without a GPU and without --target, all that this flavour can name."""
     if name == "tensorrt":
         if settings.targets:
@@ -266,21 +315,18 @@ def _set_targets(
                 "--target: this TensorRT builds for its own GPU alone; TensorRT for RTX (ganedge[rtx]) for others"
             )
         return ()
-    known = {
-        one.lower(): getattr(trt.ComputeCapability, one) for one in dir(trt.ComputeCapability) if one.startswith("SM")
-    }
+    known = _nameable(trt)
     for target in settings.targets:
         if target not in known:
             raise UsageError(f"--target {target}: this {name} builds for {', '.join(sorted(known))}")
-    chosen = settings.targets
-    if not chosen and not capability:
-        chosen = tuple(sorted(known))
-        say(f"no GPU and no --target: built for every one that {name} can name, {', '.join(chosen)}")
-    if chosen:
-        config.num_compute_capabilities = len(chosen)
-        for place, target in enumerate(chosen):
-            config.set_compute_capability(known[target], place)
-    return chosen
+    return settings.targets or (() if capability else tuple(sorted(known)))
+
+
+def _nameable(trt: Any) -> dict[str, Any]:
+    """The GPUs that TensorRT for RTX can build for, by our names of them: sm86."""
+    return {
+        one.lower(): getattr(trt.ComputeCapability, one) for one in dir(trt.ComputeCapability) if one.startswith("SM")
+    }
 
 
 def compute_capability() -> str:

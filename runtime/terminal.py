@@ -77,6 +77,16 @@ def run(build: Callable[[], typer.Typer], name: str, extra: str) -> NoReturn:
     sys.exit(code if isinstance(code, int) else 0)
 
 
+def typed(context: typer.Context) -> frozenset[str]:
+    """The options that were given on the command line, by their long names, and not those with their defaults."""
+    given = set()
+    for param in context.command.params:
+        source = context.get_parameter_source(param.name or "")
+        if source is not None and source.name == "COMMANDLINE":
+            given.add(max(param.opts, key=len))
+    return frozenset(given)
+
+
 def note(text: str) -> None:
     """Say something to the person at the terminal, on standard error, so that standard output stays data."""
     sys.stderr.write(printable(text) + "\n")

@@ -19,7 +19,7 @@ from zipfile import ZipFile
 
 import numpy as np
 
-from .engines import MODULES, installed, start
+from .engines import installed, readers, start
 from .errors import ArtifactError, EngineError
 from .images import from_uint8
 from .latents import LatentStream
@@ -89,7 +89,7 @@ def verify(path: Path) -> list[Check]:
     proof = path.with_name(path.name + ".proof.npz")
     inputs, reference = _stored(proof, manifest) if proof.is_file() else (real_inputs(manifest.interface), None)
     outputs = {}
-    for name in filter(installed, MODULES):
+    for name in filter(installed, readers(manifest.precision)):
         engine = start(model, manifest.precision, name, "auto", None)
         outputs[str(engine.info)] = _run(engine, manifest, inputs)
         engine.close()

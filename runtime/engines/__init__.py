@@ -74,9 +74,14 @@ def installed(name: str) -> bool:
     return importlib.util.find_spec(name) is not None
 
 
+def readers(precision: str) -> tuple[str, ...]:
+    """The engines that compute an .onnx of this precision on a CPU: ONNX Runtime has no bf16 there."""
+    return tuple(name for name in MODULES if (name, precision) != ("onnxruntime", "bf16"))
+
+
 def on_cpu(precision: str) -> str:
-    """What an engine on an ordinary CPU makes of a precision: FP16 weights are widened and computed in FP32."""
-    return "fp32 (fp16 weights)" if precision == "fp16" else precision
+    """What an engine on an ordinary CPU makes of a precision: halved weights are widened and computed in FP32."""
+    return f"fp32 ({precision} weights)" if precision in ("fp16", "bf16") else precision
 
 
 def start(
@@ -111,7 +116,8 @@ def start(
         raise UsageError(f"unknown device {device!r}: choose {', '.join(DEVICES)}")
     if threads is not None and threads < 1:
         raise UsageError(f"threads is {threads}: give 1 or more, or leave it out")
-    order = sorted(MODULES, key=lambda known: known not in proven) if name == "auto" else [name]
+    able = readers(precision) if device != "cuda" else tuple(MODULES)
+    order = sorted(MODULES, key=lambda known: (known not in able, known not in proven)) if name == "auto" else [name]
     for candidate in order:
         if installed(candidate):
             module = importlib.import_module(f".{MODULES[candidate]}", __name__)

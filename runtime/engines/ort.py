@@ -99,6 +99,8 @@ def start(
     if compute is not None:
         raise EngineError(f"onnxruntime computes in the model's own precision, not in {compute}: export it so")
     chosen = _choose(onnxruntime.get_available_providers(), device)
+    if chosen == "cpu" and precision == "bf16":
+        raise EngineError("onnxruntime has no bf16 on the CPU: pip install 'ganedge[openvino]', or export in FP32")
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # Errors reach the caller as exceptions; the library itself prints nothing.
     if threads is not None:

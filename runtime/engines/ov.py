@@ -53,7 +53,9 @@ def start(model: bytes, precision: str, device: str, threads: int | None, comput
     if compute is not None and compute not in precisions():
         raise EngineError(f"this processor cannot compute in {compute} with openvino: leave the precision as it is")
     # On a CPU with AMX OpenVINO computes FP32 models in bf16 unless told otherwise: what is asked for is given.
-    hint = HINTS[compute or "fp32"]
+    # A bf16 model is computed in bf16 where the processor can.
+    natural = "bf16" if precision == "bf16" and "bf16" in precisions() else "fp32"
+    hint = HINTS[compute or natural]
     settings: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": hint}
     if threads is not None:
         settings["INFERENCE_NUM_THREADS"] = threads
@@ -67,7 +69,8 @@ def start(model: bytes, precision: str, device: str, threads: int | None, comput
     if given != hint:
         raise EngineError(f"asked to compute in {hint}, openvino computes in {given}: use --engine onnxruntime")
     version = openvino.__version__.partition("-")[0]
-    computed = on_cpu(precision) if compute is None else f"{compute} ({precision} weights)"
+    used = compute or natural
+    computed = used if used == precision else f"{used} ({precision} weights)" if compute else on_cpu(precision)
     return OpenVino(compiled, EngineInfo("openvino", version, "CPU", "cpu", computed))
 
 

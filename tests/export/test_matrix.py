@@ -13,8 +13,12 @@ from ganedge.export import pictures
 from ganedge.export.artifact import Wanted, make
 from ganedge.export.from_torch import of_run
 from ganedge.export.original import Original
+from ganedge.export.to_tensorrt import Settings, write_engine
 from ganedge.models import find
-from ganedge.train.loop import Settings, train
+from ganedge.runtime.engine_file import check_engine, read_sidecar
+from ganedge.runtime.engines import installed
+from ganedge.train.loop import Settings as Training
+from ganedge.train.loop import train
 
 SYSTEMS: dict[str, tuple[str, str | None, dict[str, Any]]] = {
     "circles": ("circles", None, {}),
@@ -29,7 +33,9 @@ SYSTEMS: dict[str, tuple[str, str | None, dict[str, Any]]] = {
 }
 """Variant, preset and the settings that make it tiny."""
 BOTH_WAYS = [(name, which) for name in SYSTEMS for which in (("a2b", "b2a") if "cyclegan" in name else (None,))]
-PRECISIONS = [("fp32", None), ("fp16", None), ("int8", "ort"), ("int8", "openvino")]
+PRECISIONS = [("fp32", None), ("fp16", None), ("bf16", None), ("int8", "ort"), ("int8", "openvino")]
+ENGINES = [(name, kind) for name in SYSTEMS for kind in ("fp32", "fp16")]
+ENGINES += [(name, kind) for name in ("dcgan", "cyclegan-resnet", "cyclegan-conv") for kind in ("bf16", "int8")]
 Trained = Callable[[str, bool], Path]
 
 
@@ -55,7 +61,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
             variant = find(variant_name)
             config = {"batch": 4} if full and variant_name in ("wgan", "dcgan") else {} if full else tiny
             wants = variant.wants(variant.config_class(**{**variant.presets.get(preset or "", {}), **config}))
-            settings = Settings(data=places[wants.kind], out=out, steps=3, device="cpu", preset=preset)
+            settings = Training(data=places[wants.kind], out=out, steps=3, device="cpu", preset=preset)
             train(variant, config, settings)
         return out
 
@@ -66,10 +72,26 @@ def prove(original: Original, precision: Any, target: Any) -> None:
     """`make` raises where a gate is missed."""
     proven = make(original, Wanted(precision, target=target))
     assert proven.manifest.precision == precision
-    assert [proof.engine.split()[0] for proof in proven.manifest.parity] == ["onnxruntime", "openvino"]
+    able = ["openvino"] if precision == "bf16" else ["onnxruntime", "openvino"]
+    assert [proof.engine.split()[0] for proof in proven.manifest.parity] == able
     assert all(proof.passed for proof in proven.manifest.parity)
     if precision == "int8":
         assert any(node.op_type == "QuantizeLinear" for node in _nodes(proven.data))
+
+
+@pytest.mark.skipif(not installed("tensorrt_rtx"), reason="needs tensorrt-rtx-cu13: ganedge[rtx]")
+@pytest.mark.parametrize(("name", "precision"), ENGINES)
+def test_engines(trained: Trained, tmp_path: Path, name: str, precision: Any) -> None:
+    """Every system becomes an engine; what the network computes in is checked on the way, or `write_engine` raises."""
+    proven = make(of_run(trained(name, False)), Wanted(precision, target="trt" if precision == "int8" else None))
+    if precision == "int8":  # The same file that OpenVINO runs, where it was proven.
+        assert "openvino" in {proof.engine.split()[0] for proof in proven.manifest.parity if proof.passed}
+    (tmp_path / "g.onnx").write_bytes(proven.data)
+    settings = Settings.read(batch="1,1,2", targets="sm86")
+    write_engine(tmp_path / "g.onnx", tmp_path / "g.engine", proven, settings, lambda _: None)
+    manifest, identity = read_sidecar(tmp_path / "g.engine")
+    assert identity.precision == manifest.precision == precision
+    assert len(check_engine(tmp_path / "g.engine", identity)) > 10_000
 
 
 def _nodes(data: bytes) -> Any:

@@ -13,7 +13,7 @@ import torch
 from onnx import TensorProto
 from torch import nn
 
-from ganedge.export.precision import to_fp16
+from ganedge.export.precision import to_half
 from ganedge.export.to_onnx import to_onnx
 from ganedge.runtime.errors import GanEdgeError
 from ganedge.runtime.manifest import Interface, Port
@@ -46,7 +46,7 @@ def mixed() -> onnx.ModelProto:
 
 
 def test_types() -> None:
-    half = to_fp16(mixed())
+    half = to_half(mixed(), "fp16")
     kinds = {value.name: value.type.tensor_type.elem_type for value in half.graph.value_info}
     for node in half.graph.node:
         if node.op_type in ("Conv", "Relu", "Tanh", "Add", "Mul", "Pad"):
@@ -64,7 +64,7 @@ def test_close_to_full_precision() -> None:
     x = np.random.default_rng(0).uniform(-1, 1, (3, 3, 8, 8)).astype(np.float32)
     wanted, found = (
         onnxruntime.InferenceSession(m.SerializeToString()).run(None, {m.graph.input[0].name: x})[0]
-        for m in (full, to_fp16(full))
+        for m in (full, to_half(full, "fp16"))
     )
     assert found.dtype == np.float32
     assert 0 < np.abs(found - wanted).max() < 1e-2
@@ -73,7 +73,7 @@ def test_close_to_full_precision() -> None:
 def test_named_nodes_stay_wide() -> None:
     full = mixed()
     conv = next(node for node in full.graph.node if node.op_type == "Conv")
-    half = to_fp16(full, frozenset({conv.name}))
+    half = to_half(full, "fp16", frozenset({conv.name}))
     kinds = {tensor.name: tensor.data_type for tensor in half.graph.initializer}
     kept = next(node for node in half.graph.node if node.name == conv.name)
     assert kinds[kept.input[1]] == TensorProto.FLOAT
@@ -88,4 +88,24 @@ def test_a_weight_beyond_half_precision_is_refused() -> None:
     with torch.no_grad():
         network.weight.fill_(1e6)
     with pytest.raises(GanEdgeError, match="beyond FP16's 65504"):
-        to_fp16(to_onnx(network, Interface("image-to-image", (IMAGE,), (RESULT,))))
+        to_half(to_onnx(network, Interface("image-to-image", (IMAGE,), (RESULT,))), "fp16")
+
+
+def test_bf16_keeps_what_fp16_cannot() -> None:
+    """bf16 reaches as far as FP32; its boundary stays FP32, and normalisation as well."""
+    network = nn.Sequential(nn.ConvTranspose2d(3, 3, 4, 2, 1), nn.InstanceNorm2d(3), nn.Tanh())
+    with torch.no_grad():
+        network[0].weight.mul_(1e6)  # type: ignore[operator]
+    full = to_onnx(
+        network.eval(), Interface("image-to-image", (IMAGE,), (replace(RESULT, shape=("batch", 3, 16, 16)),))
+    )
+    with pytest.raises(GanEdgeError, match="beyond FP16"):
+        to_half(full, "fp16")
+    half = to_half(full, "bf16")
+    assert {tensor.data_type for tensor in half.graph.initializer} >= {TensorProto.BFLOAT16}
+    assert not [node for node in half.graph.node if node.op_type == "ConvTranspose"]
+    ports = (*half.graph.input, *half.graph.output)
+    assert all(port.type.tensor_type.elem_type == TensorProto.FLOAT for port in ports)
+    kinds = {value.name: value.type.tensor_type.elem_type for value in half.graph.value_info}
+    norm = next(node for node in half.graph.node if node.op_type == "InstanceNormalization")
+    assert kinds[norm.output[0]] == TensorProto.FLOAT

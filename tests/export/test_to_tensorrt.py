@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,10 +17,12 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from ganedge.export import to_tensorrt
+from ganedge.export.precision import to_half
 from ganedge.export.to_tensorrt import Settings
 from ganedge.runtime import engines
 from ganedge.runtime.engine_file import check_engine, read_sidecar, sidecar_path
-from ganedge.runtime.errors import ArtifactError, EngineError, UsageError
+from ganedge.runtime.errors import ArtifactError, EngineError, GanEdgeError, UsageError
+from ganedge.runtime.manifest import read_artifact
 
 Command = Callable[..., Any]
 needs_rtx = pytest.mark.skipif(not engines.installed("tensorrt_rtx"), reason="needs tensorrt-rtx-cu13: ganedge[rtx]")
@@ -85,6 +88,35 @@ def test_mistakes(command: Command, artifact: Path, tmp_path: Path) -> None:
     done = command("gan-export", artifact, "-o", artifact)
     assert done.code == 2
     assert "source itself" in done.err
+
+
+@needs_rtx
+def test_gpus_that_cannot_run_it_are_left_out(command: Command, tiny_run: Path, tmp_path: Path) -> None:
+    """Without a GPU and without --target: Turing, for one, has no bf16."""
+    done = command("gan-export", tiny_run, "--format", "trt", "--bf16", "-o", tmp_path / "g.engine")
+    assert done.code == 0, done.err
+    assert "not for sm75, which cannot run it" in done.err
+    targets = read_sidecar(tmp_path / "g.engine")[1].targets
+    assert "sm86" in targets
+    assert "sm75" not in targets
+    done = command("gan-export", tiny_run, "--format", "trt", "--bf16", "--target", "sm75", "-o", tmp_path / "h.engine")
+    assert done.code == 1
+    assert "could not build" in done.err
+    assert not (tmp_path / "h.engine").exists()
+
+
+@needs_rtx
+def test_other_types_than_asked_for_are_seen(artifact: Path) -> None:
+    import tensorrt_rtx as trt
+
+    model = onnx.load(artifact)
+    manifest, _ = read_artifact(artifact)
+    network = trt.Builder(to_tensorrt._logger(trt)).create_network(to_tensorrt._strongly_typed(trt))
+    assert trt.OnnxParser(network, to_tensorrt._logger(trt)).parse(artifact.read_bytes())
+    to_tensorrt._check_types(trt, network, model, manifest)
+    for wrong in (model, to_half(model, "fp16")):
+        with pytest.raises(GanEdgeError, match="graph has"):
+            to_tensorrt._check_types(trt, network, wrong, replace(manifest, precision="fp16"))
 
 
 def test_without_tensorrt(monkeypatch: pytest.MonkeyPatch) -> None:
