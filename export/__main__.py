@@ -287,14 +287,13 @@ def _write(
     triton_name: str | None,
 ) -> None:
     """Write every format and say what was proven."""
-    from ganedge.export.artifact import default_path
-    from ganedge.runtime.files import write_whole
+    from ganedge.export.artifact import default_path, write_artifact_file
 
     paths = _paths(source, original, proven.manifest.precision, forms, output)
     _say(proven)
     precision = proven.manifest.precision
     if "onnx" in paths:
-        write_whole(paths["onnx"], proven.data)
+        write_artifact_file(paths["onnx"], proven)
         terminal.note(f"{paths['onnx']}: {paths['onnx'].stat().st_size / 1e6:.1f} MB, {precision}")
     if "trt" in paths:
         from ganedge.export.to_tensorrt import write_engine

@@ -20,13 +20,15 @@ from ganedge.export import boundary, layers, parity, precision, quantize
 from ganedge.export.original import Original, Run
 from ganedge.runtime import engines
 from ganedge.runtime.errors import GanEdgeError, UsageError
-from ganedge.runtime.files import write_whole
+from ganedge.runtime.files import whole_file, write_whole
 from ganedge.runtime.manifest import Interface, Manifest, Parity, Precision, write_artifact
 
 ROUNDS = 5
 """How often layers are taken back to a higher precision before giving up."""
 TIMED = 20
 """Calls of each engine where the one to quantise for is chosen; the first quarter is warm-up."""
+PROOF_LATENTS, PROOF_PICTURES = 16, 4
+"""Inputs and outputs stored beside what could not be proven where it was made."""
 LATENTS = 128
 """Latents to look at values with: they are cheap, and few of them miss the rare large values."""
 
@@ -97,8 +99,32 @@ def export(original: Original, wanted: Wanted, output: Path | None = None) -> tu
     """Make an artifact, prove it, and write it whole. Raises as `make` does."""
     proven = make(original, wanted)
     path = output or default_path(original, proven.manifest.precision, "onnx")
-    write_whole(path, proven.data)
+    write_artifact_file(path, proven)
     return path, proven
+
+
+def write_artifact_file(path: Path, proven: Proven) -> None:
+    """Write the .onnx, and beside it what it takes to prove it later where that was not possible here."""
+    write_whole(path, proven.data)
+    if proven.manifest.unproven:
+        write_proof(path, proven)
+    else:
+        path.with_name(f"{path.name}.proof.npz").unlink(missing_ok=True)
+
+
+def write_proof(path: Path, proven: Proven) -> None:
+    """Keep some inputs and outputs beside an artifact, so that `gan-run verify` can prove it on the device."""
+    if not proven.cases:
+        return
+    case, interface = proven.cases[0], proven.manifest.interface
+    count = PROOF_LATENTS if interface.noise else PROOF_PICTURES
+    batch = interface.inputs[0].shape[0]
+    count = -(-count // batch) * batch if isinstance(batch, int) else count
+    arrays = {f"input{place}": array[:count] for place, array in enumerate(case.inputs)}
+    arrays["output"] = case.reference[:count].astype(np.float32)
+    arrays["weights"] = np.array(proven.manifest.source.weights)
+    with whole_file(path.with_name(f"{path.name}.proof.npz")) as part, part.open("wb") as file:
+        np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
 
 
 def default_path(original: Original, kind: Precision, ending: str) -> Path:
@@ -169,7 +195,8 @@ def _choose_target(
     targets = quantize.runnable_targets()
     if len(targets) < 2:
         return replace(wanted, target=targets[0] if targets else "openvino"), ()
-    item = [array[:1] for array in inputs[0]]
+    batch = original.interface.inputs[0].shape[0]
+    item = [array[: batch if isinstance(batch, int) else 1] for array in inputs[0]]
     calibrated = calibration(original.interface, wanted)
     runs: dict[quantize.Target, engines.Engine] = {}
     for target in targets:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from ganedge.export import pictures
 from ganedge.runtime import engines
 from ganedge.runtime.errors import GanEdgeError, UsageError
-from ganedge.runtime.latents import LatentStream
+from ganedge.runtime.latents import LatentStream, class_numbers
 from ganedge.runtime.manifest import Interface, Manifest, Parity, Port, Precision
 
 COUNT = 32
@@ -145,7 +145,7 @@ def real_inputs(
         side: Height and width of pictures where these are dynamic, pixels.
 
     Returns:
-        One array per input, batch first.
+        One array per input, batch first; as many as a fixed batch divides.
     """
     port = interface.inputs[0]
     if interface.noise is not None:
@@ -156,7 +156,11 @@ def real_inputs(
         made = pictures.natural(*shape, seed) if folder is None else pictures.from_folder(folder, *shape)
         inputs = [pictures.to_port(made, port)]
     if interface.classes:
-        inputs.append(np.arange(len(inputs[0]), dtype=np.int64) % len(interface.classes))
+        inputs.append(class_numbers(len(inputs[0]), len(interface.classes)))
+    batch = port.shape[0]
+    if isinstance(batch, int) and len(inputs[0]) % batch:  # A fixed batch is filled up with the first ones again.
+        places = np.arange(-(-len(inputs[0]) // batch) * batch) % len(inputs[0])
+        inputs = [array[places] for array in inputs]
     return inputs
 
 

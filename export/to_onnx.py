@@ -9,8 +9,12 @@ import contextlib
 import inspect
 import io
 import logging
+import re
+import sys
+import traceback
 import warnings
 from collections.abc import Iterator
+from pathlib import Path
 
 import onnx
 import torch
@@ -23,6 +27,8 @@ from ganedge.runtime.manifest import Interface, NormMode, Port
 
 OPSET = 18
 """The ONNX operator set that is written: TensorRT from 8.6 and ONNX Runtime from 1.14 read it."""
+LINE = re.compile(r"# File: (.+?):(\d+) in \w+, code: (.*)")
+"""How torch.export names a line of the code that it follows."""
 
 
 def to_onnx(network: nn.Module, interface: Interface) -> onnx.ModelProto:
@@ -40,7 +46,7 @@ def to_onnx(network: nn.Module, interface: Interface) -> onnx.ModelProto:
     """
     example = tuple(example_input(port) for port in interface.inputs)
     shapes = tuple(_dynamic(port) for port in interface.inputs)
-    with _quiet():
+    with _quiet() as said:
         try:
             program = torch.onnx.export(
                 network,
@@ -56,7 +62,10 @@ def to_onnx(network: nn.Module, interface: Interface) -> onnx.ModelProto:
         except Exception as error:
             root = _root(error)
             reason = " ".join(str(root).split())[:300]
-            raise GanEdgeError(f"this generator cannot be exported to ONNX: {type(root).__name__}: {reason}") from error
+            where = _where(error, said.getvalue())
+            raise GanEdgeError(
+                f"this generator cannot be exported to ONNX{where}: {type(root).__name__}: {reason}"
+            ) from error
     assert program is not None
     model = program.model_proto
     rewrite.fold_batch_norm(model)
@@ -121,14 +130,33 @@ def _root(error: BaseException) -> BaseException:
     return error
 
 
+def _where(error: BaseException, said: str) -> str:
+    """The line of the generator's own code that the exporter was at: from the error, or from what it printed."""
+    own = tuple(str(Path(module.__file__ or "").parent) for module in (torch, sys.modules[__name__]))
+    cause: BaseException | None = error
+    while cause is not None:
+        place = ""
+        for frame, line in traceback.walk_tb(cause.__traceback__):
+            code = frame.f_code
+            module = frame.f_locals.get(code.co_varnames[0]) if code.co_varnames else None
+            if isinstance(module, nn.Module) and not code.co_filename.startswith(own):
+                place = f" at {Path(code.co_filename).name}:{line} ({type(module).__name__}.{code.co_name})"
+        if place:
+            return place
+        cause = cause.__cause__ or cause.__context__
+    lines = [found for found in LINE.findall(said) if not found[0].startswith(own)]
+    return f" at {Path(lines[-1][0]).name}:{lines[-1][1]} ({lines[-1][2].strip()[:80]})" if lines else ""
+
+
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """The exporter prints and warns of its own inner steps; what matters comes back as an exception."""
+def _quiet() -> Iterator[io.StringIO]:
+    """The exporter prints and warns of its own inner steps; what it said tells the place of an error."""
     level = logging.root.manager.disable
-    logging.disable(logging.WARNING)
+    logging.disable(logging.CRITICAL)
     try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        said = io.StringIO()
+        with warnings.catch_warnings(), contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
             warnings.simplefilter("ignore")
-            yield
+            yield said
     finally:
         logging.disable(level)

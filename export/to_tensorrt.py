@@ -20,11 +20,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx
 
 from ganedge.export import parity
-from ganedge.export.artifact import Proven
+from ganedge.export.artifact import Proven, write_proof
 from ganedge.export.quantize import LAYERS
 from ganedge.export.sizes import read_size
 from ganedge.runtime import engines
@@ -35,8 +34,6 @@ from ganedge.runtime.manifest import Interface, Manifest
 
 FLAVOURS: tuple[Flavour, ...] = ("tensorrt", "tensorrt_rtx")
 """Modules that build engines, in the order they are tried."""
-PROOF_LATENTS, PROOF_PICTURES = 16, 4
-"""Inputs and outputs stored beside an engine that could not be proven where it was built."""
 
 
 @dataclass(frozen=True)
@@ -156,7 +153,7 @@ def write_engine(onnx_path: Path, path: Path, proven: Proven, settings: Settings
     )
     write_whole(path, engine)
     write_sidecar(path, described, identity)
-    _write_proof(path, proven)
+    write_proof(path, proven)
     say(f"parity of the engine: not run ({unproven}); the .onnx it was built from is proven, see above")
     return path
 
@@ -412,15 +409,3 @@ def _monitor(trt: Any) -> Any:
                 sys.stderr.write("\r\x1b[K")
 
     return Monitor()
-
-
-def _write_proof(path: Path, proven: Proven) -> None:
-    """Keep some inputs and outputs beside the engine, so that the proof can be made on the device."""
-    if not proven.cases:
-        return
-    case = proven.cases[0]
-    count = PROOF_LATENTS if proven.manifest.interface.noise else PROOF_PICTURES
-    arrays: dict[str, Any] = {f"input{place}": array[:count] for place, array in enumerate(case.inputs)}
-    arrays["output"] = case.reference[:count].astype(np.float32)
-    with whole_file(path.with_name(f"{path.name}.proof.npz")) as part, part.open("wb") as file:
-        np.savez_compressed(file, **arrays)

@@ -149,6 +149,17 @@ class Generator:
         feeds = {port.name: array for port, array in zip(ports, inputs, strict=True)}
         return self._running().run(feeds)[0]
 
+    def compute(self, *inputs: NDArray[np.generic]) -> NDArray[np.generic]:
+        """As `run`, for any number of items up to `batch`.
+
+        Where the artifact takes a fixed number at a time, the last item fills the rest, whose results are dropped.
+        """
+        fixed, given = self._interface.inputs[0].shape[0], len(inputs[0])
+        if isinstance(fixed, str) or given >= fixed:
+            return self.run(*inputs)
+        filled = [np.concatenate([array, np.repeat(array[-1:], fixed - given, axis=0)]) for array in inputs]
+        return self.run(*filled)[:given]
+
     def sample(
         self, n: int, seed: int | None = None, label: int | None = None, truncation: float | None = None
     ) -> NDArray[np.generic]:
@@ -176,7 +187,7 @@ class Generator:
         for begin in range(0, n, self.batch):
             end = min(begin + self.batch, n)
             inputs = [stream.take(end - begin)] if labels is None else [stream.take(end - begin), labels[begin:end]]
-            part = self.finish(self.run(*inputs))
+            part = self.finish(self.compute(*inputs))
             if items is None:
                 items = part if end == n else _room(n, part)
             items[begin:end] = part
@@ -204,7 +215,7 @@ class Generator:
         """
         inputs = self.path(seed_a, seed_b, steps, label, truncation)
         parts = [slice(begin, begin + self.batch) for begin in range(0, steps, self.batch)]
-        return np.concatenate([self.finish(self.run(*(array[part] for array in inputs))) for part in parts])
+        return np.concatenate([self.finish(self.compute(*(array[part] for array in inputs))) for part in parts])
 
     def draw(
         self, n: int, seed: int | None = None, label: int | None = None, truncation: float | None = None
@@ -367,7 +378,7 @@ class Generator:
 
         with self._lock:
             self._state = state = self._state or State()
-        return translate(self.run, self.manifest, picture, options, state)
+        return translate(self.compute, self.manifest, picture, options, state)
 
     def _labels(self, n: int, label: int | None) -> NDArray[np.int64] | None:
         classes = len(self._interface.classes)

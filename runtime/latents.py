@@ -33,6 +33,13 @@ MAX_SPARE = 16
 _spare: list[np.random.RandomState] = []
 
 
+def class_numbers(count: int, classes: int) -> NDArray[np.int64]:
+    """Labels `[count]` for a proof: every class in turn, or where there are more of them, some spread over all."""
+    if count >= classes:
+        return np.arange(count, dtype=np.int64) % classes
+    return np.rint(np.linspace(0, classes - 1, count)).astype(np.int64)
+
+
 class LatentStream:
     """An endless, reproducible sequence of latents.
 

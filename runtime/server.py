@@ -127,7 +127,7 @@ class Server:
         alone = generator.manifest.norm_mode == "batch"
         most = 1 if alone else min(limits.batch or generator.batch, generator.batch)
         self._part = generator.batch if alone else most
-        self._batcher = Batcher(generator.run, most, limits.wait, seen=self._batches.observe)
+        self._batcher = Batcher(generator.compute, most, limits.wait, seen=self._batches.observe)
         self._pool = ThreadPoolExecutor(WORKERS, "ganedge-server")
         self._options = translation.Options(memory=limits.memory, max_pixels=limits.pixels)
         self._state = translation.State()

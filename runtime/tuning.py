@@ -137,7 +137,9 @@ def tune(model: bytes, manifest: Manifest, batch: int, seconds: float, threads: 
     if not engines:
         raise EngineError("nothing to tune: no installed engine runs this artifact (gan-run doctor says what is there)")
     ports = manifest.interface.inputs
-    feeds = {port.name: array for port, array in zip(ports, real_inputs(manifest.interface, batch), strict=True)}
+    fixed = ports[0].shape[0]
+    items = real_inputs(manifest.interface, fixed if isinstance(fixed, int) else batch)
+    feeds = {port.name: array for port, array in zip(ports, items, strict=True)}
     outputs = [engine.run(feeds)[0] for _, engine in engines]
     times = _time([engine for _, engine in engines], feeds, seconds)
     for _, engine in engines:

@@ -22,7 +22,7 @@ import numpy as np
 from .engines import installed, readers, start
 from .errors import ArtifactError, EngineError
 from .images import from_uint8
-from .latents import LatentStream
+from .latents import LatentStream, class_numbers
 from .manifest import read_artifact
 
 if TYPE_CHECKING:
@@ -117,7 +117,7 @@ def _of_engine(path: Path) -> Check:
         raise EngineError(f"nothing to compare with: take {proof.name} along from the export")
     inputs, reference = _stored(proof, manifest)
     with load(path) as generator:
-        items = [generator.run(*(array[i : i + 1] for array in inputs)) for i in range(len(reference))]
+        items = [generator.compute(*(array[i : i + 1] for array in inputs)) for i in range(len(reference))]
         name = str(generator.engine)
     return _check(name, proof.name, np.concatenate(items), reference, manifest, GATES[manifest.precision], 1.0)
 
@@ -128,12 +128,14 @@ def real_inputs(interface: Interface, count: int = COUNT) -> list[NDArray[np.gen
     The pictures have smooth shades, edges and grain.
     """
     port = interface.inputs[0]
+    batch = port.shape[0] if isinstance(port.shape[0], int) else 1
+    count = -(-count // batch) * batch
     if interface.noise is not None:
         inputs: list[NDArray[np.generic]] = [LatentStream(interface.noise, port.item_shape, 0).take(count)]
     else:
         inputs = [np.concatenate([from_uint8(_picture(port, seed), port) for seed in range(count)])]
     if interface.classes:
-        inputs.append(np.arange(count, dtype=np.int64) % len(interface.classes))
+        inputs.append(class_numbers(count, len(interface.classes)))
     return inputs
 
 
@@ -178,12 +180,13 @@ def _check(
 
 
 def _run(engine: object, manifest: Manifest, inputs: list[NDArray[np.generic]]) -> NDArray[np.generic]:
-    """One item at a time, as every artifact takes them."""
+    """One item at a time, or as many as the artifact takes."""
     ports = manifest.interface.inputs
+    batch = ports[0].shape[0] if isinstance(ports[0].shape[0], int) else 1
     return np.concatenate(
         [
-            engine.run({p.name: a[i : i + 1] for p, a in zip(ports, inputs, strict=True)})[0]  # type: ignore[attr-defined]
-            for i in range(len(inputs[0]))
+            engine.run({p.name: a[i : i + batch] for p, a in zip(ports, inputs, strict=True)})[0]  # type: ignore[attr-defined]
+            for i in range(0, len(inputs[0]), batch)
         ]
     )
 
@@ -196,6 +199,8 @@ def _stored(path: Path, manifest: Manifest) -> tuple[list[NDArray[np.generic]], 
         if size > MAX_PROOF:
             raise ArtifactError(f"{path} would unpack to {size / 1e9:.3g} GB: it is no stored proof, remove it")
         with np.load(path, allow_pickle=False) as stored:
+            if "weights" in stored and str(stored["weights"]) != manifest.source.weights:
+                raise ArtifactError(f"{path} was made for other weights than this artifact has: export again")
             inputs = [stored[f"input{index}"] for index in range(len(manifest.interface.inputs))]
             return inputs, stored["output"]
     except ArtifactError:

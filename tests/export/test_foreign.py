@@ -191,3 +191,27 @@ def test_nan_weights_are_refused(nets: Path) -> None:
         parameter.data.fill_(float("nan"))
     with pytest.raises(GanEdgeError, match="NaN"):
         foreign._finish(network, Foreign(input="6x1x1", kind="latent"), "nets.py:Generator", "")
+
+
+def test_the_line_that_cannot_be_exported_is_named(command: Command, tmp_path: Path) -> None:
+    """Control flow on data, in a module inside the one that is exported: one line, not the exporter's own."""
+    (tmp_path / "nets.py").write_text(
+        "import torch\n"
+        "class Inner(torch.nn.Module):\n"
+        "    def forward(self, x):\n"
+        "        if x.sum() > 0:\n"
+        "            x = x * 2\n"
+        "        return x\n"
+        "class Outer(torch.nn.Module):\n"
+        "    def __init__(self):\n"
+        "        super().__init__()\n"
+        "        self.first, self.inner = torch.nn.Linear(6, 48), Inner()\n"
+        "    def forward(self, z):\n"
+        "        return self.inner(self.first(z)).reshape(-1, 3, 4, 4)\n"
+    )
+    out = tmp_path / "g.onnx"
+    done = command("gan-export", f"{tmp_path}/nets.py:Outer", "--input", "6", "--kind", "latent", "-o", out)
+    assert done.code == 1
+    assert "at nets.py:4 (Inner.forward)" in done.err
+    assert done.err.count("\n") == 1
+    assert not out.exists()
