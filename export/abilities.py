@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ganedge.export import to_tensorrt
 from ganedge.export.precision import PRECISIONS
 from ganedge.runtime import engines
+from ganedge.runtime.engines import trt_builder
 from ganedge.runtime.errors import EngineError
 
 FORMATS = ("onnx", "trt", "triton")
@@ -33,7 +33,7 @@ class Ability:
 
 def abilities() -> list[Ability]:
     """Every format × precision on this machine; nothing is imported but a TensorRT that is installed."""
-    return [Ability(form, kind, _build(form, kind), _run(form)) for form in FORMATS for kind in PRECISIONS]
+    return [Ability(form, kind, _build(form, kind), _run(form, kind)) for form in FORMATS for kind in PRECISIONS]
 
 
 def table() -> list[str]:
@@ -47,7 +47,7 @@ def table() -> list[str]:
 def _build(form: str, kind: str) -> str:
     if form == "trt":
         try:
-            name, trt = to_tensorrt.flavour()
+            name, trt = trt_builder.flavour()
         except EngineError as error:
             return "no: " + str(error).partition("; the .onnx")[0]
         how = f"yes, {name} {trt.__version__}"
@@ -60,13 +60,13 @@ def _build(form: str, kind: str) -> str:
     return how
 
 
-def _run(form: str) -> str:
+def _run(form: str, kind: str) -> str:
     if form == "triton":
         return "not here: a Triton server does"
     if form == "trt":
-        if not any(map(engines.installed, to_tensorrt.FLAVOURS)):
+        if not any(map(engines.installed, trt_builder.FLAVOURS)):
             return "no: no TensorRT"
-        gpu = to_tensorrt.compute_capability()
+        gpu = trt_builder.compute_capability()
         return f"yes, on this {gpu} GPU" if gpu else "no: no NVIDIA GPU, or no driver for it"
-    found = [f"{name} {engines.package_version(name)}" for name in engines.MODULES if engines.installed(name)]
+    found = [f"{name} {engines.package_version(name)}" for name in engines.readers(kind) if engines.installed(name)]
     return f"yes, {', '.join(found)}" if found else "no: no engine, pip install 'ganedge[cpu]' or 'ganedge[openvino]'"

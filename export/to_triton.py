@@ -19,7 +19,7 @@ from typing import Literal
 
 from google.protobuf import text_encoding
 
-from ganedge.export import to_tensorrt
+from ganedge.runtime.engines import trt_builder
 from ganedge.runtime.errors import UsageError
 from ganedge.runtime.files import write_whole
 from ganedge.runtime.manifest import Manifest, Port
@@ -74,7 +74,7 @@ def check_backend(backend: Backend, forms: Sequence[str]) -> None:
         return
     if "trt" not in forms:
         raise UsageError("--triton-backend tensorrt serves an engine: ask for both, --format trt,triton")
-    if to_tensorrt.flavour()[0] != "tensorrt":
+    if trt_builder.flavour()[0] != "tensorrt":
         raise UsageError(
             "--triton-backend tensorrt: Triton runs engines of TensorRT, and this machine has TensorRT for RTX; "
             "leave the option out (ONNX Runtime), or build on the server's GPU with ganedge[trt]"

@@ -6,6 +6,7 @@ gan-run translate monet2photo.onnx paintings/ -o photos/
 gan-run info generator.onnx
 gan-run tune generator.onnx
 gan-run verify generator.onnx
+gan-run rebuild generator.engine
 gan-run serve generator.onnx --port 8000
 gan-run doctor --selftest
 """
@@ -207,6 +208,19 @@ def verify(file: File) -> None:
         terminal.note(str(check))
     if not all(check.passed for check in found):
         raise typer.Exit(1)
+
+
+@app.command()
+def rebuild(file: File) -> None:
+    """Build a TensorRT engine again for this machine, from the ONNX file beside it, and replace it."""
+    from .engine_file import read_sidecar
+    from .engines import trt_builder
+
+    if file.suffix != ".engine":
+        raise UsageError(f"{file} is no TensorRT engine: give a .engine with its .engine.json and .onnx beside it")
+    identity, data = trt_builder.rebuild(file, *read_sidecar(file))
+    where = ", ".join(identity.targets) or identity.compute_capability
+    terminal.note(f"{file}: {len(data) / 1e6:.1f} MB, {identity.flavour} {identity.version}, for {where}")
 
 
 @app.command()

@@ -32,6 +32,10 @@ class EngineError(GanEdgeError):
     """An engine, device or precision that was asked for and cannot be had here."""
 
 
+class EngineMismatch(EngineError):  # noqa: N818 - what happened, and it is an EngineError
+    """A TensorRT engine of another version or for another device: it can be built again."""
+
+
 class MissingExtra(GanEdgeError, ImportError):  # noqa: N818 - reads better than MissingExtraError at the raise
     """An optional package that is not installed.
 

@@ -18,7 +18,7 @@ import numpy as np
 
 from . import tuning
 from .engines import start
-from .errors import GanEdgeError, InputError, UsageError
+from .errors import ArtifactError, EngineMismatch, GanEdgeError, InputError, UsageError
 from .images import MAX_PIXELS, all_finite, to_uint8
 from .latents import LatentStream, between
 from .manifest import read_artifact
@@ -48,6 +48,8 @@ def load(
     device: str = "auto",
     threads: int | None = None,
     batch: int | None = None,
+    *,
+    rebuild: bool = False,
 ) -> Generator:
     """Open an artifact that `gan-export` wrote.
 
@@ -59,6 +61,8 @@ def load(
         device: "cpu", "cuda", or "auto".
         threads: Threads of the engine's own pool; None leaves the choice to the engine.
         batch: Items in one engine call at most; None chooses by size.
+        rebuild: Build an `.engine` that is damaged, or of another TensorRT or device, again from the ONNX file beside
+            it, and replace it, which takes minutes; otherwise it is refused.
 
     Returns:
         A generator; safe to call from several threads.
@@ -71,7 +75,7 @@ def load(
     if batch is not None and batch < 1:
         raise UsageError(f"batch is {batch}: give 1 or more, or leave it out")
     if Path(path).suffix == ".engine":
-        return _load_engine(Path(path), engine, device, batch)
+        return _load_engine(Path(path), engine, device, batch, rebuild)
     manifest, model = read_artifact(Path(path))
     chosen = tuning.recall(manifest.digest) if (engine, device) == ("auto", "auto") else None
     if chosen is not None:
@@ -82,7 +86,7 @@ def load(
     return Generator(manifest, start(model, manifest.precision, engine, device, threads, proven=proven), batch)
 
 
-def _load_engine(path: Path, engine: str, device: str, batch: int | None) -> Generator:
+def _load_engine(path: Path, engine: str, device: str, batch: int | None, rebuild: bool) -> Generator:
     """Open a TensorRT engine: only the TensorRT that built it can run it, and only on CUDA."""
     from .engine_file import check_engine, read_sidecar
     from .engines import trt
@@ -95,11 +99,15 @@ def _load_engine(path: Path, engine: str, device: str, batch: int | None) -> Gen
     largest = min((shapes[2][0] for shapes in identity.profiles.values()), default=MAX_BATCH)
     if batch is not None and batch > largest:
         raise UsageError(f"batch is {batch}: {path} was built for {largest} at most")
-    capabilities = identity.targets or ((identity.compute_capability,) if identity.compute_capability else ())
-    data = check_engine(path, identity)
-    started = trt.start(
-        data, identity.flavour, identity.version, capabilities, identity.precision, portable=identity.portable
-    )
+    try:
+        started = trt.start(check_engine(path, identity), identity)
+    except (ArtifactError, EngineMismatch):
+        if not rebuild:
+            raise
+        from .engines import trt_builder
+
+        identity, data = trt_builder.rebuild(path, manifest, identity)
+        started = trt.start(data, identity)
     return Generator(manifest, started, min(batch or largest, largest))
 
 

@@ -1,6 +1,7 @@
 """TensorRT engines, of TensorRT 10 and 11 and of TensorRT for RTX, with cuda-python alone.
 
-    engine = start(data, "tensorrt_rtx", built_with="1.7.1", capabilities=("sm89",), precision="fp16")
+    manifest, identity = read_sidecar(path)
+    engine = start(check_engine(path, identity), identity)
 
 An engine fits the version and the devices it was built for and nothing else; that is checked before one byte of it is
 deserialised, because TensorRT's own answer may be a crash. Each thread has an execution context of its own with
@@ -19,12 +20,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ganedge.runtime.engines import EngineInfo
-from ganedge.runtime.errors import EngineError, MissingExtra
+from ganedge.runtime.errors import EngineError, EngineMismatch, MissingExtra
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
+
+    from ganedge.runtime.engine_file import EngineIdentity
 
 EXTRAS = {"tensorrt": "trt", "tensorrt_rtx": "rtx"}
 """The flavours, as their modules are called, and the extras that install them."""
@@ -187,37 +190,28 @@ class _Lane:
             self._graph = None
 
 
-def start(
-    data: bytes,
-    flavour: str,
-    built_with: str,
-    capabilities: Sequence[str],
-    precision: str,
-    *,
-    portable: bool = False,
-) -> TensorRt:
+def start(data: bytes, identity: EngineIdentity) -> TensorRt:
     """Check that an engine belongs here, and load it.
 
     Args:
         data: The engine.
-        flavour: "tensorrt" or "tensorrt_rtx".
-        built_with: Version of the package that built it.
-        capabilities: Compute capabilities it was built for, such as "sm87".
-        precision: What it computes in.
-        portable: Whether newer versions and related devices run it too.
+        identity: What it is tied to.
 
     Raises:
         MissingExtra: TensorRT of that flavour, or cuda-python, is not installed.
-        EngineError: no device, or the engine was built for another version or device.
+        EngineMismatch: the engine was built for another version or device.
+        EngineError: no device.
     """
+    flavour = identity.flavour
     trt, cuda = _packages(flavour)
-    check(cuda, trt.__version__, flavour, built_with, capabilities, portable=portable)
+    capabilities = identity.targets or ((identity.compute_capability,) if identity.compute_capability else ())
+    check(cuda, trt.__version__, flavour, identity.version, capabilities, portable=identity.portable)
     logger = trt.Logger(trt.Logger.ERROR)
     runtime = trt.Runtime(logger)
     engine = runtime.deserialize_cuda_engine(data)
     if engine is None:
-        raise EngineError(f"{flavour} {trt.__version__} cannot load this engine: build it again on this device")
-    info = EngineInfo(flavour, trt.__version__, "CUDA", "cuda", precision)
+        raise EngineMismatch(f"{flavour} {trt.__version__} cannot load this engine: build it again on this device")
+    info = EngineInfo(flavour, trt.__version__, "CUDA", "cuda", identity.precision)
     return TensorRt(engine, trt, cuda, info)
 
 
@@ -230,15 +224,15 @@ def check(
         raise EngineError(f"no CUDA device can be used here ({_name(error)}): check the NVIDIA driver")
     here, there = _release(installed), _release(built_with)
     if here != there and not (portable and here > there):
-        raise EngineError(
+        raise EngineMismatch(
             f"this engine was built with {flavour} {built_with}, and {installed} is installed: "
-            "build it again from its ONNX file on this device"
+            "build it again from its ONNX file on this device, gan-run rebuild"
         )
     device = capability(cuda)
     if capabilities and device not in capabilities and not portable:
-        raise EngineError(
+        raise EngineMismatch(
             f"this engine was built for compute capability {', '.join(capabilities)}, and this device has {device}: "
-            "build it again from its ONNX file on this device"
+            "build it again from its ONNX file on this device, gan-run rebuild"
         )
 
 
@@ -250,8 +244,6 @@ def capability(cuda: Any) -> str:
 
 
 def _packages(flavour: str) -> tuple[Any, Any]:
-    if flavour not in EXTRAS:
-        raise EngineError(f"unknown kind of engine {flavour!r}: this program runs {', '.join(EXTRAS)}")
     return _module(flavour, flavour, flavour), _module("cuda.bindings.runtime", "cuda-python", flavour)
 
 

@@ -19,9 +19,10 @@ from onnx import TensorProto, helper, numpy_helper
 from ganedge.export import to_tensorrt
 from ganedge.export.precision import to_half
 from ganedge.export.to_tensorrt import Settings
-from ganedge.runtime import engines
-from ganedge.runtime.engine_file import check_engine, read_sidecar, sidecar_path
-from ganedge.runtime.errors import ArtifactError, EngineError, GanEdgeError, UsageError
+from ganedge.runtime import engines, load
+from ganedge.runtime.engine_file import EngineIdentity, check_engine, read_sidecar, sidecar_path, write_sidecar
+from ganedge.runtime.engines import trt, trt_builder
+from ganedge.runtime.errors import ArtifactError, EngineError, EngineMismatch, GanEdgeError, UsageError
 from ganedge.runtime.manifest import read_artifact
 
 Command = Callable[..., Any]
@@ -107,36 +108,80 @@ def test_gpus_that_cannot_run_it_are_left_out(command: Command, tiny_run: Path, 
 
 @needs_rtx
 def test_other_types_than_asked_for_are_seen(artifact: Path) -> None:
-    import tensorrt_rtx as trt
+    import tensorrt_rtx
 
     model = onnx.load(artifact)
     manifest, _ = read_artifact(artifact)
-    network = trt.Builder(to_tensorrt._logger(trt)).create_network(to_tensorrt._strongly_typed(trt))
-    assert trt.OnnxParser(network, to_tensorrt._logger(trt)).parse(artifact.read_bytes())
-    to_tensorrt._check_types(trt, network, model, manifest)
+    network = tensorrt_rtx.Builder(trt_builder._logger(tensorrt_rtx)).create_network(
+        trt_builder._strongly_typed(tensorrt_rtx)
+    )
+    assert tensorrt_rtx.OnnxParser(network, trt_builder._logger(tensorrt_rtx)).parse(artifact.read_bytes())
+    to_tensorrt._check_types(tensorrt_rtx, network, model, manifest)
     for wrong in (model, to_half(model, "fp16")):
         with pytest.raises(GanEdgeError, match="graph has"):
-            to_tensorrt._check_types(trt, network, wrong, replace(manifest, precision="fp16"))
+            to_tensorrt._check_types(tensorrt_rtx, network, wrong, replace(manifest, precision="fp16"))
+
+
+@needs_rtx
+def test_an_engine_is_built_again(
+    command: Command, artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One of another version is refused, or on request built from the ONNX beside it and then loaded."""
+    out = tmp_path / "g.engine"
+    assert command("gan-export", artifact, "--format", "trt", "--target", "sm86", "-o", out).code == 0
+    manifest, identity = read_sidecar(out)
+    write_sidecar(out, manifest, replace(identity, version="0.1", targets=()))
+    asked: list[EngineIdentity] = []
+
+    def start(data: bytes, found: EngineIdentity) -> Any:
+        asked.append(found)
+        if found.version == "0.1":
+            raise EngineMismatch("another version")
+        assert data == out.read_bytes()
+        return SimpleNamespace(close=lambda: None)
+
+    monkeypatch.setattr(trt, "start", start)
+    before = out.read_bytes()
+    with pytest.raises(EngineMismatch):
+        load(out)
+    assert out.read_bytes() == before
+    load(out, rebuild=True).close()
+    assert [one.version for one in asked] == ["0.1", "0.1", identity.version]
+    renewed = read_sidecar(out)[1]
+    assert "sm86" in renewed.targets
+    assert renewed.profiles == identity.profiles
+
+    out.write_bytes(b"damaged")
+    with pytest.raises(ArtifactError, match="damaged"):
+        load(out)
+    load(out, rebuild=True).close()
+    assert len(check_engine(out, read_sidecar(out)[1])) > 1000
+    assert command("gan-run", "rebuild", out).code == 0
+    (tmp_path / "g.onnx").write_bytes(b"another")
+    done = command("gan-run", "rebuild", out)
+    assert done.code == 1
+    assert "is not the file" in done.err
+    assert command("gan-run", "rebuild", artifact).code == 2
 
 
 def test_without_tensorrt(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(to_tensorrt.engines, "installed", lambda name: False)
+    monkeypatch.setattr(trt_builder.engines, "installed", lambda name: False)
     with pytest.raises(EngineError, match=r"ganedge\[rtx\].*the .onnx was written"):
-        to_tensorrt.flavour()
-    monkeypatch.setattr(to_tensorrt.platform, "machine", lambda: "aarch64")
+        trt_builder.flavour()
+    monkeypatch.setattr(trt_builder.platform, "machine", lambda: "aarch64")
     with pytest.raises(EngineError, match="Jetson has its own"):
-        to_tensorrt.flavour()
+        trt_builder.flavour()
 
 
 def test_a_dla_is_used_or_refused() -> None:
     flags: list[str] = []
     trt = SimpleNamespace(DeviceType=SimpleNamespace(DLA="dla"), BuilderFlag=SimpleNamespace(GPU_FALLBACK="fallback"))
     config = SimpleNamespace(set_flag=flags.append)
-    to_tensorrt._use_dla(trt, SimpleNamespace(num_DLA_cores=2), config, 1)
+    trt_builder._use_dla(trt, SimpleNamespace(num_DLA_cores=2), config, 1)
     assert (config.default_device_type, config.DLA_core, flags) == ("dla", 1, ["fallback"])
     for cores, said in ((0, "has no DLA"), (1, "cores 0 to 0")):
         with pytest.raises(UsageError, match=said):
-            to_tensorrt._use_dla(trt, SimpleNamespace(num_DLA_cores=cores), config, 1)
+            trt_builder._use_dla(trt, SimpleNamespace(num_DLA_cores=cores), config, 1)
 
 
 def large() -> onnx.ModelProto:

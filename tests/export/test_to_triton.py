@@ -78,7 +78,7 @@ def test_mistakes_get_one_line(
     done = command("gan-export", artifact, *options)
     assert done.code == 2
     assert "--format trt,triton" in done.err
-    monkeypatch.setattr(to_triton.to_tensorrt, "flavour", lambda: ("tensorrt_rtx", None))
+    monkeypatch.setattr(to_triton.trt_builder, "flavour", lambda: ("tensorrt_rtx", None))
     done = command("gan-export", artifact, "--format", "trt,triton", *options[2:])
     assert done.code == 2
     assert "TensorRT for RTX" in done.err
@@ -93,8 +93,11 @@ def test_what_this_machine_can_do(command: Command, monkeypatch: pytest.MonkeyPa
     done = command("gan-export", "--list")
     assert done.code == 0, done.err
     lines = done.out.splitlines()
-    assert len(lines) == 1 + 9
+    assert len(lines) == 1 + 12
     assert any(line.startswith("onnx") and "int8" in line and "onnxruntime 1." in line for line in lines)
+    half = next(line for line in lines if line.startswith("onnx") and "bf16" in line)
+    assert "onnxruntime" not in half, "it has no bf16 on the CPU"
+    assert "openvino" in half
     monkeypatch.setattr("ganedge.runtime.engines.installed", lambda name: False)
     none = {(one.format, one.precision): one for one in abilities()}
     assert none["onnx", "fp32"].run.startswith("no: no engine")

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from ganedge.runtime import EngineError, MissingExtra
+from ganedge.runtime.engine_file import EngineIdentity
 from ganedge.runtime.engines import EngineInfo, trt
 
 INFO = EngineInfo("tensorrt", "10.3", "CUDA", "cuda", "fp16")
@@ -221,6 +222,4 @@ def test_what_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trt.importlib, "import_module", missing)
     for flavour, extra in trt.EXTRAS.items():
         with pytest.raises(MissingExtra, match=rf"ganedge\[{extra}\]"):
-            trt.start(b"", flavour, "1", (), "fp32")
-    with pytest.raises(EngineError, match="unknown kind of engine 'other'"):
-        trt.start(b"", "other", "1", (), "fp32")
+            trt.start(b"", EngineIdentity(flavour, "1", "", ()))  # type: ignore[arg-type]
