@@ -115,7 +115,8 @@ def translate(
         str | None, typer.Option(help="What the work may take beside the pictures, such as 500M; uses tiles.")
     ] = None,
     tiles: Annotated[
-        Literal["auto", "always", "never"], typer.Option(help="Tiles where memory is short: if exact, always, never.")
+        Literal["auto", "shared", "always", "never"],
+        typer.Option(help="Tiles where memory is short: if exact; with one normalisation for all; always; never."),
     ] = "auto",
     overlap: Annotated[int, typer.Option(help="Pixels a tile sees beyond its own part.")] = 64,
     max_pixels: Annotated[float, typer.Option(help="Refuse larger pictures, in millions of pixels.")] = 268.4,

@@ -18,20 +18,21 @@ import numpy as np
 
 from . import tuning
 from .engines import start
-from .errors import ArtifactError, EngineMismatch, GanEdgeError, InputError, UsageError
+from .errors import ArtifactError, EngineError, EngineMismatch, GanEdgeError, InputError, UsageError
 from .images import MAX_PIXELS, all_finite, to_uint8
 from .latents import LatentStream, between
 from .manifest import read_artifact
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from types import TracebackType
 
     from numpy.typing import NDArray
 
     from .engines import Engine, EngineInfo
     from .manifest import Manifest, Port
+    from .shared_norm import SharedNorm
     from .translation import Options, State, Tiles
 
 BATCH_ELEMENTS = 2**22
@@ -81,9 +82,10 @@ def load(
     if chosen is not None:
         tuned = tuning.start_tuned(model, manifest, chosen, threads)
         if tuned is not None:
-            return Generator(manifest, tuned, batch)
+            return Generator(manifest, tuned, batch, Path(path), threads)
     proven = tuning.proven(manifest)
-    return Generator(manifest, start(model, manifest.precision, engine, device, threads, proven=proven), batch)
+    started = start(model, manifest.precision, engine, device, threads, proven=proven)
+    return Generator(manifest, started, batch, Path(path), threads)
 
 
 def _load_engine(path: Path, engine: str, device: str, batch: int | None, rebuild: bool) -> Generator:
@@ -120,7 +122,14 @@ class Generator:
         batch: Items in one engine call at most.
     """
 
-    def __init__(self, manifest: Manifest, engine: Engine, batch: int | None = None) -> None:
+    def __init__(
+        self,
+        manifest: Manifest,
+        engine: Engine,
+        batch: int | None = None,
+        path: Path | None = None,
+        threads: int | None = None,
+    ) -> None:
         self.manifest = manifest
         self._interface = manifest.interface
         self._engine: Engine | None = engine
@@ -128,6 +137,9 @@ class Generator:
         self.batch = fixed if isinstance(fixed, int) else batch or _default_batch(self._interface.output)
         self._lock = threading.Lock()
         self._state: State | None = None
+        self._path = path
+        self._threads = threads
+        self._shared: SharedNorm | None = None
 
     @property
     def engine(self) -> EngineInfo:
@@ -145,6 +157,7 @@ class Generator:
 
         Raises:
             InputError: a wrong number of arrays, dtype, shape, or batches that differ.
+            EngineError: the engine fails, or gives another number of items.
         """
         ports = self._interface.inputs
         if len(inputs) != len(ports):
@@ -155,7 +168,12 @@ class Generator:
         if len({len(array) for array in inputs}) != 1:
             raise InputError(f"the inputs' batches differ: {', '.join(str(len(array)) for array in inputs)}")
         feeds = {port.name: array for port, array in zip(ports, inputs, strict=True)}
-        return self._running().run(feeds)[0]
+        output = self._running().run(feeds)[0]
+        if output.shape[:1] != inputs[0].shape[:1]:  # OpenVINO with one thread gives nothing at all, and no error.
+            raise EngineError(
+                f"{self.engine.name} could not run this model: {output.shape} came out for a batch of {len(inputs[0])}"
+            )
+        return output
 
     def compute(self, *inputs: NDArray[np.generic]) -> NDArray[np.generic]:
         """As `run`, for any number of items up to `batch`.
@@ -282,7 +300,9 @@ class Generator:
             memory: Bytes the work may take beyond the decoded picture and its result: a picture that needs more is
                 done in tiles. None: always whole.
             tiles: "auto" refuses tiles where the generator normalises over the whole picture, so that they would
-                look different; "always" accepts that; "never" takes the picture whole whatever it needs.
+                look different; "shared" takes the statistics of the reduced picture for all of them, which is close
+                (it needs the onnx package); "always" gives each its own; "never" takes the picture whole whatever it
+                needs.
             overlap: Pixels that a tile sees beyond the part it decides.
             max_pixels: Refuse larger pictures before they are decoded.
 
@@ -353,6 +373,9 @@ class Generator:
 
     def close(self) -> None:
         """Free the engine. Calling it twice is fine; using the generator afterwards is an error."""
+        if self._shared is not None:
+            self._shared.close()
+            self._shared = None
         if self._engine is not None:
             self._engine.close()
             self._engine = None
@@ -386,7 +409,24 @@ class Generator:
 
         with self._lock:
             self._state = state = self._state or State()
-        return translate(self.compute, self.manifest, picture, options, state)
+        share = None if self._path is None else self._share
+        return translate(self.compute, self.manifest, picture, options, state, share)
+
+    def _share(self, reduced: NDArray[np.generic]) -> Callable[[NDArray[np.generic]], NDArray[np.generic]]:
+        """A run whose normalisation has the statistics of this picture."""
+        from .shared_norm import SharedNorm
+
+        with self._lock:
+            if self._shared is None:
+                assert self._path is not None
+                manifest, model = read_artifact(self._path)
+                if manifest.digest != self.manifest.digest:
+                    raise ArtifactError(f"{self._path} was replaced since it was loaded: load it again")
+                info = self.engine
+                self._shared = SharedNorm(
+                    model, lambda data: start(data, manifest.precision, info.name, info.device, self._threads)
+                )
+        return self._shared.of(reduced)
 
     def _labels(self, n: int, label: int | None) -> NDArray[np.int64] | None:
         classes = len(self._interface.classes)

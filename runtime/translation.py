@@ -27,9 +27,12 @@ if TYPE_CHECKING:
 
     Run = Callable[[NDArray[np.generic]], NDArray[np.generic]]
 
-Tiles = Literal["auto", "always", "never"]
-"""Whether to cut a picture that does not fit the memory into tiles: where the result is the same; also where the
-generator normalises over the whole picture, so that it is not; or never."""
+Tiles = Literal["auto", "shared", "always", "never"]
+"""Whether to cut a picture that does not fit the memory into tiles: where the result is the same; with statistics taken
+once from the reduced picture where the generator normalises over the whole of it; with each tile's own; or never."""
+
+WHOLE = ("instance", "batch")
+"""Kinds of normalisation whose statistics are those of the whole picture."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +75,14 @@ def read(source: Any, options: Options) -> NDArray[np.uint8]:
     return images.read(source, options.max_pixels)
 
 
-def translate(run: Run, manifest: Manifest, source: Any, options: Options, state: State) -> NDArray[np.uint8]:
+def translate(
+    run: Run,
+    manifest: Manifest,
+    source: Any,
+    options: Options,
+    state: State,
+    share: Callable[[NDArray[np.generic]], Run] | None = None,
+) -> NDArray[np.uint8]:
     """Take one picture through.
 
     Args:
@@ -81,6 +91,7 @@ def translate(run: Run, manifest: Manifest, source: Any, options: Options, state
         source: What `images.read` takes.
         options: How.
         state: Kept by the caller between pictures.
+        share: From a reduced picture to a run that normalises with its statistics; None where that cannot be had.
 
     Returns:
         uint8 `[H, W, C]`: the picture's size times the generator's scale, the output's channels, and alpha where the
@@ -99,7 +110,7 @@ def translate(run: Run, manifest: Manifest, source: Any, options: Options, state
         _cost(run, port, output, options, state)  # Before the picture is decoded, whose memory must not be counted.
     picture = read(source, options)
     colours, alpha = _channels(picture, port.channels)
-    result = _translate(run, manifest, colours, options, state)
+    result = _translate(run, manifest, colours, options, state, share)
     if alpha is None or result.shape[-1] == 4:
         return result
     colour = result if result.shape[-1] == 3 else np.repeat(result, 3, axis=-1)
@@ -107,7 +118,12 @@ def translate(run: Run, manifest: Manifest, source: Any, options: Options, state
 
 
 def _translate(
-    run: Run, manifest: Manifest, picture: NDArray[np.uint8], options: Options, state: State
+    run: Run,
+    manifest: Manifest,
+    picture: NDArray[np.uint8],
+    options: Options,
+    state: State,
+    share: Callable[[NDArray[np.generic]], Run] | None,
 ) -> NDArray[np.uint8]:
     port = manifest.interface.inputs[0]
     height, width = picture.shape[:2]
@@ -124,6 +140,10 @@ def _translate(
     side = _tile_side(run, manifest, height, width, options, state)
     if side is None:
         return _whole(run, manifest, picture)
+    if options.tiles == "shared" and manifest.norm_mode in WHOLE:
+        if share is None:
+            raise UsageError("tiles 'shared' needs an .onnx artifact in onnxruntime or openvino: use auto or always")
+        run = share(_reduced(picture, port, side))
     return tiles.blend(picture, run, port, manifest.interface.output, side, options.overlap)
 
 
@@ -138,6 +158,15 @@ def _whole(run: Run, manifest: Manifest, picture: NDArray[np.uint8]) -> NDArray[
     return np.ascontiguousarray(result[: scale * height, : scale * width])
 
 
+def _reduced(picture: NDArray[np.uint8], port: Port, side: int) -> NDArray[np.generic]:
+    """The whole picture as small as one tile, as the port takes it: `[1, ...]`."""
+    height, width = picture.shape[:2]
+    factor = min(1.0, side / max(height, width))
+    small = images.resize(picture, max(1, round(factor * height)), max(1, round(factor * width)))
+    tall, wide = (tiles.up(size, port.multiple) for size in small.shape[:2])
+    return images.from_uint8(tiles.padded(small, tall, wide), port)
+
+
 def _tile_side(run: Run, manifest: Manifest, height: int, width: int, options: Options, state: State) -> int | None:
     """The side of the tiles that the memory asks for; None where the whole picture fits."""
     port, output = manifest.interface.inputs[0], manifest.interface.output
@@ -148,11 +177,12 @@ def _tile_side(run: Run, manifest: Manifest, height: int, width: int, options: O
     needed = cost.per_pixel * tall * wide
     if needed <= tiles.SHARE * options.memory:
         return None
-    if manifest.norm_mode in ("instance", "batch") and options.tiles == "auto":
+    if manifest.norm_mode in WHOLE and options.tiles == "auto":
         raise InputError(
             f"a picture of {width} × {height} pixels takes about {needed / tiles.SHARE / 1e6:.0f} MB, memory allows "
             f"{options.memory / 1e6:.0f} MB, and this generator normalises over the whole picture, so tiles would look "
-            "different: allow more memory (--memory), accept that (--tiles always), or take it whole (--tiles never)"
+            "different: allow more memory (--memory), take statistics from the reduced picture (--tiles shared), "
+            "accept that (--tiles always), or take it whole (--tiles never)"
         )
     return cost.largest_side(options.memory, width, output, port.multiple)
 

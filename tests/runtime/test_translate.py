@@ -251,8 +251,8 @@ def test_many_in_order_with_errors_in_their_place(make: Make, tmp_path: Path) ->
 
 
 def test_an_engine_that_fails_says_so(make: Make) -> None:
-    nodes = [helper.make_node("Reshape", ["x", "shape"], ["y"])]
-    path = make(nodes, {"shape": np.int64([1, 3, 4, 4])})
+    nodes = [helper.make_node("Add", ["x", "other"], ["y"])]
+    path = make(nodes, {"other": np.zeros((1, 3, 4, 4), np.float32)})
     for name in ("onnxruntime", "openvino"):
         with load(path, engine=name) as generator, pytest.raises(EngineError, match=f"{name} could not run"):
             generator.translate(np.zeros((5, 5, 3), np.uint8))
