@@ -127,9 +127,10 @@ def test_mistakes_get_one_line(
     assert done.err.count("\n") == 1
 
 
-def test_start_up_is_measured(artifact: Path) -> None:
-    line = [sys.executable, "-m", "ganedge.benchmarks.startup", artifact, "--runs", "1"]
+def test_start_up_is_measured(artifact: Path, tiny_run: Path) -> None:
+    line = [sys.executable, "-m", "ganedge.benchmarks.startup", artifact, "--runs", "1", "--against", tiny_run]
     done = subprocess.run(line, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout.splitlines()[-1])
-    assert set(report["seconds"]) == {"bare script", "Python API", "gan-run sample"}
+    assert set(report["seconds"]) == {"bare script", "Python API", "eager PyTorch", "gan-run sample"}
+    assert report["bytes"]["eager PyTorch"] > 2 * report["bytes"]["Python API"]
