@@ -26,7 +26,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Mutable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +62,8 @@ WORKERS = 8
 """Pictures decoded and encoded at once: what bounds the memory for decoded ones."""
 DRAIN_SECONDS = 5.0
 """Time in which a refused request may still be sent: a client that is cut off while sending never sees the answer."""
+WARM_SIDE = 64
+"""Height and width of the first picture, before any request, where the generator takes any size, pixels."""
 MAX_JSON = 64_000
 """Bytes of a request that says numbers."""
 SHOWN = 100
@@ -148,11 +150,11 @@ class Server:
         interface = self._generator.manifest.interface
         if interface.noise is not None:
             self._batcher.call(*self._generator.draw(1, seed=0))
-        elif self._limits.memory is not None:
-            sides = interface.inputs[0].shape[2:] if interface.inputs[0].layout == "NCHW" else ()
-            height, width = (size if isinstance(size, int) else 64 for size in (*sides, 64, 64)[:2])
-            # What a tile costs is measured here, while no other request takes memory.
-            self._picture(np.zeros((height, width, interface.inputs[0].channels), np.uint8))
+        elif len(interface.inputs) == 1:
+            # What a tile costs is measured here as well, while no other request takes memory.
+            port = interface.inputs[0]
+            height, width = (size or WARM_SIDE for size in translation.sides(port))
+            self._picture(np.zeros((height, width, port.channels), np.uint8))
 
     def application(self) -> Callable[[Scope, Receive, Send], Awaitable[None]]:
         """The ASGI application. Its lifespan's end lets the threads go."""
@@ -272,7 +274,7 @@ class Server:
         form = _accepted(request, (PNG, ZIP, NPY))
         asked = _fields(await self._body(request), INTERPOLATE)
         steps = asked.pop("steps", 8)
-        columns = asked.pop("columns", steps)
+        columns = asked.pop("columns", max(1, steps))
         missing = [name for name in ("seed_a", "seed_b") if name not in asked]
         if missing:
             raise UsageError(f"{' and '.join(missing)} missing: give both ends of the path")
@@ -479,6 +481,7 @@ def _array(array: NDArray[np.generic]) -> bytes:
     return stream.getvalue()
 
 
+@cache
 def _page_and_policy() -> tuple[str, str]:
     """The page, and a policy that lets a browser run its own script and style and nothing else."""
     page = Path(__file__).with_name("page.html").read_text("utf-8")

@@ -106,7 +106,7 @@ def translate(
         raise UsageError(
             f"this generator turns {manifest.interface.kind.replace('-', ' ')}: it takes no picture to translate"
         )
-    if options.memory is not None and None in _sides(port):
+    if options.memory is not None and None in sides(port):
         _cost(run, port, output, options, state)  # Before the picture is decoded, whose memory must not be counted.
     picture = read(source, options)
     colours, alpha = _channels(picture, port.channels)
@@ -127,7 +127,7 @@ def _translate(
 ) -> NDArray[np.uint8]:
     port = manifest.interface.inputs[0]
     height, width = picture.shape[:2]
-    tall, wide = (fixed or size for fixed, size in zip(_sides(port), (height, width), strict=True))
+    tall, wide = (fixed or size for fixed, size in zip(sides(port), (height, width), strict=True))
     if (tall, wide) != (height, width):
         if not options.resize:
             raise InputError(
@@ -170,7 +170,7 @@ def _reduced(picture: NDArray[np.uint8], port: Port, side: int) -> NDArray[np.ge
 def _tile_side(run: Run, manifest: Manifest, height: int, width: int, options: Options, state: State) -> int | None:
     """The side of the tiles that the memory asks for; None where the whole picture fits."""
     port, output = manifest.interface.inputs[0], manifest.interface.output
-    if options.memory is None or options.tiles == "never" or None not in _sides(port):
+    if options.memory is None or options.tiles == "never" or None not in sides(port):
         return None
     cost = _cost(run, port, output, options, state)
     tall, wide = tiles.up(height, port.multiple), tiles.up(width, port.multiple)
@@ -197,14 +197,14 @@ def _cost(run: Run, port: Port, output: Port, options: Options, state: State) ->
         return state.costs[key]
 
 
-def _sides(port: Port) -> tuple[int | None, int | None]:
+def sides(port: Port) -> tuple[int | None, int | None]:
     """Height and width that the port takes; None where any will do."""
     height, width = port.shape[2:] if port.layout == "NCHW" else port.shape[1:3]
     return (height if isinstance(height, int) else None), (width if isinstance(width, int) else None)
 
 
 def _size(port: Port) -> str:
-    height, width = _sides(port)
+    height, width = sides(port)
     return f"{width or 'any width'} × {height or 'any height'}"
 
 

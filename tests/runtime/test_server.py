@@ -329,3 +329,20 @@ def test_without_the_extra(command: Callable[..., Any], artifact: Path, monkeypa
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "uvicorn" else find(name))
     done = command("gan-run", "serve", artifact)
     assert (done.code, "pip install 'ganedge[serve]'" in done.err) == (1, True)
+
+
+@pytest.mark.parametrize("kind", ["float32", "uint8"])
+def test_a_first_picture_before_any_request(make: Callable[..., Path], kind: str) -> None:
+    """Whatever the layout and the size that the generator takes, with a memory limit too."""
+    nodes = [helper.make_node("Identity", ["x"], ["y"])]
+    for size in ((16, 24), ("height", "width")):
+        with load(make(nodes, size=size, kind=kind, multiple=8), engine="onnxruntime") as generator:
+            for memory in (None, 200_000_000):
+                Server(generator, Limits(memory=memory)).warm_up()
+
+
+def test_a_path_needs_two_ends(artifact: Path) -> None:
+    with load(artifact) as generator, client(generator) as web:
+        answer = web.post("/interpolate", json={"seed_a": 1, "seed_b": 2, "steps": 0})
+        assert answer.status_code == 400
+        assert "steps is 0: give 2 or more" in answer.json()["error"]
