@@ -172,7 +172,7 @@ class Source:
     config: Mapping[str, Any] = field(default_factory=dict)
     """The variant's resolved config."""
     data: str = ""
-    """What it was trained on, as given on the command line."""
+    """What it was trained on: the name of a set or of a folder, without its place."""
     step: int = 0
     """Training steps done."""
     weights: str = ""

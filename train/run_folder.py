@@ -70,7 +70,7 @@ class Run:
             variant=self.variant.name,
             generator=name,
             config=asdict(self.config),
-            data=printable(str(self.settings.get("data", ""))).replace("\n", "\\n")[:1000],
+            data=_name_of(str(self.settings.get("data", ""))),
             step=step,
             weights=hashlib.sha256(weights).hexdigest(),
             program=program(),
@@ -165,6 +165,13 @@ def read(folder: Path, name: str = CONFIG) -> Run:
     except (KeyError, TypeError, AttributeError, UsageError) as error:
         raise ArtifactError(f"{path} is damaged: {type(error).__name__} {error}") from error
     return Run(folder, variant, config, settings, data)
+
+
+def _name_of(data: str) -> str:
+    """What an artifact says it was trained on: the set or folder by its name, not its place."""
+    kind, colon, _ = data.partition(":")
+    name = kind if colon and "/" not in kind else Path(data).name
+    return printable(name).replace("\n", "\\n")[:1000]
 
 
 def read_settings(path: Path, known: set[str]) -> dict[str, Any]:

@@ -1,0 +1,22 @@
+"""What a run folder says of itself."""
+
+from __future__ import annotations
+
+import pytest
+
+from ganedge.train import run_folder
+
+
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [
+        ("digits", "digits"),
+        ("mnist:/home/somebody/secret/mnist", "mnist"),
+        ("../data/faces/", "faces"),
+        ("/mnt/x/list.csv", "list.csv"),
+        ("a:b/c", "a"),
+        ("x/a:b", "a:b"),
+    ],
+)
+def test_an_artifact_says_the_name_of_its_data_and_not_the_place(given: str, named: str) -> None:
+    assert run_folder._name_of(given) == named
