@@ -5,10 +5,9 @@ found, absent = artifact_competitors([Path("generator.onnx")], "all", "cpu", thr
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,7 +28,6 @@ TORCH = {
     "cuda-graph": "eager PyTorch, CUDA graph",
 }
 """The ways PyTorch runs a generator, as `--torch` takes them and as they are shown."""
-ORT_TENSORRT = "TensorrtExecutionProvider"
 ENGINES = (*engines.MODULES, "ort-tensorrt")
 """What `--engine` may name beside auto and all."""
 
@@ -143,54 +141,15 @@ def _ways(asked: Sequence[str]) -> Iterator[tuple[str, str | None, bool]]:
 
 def _start(file: Path, name: str, compute: str | None, device: str, threads: int) -> Generator:
     if name == "ort-tensorrt":
-        return _ort_tensorrt(file, device)
+        if device != "cuda":
+            raise EngineError("ONNX Runtime's TensorRT provider needs --device cuda")
+        return load(file, "onnxruntime", "tensorrt", threads)
     if compute is None:
         return load(file, name, device, threads)
     manifest, model = read_artifact(file)
     if manifest.precision != "fp32":
         raise EngineError(f"computing in {compute} is for FP32 artifacts; this one is {manifest.precision}")
     return Generator(manifest, engines.start(model, manifest.precision, name, device, threads, compute))
-
-
-class _OrtTensorRt:
-    """ONNX Runtime's TensorRT provider, which builds its engine when the session starts."""
-
-    def __init__(self, session: Any, info: engines.EngineInfo) -> None:
-        self.info, self._session = info, session
-
-    def run(self, feeds: Mapping[str, NDArray[np.generic]]) -> Sequence[NDArray[np.generic]]:
-        """Compute all outputs."""
-        outputs: Sequence[NDArray[np.generic]] = self._session.run(None, dict(feeds))
-        return outputs
-
-    def close(self) -> None:
-        """Let the session go."""
-        self._session = None
-
-
-def _ort_tensorrt(file: Path, device: str) -> Generator:
-    """An artifact in ONNX Runtime's TensorRT provider, in the artifact's own precision."""
-    if device != "cuda":
-        raise EngineError("ONNX Runtime's TensorRT provider needs --device cuda")
-    if not engines.installed("onnxruntime"):
-        raise MissingExtra("onnxruntime", "gpu", "ONNX Runtime's TensorRT provider")
-    import onnxruntime
-
-    if ORT_TENSORRT not in onnxruntime.get_available_providers():
-        raise EngineError("this onnxruntime has no TensorRT provider: pip install 'ganedge[gpu]'")
-    manifest, model = read_artifact(file)
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
-    fp16 = {"trt_fp16_enable": str(manifest.precision == "fp16")}
-    try:
-        session = onnxruntime.InferenceSession(model, options, providers=[(ORT_TENSORRT, fp16)])
-    except Exception as error:
-        raise EngineError(f"ONNX Runtime's TensorRT provider: {' '.join(str(error).split())[:160]}") from error
-    active = session.get_providers()[0]
-    if active != ORT_TENSORRT:
-        raise EngineError(f"ONNX Runtime could not start its TensorRT provider and fell back to {active}")
-    info = engines.EngineInfo("ort-tensorrt", onnxruntime.__version__, active, "cuda", manifest.precision)
-    return Generator(manifest, _OrtTensorRt(session, info))
 
 
 def _label(file: Path, engine: str, compute: str | None, files: Sequence[Path]) -> str:

@@ -38,7 +38,7 @@ Label = Annotated[int | None, typer.Option(help="Class to draw, where the genera
 Truncation = Annotated[float | None, typer.Option(help="Keep latents within ± this: less variety, more typical.")]
 Columns = Annotated[int | None, typer.Option(min=1, help="Pictures in a row; as square as it goes by default.")]
 EngineName = Annotated[str, typer.Option("--engine", help="auto, onnxruntime or openvino.")]
-Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, or tensorrt (ONNX Runtime's provider).")]
 Threads = Annotated[int | None, typer.Option(help="Threads of the engine; its own choice by default.")]
 
 

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import contextlib
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .errors import GanEdgeError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 
 @contextlib.contextmanager
@@ -52,3 +52,9 @@ def write_whole(path: Path, data: bytes | str) -> None:
     """Write `data` (text as UTF-8) to `path`, whole or not at all. Raises as `whole_file` does."""
     with whole_file(path) as part:
         part.write_bytes(data.encode() if isinstance(data, str) else data)
+
+
+def cache_folder() -> Path:
+    """Where this program keeps what it can make again: below XDG_CACHE_HOME, or ~/.cache."""
+    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")  # noqa: PTH111 - never raises
+    return Path(home) / "ganedge"

@@ -59,7 +59,7 @@ def load(
             built it.
         engine: "onnxruntime", "openvino", or "auto": what `gan-run tune` found fastest on this machine, or else the
             first that is installed and proven for this artifact.
-        device: "cpu", "cuda", or "auto".
+        device: "cpu", "cuda", "auto", or "tensorrt": ONNX Runtime's TensorRT provider, which builds at the first load.
         threads: Threads of the engine's own pool; None leaves the choice to the engine.
         batch: Items in one engine call at most; None chooses by size.
         rebuild: Build an `.engine` that is damaged, or of another TensorRT or device, again from the ONNX file beside

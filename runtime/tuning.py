@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from .engines import DEVICES, MODULES, installed, start
 from .errors import EngineError
+from .files import cache_folder
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -67,9 +68,8 @@ def proven(manifest: Manifest) -> tuple[str, ...]:
 
 
 def cache_file() -> Path:
-    """Where choices are remembered: below XDG_CACHE_HOME, or ~/.cache."""
-    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")  # noqa: PTH111 - never raises
-    return Path(home) / "ganedge" / "tuned.json"
+    """Where choices are remembered."""
+    return cache_folder() / "tuned.json"
 
 
 def recall(digest: str) -> Choice | None:

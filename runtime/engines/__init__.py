@@ -23,8 +23,8 @@ MODULES = {"onnxruntime": "ort", "openvino": "ov"}
 """Engine names, in the order that `auto` tries them, and the modules that hold them."""
 EXTRAS = {"onnxruntime": "cpu", "openvino": "openvino"}
 """The extra that installs each engine."""
-DEVICES = ("auto", "cpu", "cuda")
-"""What `device` may be."""
+DEVICES = ("auto", "cpu", "cuda", "tensorrt")
+"""What `device` may be; `tensorrt` is ONNX Runtime's provider of that name, on CUDA."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ def start(
         model: A serialised ONNX model.
         precision: What the manifest says the model computes in.
         name: An engine, or "auto" for the first installed one among those proven, or among all if none of them is.
-        device: "auto", "cpu" or "cuda".
+        device: "auto", "cpu", "cuda", or "tensorrt" for ONNX Runtime's TensorRT provider.
         threads: Threads of the engine's own pool; None leaves the choice to the engine.
         compute: Compute in another precision than the model's, such as "bf16"; only what was proven to be close enough
             is asked for.
@@ -116,7 +116,7 @@ def start(
         raise UsageError(f"unknown device {device!r}: choose {', '.join(DEVICES)}")
     if threads is not None and threads < 1:
         raise UsageError(f"threads is {threads}: give 1 or more, or leave it out")
-    able = readers(precision) if device != "cuda" else tuple(MODULES)
+    able = readers(precision) if device in ("auto", "cpu") else ("onnxruntime",)
     order = sorted(MODULES, key=lambda known: (known not in able, known not in proven)) if name == "auto" else [name]
     for candidate in order:
         if installed(candidate):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 from typing import TYPE_CHECKING, Any
@@ -10,13 +11,21 @@ import numpy as np
 
 from ganedge.runtime.engines import EngineInfo, on_cpu
 from ganedge.runtime.errors import EngineError
+from ganedge.runtime.files import cache_folder
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
-PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+PROVIDERS = {
+    "cpu": "CPUExecutionProvider",
+    "cuda": "CUDAExecutionProvider",
+    "tensorrt": "TensorrtExecutionProvider",
+}
+"""What computes on each device; `tensorrt` is CUDA through TensorRT, which builds an engine of its own at load."""
+LANES = 8
+"""Shapes whose buffers stay on the device."""
 
 
 class OnnxRuntime:
@@ -40,54 +49,114 @@ class OnnxRuntime:
 
 
 class BoundOnnxRuntime:
-    """A session on a device, each thread with an I/O binding and input buffers there of its own.
+    """A session on a device, with inputs and outputs there that stay as long as a shape is in use.
 
-    Inputs are copied into buffers that stay as long as a thread's shapes do; outputs are allocated by the session on
-    the device and come back in one copy.
+    Each of the last `LANES` shapes has buffers of its own. Where the session can capture CUDA graphs, the second call
+    of a shape records one and later calls replay it. Captured sessions may not run in two threads at once, and a device
+    computes one batch at a time anyway, so calls take turns.
+
+    Args:
+        session: Of ONNX Runtime.
+        info: What really runs.
+        graphs: Whether the session captures CUDA graphs.
+        memory: Where the buffers lie.
     """
 
-    def __init__(self, session: Any, info: EngineInfo, memory: str) -> None:
+    def __init__(self, session: Any, info: EngineInfo, *, graphs: bool, memory: str = "cuda") -> None:
         self.info = info
-        self._session = session
         self._memory = memory
-        self._outputs = [output.name for output in session.get_outputs()]
-        self._local = threading.local()
+        self._session = session
+        self._graphs = graphs
+        self._lock = threading.Lock()
+        self._lanes: dict[tuple[tuple[int, ...], ...], _Lane] = {}
+        self._made = 0
 
     def run(self, feeds: Mapping[str, NDArray[np.generic]]) -> Sequence[NDArray[np.generic]]:
         """Compute all outputs."""
+        shapes = tuple(array.shape for array in feeds.values())
         try:
-            binding = self._bound(feeds)
-            binding.synchronize_inputs()
-            self._session.run_with_iobinding(binding)
-            return [value.numpy() for value in binding.get_outputs()]
+            with self._lock:
+                lane = self._lanes.pop(shapes, None) or self._lane(feeds)
+                self._lanes[shapes] = lane  # Last again: the first is the one that was not used for longest.
+                return lane.run(feeds)
+        except EngineError:
+            raise
         except Exception as error:
             raise EngineError(f"onnxruntime could not run this model: {_first_line(error)}") from error
 
     def close(self) -> None:
-        """Let the session and this thread's buffers go."""
-        self._session = None
-        self._local = threading.local()
+        """Let the session and its buffers go."""
+        with self._lock:
+            self._lanes.clear()
+            self._session = None
 
-    def _bound(self, feeds: Mapping[str, NDArray[np.generic]]) -> Any:
-        """This thread's binding, with the inputs in its buffers; both are made anew when a shape changes."""
+    def _lane(self, feeds: Mapping[str, NDArray[np.generic]]) -> _Lane:
+        """Buffers for other shapes; those that were not used for longest make room."""
+        while len(self._lanes) >= LANES:
+            del self._lanes[next(iter(self._lanes))]
+        self._made += 1
+        return _Lane(self._session, feeds, str(self._made) if self._graphs else None, self._memory)
+
+
+class _Lane:
+    """One shape's buffers on the device, and its graph.
+
+    Args:
+        session: Of ONNX Runtime.
+        feeds: Inputs of that shape.
+        graph: The number that ONNX Runtime shall know the graph by; None to capture none.
+        memory: Where the buffers lie.
+    """
+
+    def __init__(self, session: Any, feeds: Mapping[str, NDArray[np.generic]], graph: str | None, memory: str) -> None:
         from onnxruntime import OrtValue
 
-        shapes = {name: array.shape for name, array in feeds.items()}
-        if getattr(self._local, "shapes", None) != shapes:
-            binding = self._session.io_binding()
-            self._local.values = {
-                name: OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array), self._memory, 0)
-                for name, array in feeds.items()
-            }
-            for name, value in self._local.values.items():
-                binding.bind_ortvalue_input(name, value)
-            for name in self._outputs:
-                binding.bind_output(name, self._memory, 0)
-            self._local.binding, self._local.shapes = binding, shapes
+        self._session = session
+        self._graph = graph
+        self._memory = memory
+        self._inputs = {
+            name: OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array), memory, 0) for name, array in feeds.items()
+        }
+        self._outputs: list[Any] = []
+        self._binding: Any = None
+
+    def run(self, feeds: Mapping[str, NDArray[np.generic]]) -> list[NDArray[np.generic]]:
+        """Copy in, compute, copy out."""
+        for name, array in feeds.items():
+            self._inputs[name].update_inplace(np.ascontiguousarray(array))
+        if self._binding is None:
+            self._outputs = self._first()
         else:
-            for name, array in feeds.items():
-                self._local.values[name].update_inplace(np.ascontiguousarray(array))
-        return self._local.binding
+            self._session.run_with_iobinding(self._binding, self._options(self._graph))
+        return [value.numpy() for value in self._outputs]
+
+    def _first(self) -> list[Any]:
+        """Compute with outputs that the session allocates, which says their shapes, and keep these buffers."""
+        binding = self._bound()
+        for output in self._session.get_outputs():
+            binding.bind_output(output.name, self._memory, 0)
+        self._session.run_with_iobinding(binding, self._options("-1" if self._graph else None))  # -1: no capture.
+        values = list(binding.get_outputs())
+        self._binding = self._bound()
+        for output, value in zip(self._session.get_outputs(), values, strict=True):
+            self._binding.bind_ortvalue_output(output.name, value)
+        return values
+
+    def _bound(self) -> Any:
+        binding = self._session.io_binding()
+        for name, value in self._inputs.items():
+            binding.bind_ortvalue_input(name, value)
+        return binding
+
+    def _options(self, graph: str | None) -> Any:
+        """Of one run: which graph it captures or replays."""
+        if graph is None:
+            return None
+        from onnxruntime import RunOptions
+
+        options = RunOptions()
+        options.add_run_config_entry("gpu_graph_id", graph)
+        return options
 
 
 def start(
@@ -105,15 +174,7 @@ def start(
     options.log_severity_level = 4  # Errors reach the caller as exceptions; the library itself prints nothing.
     if threads is not None:
         options.intra_op_num_threads = threads
-    # TF32 is ONNX Runtime's default on CUDA: FP32 is asked for, so FP32 is computed.
-    cuda = (PROVIDERS["cuda"], {"use_tf32": "0"})
-    providers = [PROVIDERS["cpu"]] if chosen == "cpu" else [cuda, PROVIDERS["cpu"]]
-    try:
-        session = onnxruntime.InferenceSession(model, options, providers=providers)
-    except Exception as error:
-        raise EngineError(
-            f"onnxruntime {onnxruntime.__version__} cannot load this model: {_first_line(error)}"
-        ) from error
+    session, graphs = _open(onnxruntime, model, options, chosen, precision)
     active = session.get_providers()[0]
     if active != PROVIDERS[chosen]:
         if device != "auto":
@@ -122,9 +183,52 @@ def start(
                 "check the NVIDIA driver and the CUDA libraries it was built for, or use --device cpu"
             )
         chosen = "cpu"
-    computed = precision if chosen == "cuda" else on_cpu(precision)
-    info = EngineInfo("onnxruntime", onnxruntime.__version__, active, chosen, computed)
-    return BoundOnnxRuntime(session, info, "cuda") if chosen == "cuda" else OnnxRuntime(session, info)
+    if chosen == "cpu":
+        return OnnxRuntime(
+            session, EngineInfo("onnxruntime", onnxruntime.__version__, active, "cpu", on_cpu(precision))
+        )
+    # TensorRT's provider has no switch that keeps FP32 from being computed in TF32.
+    computed = "fp32 (TF32 allowed)" if (chosen, precision) == ("tensorrt", "fp32") else precision
+    how = f"{active}, CUDA graphs" if graphs else active
+    info = EngineInfo("onnxruntime", onnxruntime.__version__, how, "cuda", computed)
+    return BoundOnnxRuntime(session, info, graphs=graphs)
+
+
+def _open(onnxruntime: Any, model: bytes, options: Any, chosen: str, precision: str) -> tuple[Any, bool]:
+    """A session, and whether it captures CUDA graphs: it does where every node runs on CUDA."""
+    if chosen == "cuda":
+        with contextlib.suppress(Exception):  # What cannot be captured is loaded without.
+            providers = _providers(chosen, precision, graphs=True)
+            return onnxruntime.InferenceSession(model, options, providers=providers), True
+    try:
+        providers = _providers(chosen, precision, graphs=False)
+        return onnxruntime.InferenceSession(model, options, providers=providers), False
+    except Exception as error:
+        raise EngineError(
+            f"onnxruntime {onnxruntime.__version__} cannot load this model: {_first_line(error)}"
+        ) from error
+
+
+def _providers(chosen: str, precision: str, *, graphs: bool) -> list[Any]:
+    """The providers to try in order, with their settings."""
+    # TF32 is ONNX Runtime's default on CUDA: FP32 is asked for, so FP32 is computed.
+    cuda = (PROVIDERS["cuda"], {"use_tf32": "0", "enable_cuda_graph": str(int(graphs))})
+    if chosen == "cpu":
+        return [PROVIDERS["cpu"]]
+    if chosen == "cuda":
+        return [cuda, PROVIDERS["cpu"]]
+    cache = cache_folder() / "ort-tensorrt"
+    settings = {
+        "trt_fp16_enable": str(precision == "fp16"),
+        "trt_int8_enable": str(precision == "int8"),
+        "trt_bf16_enable": str(precision == "bf16"),
+        "trt_engine_cache_enable": "True",
+        "trt_engine_cache_path": str(cache),
+        "trt_timing_cache_enable": "True",
+    }
+    if precision != "bf16":
+        del settings["trt_bf16_enable"]  # Older ones do not know it.
+    return [(PROVIDERS["tensorrt"], settings), cuda, PROVIDERS["cpu"]]
 
 
 def devices() -> tuple[list[str], str]:

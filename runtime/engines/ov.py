@@ -46,8 +46,10 @@ def start(model: bytes, precision: str, device: str, threads: int | None, comput
     """Compile the model. See `engines.start` for the arguments and errors."""
     import openvino
 
-    if device == "cuda":
-        raise EngineError("device 'cuda': OpenVINO runs on Intel processors, not on CUDA; use --engine onnxruntime")
+    if device in ("cuda", "tensorrt"):
+        raise EngineError(
+            f"device {device!r}: OpenVINO runs on Intel processors, not on CUDA; use --engine onnxruntime"
+        )
     if compute is not None and compute not in HINTS:
         raise EngineError(f"openvino cannot be told to compute in {compute}: choose {', '.join(HINTS)}")
     if compute is not None and compute not in precisions():

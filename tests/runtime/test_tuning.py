@@ -100,7 +100,7 @@ def test_a_lower_precision_is_given_or_refused(artifact: Path) -> None:
 
 def test_bindings_give_what_plain_calls_give(artifact: Path) -> None:
     plain = ort.start(artifact.read_bytes(), "fp32", "cpu", 1)
-    bound = ort.BoundOnnxRuntime(plain._session, plain.info, "cpu")
+    bound = ort.BoundOnnxRuntime(plain._session, plain.info, graphs=False, memory="cpu")
     random = np.random.default_rng(0)
     for batch in (2, 2, 3, 2):
         feeds = {"latent": random.standard_normal((batch, 6)).astype(np.float32)}
