@@ -30,7 +30,7 @@ Target = Literal["ort", "openvino", "trt"]
 """The engine that an INT8 graph is made for."""
 LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 """What computes in INT8."""
-SHUFFLES = ("Relu", "LeakyRelu", "DepthToSpace")
+SHUFFLES = ("Relu", "LeakyRelu", "DepthToSpace", "Transpose", "Reshape")
 """What ONNX Runtime takes between two INT8 layers without leaving INT8, apart from the layers themselves."""
 
 
@@ -65,8 +65,8 @@ def to_int8(
     prepared.CopyFrom(model)
     names = {size.dim_param for size in _dimensions(model) if size.dim_param}
     if target == "ort":
-        rewrite.upsampled_to_shuffle(prepared)
-        rewrite.transposed_to_shuffle(prepared)
+        rewrite.upsampled_to_shuffle(prepared, channels_last=True)
+        rewrite.transposed_to_shuffle(prepared, channels_last=True)
         prepared = rewrite.tidy(prepared, names)
     low = rewrite.tidy(_quantise(prepared, inputs, target, keep), names)
     share = int8_share(low, [array.shape for array in inputs[0]])

@@ -7,6 +7,7 @@ model = tidy(model, {"batch"})
 from __future__ import annotations
 
 from collections import Counter
+from typing import Any
 
 import numpy as np
 import onnx
@@ -119,7 +120,7 @@ def tidy(model: ModelProto, dynamic: set[str]) -> ModelProto:
     return inferred
 
 
-def transposed_to_shuffle(model: ModelProto) -> int:
+def transposed_to_shuffle(model: ModelProto, *, channels_last: bool = False) -> int:
     """Turn each ConvTranspose into a Conv that computes all phases of the result, and a pixel shuffle, in place.
 
     With stride s, padding p and kernel K, result row o = s·i + a takes input row i + d with weight row k = a + p - s·d,
@@ -128,6 +129,10 @@ def transposed_to_shuffle(model: ModelProto) -> int:
     same window, and one Conv with s²·C channels computes them all. It is done where the result is s times as large as
     the input, in one group, without dilation; a following Relu or LeakyRelu moves before the shuffle, which changes
     nothing and lets engines fuse it.
+
+    Args:
+        model: With inferred shapes.
+        channels_last: Shuffle in rows of channels, see `_as_shuffle`.
 
     Returns:
         How many were rewritten.
@@ -143,16 +148,20 @@ def transposed_to_shuffle(model: ModelProto) -> int:
     for layer in [node for node in graph.node if node.op_type == "ConvTranspose"]:
         plan = _phases(layer, weights, layer.input[0] in pixels)
         if plan is not None:
-            _as_shuffle(model, layer, *plan)
+            _as_shuffle(model, layer, *plan, channels_last)
             done += 1
     return done
 
 
-def upsampled_to_shuffle(model: ModelProto) -> int:
+def upsampled_to_shuffle(model: ModelProto, *, channels_last: bool = False) -> int:
     """Turn each nearest-neighbour doubling followed by a Conv into a Conv on the small picture and a pixel shuffle.
 
     Result row o = 2·i + a of a convolution with padding p takes row o + k - p of the doubled picture, which is row
     i + ⌊(a + k - p) / 2⌋ of the small one: weights that fall on one row add up. In place.
+
+    Args:
+        model: With inferred shapes.
+        channels_last: Shuffle in rows of channels, see `_as_shuffle`.
 
     Returns:
         How many were rewritten.
@@ -170,7 +179,7 @@ def upsampled_to_shuffle(model: ModelProto) -> int:
         if plan is not None:
             layer.input[0] = resize.input[0]
             graph.node.remove(resize)
-            _as_shuffle(model, layer, *plan)
+            _as_shuffle(model, layer, *plan, channels_last)
             done += 1
     return done
 
@@ -242,9 +251,19 @@ def _doubles(node: NodeProto, weights: dict[str, onnx.TensorProto]) -> bool:
     return nearest and same and np.array_equal(scales, [1, 1, 2, 2])
 
 
-def _as_shuffle(model: ModelProto, layer: NodeProto, weight: np.ndarray, factor: int, pads: list[int]) -> None:
-    """Make the layer a Conv with these weights, and put the shuffle (and an activation before it) behind it."""
+def _as_shuffle(
+    model: ModelProto, layer: NodeProto, weight: np.ndarray, factor: int, pads: list[int], channels_last: bool
+) -> None:
+    """Make the layer a Conv with these weights, and put the shuffle (and an activation before it) behind it.
+
+    With `channels_last` the shuffle is one of whole rows of channels, [N, H, W, s, s, C] to [N, H, s, W, s, C], between
+    two transpositions to and from that order. An engine that keeps its INT8 convolutions in that order, as ONNX Runtime
+    does, drops those two, and copies rows where DepthToSpace moves single bytes. It takes a size that is known.
+    """
     graph = model.graph
+    sides = _sides(graph, layer.input[0]) if channels_last and factor > 1 else None
+    if sides is not None:  # Rows of the weights in the order (s, s, C) instead of (C, s, s).
+        weight = np.moveaxis(weight.reshape(-1, factor, factor, *weight.shape[1:]), 0, 2).reshape(weight.shape)
     weights = {tensor.name: tensor for tensor in graph.initializer}
     last = layer
     if factor > 1:
@@ -254,7 +273,13 @@ def _as_shuffle(model: ModelProto, layer: NodeProto, weight: np.ndarray, factor:
     stem = layer.input[1]
     if len(layer.input) > 2 and layer.input[2]:
         bias = numpy_helper.to_array(weights[layer.input[2]])
-        _replace_input(layer, 2, f"{layer.input[2]}_phases", np.repeat(bias, factor * factor), graph)
+        _replace_input(
+            layer,
+            2,
+            f"{layer.input[2]}_phases",
+            np.repeat(bias, factor * factor) if sides is None else np.tile(bias, factor * factor),
+            graph,
+        )
     _replace_input(layer, 1, f"{stem}_phases", weight, graph)
     layer.op_type = "Conv"
     del layer.attribute[:]
@@ -269,7 +294,46 @@ def _as_shuffle(model: ModelProto, layer: NodeProto, weight: np.ndarray, factor:
     if last is not layer:
         layer.output[0] = f"{layer.output[0]}_phases"
         last.input[0] = layer.output[0]
-    shuffle = onnx.helper.make_node(
-        "DepthToSpace", [inner], [result], f"{layer.name}_shuffle", blocksize=factor, mode="CRD"
-    )
-    graph.node.insert(list(graph.node).index(last) + 1, shuffle)
+    name = f"{layer.name}_shuffle"
+    if sides is None:
+        nodes = [onnx.helper.make_node("DepthToSpace", [inner], [result], name, blocksize=factor, mode="CRD")]
+    else:
+        nodes = _row_shuffle(graph, inner, result, name, factor, sides, len(weight) // factor**2)
+    place = list(graph.node).index(last) + 1
+    for node in reversed(nodes):
+        graph.node.insert(place, node)
+
+
+def _row_shuffle(
+    graph: onnx.GraphProto, given: str, result: str, name: str, factor: int, sides: tuple[int, int], channels: int
+) -> list[NodeProto]:
+    """The nodes of a pixel shuffle in rows of channels."""
+    height, width = sides
+    apart, together = f"{name}_apart", f"{name}_together"
+    shapes = {
+        apart: [0, height, width, factor, factor, channels],
+        together: [0, factor * height, factor * width, channels],
+    }
+    graph.initializer.extend(numpy_helper.from_array(np.array(shape), key) for key, shape in shapes.items())
+    steps: list[tuple[str, list[str], dict[str, Any]]] = [
+        ("Transpose", [], {"perm": [0, 2, 3, 1]}),
+        ("Reshape", [apart], {}),
+        ("Transpose", [], {"perm": [0, 1, 3, 2, 4, 5]}),
+        ("Reshape", [together], {}),
+        ("Transpose", [], {"perm": [0, 3, 1, 2]}),
+    ]
+    nodes = []
+    for place, (kind, more, said) in enumerate(steps):
+        made = result if place == len(steps) - 1 else f"{name}_{place}"
+        nodes.append(onnx.helper.make_node(kind, [given, *more], [made], f"{name}_step{place}", **said))
+        given = made
+    return nodes
+
+
+def _sides(graph: onnx.GraphProto, name: str) -> tuple[int, int] | None:
+    """Height and width of a tensor; None where they are not known."""
+    for value in (*graph.value_info, *graph.input):
+        if value.name == name:
+            sizes = [size.dim_value for size in value.type.tensor_type.shape.dim[2:]]
+            return (sizes[0], sizes[1]) if len(sizes) == 2 and all(sizes) else None
+    return None

@@ -67,7 +67,8 @@ def run(model: ModelProto, *arrays: np.ndarray) -> np.ndarray:
     ("kernel", "stride", "pad", "extra"),
     [(4, 2, 1, 0), (3, 2, 1, 1), (2, 2, 0, 0), (5, 2, 2, 1), (6, 2, 2, 0), (3, 3, 0, 0), (3, 1, 1, 0)],
 )
-def test_transposed_convolutions_as_pixel_shuffles(kernel: int, stride: int, pad: int, extra: int) -> None:
+@pytest.mark.parametrize("rows", [False, True])
+def test_transposed_convolutions_as_pixel_shuffles(kernel: int, stride: int, pad: int, extra: int, rows: bool) -> None:
     random = np.random.default_rng(0)
     side = 8 * stride
     output = Port("image", "image", "float32", ("batch", 3, side, side), "NCHW", (-1.0, 1.0))
@@ -80,15 +81,17 @@ def test_transposed_convolutions_as_pixel_shuffles(kernel: int, stride: int, pad
     full = graph(interface, nodes, {"w": random.normal(size=(3, 3, kernel, kernel)), "b": random.normal(size=3)})
     shuffled = ModelProto()
     shuffled.CopyFrom(full)
-    assert rewrite.transposed_to_shuffle(shuffled) == 1
+    assert rewrite.transposed_to_shuffle(shuffled, channels_last=rows) == 1
     shuffled = rewrite.tidy(shuffled, {"batch"})
+    assert ("Reshape" in {node.op_type for node in shuffled.graph.node}) == (rows and stride > 1)
     assert "ConvTranspose" not in {node.op_type for node in shuffled.graph.node}
     x = random.normal(size=(3, 3, 8, 8)).astype(np.float32)
     np.testing.assert_allclose(run(shuffled, x), run(full, x), atol=1e-5)
 
 
+@pytest.mark.parametrize("rows", [False, True])
 @pytest.mark.parametrize("kernel", [1, 3, 5])
-def test_doubling_as_a_pixel_shuffle(kernel: int) -> None:
+def test_doubling_as_a_pixel_shuffle(kernel: int, rows: bool) -> None:
     random = np.random.default_rng(0)
     how = {"mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
     nodes = [
@@ -99,8 +102,9 @@ def test_doubling_as_a_pixel_shuffle(kernel: int) -> None:
     full = graph(PICTURE, nodes, weights)
     shuffled = ModelProto()
     shuffled.CopyFrom(full)
-    assert rewrite.upsampled_to_shuffle(shuffled) == 1
+    assert rewrite.upsampled_to_shuffle(shuffled, channels_last=rows) == 1
     shuffled = rewrite.tidy(shuffled, {"batch"})
+    assert ("DepthToSpace" in {node.op_type for node in shuffled.graph.node}) != rows
     assert "Resize" not in {node.op_type for node in shuffled.graph.node}
     x = random.normal(size=(2, 3, 8, 8)).astype(np.float32)
     np.testing.assert_allclose(run(shuffled, x), run(full, x), atol=1e-5)
@@ -205,3 +209,20 @@ def test_a_foreign_onnx(command: Command, tmp_path: Path) -> None:
     done = command("gan-export", tmp_path / "ours.onnx", "--int8", "-o", tmp_path / "again.onnx")
     assert done.code == 2
     assert "make int8 from the FP32 one" in done.err
+
+
+def test_a_size_that_is_not_known_keeps_its_shuffle() -> None:
+    random = np.random.default_rng(0)
+    ports = [
+        Port(name, "image", "float32", ("batch", 3, high, wide), "NCHW", (-1.0, 1.0))
+        for name, high, wide in (("x", "height", "width"), ("image", "2*height", "2*width"))
+    ]
+    node = helper.make_node("ConvTranspose", ["x", "w"], ["image"], "up", strides=[2, 2], pads=[1] * 4)
+    full = graph(Interface("image-to-image", (ports[0],), (ports[1],)), [node], {"w": random.normal(size=(3, 3, 4, 4))})
+    shuffled = ModelProto()
+    shuffled.CopyFrom(full)
+    assert rewrite.transposed_to_shuffle(shuffled, channels_last=True) == 1
+    assert "DepthToSpace" in {node.op_type for node in shuffled.graph.node}
+    shuffled = rewrite.tidy(shuffled, {"batch", "height", "width"})
+    x = random.normal(size=(2, 3, 6, 9)).astype(np.float32)
+    np.testing.assert_allclose(run(shuffled, x), run(full, x), atol=1e-5)
