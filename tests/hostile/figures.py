@@ -24,8 +24,19 @@ def _fuzz(report: dict[str, Any]) -> str:
     )
 
 
+def _kill(report: dict[str, Any]) -> str:
+    aimed = report["ways"]["before a change of files"]
+    return (
+        f"{report['kills']} times SIGKILL to {len(report['victims'])} commands, {aimed} of them right before a change "
+        f"of files; {report['ends_compared']} ends compared with undisturbed ones"
+    )
+
+
 def _soak(report: dict[str, Any]) -> str:
-    return f"{report['hours']} hours of load; {report['loads']} times loaded and let go"
+    return (
+        f"{report['hours']} hours of sampling and `gan-run serve`, {report['requests']} requests; "
+        f"{report['loads']} times loaded and let go"
+    )
 
 
 def _matrix(report: dict[str, Any]) -> str:
@@ -35,6 +46,7 @@ def _matrix(report: dict[str, Any]) -> str:
 
 SUITES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "fuzz": ("make hostile", _fuzz),
+    "kill": ("make hostile", _kill),
     "soak": ("make soak", _soak),
     "matrix": ("make install-matrix", _matrix),
 }
