@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,10 @@ def _kill(report: dict[str, Any]) -> str:
     )
 
 
+def _asked(report: dict[str, Any]) -> str:
+    return f"{report['cases']} damaged requests to `gan-run serve`; it grew by {report['grown_mib']} MiB at most"
+
+
 def _soak(report: dict[str, Any]) -> str:
     return (
         f"{report['hours']} hours of sampling and `gan-run serve`, {report['requests']} requests; "
@@ -40,12 +45,21 @@ def _soak(report: dict[str, Any]) -> str:
 
 
 def _matrix(report: dict[str, Any]) -> str:
-    ends = [cell["end"] for cell in report["cells"]]
-    return f"{len(ends)} environments: {ends.count('works')} work, {ends.count('checked')} checked without running"
+    ends = Counter(cell["end"] for cell in report["cells"])
+    works = {cell["python"] for cell in report["cells"] if cell["end"] == "works"}
+    return (
+        f"{ends['works']} environments work (Python {', '.join(sorted(works, key=_version))}, oldest and newest "
+        f"dependencies); {ends['resolved']} resolved and {ends['checked']} checked for grammar, without being installed"
+    )
+
+
+def _version(text: str) -> tuple[int, ...]:
+    return tuple(map(int, text.split(".")))
 
 
 SUITES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "fuzz": ("make hostile", _fuzz),
+    "asked": ("make hostile", _asked),
     "kill": ("make hostile", _kill),
     "soak": ("make soak", _soak),
     "matrix": ("make install-matrix", _matrix),

@@ -55,6 +55,8 @@ class Kind:
     """Whether a changed file must never give another result than the sound one."""
     good: str = ""
     """A result that must be there and sound whatever became of the damaged picture."""
+    whole: str = ""
+    """A video that must be there and decode wherever the command said that it was done."""
 
 
 def resealed(data: bytes, rng: random.Random) -> bytes:
@@ -89,6 +91,7 @@ TRAIN = "gan-train dcgan --data digits --device cpu --precision fp32"
 RESUME = f"{TRAIN} --out run --steps 10 --resume"
 FRESH = "gan-train dcgan --size 16 --width 8 --latent 6 --batch 2 --steps 1 --device cpu --precision fp32 --out new"
 MODULE = "gan-export nets.py:Generator --input 6x1x1 --kind latent -o out.onnx --tolerance none"
+FILMS = ("mp4", "mkv", "avi", "webm", "ts")
 FORMATS = ("png", "jpg", "bmp", "gif", "webp", "tif", "ppm", "tga")
 JSONS, LINES = (mutate.odd_json,), (mutate.odd_line,)
 
@@ -203,6 +206,17 @@ KINDS = (
     ),
     *(
         Kind(
+            f"video {form}, translated",
+            f"film.{form}",
+            f"gan-run translate translator.onnx film.{form} -o out.mp4 --engine onnxruntime --threads 1",
+            3,
+            needs=("translator.onnx",),
+            whole="out.mp4",
+        )
+        for form in FILMS
+    ),
+    *(
+        Kind(
             f"picture {form}, trained on",
             f"pictures/picture.{form}",
             f"{FRESH} --data pictures",
@@ -274,6 +288,8 @@ class Fuzzer:
             return f"failed, and wrote {changed[0]}"
         if kind.good and after.get(kind.good) != self._sound(kind)[0]:
             return f"{kind.good} is missing or another"
+        if kind.whole and outcome.code == 0 and (damage := guarded.in_fork(_undecodable, folder / kind.whole)):
+            return damage
         if kind.sealed and outcome.code == 0:
             picture, said = self._sound(kind)
             if kind.result and kind.result.endswith(".png") and after.get(kind.result) != picture:
@@ -313,6 +329,14 @@ def choose(cases: int, seed: int) -> Iterator[tuple[Kind, int]]:
     for index in range(cases):
         kind = KINDS[index] if index < len(KINDS) else rng.choices(KINDS, [kind.weight for kind in KINDS])[0]
         yield kind, seed * 1_000_000 + index
+
+
+def _undecodable(path: Path) -> str:
+    """What is wrong with a video that a command wrote."""
+    import av
+
+    with av.open(str(path)) as container:
+        return "" if sum(1 for _ in container.decode(video=0)) else f"{path.name} holds no frame"
 
 
 def _tree(folder: Path) -> dict[str, str]:

@@ -186,6 +186,24 @@ def complaint(outcome: Outcome, accepted: Sequence[int] = (0, 1, 2)) -> str:
     return ""
 
 
+def in_fork(judge: Callable[[Path], str], path: Path) -> str:
+    """Call a judge in a process of its own, because decoders start threads and this process may have none."""
+    read, write = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            said = judge(path)
+        except BaseException as error:  # noqa: BLE001 - a judge that fails is a finding
+            said = f"{path.name} could not be judged: {type(error).__name__} {error}"
+        os.write(write, said.encode("utf-8", "replace")[:4000])
+        os._exit(0)
+    os.close(write)
+    with os.fdopen(read, "rb") as pipe:
+        said = pipe.read().decode()
+    os.waitpid(child, 0)
+    return said
+
+
 def leftovers(folder: Path) -> list[str]:
     """Files below a folder that are only half there."""
     return sorted(str(path.relative_to(folder)) for path in folder.rglob(".*.part"))

@@ -177,10 +177,10 @@ class Hunt:
         end = begin + (LIMIT_S if at_change else rng.uniform(0.0, self.seconds))
         while time.monotonic() < end and os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
             time.sleep(0.002)
-        os.killpg(child, signal.SIGKILL)
+        os.kill(child, signal.SIGKILL)
         done = guarded.finish(child, self.victim.name, self.folder, begin)
         wrong = "" if done.code in (0, -signal.SIGKILL) else f"exit code {done.code}: {done.err[-300:]}"
-        return done.code < 0, wrong or in_fork(damage, self.folder)
+        return done.code < 0, wrong or guarded.in_fork(damage, self.folder)
 
     def go_on(self) -> str:
         """Run it to its end; give what is wrong."""
@@ -194,7 +194,7 @@ class Hunt:
 
     def compare(self) -> str:
         """Whether all is whole, and the end is that of the undisturbed command; empty where it is."""
-        if wrong := in_fork(damage, self.folder):
+        if wrong := guarded.in_fork(damage, self.folder):
             return wrong
         one, two = (self._ends(folder) for folder in (self.folder, self.whole))
         other = sorted({name for name, _ in one.items() ^ two.items()})
@@ -202,7 +202,7 @@ class Hunt:
 
     def _ends(self, folder: Path) -> dict[str, str]:
         """Digest of every file that must be the same; of metrics all but the speed."""
-        found = [path for pattern in self.victim.same for path in folder.glob(pattern) if path.is_file()]
+        found = [path for pattern in self.victim.same for path in folder.glob(pattern) if _final(path, folder)]
         return {str(path.relative_to(folder)): hashlib.sha256(_timeless(path)).hexdigest() for path in found}
 
     def _typed(self) -> tuple[str, list[str]]:
@@ -216,7 +216,7 @@ class Hunt:
         begin = time.monotonic()
         child = guarded.start(name, arguments, self.whole, LIMIT_S, first=functools.partial(_count_changes, self.whole))
         done = guarded.finish(child, name, self.whole, begin)
-        if done.code or (wrong := in_fork(damage, self.whole)):
+        if done.code or (wrong := guarded.in_fork(damage, self.whole)):
             raise RuntimeError(f"{self.victim.command} failed undisturbed: {done.err or wrong}")
         return done.seconds
 
@@ -244,6 +244,11 @@ def _count_changes(folder: Path, deadly: int | None = None) -> None:
     sys.addaudithook(hook)
 
 
+def _final(path: Path, folder: Path) -> bool:
+    """Whether it is a file under a final name: what a kill leaves beside it is hidden."""
+    return path.is_file() and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+
+
 def _timeless(path: Path) -> bytes:
     """A file's bytes; of metrics all but how fast they came, and of a config all but whether it went on."""
     if path.name == "config.json":
@@ -256,30 +261,12 @@ def _timeless(path: Path) -> bytes:
     return json.dumps([{key: row[key] for key in row if key != "images_per_s"} for row in rows]).encode()
 
 
-def in_fork(judge: Callable[[Path], str], folder: Path) -> str:
-    """Call a judge in a process of its own, because decoders start threads and this process may have none."""
-    read, write = os.pipe()
-    child = os.fork()
-    if child == 0:
-        try:
-            said = judge(folder)
-        except BaseException as error:  # noqa: BLE001 - a judge that fails is a finding
-            said = f"the files could not be judged: {type(error).__name__} {error}"
-        os.write(write, said.encode("utf-8", "replace")[:4000])
-        os._exit(0)
-    os.close(write)
-    with os.fdopen(read, "rb") as pipe:
-        said = pipe.read().decode()
-    os.waitpid(child, 0)
-    return said
-
-
 def damage(folder: Path) -> str:
     """What is not whole among the files under final names; empty where all are."""
     for path in sorted(folder.rglob("*")):
-        place = path.relative_to(folder)
-        if not path.is_file() or any(part.startswith(".") for part in place.parts):
+        if not _final(path, folder):
             continue
+        place = path.relative_to(folder)
         judge = JUDGES.get(path.suffix)
         if judge is None:
             return f"{place}: nobody knows when such a file is whole"
