@@ -343,6 +343,10 @@ class Trainer:
                 raise UsageError(
                     f"the {name} of init {self.settings.init} does not fit these options: {reason}"
                 ) from error
+            if not all(bool(tensor.isfinite().all()) for tensor in state.values()):
+                raise ArtifactError(
+                    f"the {name} of init {self.settings.init} holds NaN or infinite values: give another"
+                )
 
     def _restore(self) -> None:
         """Go to the last checkpoint, where there is one, and forget the metrics behind it."""
