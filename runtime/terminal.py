@@ -14,12 +14,11 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import typer
 
 from .errors import GanEdgeError, MissingExtra
+from .start import INTERRUPTED
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-INTERRUPTED = 130
-"""Exit code after Ctrl-C, as shells have it."""
 LONGEST = 800
 """Characters of an error line that are shown; the middle of a longer one is left out."""
 
