@@ -1,10 +1,11 @@
 """Damaged requests to `gan-run serve`: every byte that a stranger can send it.
 
-    python tests/hostile/asked.py generator.onnx translator.onnx --cases 3000 --report tests/hostile/results/asked.json
+    python tests/hostile/asked.py --cases 3000 --report tests/hostile/results/asked.json
 
-Each case damages one sound request (its head, its JSON, its form, its picture) in a way that its number decides and
-sends it to a real server on loopback. The answer must be a status below 500, or none where the request is cut off; the
-server must live on, say nothing on its terminal, grow by no more than a few MiB, and answer a sound request as before.
+Two servers are attacked, one that draws and one that translates, or those of the artifacts that are given. Each case
+damages one sound request (its head, its JSON, its form, its picture) in a way that its number decides and sends it on
+loopback. The answer must be a status below 500, or none where the request is cut off; the server must live on, say
+nothing on its terminal, grow by no more than a few MiB, and answer a sound request as before.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import random
 import re
 import socket
 import sys
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -186,6 +188,16 @@ def _form(picture: bytes) -> bytes:
     return head + picture + b"\r\n--xyz--\r\n"
 
 
+def _specimens(folder: Path) -> list[Path]:
+    """A generator that draws and one that translates."""
+    import guarded
+    import material
+
+    guarded.preload()
+    material.make(folder)
+    return [folder / "generator.onnx", folder / "translator.onnx"]
+
+
 def _parted(data: bytes) -> tuple[bytes, bytes]:
     head, _, body = data.partition(b"\r\n\r\n")
     return head + b"\r\n\r\n", body
@@ -200,12 +212,14 @@ def _settled(answer: bytes) -> tuple[bytes, bytes]:
 def main() -> None:
     """Attack, and exit with 1 if something was found."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("artifacts", type=Path, nargs="+")
+    parser.add_argument("artifacts", type=Path, nargs="*")
     parser.add_argument("--cases", type=int, default=3000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--report", type=Path, help="write what was done here, as JSON")
     given = parser.parse_args()
-    report = campaign(given.artifacts, given.cases, given.seed, lambda line: print(line, flush=True))
+    with tempfile.TemporaryDirectory() as place:
+        artifacts = given.artifacts or _specimens(Path(place) / "specimens")
+        report = campaign(artifacts, given.cases, given.seed, lambda line: print(line, flush=True))
     if given.report:
         given.report.parent.mkdir(parents=True, exist_ok=True)
         given.report.write_text(json.dumps(report, indent=1) + "\n", "utf-8")

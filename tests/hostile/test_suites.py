@@ -29,6 +29,12 @@ def report(path: Path) -> dict[str, Any]:
     return said
 
 
+def test_damaged_files_end_well(tmp_path: Path) -> None:
+    done = suite("fuzz", "--cases", 200, "--seconds", 35, "--quick", "--seed", 7, "--report", tmp_path / "fuzz.json")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert report(tmp_path / "fuzz.json")["cases"] > 0, "as many as there is time for; a hundred on a quiet machine"
+
+
 def test_the_fuzzer_sees_what_is_wrong() -> None:
     """Its judge, on ends that must not be: otherwise finding nothing would mean nothing."""
     sys.path.insert(0, str(HERE))
