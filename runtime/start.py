@@ -42,9 +42,10 @@ def _start(name: str, module: str) -> None:
             os.write(2, f"{name}: interrupted\n".encode())
         os._exit(INTERRUPTED)
 
-    before = signal.getsignal(signal.SIGINT)
-    if before is signal.default_int_handler:  # Otherwise it is ignored, in the background, and stays so.
-        signal.signal(signal.SIGINT, stop)
+    if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:  # Ignored, in the background: it stays so.
+        importlib.import_module(module).main()
+        return
+    signal.signal(signal.SIGINT, stop)
     main = importlib.import_module(module).main
-    signal.signal(signal.SIGINT, before)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     main()
