@@ -39,7 +39,7 @@ def _asked(report: dict[str, Any]) -> str:
 
 def _soak(report: dict[str, Any]) -> str:
     return (
-        f"{report['hours']} hours of sampling and `gan-run serve`, {report['requests']} requests; "
+        f"{report['hours']:.1f} hours of sampling and `gan-run serve`, {report['requests']} requests; "
         f"{report['loads']} times loaded and let go"
     )
 

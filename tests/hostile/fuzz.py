@@ -20,9 +20,10 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import guarded
 import material
@@ -313,10 +314,10 @@ class Fuzzer:
             shutil.rmtree(folder)
         return self.sound[kind.name]
 
-    def check_sound(self) -> list[str]:
+    def check_sound(self, kinds: Sequence[Kind]) -> list[str]:
         """Every command on sound files: otherwise the cases would show nothing."""
         wrong = []
-        for kind in KINDS:
+        for kind in kinds:
             outcome, complaint = self._do(kind, (self.specimens / kind.file).read_bytes())
             expected = 1 if kind.name == "engine sidecar, sampled" else 0  # Nobody has that engine.
             if outcome.code != expected or complaint:
@@ -324,14 +325,15 @@ class Fuzzer:
         return wrong
 
 
-def choose(cases: int, seed: int) -> Iterator[tuple[Kind, int]]:
+def choose(cases: int, seed: int, kinds: Sequence[Kind]) -> Iterator[tuple[Kind, int]]:
     """Which cases to do: the kept ones, each kind once, then by weight."""
-    by_name = {kind.name: kind for kind in KINDS}
+    by_name = {kind.name: kind for kind in kinds}
     for kept in json.loads(KEPT.read_text("utf-8")):
-        yield by_name[kept["kind"]], kept["number"]
+        if kept["kind"] in by_name:
+            yield by_name[kept["kind"]], kept["number"]
     rng = random.Random(seed)
     for index in range(cases):
-        kind = KINDS[index] if index < len(KINDS) else rng.choices(KINDS, [kind.weight for kind in KINDS])[0]
+        kind = kinds[index] if index < len(kinds) else rng.choices(kinds, [kind.weight for kind in kinds])[0]
         yield kind, seed * 1_000_000 + index
 
 
@@ -353,7 +355,14 @@ def _changed(before: dict[str, str], after: dict[str, str]) -> list[str]:
     return sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name))
 
 
-def campaign(cases: int, seed: int, seconds: float, quick: bool, show: Callable[[str], None]) -> dict[str, object]:
+def campaign(
+    cases: int,
+    seed: int,
+    seconds: float,
+    quick: bool,
+    show: Callable[[str], None],
+    kinds: Sequence[Kind] = KINDS,
+) -> dict[str, Any]:
     """Do `cases` cases, or as many as fit into `seconds`, and give the report; `quick`: no try with sound files."""
     begin = time.monotonic()
     done: Counter[str] = Counter()
@@ -361,11 +370,11 @@ def campaign(cases: int, seed: int, seconds: float, quick: bool, show: Callable[
     found: list[dict[str, object]] = []
     with tempfile.TemporaryDirectory() as place:
         fuzzer = Fuzzer(material.make(Path(place) / "specimens"), Path(place))
-        for line in [] if quick else fuzzer.check_sound():
+        for line in [] if quick else fuzzer.check_sound(kinds):
             found.append({"kind": line, "number": -1, "wrong": "sound file refused"})
             show(line)
         slowest = largest = 0.0
-        for kind, number in choose(cases, seed):
+        for kind, number in choose(cases, seed, kinds):
             if time.monotonic() - begin > seconds:
                 break
             outcome, how, wrong = fuzzer.case(kind, number)
@@ -384,6 +393,13 @@ def campaign(cases: int, seed: int, seconds: float, quick: bool, show: Callable[
         "seconds": round(time.monotonic() - begin),
         "findings": found,
     }
+
+
+def joined(one: dict[str, Any], two: dict[str, Any]) -> dict[str, Any]:
+    """Two reports as one: their cases together, and the most of either."""
+    both = {name: one[name] + two[name] for name in ("cases", "seconds", "findings")}
+    counts = {name: dict(sorted((Counter(one[name]) + Counter(two[name])).items())) for name in ("kinds", "exit_codes")}
+    return {**one, **both, **counts, **{name: max(one[name], two[name]) for name in ("slowest_s", "largest_mib")}}
 
 
 def again(path: Path) -> None:
@@ -418,7 +434,9 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--seconds", type=float, default=float("inf"), help="stop earlier")
     parser.add_argument("--quick", action="store_true", help="leave out the try with sound files")
+    parser.add_argument("--kinds", default="", help="only kinds whose names begin so")
     parser.add_argument("--report", type=Path, help="write what was done here, as JSON")
+    parser.add_argument("--add", action="store_true", help="add to what the report says already")
     parser.add_argument("--only", help="KIND:NUMBER, one case again")
     parser.add_argument("--again", type=Path, help="do the findings of this report again, and drop what was mended")
     given = parser.parse_args()
@@ -431,10 +449,13 @@ def main() -> None:
     if given.again:
         again(given.again)
         return
-    report = campaign(given.cases, given.seed, given.seconds, given.quick, lambda line: print(line, flush=True))
+    kinds = [kind for kind in KINDS if kind.name.startswith(given.kinds)]
+    report = campaign(given.cases, given.seed, given.seconds, given.quick, lambda line: print(line, flush=True), kinds)
+    if given.report and given.add and given.report.exists():
+        report = joined(json.loads(given.report.read_text("utf-8")), report)
     if given.report:
         given.report.write_text(json.dumps(report, indent=1) + "\n", "utf-8")
-    print(f"{report['cases']} cases in {report['seconds']} s, {len(report['findings'])} findings")  # type: ignore[arg-type]
+    print(f"{report['cases']} cases in {report['seconds']} s, {len(report['findings'])} findings")
     sys.exit(bool(report["findings"]))
 
 
