@@ -55,8 +55,10 @@ matrix: $(VENV)/test.stamp ## Every system at its default size × FP32, FP16, IN
 startup: $(VENV)/test.stamp ## Start-up time of the API and of gan-run beside a bare onnxruntime script
 	$(BIN)/python -m ganedge.benchmarks.startup $(FILE)
 
-hostile: $(VENV)/test.stamp ## 2000 damaged files
+hostile: $(VENV)/test.stamp ## 2000 damaged files, 3000 damaged requests, 66 kills (half an hour on two quiet cores)
 	OMP_WAIT_POLICY=passive $(BIN)/python tests/hostile/fuzz.py --cases 2000 --report tests/hostile/results/fuzz.json
+	$(BIN)/python tests/hostile/asked.py --cases 3000 --report tests/hostile/results/asked.json
+	OMP_WAIT_POLICY=passive $(BIN)/python tests/hostile/kill.py --kills 66 --report tests/hostile/results/kill.json
 	$(BIN)/python tests/hostile/figures.py
 
 soak: $(VENV)/test.stamp ## One hour (SOAK_SECONDS=) of FILE under load, loaded 500 times (SOAK_LOADS=)

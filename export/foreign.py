@@ -17,6 +17,7 @@ import json
 import pickle
 import sys
 import traceback
+import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from importlib.metadata import version
@@ -442,7 +443,9 @@ def read_checkpoint(path: Path, trust: bool = False) -> tuple[Any, str]:
             import safetensors.torch
 
             return safetensors.torch.load(data), digest
-        return torch.load(path, map_location="cpu", weights_only=not trust), digest
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # PyTorch's thoughts on how a checkpoint was pickled.
+            return torch.load(path, map_location="cpu", weights_only=not trust), digest
     except pickle.UnpicklingError as error:
         reason = str(error)
         if "weights_only" not in reason.lower() and "Unsupported" not in reason:

@@ -6,8 +6,14 @@ with load("generator.onnx") as generator:
     pictures = generator.sample(16, seed=0)          # uint8 [16, H, W, C]
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
 from .errors import ArtifactError, EngineError, GanEdgeError, InputError, MissingExtra, UsageError
-from .generator import Generator, load
+
+if TYPE_CHECKING:
+    from .generator import Generator, load
 
 __all__ = [
     "ArtifactError",
@@ -19,3 +25,12 @@ __all__ = [
     "UsageError",
     "load",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Import NumPy and the rest when they are first asked for: until then a command has nothing to interrupt."""
+    if name not in ("Generator", "load"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from . import generator
+
+    return getattr(generator, name)

@@ -265,11 +265,12 @@ def _checked(array: NDArray[Any], max_pixels: int) -> NDArray[np.uint8]:
         raise InputError(f"a picture is {array.dtype}: give uint8, 0 to 255")
     if picture.ndim != 3 or picture.shape[-1] not in (1, 3, 4) or picture.size == 0:
         raise InputError(f"a picture has shape {array.shape}: give [H, W] or [H, W, C] with 1, 3 or 4 channels")
-    _check_pixels(picture.shape[0], picture.shape[1], "this array", max_pixels)
+    check_pixels(picture.shape[0], picture.shape[1], "this array", max_pixels)
     return picture
 
 
-def _check_pixels(height: int, width: int, name: str, max_pixels: int) -> None:
+def check_pixels(height: int, width: int, name: str, max_pixels: int) -> None:
+    """Refuse a picture that is too large, before it is decoded. Raises InputError."""
     if height * width > max_pixels:
         raise InputError(
             f"{name} has {width} × {height} = {height * width / 1e6:.4g} million pixels, more than the limit of "
@@ -313,7 +314,7 @@ def _pixels(image: Any, name: str, max_pixels: int) -> NDArray[np.uint8]:
     from PIL import ImageOps
 
     width, height = image.size
-    _check_pixels(height, width, name, max_pixels)
+    check_pixels(height, width, name, max_pixels)
     if height * width == 0:
         raise InputError(f"{name} is empty: {width} × {height} pixels")
     image = ImageOps.exif_transpose(image)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import importlib.util
 import ipaddress
+import logging
 import signal
 import socket
 from typing import TYPE_CHECKING, Any
@@ -54,6 +55,8 @@ def listen(generator: Generator, host: str, port: int, ready: Callable[[str], No
             raise MissingExtra(package, "serve", "gan-run serve")
     import uvicorn
 
+    for name in ("python_multipart", "PIL"):  # What is wrong with a stranger's request is his to hear.
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     from .server import Limits, Server
 
     asked = Limits(**limits)

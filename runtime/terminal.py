@@ -7,18 +7,18 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import typer
 
 from .errors import GanEdgeError, MissingExtra
+from .start import INTERRUPTED
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-INTERRUPTED = 130
-"""Exit code after Ctrl-C, as shells have it."""
 LONGEST = 800
 """Characters of an error line that are shown; the middle of a longer one is left out."""
 
@@ -48,6 +48,8 @@ def run(build: Callable[[], typer.Typer], name: str, extra: str) -> NoReturn:
     # A process started with closed streams has None for them.
     sys.stdout = sys.stdout or Path(os.devnull).open("w")  # noqa: SIM115 - open as long as the process
     sys.stderr = sys.stderr or Path(os.devnull).open("w")  # noqa: SIM115
+    # What Pillow thinks of a damaged picture; that it could not be read is said by us.
+    warnings.filterwarnings("ignore", category=UserWarning, module="PIL")
     try:
         code = typer.main.get_command(build()).main(prog_name=name, standalone_mode=False)
         sys.stdout.flush()

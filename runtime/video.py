@@ -20,6 +20,7 @@ import numpy as np
 
 from .errors import EngineError, GanEdgeError, InputError, MissingExtra, UsageError
 from .files import whole_file
+from .images import MAX_PIXELS, check_pixels
 from .progress import Progress
 
 if TYPE_CHECKING:
@@ -35,6 +36,8 @@ CONTAINERS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska", "
 """Endings of videos that can be written, and FFmpeg's names of the containers."""
 READABLE = frozenset((*CONTAINERS, ".avi", ".mpg", ".mpeg", ".ts", ".wmv", ".flv", ".ogv", ".3gp"))
 """Endings that are taken for videos."""
+FORMATS = "mov,mp4,matroska,webm,avi,mpeg,mpegts,mpegvideo,m4v,asf,flv,ogg"
+"""FFmpeg's names of the containers that are read, whatever a file is called: none that names other files or hosts."""
 CODECS = {"webm": ("libvpx-vp9", {"crf": "24", "b": "0"})}
 """The encoder of a container and its settings, where it is not `H264`."""
 H264 = ("libx264", {"crf": "18", "preset": "veryfast"})
@@ -237,6 +240,7 @@ class _Translation:
     def run(self, encoder: str, settings: dict[str, str]) -> Done:
         """Decode, compute, encode."""
         seen = self._entering.streams.video[0]
+        check_pixels(seen.height, seen.width, str(self._name), self._options.get("max_pixels", MAX_PIXELS))
         heard = self._entering.streams.audio[0] if self._entering.streams.audio else None
         sound, copied = self._sound_stream(heard)
         rate = seen.average_rate or seen.guessed_rate or 25
@@ -343,12 +347,15 @@ def _upright(frame: Any) -> NDArray[np.uint8]:
 def _opened(av: Any, source: Path) -> Iterator[Any]:
     """A video to read."""
     try:
-        entering = av.open(str(source.absolute()))  # A name such as 12:30.mp4 is no protocol.
+        # Absolute, because a name such as 12:30.mp4 is no protocol.
+        options = {"format_whitelist": FORMATS, "protocol_whitelist": "file"}
+        entering = av.open(str(source.absolute()), options=options)
+    except av.error.ArgumentError as error:
+        known = ", ".join(sorted(READABLE))
+        raise InputError(f"{source} is no video that is read: give one of {known}, and no list of others") from error
     except (av.error.FFmpegError, OSError) as error:
         raise InputError(f"cannot read {source}: {error.strerror or 'it is no video'}") from error
     with entering:
-        if entering.format.name == "concat":
-            raise InputError(f"{source} is a list of other files, no video: give one of them")
         if not entering.streams.video or entering.streams.video[0].codec_context is None:
             raise InputError(f"{source} holds no pictures that can be decoded")
         yield entering

@@ -101,6 +101,11 @@ class Keeper:
             self._save()
             self._saved_at = time.monotonic()
 
+    def catch_up(self) -> None:
+        """Measure the checkpoint that training goes on from, if a kill came between saving and measuring it."""
+        if self._trainer.step and self._examiner is not None and not self._record.holds("fid"):
+            self._measure()
+
     def finish(self) -> None:
         """Report and keep what the last report and the last checkpoint left out. Raises as `look` does."""
         if self._losses.count:

@@ -224,10 +224,15 @@ class Trainer:
         if self.step >= self.total:
             if self.fabric.is_global_zero:
                 write_weights(self)  # A kill between the last checkpoint and the weights left older ones.
+                if self.settings.features:
+                    with Keeper(self, deadline) as keeper:
+                        keeper.catch_up()
                 note(f"{self.settings.out}: all {self.total} steps are done, nothing to do")
             return
         keeping = Keeper(self, deadline) if self.fabric.is_global_zero else contextlib.nullcontext()
         with _signals() as stop, keeping as keeper:
+            if keeper is not None:
+                keeper.catch_up()
             while self.step < self.total and not self._must_stop(bool(stop) or time.monotonic() >= deadline):
                 losses = self.advance()
                 if keeper is not None:  # One process reports and writes.
@@ -338,6 +343,10 @@ class Trainer:
                 raise UsageError(
                     f"the {name} of init {self.settings.init} does not fit these options: {reason}"
                 ) from error
+            if not all(bool(tensor.isfinite().all()) for tensor in state.values()):
+                raise ArtifactError(
+                    f"the {name} of init {self.settings.init} holds NaN or infinite values: give another"
+                )
 
     def _restore(self) -> None:
         """Go to the last checkpoint, where there is one, and forget the metrics behind it."""
@@ -505,7 +514,7 @@ def _as_before(settings: Settings, run: run_folder.Run) -> Settings:
     before = {
         name: run.settings[name] for name in KEPT if name in run.settings and getattr(settings, name) == usual[name]
     }
-    if before.get("init") is not None:
+    if isinstance(before.get("init"), str):
         before["init"] = Path(before["init"])
     return replace(settings, **before)
 

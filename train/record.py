@@ -41,10 +41,17 @@ class Record:
 
     def __init__(self, folder: Path, step: int, tensorboard: bool) -> None:
         self.path = folder / METRICS
+        lines: list[str] = []
         if self.path.exists():
-            lines = self.path.read_text("utf-8", errors="replace").splitlines()
-            write_whole(self.path, "".join(f"{line}\n" for line in lines if _step_of(line) <= step))
+            text = self.path.read_text("utf-8", errors="replace")
+            lines = [line for line in text.splitlines() if _step_of(line) <= step]
+            write_whole(self.path, "".join(f"{line}\n" for line in lines))
+        self._last = [set(json.loads(line)) for line in lines if _step_of(line) == step]
         self._board = _open_board(folder / BOARD, step) if tensorboard else None
+
+    def holds(self, name: str) -> bool:
+        """Whether a figure of the step where training began was written down before."""
+        return any(name in names for names in self._last)
 
     def write(self, line: Mapping[str, float]) -> None:
         """Add the figures of `line["step"]`."""

@@ -162,7 +162,7 @@ def read(folder: Path, name: str = CONFIG) -> Run:
         settings = dict(said["training"])
         config = variant.config_class(**said["config"])
         data = dict(said["data"])
-    except (KeyError, TypeError, AttributeError, UsageError) as error:
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise ArtifactError(f"{path} is damaged: {type(error).__name__} {error}") from error
     return Run(folder, variant, config, settings, data)
 
@@ -183,7 +183,7 @@ def read_settings(path: Path, known: set[str]) -> dict[str, Any]:
     run = read_config(path)
     own = {"out", "resume", "config", "preset"}
     kept = {name: value for name, value in run.settings.items() if name in known - own and value is not None}
-    return {name: Path(value) if name == "init" else value for name, value in kept.items()}
+    return {name: Path(value) if name == "init" and isinstance(value, str) else value for name, value in kept.items()}
 
 
 def read_networks(path: Path, generators: tuple[str, ...]) -> dict[str, dict[str, Tensor]]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,22 +20,47 @@ BEGIN, END = "<!-- hostile: begin -->\n", "<!-- hostile: end -->\n"
 
 def _fuzz(report: dict[str, Any]) -> str:
     return (
-        f"{report['cases']} damaged files of {len(report['kinds'])} kinds; the slowest took {report['slowest_s']} s, "
-        f"the largest {report['largest_mib']} MiB"
+        f"{report['cases']} damaged files of {len(report['kinds'])} kinds; the slowest took {report['slowest_s']} s by "
+        f"the clock (10 s of computing are allowed), the largest {report['largest_mib']} MiB"
     )
 
 
+def _kill(report: dict[str, Any]) -> str:
+    aimed = report["ways"]["before a change of files"]
+    return (
+        f"{report['kills']} times SIGKILL to {len(report['victims'])} commands, {aimed} of them right before a change "
+        f"of files; {report['ends_compared']} ends compared with undisturbed ones"
+    )
+
+
+def _asked(report: dict[str, Any]) -> str:
+    return f"{report['cases']} damaged requests to `gan-run serve`; it grew by {report['grown_mib']} MiB at most"
+
+
 def _soak(report: dict[str, Any]) -> str:
-    return f"{report['hours']} hours of load; {report['loads']} times loaded and let go"
+    return (
+        f"{report['hours']:.1f} hours of sampling and `gan-run serve`, {report['requests']} requests; "
+        f"{report['loads']} times loaded and let go"
+    )
 
 
 def _matrix(report: dict[str, Any]) -> str:
-    ends = [cell["end"] for cell in report["cells"]]
-    return f"{len(ends)} environments: {ends.count('works')} work, {ends.count('checked')} checked without running"
+    ends = Counter(cell["end"] for cell in report["cells"])
+    works = {cell["python"] for cell in report["cells"] if cell["end"] == "works"}
+    return (
+        f"{ends['works']} environments work (Python {', '.join(sorted(works, key=_version))}, oldest and newest "
+        f"dependencies); {ends['resolved']} resolved and {ends['checked']} checked for grammar, without being installed"
+    )
+
+
+def _version(text: str) -> tuple[int, ...]:
+    return tuple(map(int, text.split(".")))
 
 
 SUITES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "fuzz": ("make hostile", _fuzz),
+    "asked": ("make hostile", _asked),
+    "kill": ("make hostile", _kill),
     "soak": ("make soak", _soak),
     "matrix": ("make install-matrix", _matrix),
 }

@@ -20,9 +20,10 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import guarded
 import material
@@ -55,6 +56,10 @@ class Kind:
     """Whether a changed file must never give another result than the sound one."""
     good: str = ""
     """A result that must be there and sound whatever became of the damaged picture."""
+    begins: bool = False
+    """Whether it may fail only after a training began; then no weights and no checkpoint may be there."""
+    whole: str = ""
+    """A video that must be there and decode wherever the command said that it was done."""
 
 
 def resealed(data: bytes, rng: random.Random) -> bytes:
@@ -89,6 +94,7 @@ TRAIN = "gan-train dcgan --data digits --device cpu --precision fp32"
 RESUME = f"{TRAIN} --out run --steps 10 --resume"
 FRESH = "gan-train dcgan --size 16 --width 8 --latent 6 --batch 2 --steps 1 --device cpu --precision fp32 --out new"
 MODULE = "gan-export nets.py:Generator --input 6x1x1 --kind latent -o out.onnx --tolerance none"
+FILMS = ("mp4", "mkv", "avi", "webm", "ts")
 FORMATS = ("png", "jpg", "bmp", "gif", "webp", "tif", "ppm", "tga")
 JSONS, LINES = (mutate.odd_json,), (mutate.odd_line,)
 
@@ -165,6 +171,7 @@ KINDS = (
         "run/generator.safetensors",
         f"{FRESH} --data digits --init run/generator.safetensors",
         3,
+        begins=True,
     ),
     Kind(
         "foreign safetensors",
@@ -200,6 +207,17 @@ KINDS = (
             good="out/good.png",
         )
         for form in FORMATS
+    ),
+    *(
+        Kind(
+            f"video {form}, translated",
+            f"film.{form}",
+            f"gan-run translate translator.onnx film.{form} -o out.mp4 --engine onnxruntime --threads 1",
+            3,
+            needs=("translator.onnx",),
+            whole="out.mp4",
+        )
+        for form in FILMS
     ),
     *(
         Kind(
@@ -270,10 +288,13 @@ class Fuzzer:
         if left := guarded.leftovers(folder):
             return f"left {left[0]}"
         after = _tree(folder)
-        if outcome.code in (1, 2) and not kind.good and (changed := _changed(before, after)):
+        changed = [name for name in _changed(before, after) if not kind.begins or name.endswith(".safetensors")]
+        if outcome.code in (1, 2) and not kind.good and changed:
             return f"failed, and wrote {changed[0]}"
         if kind.good and after.get(kind.good) != self._sound(kind)[0]:
             return f"{kind.good} is missing or another"
+        if kind.whole and outcome.code == 0 and (damage := guarded.in_fork(_undecodable, folder / kind.whole)):
+            return damage
         if kind.sealed and outcome.code == 0:
             picture, said = self._sound(kind)
             if kind.result and kind.result.endswith(".png") and after.get(kind.result) != picture:
@@ -293,10 +314,10 @@ class Fuzzer:
             shutil.rmtree(folder)
         return self.sound[kind.name]
 
-    def check_sound(self) -> list[str]:
+    def check_sound(self, kinds: Sequence[Kind]) -> list[str]:
         """Every command on sound files: otherwise the cases would show nothing."""
         wrong = []
-        for kind in KINDS:
+        for kind in kinds:
             outcome, complaint = self._do(kind, (self.specimens / kind.file).read_bytes())
             expected = 1 if kind.name == "engine sidecar, sampled" else 0  # Nobody has that engine.
             if outcome.code != expected or complaint:
@@ -304,15 +325,24 @@ class Fuzzer:
         return wrong
 
 
-def choose(cases: int, seed: int) -> Iterator[tuple[Kind, int]]:
+def choose(cases: int, seed: int, kinds: Sequence[Kind]) -> Iterator[tuple[Kind, int]]:
     """Which cases to do: the kept ones, each kind once, then by weight."""
-    by_name = {kind.name: kind for kind in KINDS}
+    by_name = {kind.name: kind for kind in kinds}
     for kept in json.loads(KEPT.read_text("utf-8")):
-        yield by_name[kept["kind"]], kept["number"]
+        if kept["kind"] in by_name:
+            yield by_name[kept["kind"]], kept["number"]
     rng = random.Random(seed)
     for index in range(cases):
-        kind = KINDS[index] if index < len(KINDS) else rng.choices(KINDS, [kind.weight for kind in KINDS])[0]
+        kind = kinds[index] if index < len(kinds) else rng.choices(kinds, [kind.weight for kind in kinds])[0]
         yield kind, seed * 1_000_000 + index
+
+
+def _undecodable(path: Path) -> str:
+    """What is wrong with a video that a command wrote."""
+    import av
+
+    with av.open(str(path)) as container:
+        return "" if sum(1 for _ in container.decode(video=0)) else f"{path.name} holds no frame"
 
 
 def _tree(folder: Path) -> dict[str, str]:
@@ -325,7 +355,14 @@ def _changed(before: dict[str, str], after: dict[str, str]) -> list[str]:
     return sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name))
 
 
-def campaign(cases: int, seed: int, seconds: float, quick: bool, show: Callable[[str], None]) -> dict[str, object]:
+def campaign(
+    cases: int,
+    seed: int,
+    seconds: float,
+    quick: bool,
+    show: Callable[[str], None],
+    kinds: Sequence[Kind] = KINDS,
+) -> dict[str, Any]:
     """Do `cases` cases, or as many as fit into `seconds`, and give the report; `quick`: no try with sound files."""
     begin = time.monotonic()
     done: Counter[str] = Counter()
@@ -333,11 +370,11 @@ def campaign(cases: int, seed: int, seconds: float, quick: bool, show: Callable[
     found: list[dict[str, object]] = []
     with tempfile.TemporaryDirectory() as place:
         fuzzer = Fuzzer(material.make(Path(place) / "specimens"), Path(place))
-        for line in [] if quick else fuzzer.check_sound():
+        for line in [] if quick else fuzzer.check_sound(kinds):
             found.append({"kind": line, "number": -1, "wrong": "sound file refused"})
             show(line)
         slowest = largest = 0.0
-        for kind, number in choose(cases, seed):
+        for kind, number in choose(cases, seed, kinds):
             if time.monotonic() - begin > seconds:
                 break
             outcome, how, wrong = fuzzer.case(kind, number)
@@ -358,6 +395,30 @@ def campaign(cases: int, seed: int, seconds: float, quick: bool, show: Callable[
     }
 
 
+def joined(one: dict[str, Any], two: dict[str, Any]) -> dict[str, Any]:
+    """Two reports as one: their cases together, and the most of either."""
+    both = {name: one[name] + two[name] for name in ("cases", "seconds", "findings")}
+    counts = {name: dict(sorted((Counter(one[name]) + Counter(two[name])).items())) for name in ("kinds", "exit_codes")}
+    return {**one, **both, **counts, **{name: max(one[name], two[name]) for name in ("slowest_s", "largest_mib")}}
+
+
+def again(path: Path) -> None:
+    """Do a report's findings again, and leave those in it that are still there."""
+    report = json.loads(path.read_text("utf-8"))
+    by_name = {kind.name: kind for kind in KINDS}
+    with tempfile.TemporaryDirectory() as place:
+        fuzzer = Fuzzer(material.make(Path(place) / "specimens"), Path(place))
+        still = [
+            finding
+            for finding in report["findings"]
+            if finding["number"] < 0 or fuzzer.case(by_name[finding["kind"]], finding["number"])[2]
+        ]
+    report["mended_since"] = report.get("mended_since", 0) + len(report["findings"]) - len(still)
+    report["findings"] = still
+    path.write_text(json.dumps(report, indent=1) + "\n", "utf-8")
+    print(f"{len(still)} findings left, {report['mended_since']} mended since")
+
+
 def only(kind: Kind, number: int) -> None:
     """Do one case again and show everything."""
     with tempfile.TemporaryDirectory() as place:
@@ -373,8 +434,11 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--seconds", type=float, default=float("inf"), help="stop earlier")
     parser.add_argument("--quick", action="store_true", help="leave out the try with sound files")
+    parser.add_argument("--kinds", default="", help="only kinds whose names begin so")
     parser.add_argument("--report", type=Path, help="write what was done here, as JSON")
+    parser.add_argument("--add", action="store_true", help="add to what the report says already")
     parser.add_argument("--only", help="KIND:NUMBER, one case again")
+    parser.add_argument("--again", type=Path, help="do the findings of this report again, and drop what was mended")
     given = parser.parse_args()
     guarded.preload()
     os.environ["XDG_CACHE_HOME"] = "cache"  # In the folder of each case; after what looks for its own cache at import.
@@ -382,10 +446,16 @@ def main() -> None:
         name, _, number = given.only.rpartition(":")
         only(next(kind for kind in KINDS if kind.name == name), int(number))
         return
-    report = campaign(given.cases, given.seed, given.seconds, given.quick, lambda line: print(line, flush=True))
+    if given.again:
+        again(given.again)
+        return
+    kinds = [kind for kind in KINDS if kind.name.startswith(given.kinds)]
+    report = campaign(given.cases, given.seed, given.seconds, given.quick, lambda line: print(line, flush=True), kinds)
+    if given.report and given.add and given.report.exists():
+        report = joined(json.loads(given.report.read_text("utf-8")), report)
     if given.report:
         given.report.write_text(json.dumps(report, indent=1) + "\n", "utf-8")
-    print(f"{report['cases']} cases in {report['seconds']} s, {len(report['findings'])} findings")  # type: ignore[arg-type]
+    print(f"{report['cases']} cases in {report['seconds']} s, {len(report['findings'])} findings")
     sys.exit(bool(report["findings"]))
 
 

@@ -19,7 +19,7 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,6 +48,15 @@ PRELOADED = (
     "torchvision",
     "PIL.Image",
     "matplotlib.figure",
+    "matplotlib.backends.backend_agg",
+    "torchmetrics.image.fid",
+    "jinja2",
+    "ganedge.benchmarks.page",
+    "ganedge.export.quantize",
+    "ganedge.train.examiner",
+    "av",
+    "ganedge.runtime.video",
+    "openvino",
 )
 LIMIT_S = 10
 """Seconds of computing after which a call counts as hanging."""
@@ -102,9 +111,17 @@ def run(
 
 
 def start(
-    name: str, arguments: Sequence[object], folder: Path, limit_s: float = 0, rlimits: dict[int, int] | None = None
+    name: str,
+    arguments: Sequence[object],
+    folder: Path,
+    limit_s: float = 0,
+    rlimits: dict[int, int] | None = None,
+    first: Callable[[], None] | None = None,
 ) -> int:
-    """Begin a command in `folder` and give its process id; what it says goes into hidden files there."""
+    """Begin a command in `folder` and give its process id; what it says goes into hidden files there.
+
+    `first` is called in the new process before the command.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     child = os.fork()
     if child:
@@ -122,6 +139,8 @@ def start(
             signal.setitimer(signal.ITIMER_REAL, PATIENCE * limit_s)
         for kind, value in (rlimits or {}).items():
             resource.setrlimit(kind, (value, value))
+        if first is not None:
+            first()
         importlib.import_module(MODULES[name]).main()
         code = 0
     except SystemExit as stop:
@@ -165,6 +184,24 @@ def complaint(outcome: Outcome, accepted: Sequence[int] = (0, 1, 2)) -> str:
         if len(lines[-1]) > 1000:
             return f"said a line of {len(lines[-1])} characters"
     return ""
+
+
+def in_fork(judge: Callable[[Path], str], path: Path) -> str:
+    """Call a judge in a process of its own, because decoders start threads and this process may have none."""
+    read, write = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            said = judge(path)
+        except BaseException as error:  # noqa: BLE001 - a judge that fails is a finding
+            said = f"{path.name} could not be judged: {type(error).__name__} {error}"
+        os.write(write, said.encode("utf-8", "replace")[:4000])
+        os._exit(0)
+    os.close(write)
+    with os.fdopen(read, "rb") as pipe:
+        said = pipe.read().decode()
+    os.waitpid(child, 0)
+    return said
 
 
 def leftovers(folder: Path) -> list[str]:

@@ -33,7 +33,7 @@ def make(folder: Path) -> Path:
     """
     _must("gan-train", "dcgan", *CPU, "--out", "run", "--steps", 8, *TINY, folder=folder)
     _must("gan-export", "run", "-o", "generator.onnx", folder=folder)
-    for maker in (_module, _translator, _engine, _pictures, _proof):
+    for maker in (_module, _translator, _engine, _pictures, _proof, _film):
         _in_fork(maker, folder)
     _must("gan-run", "tune", "generator.onnx", "--seconds", 0, folder=folder)
     return folder
@@ -140,3 +140,30 @@ def _proof(folder: Path) -> None:
         inputs = real_inputs(generator.manifest.interface)
         output = np.concatenate([generator.run(inputs[0][i : i + 1]) for i in range(len(inputs[0]))])
     np.savez(folder / "generator.onnx.proof.npz", input0=inputs[0], output=output)
+
+
+def _film(folder: Path) -> None:
+    """A video of a second in several containers, with sound where they take it."""
+    import av
+
+    for ending, codec in (
+        ("mp4", "mpeg4"),
+        ("mkv", "mpeg4"),
+        ("avi", "mpeg4"),
+        ("webm", "libvpx-vp9"),
+        ("ts", "mpeg2video"),
+    ):
+        with av.open(str(folder / f"film.{ending}"), "w") as out:
+            shown = out.add_stream(codec, rate=25)
+            shown.height, shown.width, shown.pix_fmt = 48, 64, "yuv420p"
+            heard = out.add_stream("aac", rate=44100) if ending in ("mp4", "mkv") else None
+            for index in range(25):
+                picture = np.full((48, 64, 3), 10 * index, np.uint8)
+                out.mux(shown.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+                if heard is not None:
+                    tone = np.sin(np.arange(1024) / 10).astype(np.float32)[None]
+                    wave = av.AudioFrame.from_ndarray(tone, format="fltp", layout="mono")
+                    wave.sample_rate, wave.pts = 44100, 1024 * index
+                    out.mux(heard.encode(wave))
+            for stream in filter(None, (shown, heard)):
+                out.mux(stream.encode(None))

@@ -5,7 +5,8 @@
 A cell is a Python and its dependencies at one end of their bounds. It works when the package installs into a fresh
 environment without torch, `gan-run doctor --selftest` makes a picture and an artifact is sampled. Pythons that are not
 here are not run: the code is checked against their grammar, as far as the newest interpreter here knows it, and said
-to be `checked` only.
+to be `checked` only. The heavy extras, and the light installation for 64-bit ARM, are `resolved` only: uv finds a
+wheel for each package of a consistent set, and none is installed.
 """
 
 from __future__ import annotations
@@ -29,6 +30,14 @@ ROOT = Path(__file__).parents[2]
 VERSIONS = ("3.10", "3.11", "3.12", "3.13", "3.14")
 BOUNDS = ("oldest", "newest")
 STATIONS = ("runtime", "models", "train", "export", "benchmarks")
+RESOLVED = {
+    "every extra but gpu, trt and rtx": (
+        "x86_64-manylinux_2_28",
+        ("train", "export", "cpu", "openvino", "fid", "sr", "video", "serve", "report", "dev"),
+    ),
+    "cpu, 64-bit ARM": ("aarch64-manylinux_2_28", ("cpu",)),
+}
+"""What is resolved without being installed, for which platform; NVIDIA's packages are no wheels on the public index."""
 LIMIT_S = 900
 """Seconds for one installation."""
 
@@ -83,6 +92,33 @@ def installed(version: str, bound: str, artifact: Path, place: Path) -> dict[str
     return {**cell, "end": "works", "why": newer}
 
 
+def resolved(version: str, what: str) -> dict[str, str]:
+    """Whether every package of some extras has a wheel for a Python, all fitting together; nothing is installed."""
+    platform, extras = RESOLVED[what]
+    cell = {"python": version, "dependencies": what}
+    uv = shutil.which("uv")
+    if uv is None:
+        return {**cell, "end": "left out", "why": "needs uv: pip install uv"}
+    command = [
+        uv,
+        "pip",
+        "compile",
+        str(ROOT / "pyproject.toml"),
+        "--quiet",
+        "--no-header",
+        "--no-annotate",
+        "--no-build",
+    ]
+    command += ["--python-version", version, "--python-platform", platform, "--no-cache"]
+    command += [part for extra in extras for part in ("--extra", extra)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT_S)
+    if done.returncode:
+        return {**cell, "end": "fails", "why": " ".join(done.stderr.split())[:300]}
+    pins = [line for line in done.stdout.splitlines() if "==" in line]
+    named = [pin for pin in pins if pin.partition("==")[0] in ("torch", "onnxruntime", "numpy")]
+    return {**cell, "end": "resolved", "why": f"{len(pins)} wheels, among them {', '.join(named)}"}
+
+
 def must(step: list[str]) -> None:
     """Run a step that may not fail."""
     subprocess.run(step, check=True, capture_output=True, timeout=LIMIT_S)
@@ -114,6 +150,9 @@ def main() -> None:
         for version in [given.only] if given.only else VERSIONS:
             for bound in BOUNDS:
                 cells.append(installed(version, bound, given.artifact.resolve(), Path(place)))
+                print(json.dumps(cells[-1]), flush=True)
+            for what in RESOLVED:
+                cells.append(resolved(version, what))
                 print(json.dumps(cells[-1]), flush=True)
     found = [cell for cell in cells if cell["end"] == "fails"]
     if given.report:

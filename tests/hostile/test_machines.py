@@ -152,6 +152,39 @@ def test_ctrl_c_is_one_line(many: Path, tmp_path: Path, inverter: Path) -> None:
     assert not list((tmp_path / "out").rglob(".*.part"))
 
 
+@pytest.mark.parametrize(
+    ("name", "package"),
+    [
+        ("gan-train", "typer"),
+        ("gan-train", "torch"),
+        ("gan-export", "typer"),
+        ("gan-run", "numpy"),
+        ("gan-bench", "typer"),
+    ],
+)
+def test_ctrl_c_while_packages_are_imported_is_one_line(tmp_path: Path, name: str, package: str) -> None:
+    """The signal comes in the midst of an import, from a package that stands in for the real one."""
+    (tmp_path / f"{package}.py").write_text(
+        "import os, signal, time\nos.kill(os.getpid(), signal.SIGINT)\ntime.sleep(20)\n"
+    )
+    begin = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); sys.argv = [{name!r}, '--help']; "
+    code = f"{begin}from ganedge.runtime import start; start.{name.replace('-', '_')}()"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        timeout=100,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # A test in the background has it ignored.
+    )
+    assert (done.returncode, done.stderr) == (130, f"{name}: interrupted\n")
+
+
+def test_the_commands_begin_where_ctrl_c_is_seen() -> None:
+    text = (Path(__file__).parents[2] / "pyproject.toml").read_text("utf-8")
+    for name in ("train", "export", "run", "bench"):
+        assert f'gan-{name} = "ganedge.runtime.start:gan_{name}"' in text
+
+
 def test_streams_that_are_closed(artifact: Path) -> None:
     for closed in ("<&-", ">&-", "2>&-"):
         command = f'exec "$0" -m ganedge.runtime info "$1" {closed}'

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
 import json
 import os
 import pickle
+import random
 import re
+import socket
+import sys
 import zipfile
 import zlib
 from collections.abc import Callable
+from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -391,6 +396,154 @@ def test_what_pillow_raises_is_one_line(
     assert "ZeroDivisionError" in done.err
 
 
+def suite(name: str) -> Any:
+    """A module of the suites beside this file, which are run by name and are no package."""
+    here = str(Path(__file__).parent)
+    sys.path.insert(0, here)
+    try:
+        return importlib.import_module(name)
+    finally:
+        sys.path.remove(here)
+
+
+def film(path: Path, frames: int = 1) -> Path:
+    """A video of black pictures, 64 × 48."""
+    av = pytest.importorskip("av")
+    with av.open(str(path), "w") as out:
+        stream = out.add_stream("mpeg4", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for _ in range(frames):
+            out.mux(stream.encode(av.VideoFrame.from_ndarray(np.zeros((48, 64, 3), np.uint8), format="rgb24")))
+        out.mux(stream.encode(None))
+    return path
+
+
+def test_videos_of_too_many_pixels_are_refused_before_they_are_decoded(
+    command: Command, translator: Path, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ganedge.runtime import video
+
+    monkeypatch.setattr(video._Translation, "_frames", lambda *a: pytest.fail("it was decoded"))
+    done = command(
+        "gan-run", "translate", translator, film(here / "x.mp4"), "-o", "out.mp4", "--max-pixels", 64 * 47 / 1e6
+    )
+    one_line(done, 1, "64 × 48")
+    assert not (here / "out.mp4").exists()
+
+
+VIDEO_LISTS = {
+    "concat": "ffconcat version 1.0\nfile {secret}\n",
+    "hls": "#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\n{secret}\n#EXT-X-ENDLIST\n",
+    "sdp": "v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nt=0 0\nm=video 5004 RTP/AVP 96\n"
+    "a=rtpmap:96 H264/90000\n",
+}
+
+
+@pytest.mark.parametrize("kind", VIDEO_LISTS)
+@pytest.mark.parametrize("ending", [".mp4", ".ts", ".mkv"])
+def test_videos_that_name_other_files_are_refused(
+    command: Command, translator: Path, here: Path, kind: str, ending: str
+) -> None:
+    secret = film(here / "secret.mp4")
+    assert command("gan-run", "translate", translator, secret, "-o", "sound.mp4").code == 0, "the video itself is read"
+    listed = here / f"list{ending}"
+    listed.write_text(VIDEO_LISTS[kind].format(secret=secret.name))
+    one_line(command("gan-run", "translate", translator, listed, "-o", "out.mp4"), 1, listed.name)
+    assert not (here / "out.mp4").exists()
+
+
+def test_damaged_videos_end_in_one_line_or_whole(command: Command, translator: Path, here: Path) -> None:
+    av = pytest.importorskip("av")
+    data = film(here / "sound.mp4", 12).read_bytes()
+    codes = set()
+    for seed in range(24):
+        damaged, _ = suite("mutate").mutate(data, random.Random(seed))
+        (here / "damaged.mp4").write_bytes(damaged)
+        done = command("gan-run", "translate", translator, "damaged.mp4", "-o", "out.mp4", "--engine", "onnxruntime")
+        codes.add(done.code)
+        if done.code == 0:
+            with av.open("out.mp4") as out:
+                assert sum(1 for _ in out.decode(video=0))
+            (here / "out.mp4").unlink()
+        else:
+            one_line(done, 1, "damaged.mp4")
+        assert sorted(path.name for path in here.iterdir()) == ["damaged.mp4", "inverter.onnx", "sound.mp4"]
+    assert codes == {0, 1}
+
+
+def test_any_bytes_are_answered_by_a_server(artifact: Path, inverter: Path) -> None:
+    pytest.importorskip("uvicorn")
+    said = suite("asked").campaign((artifact, inverter), 300, 0, print)
+    assert said["findings"] == []
+    assert said["cases"] == 300
+    assert {"200", "400"} <= said["answers"].keys()
+
+
+def test_the_judge_of_answers_sees_what_is_wrong() -> None:
+    complaint = suite("asked").complaint
+    assert complaint(b"") == "" == complaint(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+    assert complaint(b"HTTP/1.1 500 Internal Server Error\r\n\r\n").startswith("status 500")
+    assert complaint(b"Traceback").startswith("no answer")
+
+
+def test_a_local_server_keeps_others_out_and_asks_nobody_who_he_is(artifact: Path) -> None:
+    pytest.importorskip("uvicorn")
+    asked = suite("asked")
+    sound = asked.request("/sample", b'{"seed": 1}')
+    with suite("soak").serving(artifact, "onnxruntime", False) as served:
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.2", served.port), timeout=5)  # This machine too, by another address.
+        assert asked.ask(served.port, sound).startswith(b"HTTP/1.1 200"), "no password, no encryption"
+        for other in (
+            sound.replace(b"Host: localhost", b"Host: evil.example"),
+            sound.replace(b"\r\n", b"\r\nSec-Fetch-Site: cross-site\r\n", 1),
+        ):
+            assert asked.ask(served.port, other).startswith(b"HTTP/1.1 403")
+    assert served.wrong == []
+
+
+class Tags(HTMLParser):
+    """The names of a page's tags and of their attributes, as a browser sees them."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.names: set[str] = set()
+        self.attributes: set[str] = set()
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        """Note one tag."""
+        self.names.add(tag)
+        self.attributes |= {name for name, _ in attrs}
+
+
+def test_text_from_files_never_becomes_markup(command: Command, artifact: Path, here: Path) -> None:
+    pytest.importorskip("jinja2")
+    text = "<script>alert(1)</script>"
+    path = forged(artifact, here / "<img src=x onerror=alert(1)>.onnx", lambda said: said["source"].update(data=text))
+    asked = ("--seconds", 0, "--iterations", 1, "--batch", 1, "--processes", 0, "--engine", "onnxruntime")
+    done = command("gan-bench", path, *asked, "--html", "page.html")
+    assert done.code == 0, done.err
+    page = (here / "page.html").read_text("utf-8")
+    assert "&lt;img src=x" in page, "it is shown"
+    tags = Tags(page)
+    assert "img" in tags.names
+    assert not {"script", "iframe", "object", "embed"} & tags.names
+    assert not [name for name in tags.attributes if name.startswith("on")]
+    pytest.importorskip("uvicorn")
+    with suite("soak").serving(path, "onnxruntime", False) as served:
+        about, page = (
+            suite("asked").ask(served.port, f"GET {place} HTTP/1.0\r\nHost: localhost\r\n\r\n".encode()).decode()
+            for place in ("/about", "/")
+        )
+    assert text in about
+    assert "content-type: application/json" in about
+    assert "x-content-type-options: nosniff" in about
+    assert text not in page
+    assert "innerHTML" not in page
+    assert "script-src 'sha256-" in page
+
+
 HELD_BY = {
     "S1": (test_a_damaged_artifact_never_reaches_an_engine,),
     "S2": (test_a_digest_can_be_made_by_anyone,),
@@ -400,15 +553,24 @@ HELD_BY = {
     "S6": (test_pickles_are_never_executed,),
     "S7": (test_a_run_folder_is_never_unpickled, test_a_checkpoint_with_a_flipped_bit_is_refused),
     "S8": (test_a_stored_proof_is_no_bomb_and_no_pickle,),
-    "S9": (test_decompression_bombs_are_refused_before_they_unfold,),
+    "S9": (
+        test_decompression_bombs_are_refused_before_they_unfold,
+        test_videos_of_too_many_pixels_are_refused_before_they_are_decoded,
+    ),
     "S10": (test_links_out_of_a_folder_are_not_followed,),
     "S11": (test_odd_names_are_names, test_results_stay_below_the_output),
     "S12": (test_the_tuning_cache_is_advice,),
+    "S18": (test_videos_that_name_other_files_are_refused,),
+    "S19": (test_damaged_videos_end_in_one_line_or_whole,),
+    "S20": (test_any_bytes_are_answered_by_a_server,),
+    "S21": (test_a_local_server_keeps_others_out_and_asks_nobody_who_he_is,),
+    "S22": (test_text_from_files_never_becomes_markup,),
     "S13": (test_a_python_file_is_executed,),
     "S14": (test_trust_executes_a_checkpoint,),
     "S15": (test_an_engine_must_be_the_one_described,),
     "S16": (test_an_engine_without_description_is_refused,),
     "S17": (test_what_pillow_raises_is_one_line,),
+    "S23": (test_a_local_server_keeps_others_out_and_asks_nobody_who_he_is,),
 }
 """The sentences of SECURITY.md by number, and what holds each."""
 

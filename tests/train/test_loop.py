@@ -151,6 +151,16 @@ def test_two_trainers_do_not_share_a_folder(tmp_path: Path) -> None:
         train(DCGAN, TINY, settings(tmp_path / "run"))
 
 
+def test_weights_to_start_from_are_numbers(tmp_path: Path) -> None:
+    first = train(DCGAN, TINY, settings(tmp_path / "first", steps=1))
+    weights = safetensors.torch.load_file(str(first / "generator.safetensors"))
+    next(tensor for tensor in weights.values() if tensor.is_floating_point()).view(-1)[0] = float("nan")
+    safetensors.torch.save_file(weights, str(tmp_path / "bad.safetensors"))
+    with pytest.raises(GanEdgeError, match=r"bad\.safetensors holds NaN or infinite values"):
+        train(DCGAN, TINY, settings(tmp_path / "second", steps=1, init=tmp_path / "bad.safetensors"))
+    assert not list((tmp_path / "second").glob("[!.]*")), "nothing began"
+
+
 def test_a_loss_that_is_not_finite_stops(tmp_path: Path) -> None:
     class Bad(DCGAN):
         def step(self, batch: Any, step: int, update: Any) -> dict[str, torch.Tensor]:

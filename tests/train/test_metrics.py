@@ -139,6 +139,24 @@ def test_the_best_checkpoint_is_kept_and_exportable(tmp_path: Path, monkeypatch:
     assert any((run / "tensorboard").glob("events.out.tfevents.*"))
 
 
+@pytest.mark.parametrize("killed_at", [4, 6])
+def test_a_checkpoint_that_was_not_measured_any_more_is_measured_on_resuming(tmp_path: Path, killed_at: int) -> None:
+    """A kill between saving and measuring, in the middle and at the very end."""
+    config = {"size": 16, "width": 4, "batch": 8}
+    how = {"data": "digits", "checkpoint_every": 2, "features": "small", "judged": 20, "device": "cpu"}
+    run = train(find("dcgan"), config, Settings(out=tmp_path / "run", steps=killed_at, **how))  # type: ignore[arg-type]
+    lines = (run / "metrics.jsonl").read_text().splitlines(keepends=True)
+    assert "fid" in lines[-1]
+    (run / "metrics.jsonl").write_text("".join(lines[:-1]))
+    (run / "checkpoints" / "best.json").unlink()
+    train(find("dcgan"), {}, Settings(out=run, steps=6, resume=True, **how))  # type: ignore[arg-type]
+    after = (run / "metrics.jsonl").read_text().splitlines(keepends=True)
+    assert after[: len(lines)] == lines
+    measured = [json.loads(line)["step"] for line in after if "fid" in line]
+    assert measured == [2, 4, 6], "each once"
+    assert checkpoint.best(run) is not None
+
+
 def test_tensorboard_holds_what_the_metrics_hold(tmp_path: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 

@@ -1,0 +1,51 @@
+"""Where the four commands begin: Ctrl-C is one line and exit code 130 from here on, also while packages are imported.
+
+Nothing is in work before the imports are done, so the process simply ends; afterwards `terminal` takes over.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import os
+import signal
+
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, as shells have it."""
+
+
+def gan_train() -> None:
+    """Entry point of `gan-train`."""
+    _start("gan-train", "ganedge.train.__main__")
+
+
+def gan_export() -> None:
+    """Entry point of `gan-export`."""
+    _start("gan-export", "ganedge.export.__main__")
+
+
+def gan_run() -> None:
+    """Entry point of `gan-run`."""
+    _start("gan-run", "ganedge.runtime.__main__")
+
+
+def gan_bench() -> None:
+    """Entry point of `gan-bench`."""
+    _start("gan-bench", "ganedge.benchmarks.__main__")
+
+
+def _start(name: str, module: str) -> None:
+    """Import a command and call it."""
+
+    def stop(*_: object) -> None:
+        with contextlib.suppress(OSError):  # Nobody listens: then nothing is said.
+            os.write(2, f"{name}: interrupted\n".encode())
+        os._exit(INTERRUPTED)
+
+    if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:  # Ignored, in the background: it stays so.
+        importlib.import_module(module).main()
+        return
+    signal.signal(signal.SIGINT, stop)
+    main = importlib.import_module(module).main
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    main()
