@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import json
 import time
 from collections.abc import Callable
@@ -31,6 +32,12 @@ def _row(name: str, seconds: float, batch: int, drift: np.ndarray, random: np.ra
     return {**row, **fidelity, "peak_share": 0.5, "rounds": rounds.tolist(), "quantiles": rounds.tolist()}
 
 
+@functools.cache
+def _machine() -> dict[str, object]:
+    """Asked once: looking up the versions of all packages takes a second."""
+    return conditions.machine(2)
+
+
 def fake(competitors: int = 2, seed: int = 0, slower: float = 1.0, name: str = "net {}.onnx, fast") -> dict[str, Any]:
     """A report of a machine whose speed wanders by a factor of two while all competitors take turns."""
     random = np.random.default_rng(seed)
@@ -45,7 +52,7 @@ def fake(competitors: int = 2, seed: int = 0, slower: float = 1.0, name: str = "
     costs |= {"macs": 10**6, "cold_start_s": 0.5, "peak_bytes": 10**8}
     method = {"timed": "calls", "warmup": "some", "order": "turns", "interval": "95%", "seconds": 1.0, "iterations": 5}
     return {
-        "schema": latency.SCHEMA, "partial": False, "machine": conditions.machine(2), "conditions": {},
+        "schema": latency.SCHEMA, "partial": False, "machine": _machine(), "conditions": {},
         "method": {**method, "strict": False}, "reference": EAGER, "absent": {"other": "not here"},
         "competitors": {row["competitor"]: costs for row in results}, "peak": {"flops": 1e11, "how": "x"},
         "yardstick": {str(batch): (0.001 * drift).tolist() for batch in (1, 8)}, "results": results, "warnings": [],
