@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from ganedge.benchmarks import timing
+from ganedge.benchmarks import size, timing
 from ganedge.benchmarks.competitor import EAGER
 from ganedge.benchmarks.latency import SCHEMA
 from ganedge.runtime.errors import InputError
@@ -31,6 +31,8 @@ NOTICEABLE = 0.10
 LEVEL = 0.99
 """How sure a change must be: many are looked at."""
 Report = Mapping[str, Any]
+LATER: Report = {"inputs": None, "size": "", "distance": None, "failed": []}
+"""What schema 3 added, and what stands for it in a report of schema 2."""
 
 
 @dataclass(frozen=True)
@@ -69,9 +71,11 @@ def read(path: Path) -> dict[str, Any]:
         raise InputError(f"{path} is no report: give a file that gan-bench --json wrote") from error
     if not isinstance(report, dict) or not isinstance(report.get("results"), list) or "yardstick" not in report:
         raise InputError(f"{path} is no report of latencies: give a file that gan-bench --json wrote")
-    if report.get("schema") != SCHEMA:
-        raise InputError(f"{path} has schema {report.get('schema')}, this gan-bench reads {SCHEMA}: measure again")
-    return report
+    if report.get("schema") not in (2, SCHEMA):
+        raise InputError(
+            f"{path} has schema {report.get('schema')}, this gan-bench reads 2 and {SCHEMA}: measure again"
+        )
+    return {**LATER, **report}
 
 
 def changes(before: Report, after: Report, tolerance: float = TOLERANCE) -> list[Change]:
@@ -85,6 +89,9 @@ def changes(before: Report, after: Report, tolerance: float = TOLERANCE) -> list
             raise InputError(
                 f"{part} is {before['method'].get(part)} before and {after['method'].get(part)} after: not alike"
             )
+    if before["inputs"] and after["inputs"] and before["inputs"] != after["inputs"]:
+        shapes = [size.shown(report["inputs"], "") for report in (before, after)]
+        raise InputError(f"{shapes[0]} went in before and {shapes[1]} after: measure both with the same --size")
     try:
         then, now = _rows(before), _rows(after)
         found = [_change(key, before, after, tolerance) for key in now if key in then]
@@ -106,6 +113,11 @@ def differences(before: Report, after: Report) -> list[str]:
     lines += [f"{name}: {then.get(name)} before, {now.get(name)} after" for name in now if then.get(name) != now[name]]
     lines += [
         f"the {which} report is partial" for which, one in (("first", before), ("second", after)) if one["partial"]
+    ]
+    lines += [
+        f"{which} report does not say what size went in; schema 2 fed 64 × 64 where any size would do"
+        for which, one in (("the first", before), ("the second", after))
+        if one["inputs"] is None
     ]
     gone = sorted(_rows(before).keys() - _rows(after).keys())
     return lines + [f"{name} at batch {batch} is in the first report only" for name, batch in gone]

@@ -49,11 +49,13 @@ li { overflow-wrap: anywhere; }
 </style>
 <h1>{{ title }}</h1>
 {% if report.partial %}<p class="warn"><b>Partial:</b> interrupted before everything was measured.</p>{% endif %}
+{% for text in failed %}<p class="warn"><b>Failed:</b> {{ text }}</p>{% endfor %}
 {% for text in report.warnings %}<p class="warn">{{ text }}</p>{% endfor %}
+{% if subject %}<p>{{ subject }}</p>{% endif %}
 <div class="scroll"><table>
 <tr>{% for head in heads %}<th>{{ head }}</th>{% endfor %}</tr>
 {% for row in rows %}<tr>{% for cell in row.cells %}
-<td{% if row.wrong and loop.last %} class="no"{% endif %}>{{ cell }}</td>{% endfor %}</tr>
+<td{% if row.wrong and loop.index0 == same %} class="no"{% endif %}>{{ cell }}</td>{% endfor %}</tr>
 {% endfor %}</table></div>
 {% for plot in plots %}<h2>{{ plot.title }}</h2><p>{{ plot.says }}</p>
 <div class="scroll plot">{{ plot.svg }}</div>
@@ -109,9 +111,12 @@ def render(report: Mapping[str, Any], pictures: Mapping[str, NDArray[np.generic]
     return environment.from_string(TEMPLATE).render(
         title=printable(", ".join(files) or "generators"),
         report=report,
-        heads=("competitor", *words.COLUMNS),
+        subject=printable(words.subject(report)),
+        heads=("competitor", *words.heads(report)),
+        same=words.COLUMNS.index("same pictures") + 1,
+        failed=[printable(words.failure(one)) for one in report["failed"]],
         rows=[
-            {"cells": (printable(row["competitor"]), *words.cells(row)), "wrong": row["same"] is False}
+            {"cells": (printable(row["competitor"]), *words.cells(row, report)), "wrong": row["same"] is False}
             for row in report["results"]
         ],
         plots=plots,

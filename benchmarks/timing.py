@@ -10,12 +10,15 @@ of each is a round; ratios are taken within rounds and intervals by resampling w
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+
+from ganedge.runtime.errors import GanEdgeError
 
 BLOCK_SECONDS = 0.05
 """Length of one competitor's turn: short, so that a round is over before the machine has changed."""
@@ -63,7 +66,12 @@ class Ratio:
 
 
 def interleaved(
-    competitors: Mapping[str, Competitor], seconds: float, iterations: int, turns: Turns | None = None
+    competitors: Mapping[str, Competitor],
+    seconds: float,
+    iterations: int,
+    turns: Turns | None = None,
+    failed: dict[str, Exception] | None = None,
+    ready: Callable[[], object] = lambda: None,
 ) -> Turns:
     """Time every competitor until each has run for `seconds` and `iterations` times.
 
@@ -72,22 +80,42 @@ def interleaved(
         seconds: At least this long each.
         iterations: At least this often each.
         turns: Where the times go, so that they are there after an interruption; a new table by default.
+        failed: Where the errors of those go that could not go on; the others do. Without it an error ends everything.
+        ready: Called once, when all are warm.
 
     Returns:
         For each, the times of its turns in seconds, one array a turn. Every call after the warm-up is in them.
     """
     turns = {} if turns is None else turns
-    for run in competitors.values():
-        _warm_up(run)
-    turns.update({name: [] for name in competitors})
-    names = list(competitors)
+    names: list[str] = []
+    for name, run in competitors.items():
+        with noted(name, failed):
+            _warm_up(run)
+            names.append(name)
+    turns.update({name: [] for name in names})
+    ready()
     while any(_short(turns[name], seconds, iterations) for name in names):
-        for name in names:
+        for name in tuple(names):
             time.sleep(PAUSE_SECONDS)
             done = sum(map(len, turns[name]))
-            turns[name].append(_turn(competitors[name], done))
-        names.append(names.pop(0))
+            with noted(name, failed):
+                turns[name].append(_turn(competitors[name], done))
+                continue
+            names.remove(name)
+            del turns[name]
+        names = [*names[1:], *names[:1]]
     return turns
+
+
+@contextlib.contextmanager
+def noted(name: str, failed: dict[str, Exception] | None) -> Iterator[None]:
+    """Put an error of a competitor's where errors go, if there is such a place."""
+    try:
+        yield
+    except (GanEdgeError, MemoryError) as error:
+        if failed is None:
+            raise
+        failed[name] = error
 
 
 def whole_rounds(turns: Turns) -> Turns:
