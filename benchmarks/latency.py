@@ -213,7 +213,8 @@ def _method(settings: Settings) -> dict[str, Any]:
     return {
         "timed": "one call, NumPy array in to NumPy array out, fresh real inputs each time",
         "warmup": "until the median settles",
-        "order": f"interleaved in turns of {timing.BLOCK_SECONDS} s, rotating",
+        "order": f"interleaved in turns of {timing.BLOCK_SECONDS} s, in a new order each round",
+        "ratio": "of the lower quartiles of turns within a round, their median over the rounds",
         "interval": f"{timing.LEVEL:.0%}, rounds resampled {timing.RESAMPLES} times",
         "seconds": seconds,
         "iterations": iterations,
@@ -333,7 +334,7 @@ def _at_batch(
     others += [share for one in watch if (share := one.share()) is not None]
     turns = timing.whole_rounds(turns)
     if turns.get("yardstick"):
-        report["yardstick"][str(batch)] = _rounded(timing.medians(turns.pop("yardstick")))
+        report["yardstick"][str(batch)] = _rounded(timing.undisturbed(turns.pop("yardstick")))
         least = COMPARED if subject.interface.noise is not None else COMPARED_PICTURES
         outputs: dict[str, Output] = {}
         try:
@@ -410,8 +411,8 @@ def _judge(
 def _figures(report: dict[str, Any], one: Competitor, batch: int, turns: timing.Turns) -> dict[str, Any]:
     """One row of the report: times, throughput, ratio to eager PyTorch and share of the peak."""
     found = timing.figures(turns[one.name])
-    medians = timing.medians(turns[one.name])
-    ratio = timing.ratio(timing.medians(turns[EAGER]), medians) if EAGER in turns else None
+    rounds = timing.undisturbed(turns[one.name])
+    ratio = timing.ratio(timing.undisturbed(turns[EAGER]), rounds) if EAGER in turns else None
     macs, peak = report["competitors"][one.name]["macs"], report["peak"]["flops"]
     times = np.concatenate(turns[one.name])
     return {
@@ -424,7 +425,7 @@ def _figures(report: dict[str, Any], one: Competitor, batch: int, turns: timing.
         "speedup_low": None if ratio is None else ratio.low,
         "speedup_high": None if ratio is None else ratio.high,
         "peak_share": None if macs is None or peak is None else 2 * macs * batch / found.p50 / peak,
-        "rounds": _rounded(medians),
+        "rounds": _rounded(rounds),
         "quantiles": _rounded(np.quantile(times, np.linspace(0, 1, 51))),
     }
 

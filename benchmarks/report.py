@@ -150,7 +150,8 @@ def foot(report: Row) -> list[str]:
         ", ".join(f"{name} {number}" for name, number in machine["versions"].items()),
         f"timed: {method['timed']}; {method['order']}; warm-up {method['warmup']}; at least "
         f"{method['seconds']:g} s and {method['iterations']} calls each; nothing dropped; "
-        f"intervals {method['interval']}",
+        + (f"ratios {method['ratio']}; " if "ratio" in method else "")
+        + f"intervals {method['interval']}",
     ]
     if method["strict"]:
         notes.append("strict: single stream as MLPerf inference has it, batch 1, the result is the 90th percentile")

@@ -11,6 +11,7 @@ of each is a round; ratios are taken within rounds and intervals by resampling w
 from __future__ import annotations
 
 import contextlib
+import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -28,6 +29,8 @@ SETTLED = 0.05
 """Warm-up ends when the median of its last block is within this share of the one before."""
 WARMUP_BLOCKS = 20
 """Warm-up ends here at the latest."""
+QUARTER = 0.25
+"""The share of a turn's calls that are as fast as the figure its ratios are made of."""
 RESAMPLES = 2000
 """Draws of a bootstrap interval."""
 LEVEL = 0.95
@@ -94,8 +97,9 @@ def interleaved(
             names.append(name)
     turns.update({name: [] for name in names})
     ready()
+    order = random.Random(0)  # noqa: S311 - the same in every run, and no one's secret
     while any(_short(turns[name], seconds, iterations) for name in names):
-        for name in tuple(names):
+        for name in order.sample(names, len(names)):
             time.sleep(PAUSE_SECONDS)
             done = sum(map(len, turns[name]))
             with noted(name, failed):
@@ -103,7 +107,6 @@ def interleaved(
                 continue
             names.remove(name)
             del turns[name]
-        names = [*names[1:], *names[:1]]
     return turns
 
 
@@ -139,11 +142,20 @@ def medians(turns: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
     return np.array([float(np.median(turn)) for turn in turns])
 
 
+def undisturbed(turns: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
+    """The lower quartile of each turn, seconds: what ratios are made of.
+
+    A neighbour only ever makes a call longer, and a long call more often than a short one, so that medians of the slow
+    and of the fast are not disturbed alike. benchmarks/LOG.md has figures. All calls are in the percentiles.
+    """
+    return np.array([float(np.quantile(turn, QUARTER)) for turn in turns])
+
+
 def ratio(slow: Sequence[float] | NDArray[np.float64], fast: Sequence[float] | NDArray[np.float64]) -> Ratio:
     """How many times as fast the second is as the first.
 
     Args:
-        slow: The median of each turn of one, seconds.
+        slow: What each turn of one comes to, see `undisturbed`, seconds.
         fast: The same of the other, from the same rounds.
 
     Returns:
