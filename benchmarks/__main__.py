@@ -8,6 +8,7 @@ gan-bench train --seconds 20
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -113,6 +114,7 @@ def _latency(
         from ganedge.benchmarks import page
 
         page.require()
+    _check_places(json_file, markdown, html)
     settings = latency.Settings(
         batches=_batches(batch or ("1" if strict else "1,8")),
         engine=engine,
@@ -214,6 +216,18 @@ def _write(measured: dict[str, Any], path: Path | None) -> None:
     typer.echo(line)
     if path is not None:
         write_whole(path, line + "\n")
+
+
+def _check_places(*paths: Path | None) -> None:
+    """Refuse a file that cannot be written before minutes are spent on what goes into it."""
+    for path in paths:
+        if path is None:
+            continue
+        if path.is_dir():
+            raise UsageError(f"{path} is a folder: give the name of a file to write")
+        near = next(place for place in path.absolute().parents if place.exists())
+        if not near.is_dir() or not os.access(near, os.W_OK | os.X_OK):
+            raise GanEdgeError(f"cannot write {path}: {near} is no folder that can be written to")
 
 
 def _distance(fid: bool, count: int, features: Literal["small", "inception"], data: str | None, download: bool) -> Any:

@@ -89,6 +89,8 @@ class Settings:
         """Refuse what cannot be measured."""
         if self.device not in ("cpu", "cuda"):
             raise UsageError(f"device is {self.device!r}: give cpu or cuda, the same for every competitor")
+        if not 0 <= self.seconds <= 86_400:
+            raise UsageError(f"--seconds {self.seconds:g}: give 0 to 86400, a day")
         if not self.batches or any(batch < 1 for batch in self.batches):
             raise UsageError(f"batches {','.join(map(str, self.batches))}: give whole numbers of 1 or more")
         unknown = [way for way in self.torch if way not in TORCH]

@@ -166,6 +166,7 @@ def test_the_state_of_a_machine(tmp_path: Path) -> None:
 
 
 def test_an_interruption_leaves_what_was_measured(artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(timing, "WARMUP_BLOCKS", 1)  # On a busy machine it may take forty calls to settle.
     calls = {"left": 40}
 
     def change(subject: latency.Subject) -> None:
@@ -271,6 +272,21 @@ def test_reports_of_other_sizes_and_schemas(tmp_path: Path) -> None:
     assert all(change.verdict == "same" for change in compare.changes(read, read))
     with pytest.raises(InputError, match="schema 2, the other 3"):
         compare.changes(read, fake())
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"method": None}, {"machine": {}}, {"machine": {"versions": []}}, {"yardstick": []}, {"partial": "no"},
+        {"inputs": [3]}, {"inputs": {"a": 1}}, {"results": [{}]}, {"results": ["x"]}, {"competitors": 3},
+    ],
+)  # fmt: skip
+def test_a_damaged_report_is_one_line(command: Callable[..., Any], tmp_path: Path, change: dict[str, Any]) -> None:
+    paths = [tmp_path / name for name in ("a.json", "b.json")]
+    for path, made in zip(paths, (fake(), {**fake(), **change}), strict=True):
+        path.write_text(json.dumps(made))
+    done = command("gan-bench", "compare", *paths)
+    assert (done.code, done.err.count("\n")) == (1, 1), done.err
 
 
 def test_ctrl_c_writes_the_partial_report(
