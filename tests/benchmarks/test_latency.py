@@ -69,7 +69,7 @@ def test_the_command(command: Command, artifact: Path, half_artifact: Path, tiny
         assert costs["cold_start_s"] > 0
     assert "speed-up" in done.out
     assert "best p99 at batch 3" in done.out
-    assert (tmp_path / "out.md").read_text().count("\n| ") == 6
+    assert (tmp_path / "out.md").read_text().count("\n| ") == 1 + 6
     assert "data:image/png;base64," in (tmp_path / "out.html").read_text()
 
 
