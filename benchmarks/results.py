@@ -37,11 +37,12 @@ def _one(name: str, report: Mapping[str, Any]) -> str:
     """One machine's table: a line for each competitor, its median and its ratio for each batch size."""
     machine = report["machine"]
     batches = sorted({row["batch"] for row in report["results"]})
+    cores = f"{machine['threads']} thread" + ("s" if machine["threads"] != 1 else "")
     heads = [part for batch in batches for part in (f"batch {batch}: ms", "× eager (95 %)")]
     lines = [
         f"`{name}`: "
         + (f"{escaped(words.subject(report))}; " if words.subject(report) else "")
-        + f"{machine['processor']}, {machine['threads']} threads, {_versions(machine['versions'])}\n",
+        + f"{machine['processor']}, {cores}, {_versions(machine['versions'])}\n",
         "| competitor | " + " | ".join(heads) + " | PSNR | MB |",
         "|---|" + "---:|" * (len(heads) + 2),
     ]

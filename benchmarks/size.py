@@ -83,7 +83,7 @@ def inputs(interface: Interface) -> list[dict[str, Any]]:
 def shown(given: Sequence[Mapping[str, Any]], why: str) -> str:
     """The same for people: `image float32 3 × 256 × 256 (as trained)`."""
     parts = [
-        f"{one['name']} {one['dtype']}" + (f" {' × '.join(map(str, one['shape']))}" if one["shape"] else "")
+        f"{one['role']} {one['dtype']}" + (f" {' × '.join(map(str, one['shape']))}" if one["shape"] else "")
         for one in given
     ]
     return ", ".join(parts) + (f" ({why})" if why else "")
