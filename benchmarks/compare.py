@@ -3,9 +3,9 @@
     gan-bench compare before.json after.json          # exits 1 on a regression
 
 Times of two runs cannot be held against each other as they are: the clock, the temperature and the neighbours differ.
-So each competitor is held against something measured in the same rounds of its own report: the yardstick, numbers that
-are sorted, or eager PyTorch, if it is in both and is the same version; whichever gives the narrower interval. A change
-counts when the whole interval, which resamples the rounds of both reports, lies beyond the tolerance.
+So each competitor is held against something measured in the same rounds of its own report: eager PyTorch, if it is in
+both and is the same version, or else the yardstick, numbers that are sorted. A change counts when the whole interval,
+which resamples the rounds of both reports, lies beyond the tolerance.
 """
 
 from __future__ import annotations
@@ -148,30 +148,22 @@ def _rows(report: Report) -> dict[tuple[str, int], Mapping[str, Any]]:
 def _change(key: tuple[str, int], before: Report, after: Report, tolerance: float) -> Change:
     name, batch = key
     then, now = _rows(before)[key], _rows(after)[key]
-    bases = {"the yardstick": [report["yardstick"][str(batch)] for report in (before, after)]}
     eager = (EAGER, batch)
     same_torch = before["machine"]["versions"].get("torch") == after["machine"]["versions"].get("torch")
     if name != EAGER and same_torch and eager in _rows(before) and eager in _rows(after):
-        bases[EAGER] = [_rows(report)[eager]["rounds"] for report in (before, after)]
-    held = {base: _held(then, now, rounds) for base, rounds in bases.items()}
-    baseline = min(held, key=lambda base: held[base][2] / held[base][1])  # Whichever the machine disturbed less.
-    slower, low, high = held[baseline]
-    verdict = "slower" if low > 1 + tolerance else "faster" if high < 1 - tolerance else "same"
-    if verdict == "same" and high > 1 + max(NOTICEABLE, 2 * tolerance):
-        verdict = "unclear"
-    if then["same"] is not False and now["same"] is False:
-        verdict = "unfaithful"
-    return Change(name, batch, slower, low, high, baseline, verdict)
-
-
-def _held(
-    then: Mapping[str, Any], now: Mapping[str, Any], bases: Sequence[Sequence[float]]
-) -> tuple[float, float, float]:
-    """Latency after over latency before, each relative to a baseline of its own rounds, and its interval."""
+        baseline, bases = EAGER, [_rows(report)[eager]["rounds"] for report in (before, after)]
+    else:
+        baseline, bases = "the yardstick", [report["yardstick"][str(batch)] for report in (before, after)]
     relative = [
         np.log(np.asarray(row["rounds"], np.float64) / np.asarray(base, np.float64))
         for row, base in zip((then, now), bases, strict=True)
     ]
     draws = timing.resampled(relative[1], seed=1) - timing.resampled(relative[0], seed=2)
     low, high = np.exp(np.quantile(draws, ((1 - LEVEL) / 2, (1 + LEVEL) / 2)))
-    return float(np.exp(np.median(relative[1]) - np.median(relative[0]))), float(low), float(high)
+    slower = float(np.exp(np.median(relative[1]) - np.median(relative[0])))
+    verdict = "slower" if low > 1 + tolerance else "faster" if high < 1 - tolerance else "same"
+    if verdict == "same" and high > 1 + max(NOTICEABLE, 2 * tolerance):
+        verdict = "unclear"
+    if then["same"] is not False and now["same"] is False:
+        verdict = "unfaithful"
+    return Change(name, batch, slower, float(low), float(high), baseline, verdict)
