@@ -8,14 +8,15 @@ gan-bench train --seconds 20
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 
-from ganedge.runtime import terminal
-from ganedge.runtime.errors import GanEdgeError, UsageError
+from ganedge.runtime import engines, terminal
+from ganedge.runtime.errors import GanEdgeError, MissingExtra, UsageError
 
 COMMANDS = ("latency", "compare", "train")
 """The first is what `gan-bench FILES` means."""
@@ -58,6 +59,29 @@ def _latency(
     processes: Annotated[
         int, typer.Option(min=0, max=100, help="Whole processes started of each, for cold start and memory; 0: none.")
     ] = 3,
+    size: Annotated[
+        str | None,
+        typer.Option(
+            help="Pictures that go in, where any size will do: 256 or 256x320 (height × width). [default: as trained, "
+            "or else 256]",
+            show_default=False,
+        ),
+    ] = None,
+    fid: Annotated[
+        bool, typer.Option("--fid", help="FID and KID between the pictures of each and the reference's.")
+    ] = False,
+    data: Annotated[
+        str | None,
+        typer.Option(help="And to real pictures, as gan-train --data takes them; means --fid.", show_default=False),
+    ] = None,
+    fid_pictures: Annotated[int, typer.Option(help="Pictures that FID and KID are taken over.")] = 2048,
+    features: Annotated[
+        Literal["small", "inception"],
+        typer.Option(help="What FID and KID look at; only Inception's are comparable with published figures."),
+    ] = "small",
+    download: Annotated[
+        bool, typer.Option("--download", help="Let --data and --features inception fetch what is not here.")
+    ] = False,
     strict: Annotated[
         bool, typer.Option("--strict", help="MLPerf's single stream: batch 1, at least 60 s and 1024 calls.")
     ] = False,
@@ -74,8 +98,12 @@ def _latency(
     ] = None,
     arch: Annotated[
         str | None,
-        typer.Option(help="Build --against FILE.pth as resnet_9blocks, resnet_6blocks, unet_256 or unet_128."),
+        typer.Option(help="Build --against FILE.pth as resnet_9blocks, resnet_6blocks, unet_256, unet_128, or auto."),
     ] = None,
+    norm: Annotated[Literal["instance", "batch"], typer.Option(help="What --arch normalises with.")] = "instance",
+    value_range: Annotated[
+        str, typer.Option("--range", help="Values of black and white in a module whose artifact has bytes.")
+    ] = "-1,1",
     trust: Annotated[bool, typer.Option("--trust", help="Read weights that can execute code.")] = False,
 ) -> None:
     """Time artifacts and PyTorch in turns, and print a table and then one JSON line."""
@@ -86,6 +114,7 @@ def _latency(
         from ganedge.benchmarks import page
 
         page.require()
+    _check_places(json_file, markdown, html)
     settings = latency.Settings(
         batches=_batches(batch or ("1" if strict else "1,8")),
         engine=engine,
@@ -95,13 +124,16 @@ def _latency(
         seconds=seconds,
         iterations=iterations,
         processes=processes,
+        size=size,
+        distance=_distance(fid, fid_pictures, features, data, download),
         strict=strict,
     )
     said = None
-    if against is not None and (kwargs or weights or output_shape or arch or trust):
+    if against is not None and engines.installed("torch"):
         from ganedge.benchmarks.reference import Said
+        from ganedge.export.sizes import read_range
 
-        said = Said(kwargs, weights, output_shape, arch, trust)
+        said = Said(kwargs, weights, output_shape, arch, norm, trust, read_range(value_range))
     pictures: dict[str, Any] = {}
     measured = latency.measure(files, against, settings, said, pictures=pictures)
     typer.echo(report.table(measured))
@@ -126,6 +158,8 @@ def _latency(
         raise KeyboardInterrupt
     if unmet is not None:
         raise unmet
+    if measured["failed"]:
+        raise GanEdgeError("not all could be measured: " + "; ".join(map(report.failure, measured["failed"])))
     wrong = sorted({row["competitor"] for row in measured["results"] if row["same"] is False})
     if wrong:
         raise GanEdgeError(f"not the same pictures as {measured['reference']}: {'; '.join(wrong)}")
@@ -182,6 +216,29 @@ def _write(measured: dict[str, Any], path: Path | None) -> None:
     typer.echo(line)
     if path is not None:
         write_whole(path, line + "\n")
+
+
+def _check_places(*paths: Path | None) -> None:
+    """Refuse a file that cannot be written before minutes are spent on what goes into it."""
+    for path in paths:
+        if path is None:
+            continue
+        if path.is_dir():
+            raise UsageError(f"{path} is a folder: give the name of a file to write")
+        near = next(place for place in path.absolute().parents if place.exists())
+        if not near.is_dir() or not os.access(near, os.W_OK | os.X_OK):
+            raise GanEdgeError(f"cannot write {path}: {near} is no folder that can be written to")
+
+
+def _distance(fid: bool, count: int, features: Literal["small", "inception"], data: str | None, download: bool) -> Any:
+    """What FID and KID are asked for; None where they are not."""
+    if not fid and data is None:
+        return None
+    if not engines.installed("torch"):
+        raise MissingExtra("torch", "train", "gan-bench --fid")
+    from ganedge.benchmarks.distance import Distance
+
+    return Distance(count, features, data, download)
 
 
 def _batches(text: str) -> tuple[int, ...]:

@@ -19,8 +19,13 @@ from ganedge.runtime.errors import GanEdgeError, UsageError
 
 Row = Mapping[str, Any]
 TIMES = ("p50", "p90", "p95", "p99", "longest", "mean")
-COSTS = {"memory": ("peak_bytes", 1e6), "size": ("bytes", 1e6), "cold": ("cold_start_s", 1.0)}
-"""Figures of a whole competitor, and what one unit of them is: megabytes, megabytes, seconds."""
+COSTS = {
+    "memory": ("peak_bytes", 1e6),
+    "size": ("bytes", 1e6),
+    "cold": ("cold_start_s", 1.0),
+    **{name: (name, 1.0) for name in ("fid", "kid", "data_fid", "data_kid")},
+}
+"""Figures of a whole competitor, and what one unit of them is: megabytes, megabytes, seconds, as they are."""
 FIGURES = (*TIMES, *COSTS, "images_per_s", "speedup", "psnr", "ssim", "max_abs")
 """What a choice may name; times are in milliseconds."""
 MORE_IS_BETTER = ("images_per_s", "speedup", "psnr", "ssim")
@@ -121,6 +126,8 @@ def value(report: Row, row: Row, name: str) -> float | None:
     if name in TIMES:
         return 1000 * float(row["figures"][name])
     if name in COSTS:
+        if name in ("fid", "kid") and report["distance"] and row["competitor"] == report["reference"]:
+            return 0.0
         key, unit = COSTS[name]
         cost = report["competitors"].get(row["competitor"], {}).get(key)
         return None if cost is None else cost / unit
@@ -170,4 +177,6 @@ def _front(report: Row, rows: Sequence[Row], goal: str) -> tuple[str, ...]:
 def _remedy(name: str) -> str:
     if name in ("psnr", "ssim", "max_abs"):
         return "give the generator with --against, or an FP32 artifact beside the others"
+    if name in ("fid", "kid", "data_fid", "data_kid"):
+        return "add --data DATA" if name.startswith("data") else "add --fid"
     return "give --against RUN" if name == "speedup" else "leave --processes above 0"

@@ -18,10 +18,10 @@ from typing import Any
 
 import numpy as np
 
-from ganedge.benchmarks import timing
+from ganedge.benchmarks import size, timing
 from ganedge.benchmarks.competitor import EAGER
 from ganedge.benchmarks.latency import SCHEMA
-from ganedge.runtime.errors import InputError
+from ganedge.runtime.errors import InputError, UsageError
 
 TOLERANCE = 0.04
 """Share by which latency may change: two processes that run the same code differ by some percent, because memory
@@ -31,6 +31,10 @@ NOTICEABLE = 0.10
 LEVEL = 0.99
 """How sure a change must be: many are looked at."""
 Report = Mapping[str, Any]
+PARTS = {"results": list, "yardstick": dict, "method": dict, "machine": dict, "competitors": dict, "partial": bool}
+"""What every report holds, and of which kind."""
+LATER: Report = {"inputs": None, "size": "", "distance": None, "failed": []}
+"""What schema 3 added, and what stands for it in a report of schema 2."""
 
 
 @dataclass(frozen=True)
@@ -67,11 +71,15 @@ def read(path: Path) -> dict[str, Any]:
         raise InputError(f"cannot read {path}: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is no report: give a file that gan-bench --json wrote") from error
-    if not isinstance(report, dict) or not isinstance(report.get("results"), list) or "yardstick" not in report:
+    if not isinstance(report, dict) or any(not isinstance(report.get(name), kind) for name, kind in PARTS.items()):
         raise InputError(f"{path} is no report of latencies: give a file that gan-bench --json wrote")
-    if report.get("schema") != SCHEMA:
-        raise InputError(f"{path} has schema {report.get('schema')}, this gan-bench reads {SCHEMA}: measure again")
-    return report
+    if not isinstance(report["machine"].get("versions"), dict):
+        raise InputError(f"{path} is damaged: its machine has no versions")
+    if report.get("schema") not in (2, SCHEMA):
+        raise InputError(
+            f"{path} has schema {report.get('schema')}, this gan-bench reads 2 and {SCHEMA}: measure again"
+        )
+    return {**LATER, **report}
 
 
 def changes(before: Report, after: Report, tolerance: float = TOLERANCE) -> list[Change]:
@@ -79,17 +87,28 @@ def changes(before: Report, after: Report, tolerance: float = TOLERANCE) -> list
 
     Raises:
         InputError: they have nothing in common, or a report is damaged.
+        UsageError: a tolerance that is no share.
     """
+    if not 0 <= tolerance <= 1:
+        raise UsageError(f"--tolerance {tolerance:g}: give a share of 0 to 1, such as 0.04")
     for part in ("device", "strict"):
         if before["method"].get(part) != after["method"].get(part):
             raise InputError(
                 f"{part} is {before['method'].get(part)} before and {after['method'].get(part)} after: not alike"
             )
+    if before["schema"] != after["schema"]:
+        raise InputError(
+            f"one report has schema {before['schema']}, the other {after['schema']}, and their rounds are not alike: "
+            "measure the first again"
+        )
     try:
+        went = [size.shown(report["inputs"] or (), "") for report in (before, after)]
         then, now = _rows(before), _rows(after)
         found = [_change(key, before, after, tolerance) for key in now if key in then]
-    except (KeyError, TypeError, ValueError, IndexError) as error:
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
         raise InputError(f"a report is damaged: {type(error).__name__} {error}") from error
+    if all(went) and went[0] != went[1]:
+        raise InputError(f"{went[0]} went in before and {went[1]} after: measure both with the same --size")
     if not found:
         raise InputError("the reports have no competitor and batch size in common: nothing to compare")
     return found

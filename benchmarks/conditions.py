@@ -12,6 +12,7 @@ import os
 import platform
 import shutil
 import subprocess
+import time
 from pathlib import Path
 
 from ganedge.runtime import engines
@@ -66,6 +67,43 @@ def conditions(root: Path = SYSFS) -> dict[str, object]:
     if gpu:
         found["gpu"] = dict(zip(NVIDIA, (part.strip() for part in gpu.split(",")), strict=False))
     return found
+
+
+class Others:
+    """How much of the cores that this process may use others took since this was made.
+
+    All that keeps those cores busy, a virtual machine's stolen time too, less what this process and the children it
+    waited for used. The load average cannot tell the two apart.
+
+    Args:
+        root: Where procfs is mounted.
+    """
+
+    def __init__(self, root: Path = Path("/proc")) -> None:
+        self._root = root
+        self._begin = self._now()
+
+    def share(self) -> float | None:
+        """0 to 1; None where the system does not tell."""
+        now = self._now()
+        if now is None or self._begin is None:
+            return None
+        (begun, busy_then, own_then, cores), (at, busy, own, _) = self._begin, now
+        spent = (busy - busy_then) - (own - own_then)
+        return min(1.0, max(0.0, spent / max((at - begun) * cores, 1e-3)))
+
+    def _now(self) -> tuple[float, float, float, int] | None:
+        """Time, busy time of the cores, time that this process used, all in seconds; and how many cores."""
+        if not hasattr(os, "sched_getaffinity"):
+            return None
+        cores = {f"cpu{number}" for number in os.sched_getaffinity(0)}
+        lines = [line.split() for line in _text(self._root / "stat").splitlines()]
+        counts = [[int(part) for part in line[1:9]] for line in lines if line and line[0] in cores]
+        if len(counts) != len(cores):
+            return None
+        ticks = sum(sum(count) - count[3] - count[4] for count in counts)  # All but idle and waiting for disks.
+        times = os.times()
+        return time.monotonic(), ticks / os.sysconf("SC_CLK_TCK"), sum(times[:4]), len(cores)
 
 
 def _rails(root: Path) -> dict[str, float]:

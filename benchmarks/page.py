@@ -9,7 +9,7 @@ import base64
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,8 +21,8 @@ from ganedge.runtime.files import write_whole
 from ganedge.runtime.manifest import Port
 from ganedge.runtime.terminal import printable
 
-LONGEST = 38
-"""Characters of a name in a plot."""
+LONGEST, HEAD = 38, 8
+"""Characters of a name in a plot, and how many of them are its beginning where it is longer."""
 MAGNIFIED = 8
 """How much a difference between pictures is magnified, so that eyes can see it."""
 SIDE = 128
@@ -34,14 +34,17 @@ TEMPLATE = """<!doctype html>
 <title>gan-bench: {{ title }}</title>
 <style>
 :root { color-scheme: light dark; }
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 1100px; margin: 0 auto; padding: 1rem; }
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 1280px; margin: 0 auto; padding: 1rem; }
 h1 { font-size: 1.4rem; } h2 { font-size: 1.1rem; margin-top: 2rem; }
-.scroll { overflow-x: auto; }
+.scroll { overflow: auto; } .table { max-height: 85vh; border-bottom: 1px solid #8884; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .9rem; }
 th, td { padding: .25rem .6rem; text-align: right; border-bottom: 1px solid #8884; white-space: nowrap; }
-th:first-child, td:first-child { text-align: left; white-space: normal; overflow-wrap: anywhere; min-width: 9rem; }
+th { position: sticky; top: 0; z-index: 1; background: Canvas; vertical-align: bottom; white-space: normal; }
+th:first-child, td:first-child { text-align: left; white-space: normal; overflow-wrap: anywhere;
+  min-width: min(36vw, 20rem); position: sticky; left: 0; background: Canvas; }
+th:first-child { z-index: 2; }
 .no { color: #d33; font-weight: bold; } .warn { border-left: 4px solid #d80; padding-left: .8rem; }
-.plot { background: #fff; } .plot svg { display: block; width: 100%; height: auto; min-width: 560px; }
+.plot { background: #fff; } .plot svg { display: block; width: 100%; height: auto; min-width: 720px; }
 figure { margin: 0 0 1rem; } figcaption { font-size: .85rem; overflow-wrap: anywhere; }
 .pictures { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 330px), 1fr)); gap: 1rem; }
 .pictures img { max-width: 100%; image-rendering: pixelated; display: block; margin-bottom: 4px; }
@@ -49,11 +52,13 @@ li { overflow-wrap: anywhere; }
 </style>
 <h1>{{ title }}</h1>
 {% if report.partial %}<p class="warn"><b>Partial:</b> interrupted before everything was measured.</p>{% endif %}
+{% for text in failed %}<p class="warn"><b>Failed:</b> {{ text }}</p>{% endfor %}
 {% for text in report.warnings %}<p class="warn">{{ text }}</p>{% endfor %}
-<div class="scroll"><table>
+{% if subject %}<p>{{ subject }}</p>{% endif %}
+<div class="scroll table"><table>
 <tr>{% for head in heads %}<th>{{ head }}</th>{% endfor %}</tr>
 {% for row in rows %}<tr>{% for cell in row.cells %}
-<td{% if row.wrong and loop.last %} class="no"{% endif %}>{{ cell }}</td>{% endfor %}</tr>
+<td{% if row.wrong and loop.index0 == same %} class="no"{% endif %}>{{ cell }}</td>{% endfor %}</tr>
 {% endfor %}</table></div>
 {% for plot in plots %}<h2>{{ plot.title }}</h2><p>{{ plot.says }}</p>
 <div class="scroll plot">{{ plot.svg }}</div>
@@ -109,9 +114,12 @@ def render(report: Mapping[str, Any], pictures: Mapping[str, NDArray[np.generic]
     return environment.from_string(TEMPLATE).render(
         title=printable(", ".join(files) or "generators"),
         report=report,
-        heads=("competitor", *words.COLUMNS),
+        subject=printable(words.subject(report)),
+        heads=("competitor", *words.heads(report)),
+        same=words.COLUMNS.index("same pictures") + 1,
+        failed=[printable(words.failure(one)) for one in report["failed"]],
         rows=[
-            {"cells": (printable(row["competitor"]), *words.cells(row)), "wrong": row["same"] is False}
+            {"cells": (printable(row["competitor"]), *words.cells(row, report)), "wrong": row["same"] is False}
             for row in report["results"]
         ],
         plots=plots,
@@ -152,9 +160,9 @@ def distribution(rows: Sequence[Mapping[str, Any]]) -> str:
         axes.barh(place, quarters[1] - quarters[0], 0.6, quarters[0], color="C0", alpha=0.6)
         axes.plot((p50, p50), (place - 0.3, place + 0.3), color="k", lw=1.5)
         axes.plot(most, place, ".", color="0.5", ms=4)
-    axes.set_yticks(range(len(rows)), [_short(row["competitor"]) for row in rows])
-    axes.invert_yaxis()
-    axes.set_xscale("log")
+    axes.set_yticks(range(len(rows)), labels([row["competitor"] for row in rows]))
+    axes.set_ylim(len(rows) - 0.4, -0.6)
+    _logarithmic(axes, "x")
     axes.set_xlabel("milliseconds a call (logarithmic)")
     return _svg(figure)
 
@@ -162,12 +170,13 @@ def distribution(rows: Sequence[Mapping[str, Any]]) -> str:
 def _throughput(report: Mapping[str, Any]) -> str:
     names = list(dict.fromkeys(row["competitor"] for row in report["results"]))
     figure, axes = _axes(max(3.6, 0.8 + 0.2 * len(names)))
-    for place, name in enumerate(names):
+    for place, (name, label) in enumerate(zip(names, labels(names), strict=True)):
         rows = [row for row in report["results"] if row["competitor"] == name]
-        style = ("-", "--", ":")[place // 10 % 3]
-        axes.plot([r["batch"] for r in rows], [r["images_per_s"] for r in rows], style, marker=".", label=_short(name))
+        style = ("-", "--", ":", "-.")[place // 10 % 4]
+        axes.plot([r["batch"] for r in rows], [r["images_per_s"] for r in rows], style, marker=".", label=label)
     axes.set_xscale("log", base=2)
-    axes.set_yscale("log")
+    axes.minorticks_off()
+    _logarithmic(axes, "y")
     ticks = sorted({row["batch"] for row in report["results"]})
     axes.set_xticks(ticks, [str(tick) for tick in ticks])
     axes.set_xlabel("batch")
@@ -178,14 +187,29 @@ def _throughput(report: Mapping[str, Any]) -> str:
 
 def _fidelity(rows: Sequence[Mapping[str, Any]]) -> str:
     figure, axes = _axes(max(3.6, 0.8 + 0.2 * len(rows)))
-    for place, row in enumerate(rows):
+    names = labels([row["competitor"] for row in rows])
+    for place, (row, label) in enumerate(zip(rows, names, strict=True)):
         marker = "os^Dv"[place // 10 % 5]
-        axes.plot(1000 * row["figures"]["p50"], row["psnr"], marker, label=_short(row["competitor"]), alpha=0.8)
-    axes.set_xscale("log")
+        axes.plot(1000 * row["figures"]["p50"], row["psnr"], marker, label=label, alpha=0.8)
+    _logarithmic(axes, "x")
     axes.set_xlabel("median milliseconds a call (logarithmic)")
     axes.set_ylabel("PSNR, dB")
     axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=7, frameon=False)
     return _svg(figure)
+
+
+def _logarithmic(axes: Any, which: Literal["x", "y"]) -> None:
+    """A logarithmic axis with plain numbers at 1, 2 and 5 of each decade, as people read them."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    getattr(axes, f"set_{which}scale")("log")
+    axis = getattr(axes, f"{which}axis")
+    low, high = axis.get_data_interval()
+    if not high > 1.5 * low > 0:  # One point, or points as near: room on either side, or there is nothing to read off.
+        getattr(axes, f"set_{which}lim")(low / 2, high * 2)
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 200 * low else (1,), numticks=20))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())
 
 
 def _axes(height: float) -> tuple[Any, Any]:
@@ -195,6 +219,7 @@ def _axes(height: float) -> tuple[Any, Any]:
     figure = Figure(figsize=(9, height), layout="constrained")
     axes = figure.add_subplot()
     axes.grid(alpha=0.3)
+    axes.use_sticky_edges = False  # Or a box would begin on the frame.
     axes.spines[["top", "right"]].set_visible(False)
     return figure, axes
 
@@ -210,11 +235,19 @@ def _svg(figure: Any) -> str:
     return text[text.index("<svg") :]
 
 
+def labels(names: Sequence[str]) -> list[str]:
+    """Names for a plot, the middle left out where they are long; what then looks alike is numbered."""
+    found: list[str] = []
+    for name in map(_short, names):
+        twins = sum(other.rpartition(" #")[0] == name or other == name for other in found)
+        found.append(f"{name} #{twins + 1}" if twins else name)
+    return found
+
+
 def _short(name: str) -> str:
-    """A name for a plot, its middle left out where it is long; dollars would start a formula."""
+    """A name for a plot; its end tells more than its beginning. Dollars would start a formula."""
     name = printable(name).replace("\n", " ")
-    half = LONGEST // 2
-    shown = name if len(name) <= LONGEST else f"{name[: half - 1]}…{name[-half:]}"
+    shown = name if len(name) <= LONGEST else f"{name[:HEAD]}…{name[HEAD + 1 - LONGEST :]}"
     return shown.replace("$", r"\$").lstrip("_") or "?"
 
 

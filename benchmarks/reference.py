@@ -12,6 +12,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -19,7 +20,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ganedge.benchmarks.competitor import TORCH, Competitor, Split
-from ganedge.export import cyclegan_format, foreign
+from ganedge.benchmarks.size import own_size
+from ganedge.export import foreign
 from ganedge.export.from_torch import per_picture, unwrap
 from ganedge.runtime.errors import EngineError, GanEdgeError, InputError
 from ganedge.runtime.manifest import Interface, Manifest
@@ -43,11 +45,15 @@ class Said:
     output_shape: str | None = None
     """One picture, 1x28x28, where it gives a flat vector."""
     arch: str | None = None
-    """An architecture of pytorch-CycleGAN-and-pix2pix, built from weights alone."""
+    """An architecture that is built from weights alone, or auto."""
+    norm: Literal["instance", "batch"] = "instance"
+    """What such an architecture normalises with."""
     trust: bool = False
     """Whether to read weights that can execute code."""
     range: tuple[float, float] = (-1.0, 1.0)
     """Values of black and white in a module, where the artifact takes or gives bytes."""
+    plain: bool = False
+    """Whether it is known to give one tensor and to take class numbers."""
 
     def to_json(self) -> str:
         """As text, to hand to another process."""
@@ -65,7 +71,7 @@ def open_reference(spec: str, manifest: Manifest, said: Said | None = None) -> n
     """Open the network that an artifact came from.
 
     Args:
-        spec: A run's folder; `FILE.py:NAME` or `module:NAME`; or, with an architecture, a checkpoint.
+        spec: A run's folder; or a module or checkpoint in any form that `gan-export` takes.
         manifest: Of the artifact: which generator, and with what statistics it normalises.
         said: What a module does not say itself.
 
@@ -78,25 +84,54 @@ def open_reference(spec: str, manifest: Manifest, said: Said | None = None) -> n
         InputError: it takes or gives something else than the artifact.
     """
     said = said or Said()
-    path, span = Path(spec), said.range
-    if said.arch is not None:
-        state, _ = foreign.read_state(path, said.trust)
-        network = cyclegan_format.build(said.arch, state)
-        foreign.load_weights(network, path, said.trust)
-    elif ":" in spec and not path.exists():
-        network = foreign.construct(spec, foreign.read_kwargs(said.kwargs))
-        if said.weights is not None:
-            foreign.load_weights(network, said.weights, said.trust)
+    if is_run(spec, said):
+        network, span = _of_run(Path(spec), manifest)
+        network = unwrap(network).eval().float()
     else:
-        network, span = _of_run(path, manifest)
-    network = unwrap(network).eval().float()
+        opened = foreign.open_network(spec, said.arch, _foreign(manifest, said), said.plain)
+        network, span = opened.network.eval(), opened.said.range
     if manifest.norm_mode == "batch":
         network = per_picture(network)
-    if said.output_shape is not None:
-        network = foreign.Reshaped(network, foreign.dimensions(said.output_shape, "--output-shape"))
     if "uint8" in (manifest.interface.inputs[0].dtype, manifest.interface.output.dtype):
         network = Bytes(network, manifest.interface, span)
     return network.requires_grad_(False)
+
+
+def is_run(spec: str, said: Said) -> bool:
+    """Whether that names a run's folder rather than a module or a checkpoint."""
+    path = Path(spec)
+    named = ":" in spec and not path.exists()
+    return said.arch is None and not named and path.suffix not in (".pt", ".pth", ".ckpt", ".pkl", ".safetensors")
+
+
+def _foreign(manifest: Manifest, said: Said) -> foreign.Foreign:
+    """What `gan-export` had to be told of the module: the artifact says most of it."""
+    interface = manifest.interface
+    port = interface.inputs[0]
+    if port.role == "image":
+        rows, columns = own_size(port)
+        text = (
+            f"{port.channels}x{rows if isinstance(rows, int) else 'H'}x{columns if isinstance(columns, int) else 'W'}"
+        )
+    else:
+        text = "x".join(map(str, port.shape[1:]))
+    return foreign.Foreign(
+        kwargs=foreign.read_kwargs(said.kwargs),
+        weights=said.weights,
+        input=text,
+        output=said.output_shape,
+        kind="image" if port.role == "image" else "latent",
+        range=said.range,
+        noise=interface.noise or "normal",
+        classes=interface.classes,
+        trust=said.trust,
+        arch_norm=said.norm,
+    )
+
+
+def is_plain(network: nn.Module) -> bool:
+    """Whether nothing had to be put around it for one tensor to come out and class numbers to go in."""
+    return not any(isinstance(module, (foreign.OneHot, foreign.Taken)) for module in network.modules())
 
 
 def _of_run(folder: Path, manifest: Manifest) -> tuple[nn.Module, tuple[float, float]]:
@@ -182,9 +217,9 @@ def competitors(
                 made.run(inputs)
                 found.append(made)
         except Exception as error:
+            reason = str(error) if isinstance(error, EngineError) else f"{type(error).__name__}: {_line(error)}"
             if way == "eager":
-                raise GanEdgeError(f"eager PyTorch fails on this generator: {_line(error)}") from error
-            reason = f"{type(error).__name__}: {_line(error)}"
+                raise GanEdgeError(f"eager PyTorch fails on this generator: {reason}") from error
         if reason:
             absent[TORCH[way]] = reason
     return found, absent
@@ -287,9 +322,12 @@ def _torch(way: str, call: Callable[..., Tensor], precision: str, device: str, n
     """A competitor from a function of tensors on the device: copy in, compute, copy out, which waits for the device."""
 
     def run(arrays: Inputs) -> NDArray[np.generic]:
-        with torch.inference_mode():
-            output: NDArray[np.generic] = call(*(torch.from_numpy(a).to(device) for a in arrays)).cpu().numpy()
-            return output
+        try:
+            with torch.inference_mode():
+                output: NDArray[np.generic] = call(*(torch.from_numpy(a).to(device) for a in arrays)).cpu().numpy()
+                return output
+        except RuntimeError as error:  # Most often the memory: CUDA's own, or an allocator's.
+            raise EngineError(f"{TORCH[way]} could not run this generator: {_line(error)}") from error
 
     size = sum(t.numel() * t.element_size() for t in (*network.parameters(), *network.buffers()))
     split = (lambda pool: _split(call, pool)) if device == "cuda" else None

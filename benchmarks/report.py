@@ -7,22 +7,26 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ganedge.benchmarks import size
 from ganedge.runtime.terminal import printable
 
 COLUMNS = ("batch", "p50 ms", "p90", "p99", "images/s", "speed-up", "same pictures")
+DISTANCES = {"fid": "FID", "kid": "KID", "data_fid": "FID to data", "data_kid": "KID to data"}
+"""Figures of whole sets of pictures, and what their columns are called."""
 Row = Mapping[str, Any]
 
 
 def table(report: Row) -> str:
     """The results for a terminal: a line with a competitor's name where it does not fit beside its figures."""
     width = max(60, shutil.get_terminal_size((80, 24)).columns)
-    rows = [COLUMNS, *(cells(result) for result in report["results"])]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(COLUMNS))]
+    columns = heads(report)
+    rows = [columns, *(cells(result, report) for result in report["results"])]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(columns))]
     names = [printable(result["competitor"]) for result in report["results"]]
     room = width - sum(widths) - 2 * len(widths)
     beside = max(map(len, names), default=0) <= room
     left = max(len("competitor"), *map(len, names)) if beside and names else 0
-    lines = [("competitor".ljust(left) + "  " if beside else "") + _aligned(COLUMNS, widths)]
+    lines = [("competitor".ljust(left) + "  " if beside else "") + _aligned(columns, widths)]
     lines.append("-" * len(lines[0].rstrip()))
     shown = ""
     for name, row in zip(names, rows[1:], strict=True):
@@ -30,6 +34,8 @@ def table(report: Row) -> str:
             lines.append(name)
         shown = name
         lines.append((name.ljust(left) + "  " if beside else "") + _aligned(row, widths))
+    taken = subject(report)
+    lines = [*textwrap.wrap(printable(taken), width), *lines] if taken else lines
     notes = [*costs(report), *foot(report)]
     for note in notes:
         lines += textwrap.wrap(printable(note), width, subsequent_indent="  ")
@@ -38,13 +44,18 @@ def table(report: Row) -> str:
 
 def markdown(report: Row) -> str:
     """The same for a pull request."""
-    heads = ("competitor", *COLUMNS, "PSNR dB", "SSIM", "of peak", "cold start s", "peak MB", "file MB")
-    lines = ["| " + " | ".join(heads) + " |", "|---|" + "---:|" * 5 + "---|---|" + "---:|" * 6]
+    texts = ("competitor", "same pictures")
+    columns = ("competitor", *heads(report), "PSNR dB", "SSIM", "of peak", "cold start s", "peak MB", "file MB")
+    lines = [
+        *([escaped(subject(report)), ""] if subject(report) else []),
+        "| " + " | ".join(columns) + " |",
+        "|" + "".join("---|" if name in texts else "---:|" for name in columns),
+    ]
     for result in report["results"]:
         whole = report["competitors"].get(result["competitor"], {})
         shown = (
             result["competitor"],
-            *cells(result),
+            *cells(result, report),
             _number(result["psnr"], ".1f"),
             _number(result["ssim"], ".4f"),
             _number(result["peak_share"], ".0%"),
@@ -65,16 +76,40 @@ def _aligned(row: Sequence[str], widths: Sequence[int]) -> str:
     )
 
 
-def cells(result: Row) -> tuple[str, ...]:
-    """One result's figures as texts, one for each of `COLUMNS`."""
+def subject(report: Row) -> str:
+    """What went in, and of which size; empty for a report that does not say."""
+    return f"input: {size.shown(report['inputs'], report['size'])}" if report["inputs"] else ""
+
+
+def heads(report: Row) -> tuple[str, ...]:
+    """Names of the columns behind the competitor's."""
+    said = report["distance"]
+    if said is None:
+        return COLUMNS
+    mark = "" if said["features"] == "inception" else "*"
+    return (*COLUMNS, *(DISTANCES[name] + mark for name in _distances(report)))
+
+
+def cells(result: Row, report: Row) -> tuple[str, ...]:
+    """One result's figures as texts, one for each of `heads`."""
     figures = result["figures"]
+    costs = report["competitors"].get(result["competitor"], {})
     return (
         str(result["batch"]),
         *(f"{figures[key] * 1000:.3f}" for key in ("p50", "p90", "p99")),
-        f"{result['images_per_s']:.0f}",
+        f"{result['images_per_s']:.{0 if result['images_per_s'] >= 10 else 2}f}",
         _speedup(result),
         _same(result),
+        *(_number(costs.get(name), ".4f" if "kid" in name else ".2f") for name in _distances(report)),
     )
+
+
+def _distances(report: Row) -> list[str]:
+    """The distances that anyone in the report has."""
+    if report["distance"] is None:
+        return []
+    rows = report["competitors"].values()
+    return [name for name in DISTANCES if any(row.get(name) is not None for row in rows)]
 
 
 def _speedup(result: Row) -> str:
@@ -115,7 +150,8 @@ def foot(report: Row) -> list[str]:
         ", ".join(f"{name} {number}" for name, number in machine["versions"].items()),
         f"timed: {method['timed']}; {method['order']}; warm-up {method['warmup']}; at least "
         f"{method['seconds']:g} s and {method['iterations']} calls each; nothing dropped; "
-        f"intervals {method['interval']}",
+        + (f"ratios {method['ratio']}; " if "ratio" in method else "")
+        + f"intervals {method['interval']}",
     ]
     if method["strict"]:
         notes.append("strict: single stream as MLPerf inference has it, batch 1, the result is the 90th percentile")
@@ -125,6 +161,8 @@ def foot(report: Row) -> list[str]:
     notes += [f"state: {state}"] if state else []
     if report["reference"]:
         notes.append(f"pictures compared with {report['reference']}")
+    if report["distance"]:
+        notes.append(_distance(report))
     for result in report["results"]:
         split = result.get("split")
         if split:
@@ -133,23 +171,44 @@ def foot(report: Row) -> list[str]:
                 f"{split['compute'] * 1000:.3f} computing, {split['to_host'] * 1000:.3f} back"
             )
     notes += [f"absent: {name}: {why}" for name, why in report["absent"].items()]
+    notes += [f"FAILED: {failure(one)}" for one in report["failed"]]
     notes += [f"warning: {text}" for text in report["warnings"]]
     return [*notes, "PARTIAL: interrupted before everything was measured"] if report["partial"] else notes
+
+
+def failure(one: Row) -> str:
+    """A competitor that could not go on, and why."""
+    return f"{one['competitor']}, batch {one['batch']}: {one['reason']}"
+
+
+def _distance(report: Row) -> str:
+    """How FID and KID were found, and what they may be held against."""
+    said = report["distance"]
+    parts = [f"FID and KID over {said['pictures']} pictures of each, of the same latents, to {report['reference']}"]
+    if said["data"] is not None:
+        parts.append(f"and to {said['data_pictures']} pictures of {said['data']}")
+    if said["features"] == "inception":
+        return " ".join(parts) + "; features of Inception"
+    return " ".join(parts) + "; * small features of random weights: not comparable with Inception's figures"
 
 
 def _state(conditions: Row) -> str:
     """Clock, governor, temperature and power, before and after."""
     parts = []
     for when, state in conditions.items():
-        said = [
-            f"{name} {value:.1f}" if isinstance(value, float) else f"{name} {value}" for name, value in state.items()
-        ]
+        said = [_told(name, value) for name, value in state.items()]
         parts += [f"{when} {', '.join(said)}"] if said else []
     return "; ".join(parts)
 
 
+def _told(name: str, value: object) -> str:
+    if name == "others":
+        return f"others took {value:.0%} of the cores"
+    return f"{name} {value:.1f}" if isinstance(value, float) else f"{name} {value}"
+
+
 def _number(value: float | None, form: str, unit: float = 1.0) -> str:
-    return "" if value is None else format(value / unit, form)
+    return "" if value is None else format(round(value / unit, 6) + 0.0, form)  # No minus before a zero.
 
 
 def escaped(text: str) -> str:

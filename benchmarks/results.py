@@ -15,6 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from ganedge.benchmarks import compare, page
+from ganedge.benchmarks import report as words
 from ganedge.benchmarks.report import escaped
 from ganedge.runtime import terminal
 from ganedge.runtime.errors import InputError
@@ -36,9 +37,12 @@ def _one(name: str, report: Mapping[str, Any]) -> str:
     """One machine's table: a line for each competitor, its median and its ratio for each batch size."""
     machine = report["machine"]
     batches = sorted({row["batch"] for row in report["results"]})
+    cores = f"{machine['threads']} thread" + ("s" if machine["threads"] != 1 else "")
     heads = [part for batch in batches for part in (f"batch {batch}: ms", "× eager (95 %)")]
     lines = [
-        f"`{name}`: {machine['processor']}, {machine['threads']} threads, " + _versions(machine["versions"]) + "\n",
+        f"`{name}`: "
+        + (f"{escaped(words.subject(report))}; " if words.subject(report) else "")
+        + f"{machine['processor']}, {cores}, {_versions(machine['versions'])}\n",
         "| competitor | " + " | ".join(heads) + " | PSNR | MB |",
         "|---|" + "---:|" * (len(heads) + 2),
     ]
@@ -93,6 +97,24 @@ def read(folder: Path) -> dict[str, dict[str, Any]]:
     if not files:
         raise InputError(f"{folder} holds no report: make results")
     return {file.stem: compare.read(file) for file in files}
+
+
+def unpaired(folder: Path, count: int = 4, side: int = 256) -> None:
+    """Pictures made by code, as CycleGAN's data lie: enough to train it for the steps that a latency needs.
+
+    Args:
+        folder: Where `trainA` and `trainB` are made.
+        count: Pictures in each.
+        side: Their height and width, pixels.
+    """
+    from PIL import Image
+
+    from ganedge.export.pictures import natural
+
+    for seed, name in enumerate(("trainA", "trainB")):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        for place, pixels in enumerate(natural(count, side, side, 3, seed)):
+            Image.fromarray(pixels).save(folder / name / f"{place}.png")
 
 
 def build() -> typer.Typer:

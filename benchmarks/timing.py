@@ -10,12 +10,16 @@ of each is a round; ratios are taken within rounds and intervals by resampling w
 
 from __future__ import annotations
 
+import contextlib
+import random
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+
+from ganedge.runtime.errors import GanEdgeError
 
 BLOCK_SECONDS = 0.05
 """Length of one competitor's turn: short, so that a round is over before the machine has changed."""
@@ -25,6 +29,8 @@ SETTLED = 0.05
 """Warm-up ends when the median of its last block is within this share of the one before."""
 WARMUP_BLOCKS = 20
 """Warm-up ends here at the latest."""
+QUARTER = 0.25
+"""The share of a turn's calls that are as fast as the figure its ratios are made of."""
 RESAMPLES = 2000
 """Draws of a bootstrap interval."""
 LEVEL = 0.95
@@ -63,7 +69,12 @@ class Ratio:
 
 
 def interleaved(
-    competitors: Mapping[str, Competitor], seconds: float, iterations: int, turns: Turns | None = None
+    competitors: Mapping[str, Competitor],
+    seconds: float,
+    iterations: int,
+    turns: Turns | None = None,
+    failed: dict[str, Exception] | None = None,
+    ready: Callable[[], object] = lambda: None,
 ) -> Turns:
     """Time every competitor until each has run for `seconds` and `iterations` times.
 
@@ -72,22 +83,42 @@ def interleaved(
         seconds: At least this long each.
         iterations: At least this often each.
         turns: Where the times go, so that they are there after an interruption; a new table by default.
+        failed: Where the errors of those go that could not go on; the others do. Without it an error ends everything.
+        ready: Called once, when all are warm.
 
     Returns:
         For each, the times of its turns in seconds, one array a turn. Every call after the warm-up is in them.
     """
     turns = {} if turns is None else turns
-    for run in competitors.values():
-        _warm_up(run)
-    turns.update({name: [] for name in competitors})
-    names = list(competitors)
+    names: list[str] = []
+    for name, run in competitors.items():
+        with noted(name, failed):
+            _warm_up(run)
+            names.append(name)
+    turns.update({name: [] for name in names})
+    ready()
+    order = random.Random(0)  # noqa: S311 - the same in every run, and no one's secret
     while any(_short(turns[name], seconds, iterations) for name in names):
-        for name in names:
+        for name in order.sample(names, len(names)):
             time.sleep(PAUSE_SECONDS)
             done = sum(map(len, turns[name]))
-            turns[name].append(_turn(competitors[name], done))
-        names.append(names.pop(0))
+            with noted(name, failed):
+                turns[name].append(_turn(competitors[name], done))
+                continue
+            names.remove(name)
+            del turns[name]
     return turns
+
+
+@contextlib.contextmanager
+def noted(name: str, failed: dict[str, Exception] | None) -> Iterator[None]:
+    """Put an error of a competitor's where errors go, if there is such a place."""
+    try:
+        yield
+    except (GanEdgeError, MemoryError) as error:
+        if failed is None:
+            raise
+        failed[name] = error
 
 
 def whole_rounds(turns: Turns) -> Turns:
@@ -111,11 +142,20 @@ def medians(turns: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
     return np.array([float(np.median(turn)) for turn in turns])
 
 
+def undisturbed(turns: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
+    """The lower quartile of each turn, seconds: what ratios are made of.
+
+    A neighbour only ever makes a call longer, and a long call more often than a short one, so that medians of the slow
+    and of the fast are not disturbed alike. benchmarks/LOG.md has figures. All calls are in the percentiles.
+    """
+    return np.array([float(np.quantile(turn, QUARTER)) for turn in turns])
+
+
 def ratio(slow: Sequence[float] | NDArray[np.float64], fast: Sequence[float] | NDArray[np.float64]) -> Ratio:
     """How many times as fast the second is as the first.
 
     Args:
-        slow: The median of each turn of one, seconds.
+        slow: What each turn of one comes to, see `undisturbed`, seconds.
         fast: The same of the other, from the same rounds.
 
     Returns:

@@ -30,7 +30,7 @@ from ganedge.benchmarks.conditions import machine
 from ganedge.models import find
 from ganedge.models.variant import Wants
 from ganedge.runtime import terminal
-from ganedge.runtime.errors import EngineError
+from ganedge.runtime.errors import EngineError, UsageError
 from ganedge.runtime.files import write_whole
 from ganedge.train import loop
 from ganedge.train.data import Data, InMemory
@@ -192,7 +192,10 @@ def measure(
 
     Raises:
         EngineError: CUDA is asked for, and there is none.
+        UsageError: seconds that are no time.
     """
+    if not 0 <= seconds <= 86_400:
+        raise UsageError(f"--seconds {seconds:g}: give 0 to 86400, a day")
     if device == "cuda" and not torch.cuda.is_available():
         raise EngineError("device cuda: PyTorch sees no CUDA device here")
     used = threads or len(os.sched_getaffinity(0))

@@ -198,6 +198,7 @@ def build() -> typer.Typer:
         _refuse_idle(typed, forms, precisions, size, calibrate, target_engine)
         from ganedge.export.artifact import Wanted, make
         from ganedge.export.parity import read_gate
+        from ganedge.export.sizes import read_range
         from ganedge.export.sources import Said, open_source
         from ganedge.export.to_tensorrt import Settings
         from ganedge.export.to_triton import check_backend
@@ -221,7 +222,7 @@ def build() -> typer.Typer:
             kind=kind,
             input=shape,
             output_shape=out_shape,
-            range=_range(value_range),
+            range=read_range(value_range),
             noise=noise,
             classes=_classes(classes),
             kwargs=kwargs,
@@ -363,18 +364,6 @@ def _calibrate(text: str | None) -> Path | int | None:
     if not 1 <= int(text) <= 4096:
         raise UsageError(f"--calibrate {text}: give 1 to 4096 inputs, or a folder of pictures")
     return int(text)
-
-
-def _range(text: str) -> tuple[float, float]:
-    from ganedge.runtime.errors import UsageError
-
-    try:
-        low, high = (float(part) for part in text.split(","))
-    except ValueError:
-        low, high = 0.0, 0.0
-    if not -1e6 <= low < high <= 1e6:
-        raise UsageError(f"--range {text}: give the values of black and white, such as -1,1 or 0,1")
-    return low, high
 
 
 def _classes(text: str | None) -> tuple[str, ...]:

@@ -72,6 +72,21 @@ class Foreign:
     """Normalisation of an architecture that is named."""
 
 
+@dataclass(frozen=True)
+class Opened:
+    """A module with its weights, as it came, and what is known of it."""
+
+    network: nn.Module
+    said: Foreign
+    """What was said, and what its architecture says."""
+    name: str
+    """What it is called in a manifest."""
+    digest: str
+    """sha256 of its weights' file; empty where it brought its own."""
+    notes: tuple[str, ...] = ()
+    """What a person should know of how it was read."""
+
+
 def of_module(spec: str, said: Foreign) -> Original:
     """A torch module, given as `file.py:name` or `package.module:name`: a class, a function or an instance.
 
@@ -80,11 +95,16 @@ def of_module(spec: str, said: Foreign) -> Original:
         ArtifactError: weights that cannot be read or do not fit.
         GanEdgeError: it cannot run or be exported.
     """
+    return _finish(open_module(spec, said))
+
+
+def open_module(spec: str, said: Foreign) -> Opened:
+    """The module alone, see `of_module`."""
     network = construct(spec, said.kwargs)
     digest = ""
     if said.weights is not None:
         digest = load_weights(network, said.weights, said.trust)
-    return _finish(network, said, spec, digest)
+    return Opened(network, said, spec, digest)
 
 
 def of_pickle(path: Path, said: Foreign) -> Original:
@@ -94,6 +114,11 @@ def of_pickle(path: Path, said: Foreign) -> Original:
         UsageError: the file holds weights alone, which need their module.
         ArtifactError: not trusted, not readable, or its classes cannot be imported from here.
     """
+    return _finish(open_pickle(path, said))
+
+
+def open_pickle(path: Path, said: Foreign) -> Opened:
+    """The module alone, see `of_pickle`."""
     sys.path.insert(0, str(Path.cwd()))
     sys.path.insert(0, str(path.resolve().parent))  # The classes of a pickled module are imported by name.
     content, digest = read_checkpoint(path, said.trust)
@@ -102,7 +127,7 @@ def of_pickle(path: Path, said: Foreign) -> Original:
         content = modules[0] if len(modules) == 1 else content
     if not isinstance(content, nn.Module):
         raise UsageError(f"{path} is weights alone: give their module, FILE.py:NAME --weights {path}, or --arch auto")
-    return _finish(content, said, path.name, digest)
+    return Opened(content, said, path.name, digest)
 
 
 def of_checkpoint(path: Path, arch: str, said: Foreign) -> Original:
@@ -112,6 +137,11 @@ def of_checkpoint(path: Path, arch: str, said: Foreign) -> Original:
         UsageError: an unknown architecture.
         ArtifactError: weights that cannot be read or do not fit.
     """
+    return _finish(open_checkpoint(path, arch, said))
+
+
+def open_checkpoint(path: Path, arch: str, said: Foreign) -> Opened:
+    """The module alone, see `of_checkpoint`."""
     state, digest = read_state(path, said.trust)
     if arch == "auto":
         return _recognised(path, state, digest, said)
@@ -121,10 +151,10 @@ def of_checkpoint(path: Path, arch: str, said: Foreign) -> Original:
     size = said.size or ("dynamic" if said.input is None else None)
     channels = cyclegan_format.channels(state)
     filled = {**vars(said), "kind": "image", "input": said.input or f"{channels}xHxW", "size": size}
-    return _finish(network, Foreign(**filled), arch, digest)
+    return Opened(network, Foreign(**filled), arch, digest)
 
 
-def _recognised(path: Path, state: dict[str, Tensor], digest: str, said: Foreign) -> Original:
+def _recognised(path: Path, state: dict[str, Tensor], digest: str, said: Foreign) -> Opened:
     """A super-resolution or restoration network that spandrel knows by its weights; pictures of 0 to 1 go in.
 
     Raises:
@@ -154,24 +184,53 @@ def _recognised(path: Path, state: dict[str, Tensor], digest: str, said: Foreign
         "range": (0.0, 1.0),
         "size": said.size or ("dynamic" if said.input is None else None),
     }
-    original = _finish(found.model, Foreign(**filled), found.architecture.id, digest)
     tags = ", ".join(found.tags)
     note = f"recognised: {found.architecture.name}{f' ({tags})' if tags else ''}, {found.scale} × the size"
-    return replace(original, notes=(note, *original.notes))
+    return Opened(found.model, Foreign(**filled), found.architecture.id, digest, (note,))
 
 
-def _finish(network: nn.Module, said: Foreign, name: str, digest: str) -> Original:
-    network = unwrap(network).float().cpu()
-    network, notes = _plain(network, said)
+def open_network(source: str, arch: str | None, said: Foreign, plain: bool = False) -> Opened:
+    """What `of_module`, `of_pickle` or `of_checkpoint` would export, as a network that is ready to run.
+
+    Args:
+        source: `FILE.py:NAME`, `module:NAME`, or a checkpoint.
+        arch: As `of_checkpoint` takes it; None where the source says its own architecture.
+        said: What the source does not say itself.
+        plain: It is known to give one tensor and to take class numbers, so that this need not be tried.
+
+    Returns:
+        Its network is FP32, on the CPU, in evaluation mode and unwrapped; one tensor comes out, class numbers go in.
+    """
+    path = Path(source)
+    if arch is not None:
+        opened = open_checkpoint(path, arch, said)
+    elif ":" in source and not path.exists():
+        opened = open_module(source, said)
+    else:
+        opened = open_pickle(path, said)
+    network, notes = unwrap(opened.network).float().cpu(), opened.notes
+    if not plain:
+        network, more = _plain(network, opened.said)
+        notes = (*notes, *more)
+    return replace(opened, network=_reshaped(network, opened.said), notes=notes)
+
+
+def _finish(opened: Opened) -> Original:
+    said, name = opened.said, opened.name
+    network, notes = _plain(unwrap(opened.network).float().cpu(), said)
     interface = _interface(network, said)
-    if said.output is not None:
-        network = Reshaped(network, dimensions(said.output, "--output-shape"))
+    network = _reshaped(network, said)
     source = Source(
         variant=Path(name.rpartition(":")[0]).name + ":" + name.rpartition(":")[2] if ":" in name else name,
-        weights=digest,
+        weights=opened.digest,
         program=program(),
     )
-    return replace(of_network(network, interface, source, said.norm, Path()), notes=notes)
+    return replace(of_network(network, interface, source, said.norm, Path()), notes=(*opened.notes, *notes))
+
+
+def _reshaped(network: nn.Module, said: Foreign) -> nn.Module:
+    """Its output in the shape that was said, where one was."""
+    return network if said.output is None else Reshaped(network, dimensions(said.output, "--output-shape"))
 
 
 def _plain(network: nn.Module, said: Foreign) -> tuple[nn.Module, tuple[str, ...]]:

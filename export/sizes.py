@@ -1,6 +1,7 @@
-"""Heights and widths of the pictures that go in, as people write them: 256, 256x320, dynamic. No torch here.
+"""Heights, widths and values of pictures, as people write them: 256, 256x320, dynamic; -1,1. No torch here.
 
 interface = sized(interface, "256x320")
+low, high = read_range("-1,1")
 """
 
 from __future__ import annotations
@@ -47,6 +48,21 @@ def read_size(text: str) -> tuple[int, int]:
     if len(parts) > 2 or min(height, width) < 1 or max(height, width) > 16384:
         raise UsageError(f"size {text!r}: give 256, 256x320 (height × width), or dynamic")
     return height, width
+
+
+def read_range(text: str) -> tuple[float, float]:
+    """The values of black and white from `-1,1`.
+
+    Raises:
+        UsageError: not two numbers, the smaller first.
+    """
+    try:
+        low, high = (float(part) for part in text.split(","))
+    except ValueError:
+        low, high = 0.0, 0.0
+    if not -1e6 <= low < high <= 1e6:
+        raise UsageError(f"--range {text}: give the values of black and white, such as -1,1 or 0,1")
+    return low, high
 
 
 def _resize(port: Port, height: int | str, width: int | str) -> Port:

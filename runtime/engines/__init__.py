@@ -6,6 +6,7 @@ by name and not to be had is an error that says how to get it; nothing falls bac
 
 from __future__ import annotations
 
+import functools
 import importlib
 import importlib.util
 from dataclasses import dataclass
@@ -61,12 +62,20 @@ class Engine(Protocol):
 
 def package_version(module: str) -> str:
     """The version of the package that brings a module: `onnxruntime` may come from `onnxruntime-gpu`."""
-    from importlib.metadata import PackageNotFoundError, packages_distributions, version  # Only reports need it.
+    from importlib.metadata import PackageNotFoundError, version  # Only reports need it.
 
     try:
-        return version(packages_distributions().get(module, [module])[0])
+        return version(_distributions().get(module, [module])[0])
     except PackageNotFoundError:
         return "of unknown version"
+
+
+@functools.cache
+def _distributions() -> Mapping[str, Sequence[str]]:
+    """Which packages bring which modules; asked once, as it reads what every installed package says of itself."""
+    from importlib.metadata import packages_distributions
+
+    return packages_distributions()
 
 
 def installed(name: str) -> bool:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import copy
+import functools
 import json
+import os
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,9 +15,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ganedge.benchmarks import arithmetic, choice, compare, conditions, latency, page, report, timing
+from ganedge.benchmarks import arithmetic, choice, compare, conditions, latency, page, process, report, timing
 from ganedge.benchmarks.competitor import EAGER
-from ganedge.runtime.errors import GanEdgeError, InputError
+from ganedge.runtime.errors import EngineError, GanEdgeError, InputError
 
 ROUNDS = 60
 
@@ -31,6 +34,12 @@ def _row(name: str, seconds: float, batch: int, drift: np.ndarray, random: np.ra
     return {**row, **fidelity, "peak_share": 0.5, "rounds": rounds.tolist(), "quantiles": rounds.tolist()}
 
 
+@functools.cache
+def _machine() -> dict[str, object]:
+    """Asked once: looking up the versions of all packages takes a second."""
+    return conditions.machine(2)
+
+
 def fake(competitors: int = 2, seed: int = 0, slower: float = 1.0, name: str = "net {}.onnx, fast") -> dict[str, Any]:
     """A report of a machine whose speed wanders by a factor of two while all competitors take turns."""
     random = np.random.default_rng(seed)
@@ -45,10 +54,12 @@ def fake(competitors: int = 2, seed: int = 0, slower: float = 1.0, name: str = "
     costs |= {"macs": 10**6, "cold_start_s": 0.5, "peak_bytes": 10**8}
     method = {"timed": "calls", "warmup": "some", "order": "turns", "interval": "95%", "seconds": 1.0, "iterations": 5}
     return {
-        "schema": latency.SCHEMA, "partial": False, "machine": conditions.machine(2), "conditions": {},
+        "schema": latency.SCHEMA, "partial": False, "machine": _machine(), "conditions": {},
         "method": {**method, "strict": False}, "reference": EAGER, "absent": {"other": "not here"},
         "competitors": {row["competitor"]: costs for row in results}, "peak": {"flops": 1e11, "how": "x"},
         "yardstick": {str(batch): (0.001 * drift).tolist() for batch in (1, 8)}, "results": results, "warnings": [],
+        "inputs": [{"name": "latent", "role": "latent", "dtype": "float32", "shape": [100]}], "size": "",
+        "distance": None, "failed": [],
     }  # fmt: skip
 
 
@@ -118,6 +129,17 @@ def test_reports_stand_hostile_names(count: int) -> None:
     assert "\u001b" not in shown
 
 
+def test_names_in_plots_can_be_told_apart() -> None:
+    long = "dcgan64-of-all-the-faces-there-are-int8-{}.onnx, onnxruntime"
+    names = [long.format(place) for place in range(30)]
+    assert len(set(page.labels(names))) == 30
+    assert all(len(label) <= page.LONGEST for label in page.labels(names))
+    same_ends = [f"{place}{'x' * 60}" for place in range(10, 13)]
+    assert len(set(page.labels([f"{'y' * 9}{name}" for name in same_ends]))) == 3
+    drawn = page.distribution(fake(30, name=long)["results"][:31])
+    assert all(drawn.count(f"-{place}.onnx, onnxruntime") >= 1 for place in range(30))
+
+
 def test_multiply_accumulates(artifact: Path) -> None:
     from onnx import TensorProto, helper
 
@@ -144,6 +166,7 @@ def test_the_state_of_a_machine(tmp_path: Path) -> None:
 
 
 def test_an_interruption_leaves_what_was_measured(artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(timing, "WARMUP_BLOCKS", 1)  # On a busy machine it may take forty calls to settle.
     calls = {"left": 40}
 
     def change(subject: latency.Subject) -> None:
@@ -166,6 +189,106 @@ def test_an_interruption_leaves_what_was_measured(artifact: Path, monkeypatch: p
     assert "PARTIAL" in report.table(copy.deepcopy(found))
 
 
+def test_one_that_fails_takes_nothing_from_the_others(
+    command: Callable[..., Any], artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = latency._open
+
+    def breaks(*given: Any) -> latency.Subject:
+        subject = opened(*given)
+        last = subject.competitors[-1]
+        run = last.run
+
+        def fails(arrays: Any) -> Any:
+            if len(arrays[0]) > 1:
+                raise EngineError("no memory left for that")
+            return run(arrays)
+
+        object.__setattr__(last, "run", fails)
+        return subject
+
+    monkeypatch.setattr(latency, "_open", breaks)
+    done = command(
+        "gan-bench", artifact, artifact, "--engine", "onnxruntime", "--batch", "1,2", "--seconds", 0.02,
+        "--iterations", 2, "--processes", 0, "--json", tmp_path / "out.json", "--html", tmp_path / "out.html",
+    )  # fmt: skip
+    found = json.loads((tmp_path / "out.json").read_text())
+    first, second = f"{artifact}, onnxruntime", f"{artifact}, onnxruntime #2"
+    assert [(row["competitor"], row["batch"]) for row in found["results"]] == [(first, 1), (second, 1), (first, 2)]
+    assert found["failed"] == [{"competitor": second, "batch": 2, "reason": "no memory left for that"}]
+    assert found["partial"] is False
+    assert done.code == 1
+    assert f"{second}, batch 2: no memory left for that" in done.err
+    assert "Failed:" in (tmp_path / "out.html").read_text()
+
+
+def test_where_nothing_runs_that_is_the_error(artifact: Path) -> None:
+    def change(subject: latency.Subject) -> None:
+        def fails(arrays: Any) -> Any:
+            raise EngineError("the device is gone")
+
+        object.__setattr__(subject.competitors[0], "run", fails)
+
+    settings = latency.Settings((1,), engine="onnxruntime", seconds=0, iterations=1, processes=0)
+    with pytest.raises(EngineError, match=r"nothing could be measured: .*the device is gone"):
+        latency.measure([artifact], settings=settings, change=change)
+
+
+def test_a_process_that_fails_costs_its_own_figures_only() -> None:
+    failed: dict[str, str] = {}
+    good, bad = ([sys.executable, "-c", code] for code in ("print('peak', 5)", "raise SystemExit('no such engine')"))
+    found = process.measure({"bad": bad, "good": good}, 1, failed)
+    assert found.keys() == {"good"}
+    assert found["good"]["peak_bytes"] == 5
+    assert "no such engine" in failed["bad"]
+
+
+def test_work_of_others_is_told_from_our_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of ten seconds of a core, three are ours, two another's and the rest idle or waiting for a disk."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {3}, raising=False)
+    clock = {"now": 100.0, "own": 7.0}
+    monkeypatch.setattr(conditions.time, "monotonic", lambda: clock["now"])
+    monkeypatch.setattr(os, "times", lambda: (clock["own"], 0.0, 0.0, 0.0, 0.0))
+    ticks = os.sysconf("SC_CLK_TCK")
+    stat = tmp_path / "stat"
+    stat.write_text("cpu  1 1 1 1 1 1 1 1 0 0\ncpu3 0 0 0 0 0 0 0 0 0 0\n")
+    others = conditions.Others(tmp_path)
+    clock.update(now=110.0, own=10.0)
+    stat.write_text(f"cpu3 {4 * ticks} 0 0 {3 * ticks} {2 * ticks} 0 0 {ticks} 0 0\n")
+    assert others.share() == pytest.approx(0.2)
+    stat.unlink()
+    assert others.share() is None
+
+
+def test_reports_of_other_sizes_and_schemas(tmp_path: Path) -> None:
+    wide = fake()
+    wide["inputs"] = [{"name": "input", "role": "image", "dtype": "float32", "shape": [3, 64, 128]}]
+    with pytest.raises(InputError, match="float32 3 × 64 × 128 after: measure both with the same --size"):
+        compare.changes(fake(), wide)
+    old = {name: value for name, value in fake().items() if name not in compare.LATER} | {"schema": 2}
+    path = tmp_path / "old.json"
+    path.write_text(json.dumps(old))
+    read = compare.read(path)
+    assert all(change.verdict == "same" for change in compare.changes(read, read))
+    with pytest.raises(InputError, match="schema 2, the other 3"):
+        compare.changes(read, fake())
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"method": None}, {"machine": {}}, {"machine": {"versions": []}}, {"yardstick": []}, {"partial": "no"},
+        {"inputs": [3]}, {"inputs": {"a": 1}}, {"results": [{}]}, {"results": ["x"]}, {"competitors": 3},
+    ],
+)  # fmt: skip
+def test_a_damaged_report_is_one_line(command: Callable[..., Any], tmp_path: Path, change: dict[str, Any]) -> None:
+    paths = [tmp_path / name for name in ("a.json", "b.json")]
+    for path, made in zip(paths, (fake(), {**fake(), **change}), strict=True):
+        path.write_text(json.dumps(made))
+    done = command("gan-bench", "compare", *paths)
+    assert (done.code, done.err.count("\n")) == (1, 1), done.err
+
+
 def test_ctrl_c_writes_the_partial_report(
     command: Callable[..., Any], artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -177,7 +300,9 @@ def test_ctrl_c_writes_the_partial_report(
 
 
 def test_a_busy_machine_is_named() -> None:
-    assert latency.warnings([], load=0.2, cores=2) == []
-    assert "other work" in latency.warnings([], load=3.0, cores=2)[0]
+    assert latency.warnings([], others=None, load=0.2, cores=2) == []
+    assert "load 3.0" in latency.warnings([], others=None, load=3.0, cores=2)[0]
+    assert latency.warnings([], others=0.02, load=3.0, cores=2) == []  # The load is this program's own.
+    assert "took 30% of its core" in latency.warnings([], others=0.3, load=0.0, cores=1)[0]
     loud = {"figures": {"spread": 0.5}}
-    assert "50%" in latency.warnings([loud], load=None, cores=2)[0]
+    assert "50%" in latency.warnings([loud], others=0.0, load=None, cores=2)[0]

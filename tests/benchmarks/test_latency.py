@@ -69,7 +69,7 @@ def test_the_command(command: Command, artifact: Path, half_artifact: Path, tiny
         assert costs["cold_start_s"] > 0
     assert "speed-up" in done.out
     assert "best p99 at batch 3" in done.out
-    assert (tmp_path / "out.md").read_text().count("\n| ") == 6
+    assert (tmp_path / "out.md").read_text().count("\n| ") == 1 + 6
     assert "data:image/png;base64," in (tmp_path / "out.html").read_text()
 
 
@@ -114,6 +114,11 @@ def test_without_a_run_there_is_no_eager(command: Command, artifact: Path) -> No
         (("{artifact}", "--choose", "beauty>=3, p99"), 2, "'beauty>=3' is neither"),
         (("compare", "{artifact}", "{artifact}"), 1, "is no report"),
         (("compare", "a.json", "b.json"), 1, "cannot read a.json"),
+        (("{artifact}", "--seconds", "nan"), 2, "--seconds nan: give 0 to 86400"),
+        (("{artifact}", "--seconds", "inf"), 2, "--seconds inf: give 0 to 86400"),
+        (("train", "--seconds", "nan"), 2, "--seconds nan: give 0 to 86400"),
+        (("{artifact}", "--json", "{here}"), 2, "is a folder"),
+        (("{artifact}", "--html", "{artifact}/page.html"), 1, "no folder that can be written to"),
         (("missing.onnx",), 1, "cannot read missing.onnx"),
         (("{artifact}", "--against", "{here}"), 1, "is not a run"),
     ],

@@ -190,7 +190,7 @@ def test_nan_weights_are_refused(nets: Path) -> None:
     for parameter in network.parameters():
         parameter.data.fill_(float("nan"))
     with pytest.raises(GanEdgeError, match="NaN"):
-        foreign._finish(network, Foreign(input="6x1x1", kind="latent"), "nets.py:Generator", "")
+        foreign._finish(foreign.Opened(network, Foreign(input="6x1x1", kind="latent"), "nets.py:Generator", ""))
 
 
 def test_the_line_that_cannot_be_exported_is_named(command: Command, tmp_path: Path) -> None:
