@@ -20,7 +20,7 @@ import numpy as np
 import typer
 
 from ganedge.benchmarks.latency import machine
-from ganedge.runtime import images, terminal
+from ganedge.runtime import images, terminal, tiles
 from ganedge.runtime.engines import start
 from ganedge.runtime.errors import InputError, UsageError
 from ganedge.runtime.folder import plan, translate_files
@@ -46,6 +46,8 @@ def measure(file: Path, folder: Path, count: int, group: int, engine: str, threa
     manifest, model = read_artifact(file)
     if manifest.interface.kind != "image-to-image":
         raise UsageError(f"{file} takes no pictures: give an image-to-image artifact")
+    if len(manifest.interface.inputs) != 1 or isinstance(manifest.interface.inputs[0].shape[0], int):
+        raise UsageError(f"{file} takes more than pictures, or a fixed number of them: give another artifact")
     port = manifest.interface.inputs[0]
     bare = start(model, manifest.precision, engine, "cpu", threads)
     pipeline: list[float] = []
@@ -55,14 +57,19 @@ def measure(file: Path, folder: Path, count: int, group: int, engine: str, threa
         sizes = {images.read(job.source).shape for job in jobs[: min(count, len(jobs))]}
         if len(sizes) != 1:
             raise InputError(f"{folder} holds pictures of {len(sizes)} sizes: give some of one size")
-        tensor = images.from_uint8(images.read(jobs[0].source), port)
+        picture = images.read(jobs[0].source)
+        tall, wide = (tiles.up(side, port.multiple) for side in picture.shape[:2])  # As the pipeline pads them.
+        if picture.shape[2] != port.channels:
+            raise InputError(f"{folder} holds pictures of {picture.shape[2]} channels: {file} takes {port.channels}")
+        tensor = images.from_uint8(tiles.padded(picture, tall, wide), port)
         bare.run({port.name: tensor})
         translate_files(generator, jobs[:2])
         done = 0
         while done < count:
             some = [jobs[(done + place) % len(jobs)] for place in range(min(group, count - done))]
             begin = time.perf_counter()
-            translate_files(generator, some)
+            if translate_files(generator, some).failed:
+                raise InputError(f"pictures of {folder} cannot be translated: see above")
             middle = time.perf_counter()
             for _ in some:
                 bare.run({port.name: tensor})

@@ -24,7 +24,7 @@ import typer
 from ganedge.benchmarks.latency import machine
 from ganedge.benchmarks.process import PEAK
 from ganedge.runtime import terminal
-from ganedge.runtime.errors import GanEdgeError
+from ganedge.runtime.errors import GanEdgeError, UsageError
 from ganedge.runtime.manifest import read_artifact
 
 BARE = """
@@ -74,6 +74,8 @@ def measure(file: Path, runs: int, against: Path | None = None) -> tuple[dict[st
     Memory is not known of `gan-run`, which is a command and not a script.
     """
     interface = read_artifact(file)[0].interface
+    if interface.kind != "latent-to-image" or isinstance(interface.inputs[0].shape[0], int):
+        raise UsageError(f"{file}: give a latent-to-image artifact whose batch is open")
     latent, classes = interface.inputs[0].item_shape[0], max(1, len(interface.classes))
     command = [str(Path(sys.executable).with_name("gan-run")), "sample", str(file), "-n", "64", "--seed", "0"]
     with tempfile.TemporaryDirectory() as folder:

@@ -203,7 +203,7 @@ def build() -> typer.Typer:
         from ganedge.export.to_tensorrt import Settings
         from ganedge.export.to_triton import check_backend
 
-        check_backend(backend, forms)
+        check_backend(backend, forms, "bf16" if bf16 else "", triton_name)
         settings = Settings.read(batch, size, workspace, level, portable, targets, timing_cache, dla)
         wanted = Wanted(
             precision="fp16" if fp16 else "bf16" if bf16 else "int8" if int8 else None,
@@ -230,6 +230,7 @@ def build() -> typer.Typer:
             trust=trust,
         )
         original = open_source(source, said, typed)
+        _refuse_settled(typed, original, calibrate)
         _write(Path(source), original, make(original, wanted), forms, output, settings, backend, instances, triton_name)
 
     return app
@@ -276,6 +277,20 @@ def _refuse_idle(
         raise UsageError(f"--calibrate {calibrate}: only FP16 and INT8 look at values; a folder serves every proof")
 
 
+def _refuse_settled(typed: frozenset[str], original: Original, calibrate: str | None) -> None:
+    """Refuse options that the source itself leaves without effect."""
+    from ganedge.runtime.errors import UsageError
+
+    interface = original.interface
+    quantised = original.precision != "fp32"
+    if quantised and ("--for" in typed or (calibrate is not None and calibrate.isdigit())):
+        raise UsageError(f"this artifact is {original.precision} already: --for and --calibrate make one from FP32")
+    if "--io" in typed and interface.output.role != "image":
+        raise UsageError("--io: what comes out of this generator are points, which have no bytes")
+    if "--batch" in typed and isinstance(interface.inputs[0].shape[0], int):
+        raise UsageError(f"--batch: this model takes {interface.inputs[0].shape[0]} at a time and nothing else")
+
+
 def _write(
     source: Path,
     original: Original,
@@ -306,7 +321,7 @@ def _write(
         from ganedge.runtime.manifest import read_bytes
 
         model = paths["trt"].read_bytes() if backend == "tensorrt" else proven.data
-        name = triton_name or default_path(original, precision, "x").stem
+        name = triton_name if triton_name is not None else default_path(original, precision, "x").stem
         sealed, _ = read_bytes(proven.data, str(source))
         place = write_repository(paths["triton"], name, model, sealed, backend, settings.batch, instances)
         terminal.note(f"{place}: tritonserver --model-repository {paths['triton']}")

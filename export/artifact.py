@@ -106,7 +106,8 @@ def export(original: Original, wanted: Wanted, output: Path | None = None) -> tu
 def write_artifact_file(path: Path, proven: Proven) -> None:
     """Write the .onnx, and beside it what it takes to prove it later where that was not possible here."""
     write_whole(path, proven.data)
-    if proven.manifest.unproven:
+    # One engine alone has no other to be held against later.
+    if proven.manifest.unproven or len(engines.readers(proven.manifest.precision)) < 2:
         write_proof(path, proven)
     else:
         path.with_name(f"{path.name}.proof.npz").unlink(missing_ok=True)

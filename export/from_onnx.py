@@ -17,13 +17,14 @@ from typing import Literal
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import ModelProto, TensorProto, ValueInfoProto, version_converter
+from onnx import ModelProto, TensorProto, ValueInfoProto, numpy_helper, version_converter
 
 from ganedge.export import rewrite
 from ganedge.export.original import Arrays, Original, Run
 from ganedge.runtime import engines, onnx_file
 from ganedge.runtime.errors import ArtifactError, GanEdgeError, UsageError
 from ganedge.runtime.manifest import KEY, Interface, Noise, NormMode, Port, Source, program, read_artifact
+from ganedge.runtime.shared_norm import WHOLE_PICTURE
 
 OPSET = 18
 """Older files are raised to this operator set."""
@@ -144,7 +145,7 @@ def _interface(
     first = _port(values[0], kind, value_range)
     ports: tuple[Port, ...] = (first,)
     if classes:
-        ports = (first, Port(values[1].name, "label", "int64", ("batch",), "N"))
+        ports = (first, Port(values[1].name, "label", "int64", (first.shape[0],), "N"))
         _set_batch(values[1])
     given = model.graph.output[0]
     role = "image" if len(given.type.tensor_type.shape.dim) == 4 else "points"
@@ -186,9 +187,25 @@ def _names(interface: Interface) -> set[str]:
     return {size for port in (*interface.inputs, *interface.outputs) for size in port.shape if isinstance(size, str)}
 
 
+def looks_at_all(model: ModelProto) -> bool:
+    """Whether a pixel of the result depends on all of the picture: a normalisation over it, or means of whole maps."""
+    if WHOLE_PICTURE & {node.op_type for node in model.graph.node}:
+        return True
+    weights = {tensor.name: tensor for tensor in model.graph.initializer}
+    ranks = {value.name: len(value.type.tensor_type.shape.dim) for value in model.graph.value_info}
+    for node in model.graph.node:
+        if not node.op_type.startswith("Reduce") or ranks.get(node.input[0]) != 4:
+            continue
+        said = [list(a.ints) for a in node.attribute if a.name == "axes"]
+        given = [numpy_helper.to_array(weights[name]).tolist() for name in node.input[1:2] if name in weights]
+        if any(axis % 4 >= 2 for axes in (*said, *given) for axis in axes):
+            return True
+    return False
+
+
 def _norm_mode(model: ModelProto) -> NormMode:
     kinds = {node.op_type for node in model.graph.node}
-    return "instance" if "InstanceNormalization" in kinds else "eval" if "BatchNormalization" in kinds else "none"
+    return "instance" if looks_at_all(model) else "eval" if "BatchNormalization" in kinds else "none"
 
 
 def _in_engine(model: ModelProto, precision: str) -> Run | None:

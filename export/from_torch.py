@@ -19,6 +19,7 @@ from torch import nn
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
+from ganedge.export.from_onnx import looks_at_all
 from ganedge.export.original import Arrays, Original, Run
 from ganedge.export.sizes import sized
 from ganedge.export.to_onnx import example_input, norm_mode, to_onnx
@@ -97,7 +98,10 @@ def of_network(
     interface = find_sizes(network, interface)
     run = eager(network)
     _check_repeatable(run, interface)
-    return Original(to_onnx(network, interface), interface, mode, source, run, folder, stem)
+    model = to_onnx(network, interface)
+    if mode in ("none", "eval") and interface.inputs[0].role == "image" and looks_at_all(model):
+        mode = "instance"  # GroupNorm, or a normalisation written by hand.
+    return Original(model, interface, mode, source, run, folder, stem)
 
 
 def eager(network: nn.Module) -> Run:

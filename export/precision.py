@@ -57,7 +57,11 @@ def to_half(model: ModelProto, kind: Half, keep: frozenset[str] = frozenset()) -
     element, dtype = _types(kind)
     graph = half.graph
     types = _float_tensors(half)
-    wide = {index for index, node in enumerate(graph.node) if node.op_type in FP32_OPS or node.name in keep}
+    wide = {
+        index
+        for index, node in enumerate(graph.node)
+        if node.op_type in FP32_OPS or node.name in keep or not _takes(node, element, half)
+    }
     if kind == "fp16":
         _check_range([tensor for tensor in graph.initializer if _readers_half(tensor.name, graph.node, wide)])
 
@@ -120,6 +124,16 @@ def overflowing(model: ModelProto, peaks: Mapping[str, float]) -> frozenset[str]
             top = float(np.abs(numpy_helper.to_array(tensor)).max(initial=0.0))
             large |= {tensor.name} if not top <= FP16_MAX else set()
     return frozenset(node.name for node in model.graph.node if large & {*node.input, *node.output})
+
+
+def _takes(node: NodeProto, element: int, model: ModelProto) -> bool:
+    """Whether an operator is defined for a type, in the model's operator set."""
+    if node.domain not in rewrite.ONNX_DOMAINS:
+        return False
+    opset = max(entry.version for entry in model.opset_import if entry.domain in rewrite.ONNX_DOMAINS)
+    schema = onnx.defs.get_schema(node.op_type, opset, "")
+    name = f"tensor({'float16' if element == TensorProto.FLOAT16 else 'bfloat16'})"
+    return not schema.inputs or name in schema.inputs[0].types
 
 
 def _types(kind: Half) -> tuple[int, np.dtype[np.generic]]:

@@ -98,7 +98,12 @@ def open_source(source: str, said: Said, typed: Collection[str] = ()) -> Origina
 
         original = of_onnx(path, said.kind, said.range, said.noise, said.classes)
         size = said.size
-        return original if size is None or "," in size or size == "dynamic" else with_size(original, *read_size(size))
+        if size is not None and ("," in size or size == "dynamic"):
+            port = original.interface.inputs[0]
+            if port.role != "image" or all(isinstance(side, int) for side in port.shape[1:]):
+                raise UsageError(f"--size {size}: what goes into {path} has one size; export it again from its source")
+            return original
+        return original if size is None else with_size(original, *read_size(size))
     if kind == "a run":
         from ganedge.export.from_torch import of_run
 

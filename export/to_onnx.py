@@ -9,6 +9,7 @@ import contextlib
 import inspect
 import io
 import logging
+import os
 import re
 import sys
 import traceback
@@ -132,7 +133,7 @@ def _root(error: BaseException) -> BaseException:
 
 def _where(error: BaseException, said: str) -> str:
     """The line of the generator's own code that the exporter was at: from the error, or from what it printed."""
-    own = tuple(str(Path(module.__file__ or "").parent) for module in (torch, sys.modules[__name__]))
+    own = tuple(f"{Path(module.__file__ or '').parent}{os.sep}" for module in (torch, sys.modules[__name__]))
     cause: BaseException | None = error
     while cause is not None:
         place = ""

@@ -55,22 +55,32 @@ def write_repository(
     """
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"-o {folder} is a file: a Triton model repository is a folder")
-    if not name or name.startswith(".") or "/" in name or not name.isprintable():
-        raise UsageError(f"{name!r} cannot name a model: use letters, digits, - and _")
+    _check_name(name)
     place = folder / name
     write_whole(place / "1" / FILES[backend], model)
     write_whole(place / "config.pbtxt", config(name, manifest, backend, batch, count))
     return place
 
 
-def check_backend(backend: Backend, forms: Sequence[str]) -> None:
+def _check_name(name: str) -> None:
+    if not name or name.startswith(".") or "/" in name or not name.isprintable():
+        raise UsageError(f"{name!r} cannot name a model: use letters, digits, - and _")
+
+
+def check_backend(backend: Backend, forms: Sequence[str], precision: str = "", name: str | None = None) -> None:
     """Refuse what cannot be served before anything is written.
 
     Raises:
         UsageError: the tensorrt backend without an engine of TensorRT; it runs none of TensorRT for RTX.
         EngineError: no TensorRT is installed.
     """
-    if backend == "onnxruntime" or "triton" not in forms:
+    if "triton" not in forms:
+        return
+    if name is not None:
+        _check_name(name)
+    if backend == "onnxruntime":
+        if precision == "bf16":
+            raise UsageError("--bf16: Triton's ONNX Runtime has none on every server; take --triton-backend tensorrt")
         return
     if "trt" not in forms:
         raise UsageError("--triton-backend tensorrt serves an engine: ask for both, --format trt,triton")

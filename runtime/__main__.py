@@ -219,7 +219,7 @@ def rebuild(file: File) -> None:
 
     if file.suffix != ".engine":
         raise UsageError(f"{file} is no TensorRT engine: give a .engine with its .engine.json and .onnx beside it")
-    identity, data = trt_builder.rebuild(file, *read_sidecar(file))
+    identity, data = trt_builder.rebuild(file, *read_sidecar(file), terminal.note)
     where = ", ".join(identity.targets) or identity.compute_capability
     terminal.note(f"{file}: {len(data) / 1e6:.1f} MB, {identity.flavour} {identity.version}, for {where}")
 

@@ -63,6 +63,7 @@ class EngineIdentity:
         for name in ("version", "compute_capability", "onnx", "onnx_digest", "engine_digest"):
             text = getattr(self, name)
             _check(isinstance(text, str) and len(text) <= 255 and text.isprintable(), f"{name} {text!r}")
+        _check(self.onnx not in (".", ".."), f"onnx {self.onnx!r}")
         _check("/" not in self.onnx and "\\" not in self.onnx, f"onnx {self.onnx!r} is no plain file name")
         _check(isinstance(self.portable, bool), f"portable {self.portable!r}")
         _check(all(isinstance(one, str) and one.isalnum() for one in self.targets), f"targets {self.targets!r}")

@@ -18,7 +18,7 @@ import numpy as np
 
 from . import tuning
 from .engines import start
-from .errors import ArtifactError, EngineError, EngineMismatch, GanEdgeError, InputError, UsageError
+from .errors import ArtifactError, EngineError, EngineMismatch, GanEdgeError, InputError, MissingExtra, UsageError
 from .images import MAX_PIXELS, all_finite, to_uint8
 from .latents import LatentStream, between
 from .manifest import read_artifact
@@ -59,7 +59,8 @@ def load(
             built it.
         engine: "onnxruntime", "openvino", or "auto": what `gan-run tune` found fastest on this machine, or else the
             first that is installed and proven for this artifact.
-        device: "cpu", "cuda", "auto", or "tensorrt": ONNX Runtime's TensorRT provider, which builds at the first load.
+        device: "cpu", "cuda", "auto", or "tensorrt": ONNX Runtime's TensorRT provider, which builds an engine at
+            the first call of a shape.
         threads: Threads of the engine's own pool; None leaves the choice to the engine.
         batch: Items in one engine call at most; None chooses by size.
         rebuild: Build an `.engine` that is damaged, or of another TensorRT or device, again from the ONNX file beside
@@ -82,10 +83,20 @@ def load(
     if chosen is not None:
         tuned = tuning.start_tuned(model, manifest, chosen, threads)
         if tuned is not None:
-            return Generator(manifest, tuned, batch, Path(path), threads)
+            return Generator(
+                manifest,
+                tuned,
+                batch,
+                Path(path),
+                lambda data: start(data, manifest.precision, chosen.engine, chosen.device, threads),
+            )
     proven = tuning.proven(manifest)
     started = start(model, manifest.precision, engine, device, threads, proven=proven)
-    return Generator(manifest, started, batch, Path(path), threads)
+
+    def again(data: bytes) -> Engine:
+        return start(data, manifest.precision, started.info.name, device, threads)
+
+    return Generator(manifest, started, batch, Path(path), again)
 
 
 def _load_engine(path: Path, engine: str, device: str, batch: int | None, rebuild: bool) -> Generator:
@@ -103,7 +114,7 @@ def _load_engine(path: Path, engine: str, device: str, batch: int | None, rebuil
         raise UsageError(f"batch is {batch}: {path} was built for {largest} at most")
     try:
         started = trt.start(check_engine(path, identity), identity)
-    except (ArtifactError, EngineMismatch):
+    except (ArtifactError, EngineMismatch, MissingExtra):
         if not rebuild:
             raise
         from .engines import trt_builder
@@ -128,7 +139,7 @@ class Generator:
         engine: Engine,
         batch: int | None = None,
         path: Path | None = None,
-        threads: int | None = None,
+        again: Callable[[bytes], Engine] | None = None,
     ) -> None:
         self.manifest = manifest
         self._interface = manifest.interface
@@ -138,7 +149,7 @@ class Generator:
         self._lock = threading.Lock()
         self._state: State | None = None
         self._path = path
-        self._threads = threads
+        self._again = again
         self._shared: SharedNorm | None = None
 
     @property
@@ -180,9 +191,11 @@ class Generator:
 
         Where the artifact takes a fixed number at a time, the last item fills the rest, whose results are dropped.
         """
-        fixed, given = self._interface.inputs[0].shape[0], len(inputs[0])
-        if isinstance(fixed, str) or given >= fixed:
-            return self.run(*inputs)
+        fixed = self._interface.inputs[0].shape[0]
+        arrays = all(isinstance(array, np.ndarray) and array.ndim for array in inputs)
+        given = len(inputs[0]) if inputs and arrays else 0
+        if isinstance(fixed, str) or not 1 <= given < fixed or any(len(array) != given for array in inputs):
+            return self.run(*inputs)  # Which says what is wrong, where something is.
         filled = [np.concatenate([array, np.repeat(array[-1:], fixed - given, axis=0)]) for array in inputs]
         return self.run(*filled)[:given]
 
@@ -409,7 +422,7 @@ class Generator:
 
         with self._lock:
             self._state = state = self._state or State()
-        share = None if self._path is None else self._share
+        share = None if self._again is None else self._share
         return translate(self.compute, self.manifest, picture, options, state, share)
 
     def _share(self, reduced: NDArray[np.generic]) -> Callable[[NDArray[np.generic]], NDArray[np.generic]]:
@@ -419,13 +432,11 @@ class Generator:
         with self._lock:
             if self._shared is None:
                 assert self._path is not None
+                assert self._again is not None
                 manifest, model = read_artifact(self._path)
                 if manifest.digest != self.manifest.digest:
                     raise ArtifactError(f"{self._path} was replaced since it was loaded: load it again")
-                info = self.engine
-                self._shared = SharedNorm(
-                    model, lambda data: start(data, manifest.precision, info.name, info.device, self._threads)
-                )
+                self._shared = SharedNorm(model, self._again)
         return self._shared.of(reduced)
 
     def _labels(self, n: int, label: int | None) -> NDArray[np.int64] | None:

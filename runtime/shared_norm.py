@@ -1,8 +1,8 @@
 """Normalisation whose statistics come from elsewhere: tiles of one picture that look as if they had seen all of it.
 
 A generator with InstanceNorm normalises over the picture it is given, so that tiles of a large picture come out each in
-its own tone. Here the statistics of every normalisation are taken once, from the whole picture reduced to what the
-memory allows, and then used for all its tiles:
+its own tone. Here the statistics of every normalisation are taken once, from the whole picture reduced to the size of a
+tile, and then used for all its tiles:
 
     shared = SharedNorm(model, start)
     run = shared.of(reduced)                 # the statistics of this picture
@@ -16,6 +16,7 @@ of the whole picture and not equal to it.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -32,10 +33,25 @@ if TYPE_CHECKING:
 NORM = "InstanceNormalization"
 EPSILON = 1e-5
 """What InstanceNormalization adds to the variance unless it says otherwise."""
+WHOLE_PICTURE = frozenset({NORM, "GroupNormalization", "GlobalAveragePool", "GlobalMaxPool"})
+"""Operators whose result at each pixel depends on all others."""
+INSTEAD = "allow more memory, or accept tiles that differ (tiles always)"
+"""What there is to do where nothing can be shared."""
+
+
+@dataclass(frozen=True)
+class _Norm:
+    """What one normalisation does besides normalising."""
+
+    scale: NDArray[np.float64]
+    bias: NDArray[np.float64]
+    epsilon: float
+    half: bool
+    """Whether it works in FP16: its statistics are taken, and used, in FP32."""
 
 
 class SharedNorm:
-    """Two engines made from one model: one that tells its statistics, and one that takes them.
+    """A model that takes its statistics as inputs, and another, loaded when it is needed, that tells them.
 
     Args:
         model: An ONNX artifact with InstanceNormalization.
@@ -43,7 +59,7 @@ class SharedNorm:
 
     Raises:
         MissingExtra: the onnx package, which rewrites the graph, is not installed.
-        UsageError: the model does not normalise over the picture.
+        UsageError: the model's normalisation cannot be shared.
         EngineError: the engine does not take the rewritten graph.
     """
 
@@ -52,10 +68,12 @@ class SharedNorm:
             import onnx
         except ImportError as error:
             raise MissingExtra("onnx", "tiles", "tiles that share their normalisation") from error
-        told, taking, self._scales = _rewrite(onnx, model)
-        self._input = told.graph.input[0].name
-        self._telling = start(told.SerializeToString())
-        self._taking = start(taking.SerializeToString())
+        graph = onnx.load_model_from_string(model)
+        self._norms = _norms(graph)
+        self._input = graph.graph.input[0].name
+        self._start = start
+        self._telling = _telling(onnx.load_model_from_string(model), self._norms).SerializeToString()
+        self._taking = start(_taking(graph, self._norms).SerializeToString())
 
     def of(self, reduced: NDArray[np.generic]) -> Callable[[NDArray[np.generic]], NDArray[np.generic]]:
         """A run that normalises everything as this picture would be.
@@ -64,72 +82,126 @@ class SharedNorm:
             reduced: One item `[1, ...]` of the generator's input.
 
         Raises:
-            EngineError: the picture is too small for statistics, or gives none.
+            EngineError: the engine fails, or the picture gives no finite statistics.
         """
-        found = self._telling.run({self._input: reduced})[1:]
+        engine = self._start(self._telling)  # Let go at once: its memory is the tiles' afterwards.
+        try:
+            found = engine.run({self._input: reduced})[1:]
+        finally:
+            engine.close()
         factors: dict[str, NDArray[np.generic]] = {}
-        for place, (scale, bias, epsilon) in enumerate(self._scales):
-            mean, square = (np.asarray(array, np.float64) for array in found[2 * place : 2 * place + 2])
-            variance = np.maximum(square - mean**2, 0.0)
-            alpha = scale[None, :, None, None] / np.sqrt(variance + epsilon)
-            beta = bias[None, :, None, None] - mean * alpha
+        for place, norm in enumerate(self._norms):
+            mean, variance = (np.asarray(array, np.float64) for array in found[2 * place : 2 * place + 2])
+            alpha = norm.scale[None, :, None, None] / np.sqrt(variance + norm.epsilon)
+            beta = norm.bias[None, :, None, None] - mean * alpha
             if not (np.isfinite(alpha).all() and np.isfinite(beta).all()):
                 raise EngineError("the reduced picture gives no finite statistics: take the picture whole")
             factors[f"alpha{place}"], factors[f"beta{place}"] = alpha.astype(np.float32), beta.astype(np.float32)
         return lambda tile: self._taking.run({self._input: tile, **factors})[0]
 
     def close(self) -> None:
-        """Let both engines go."""
-        self._telling.close()
+        """Let the engine go."""
         self._taking.close()
 
 
-def _rewrite(onnx: Any, model: bytes) -> tuple[Any, Any, list[tuple[NDArray[np.float64], NDArray[np.float64], float]]]:
-    """A graph that also gives means and mean squares, one that takes factors, and each normalisation's own scales."""
-    from onnx import TensorProto, helper, numpy_helper
+def _norms(model: Any) -> list[_Norm]:
+    """Every normalisation of a graph, in its order.
 
-    telling, taking = onnx.load_model_from_string(model), onnx.load_model_from_string(model)
-    weights = {tensor.name: tensor for tensor in telling.graph.initializer}
-    scales = []
-    norms = [node for node in telling.graph.node if node.op_type == NORM]
-    if not norms or any(name not in weights for node in norms for name in node.input[1:3]):
-        raise UsageError(
-            "tiles 'shared': this generator has no InstanceNorm whose statistics could be shared: use auto"
-        )
-    axes = numpy_helper.from_array(np.array([2, 3], np.int64), "shared_axes")
-    telling.graph.initializer.append(axes)
-    opset = next(entry.version for entry in telling.opset_import if not entry.domain)
-    for place, node in enumerate(norms):
+    Raises:
+        UsageError: there is none, or one whose statistics cannot be shared.
+    """
+    from onnx import TensorProto, numpy_helper
+
+    graph = model.graph
+    weights = {tensor.name: tensor for tensor in graph.initializer}
+    ranks = {
+        value.name: len(value.type.tensor_type.shape.dim) for value in (*graph.input, *graph.value_info, *graph.output)
+    }
+    batch = graph.input[0].type.tensor_type.shape.dim[0].dim_value
+    if batch > 1:
+        raise UsageError(f"tiles 'shared': this generator takes {batch} pictures at a time; {INSTEAD}")
+    norms = []
+    for node in graph.node:
+        if node.op_type in WHOLE_PICTURE and node.op_type != NORM:
+            raise UsageError(f"tiles 'shared': this generator has {node.op_type} over the whole picture; {INSTEAD}")
+        if node.op_type != NORM:
+            continue
+        if any(name not in weights for name in node.input[1:3]):
+            raise UsageError(f"tiles 'shared': this generator computes the scale of its InstanceNorm; {INSTEAD}")
+        if ranks.get(node.input[0], 4) != 4:
+            raise UsageError(f"tiles 'shared': this generator normalises groups of channels; {INSTEAD}")
         scale, bias = (numpy_helper.to_array(weights[name]).astype(np.float64) for name in node.input[1:3])
         epsilon = next((a.f for a in node.attribute if a.name == "epsilon"), EPSILON)
-        scales.append((scale, bias, epsilon))
-        mean, square, squared = f"shared_mean{place}", f"shared_square{place}", f"shared_squared{place}"
-        telling.graph.node.append(helper.make_node("Mul", [node.input[0], node.input[0]], [squared]))
-        for given, made in ((node.input[0], mean), (squared, square)):
-            if opset >= 18:
-                reduce = helper.make_node("ReduceMean", [given, axes.name], [made], keepdims=1)
-            else:
-                reduce = helper.make_node("ReduceMean", [given], [made], axes=[2, 3], keepdims=1)
-            telling.graph.node.append(reduce)
-            telling.graph.output.append(helper.make_tensor_value_info(made, TensorProto.FLOAT, [1, len(scale), 1, 1]))
+        half = weights[node.input[1]].data_type == TensorProto.FLOAT16
+        norms.append(_Norm(scale, bias, float(epsilon), half))
+    if not norms:
+        raise UsageError(f"tiles 'shared': this generator has no InstanceNorm to share statistics of; {INSTEAD}")
+    return norms
+
+
+def _telling(model: Any, norms: list[_Norm]) -> Any:
+    """The graph with the mean and the variance before each normalisation as further outputs, by two passes."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    graph = model.graph
+    opset = next(entry.version for entry in model.opset_import if not entry.domain)
+    if opset >= 18:
+        graph.initializer.append(numpy_helper.from_array(np.array([2, 3], np.int64), "shared_axes"))
+
+    def mean_of(given: str, made: str) -> Any:
+        if opset >= 18:
+            return helper.make_node("ReduceMean", [given, "shared_axes"], [made], keepdims=1)
+        return helper.make_node("ReduceMean", [given], [made], axes=[2, 3], keepdims=1)
+
+    for place, (node, norm) in enumerate(zip(_nodes(graph), norms, strict=True)):
+        given, mean, variance = node.input[0], f"shared_mean{place}", f"shared_variance{place}"
+        centred, squared = f"shared_centred{place}", f"shared_squared{place}"
+        if norm.half:
+            given = f"shared_wide{place}"
+            graph.node.append(helper.make_node("Cast", [node.input[0]], [given], to=TensorProto.FLOAT))
+        graph.node.append(mean_of(given, mean))
+        graph.node.append(helper.make_node("Sub", [given, mean], [centred]))
+        graph.node.append(helper.make_node("Mul", [centred, centred], [squared]))
+        graph.node.append(mean_of(squared, variance))
+        for name in (mean, variance):
+            shape = [1, len(norm.scale), 1, 1]
+            graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, shape))
+    return model
+
+
+def _taking(model: Any, norms: list[_Norm]) -> Any:
+    """The graph with each normalisation replaced by factors that are given."""
+    from onnx import NodeProto, TensorProto, helper
+
+    graph = model.graph
     nodes = []
     place = 0
-    for node in taking.graph.node:
+    for node in graph.node:
         if node.op_type != NORM:
-            nodes.append(node)
+            copy = NodeProto()
+            copy.CopyFrom(node)
+            nodes.append(copy)
             continue
+        norm, given, made = norms[place], node.input[0], node.output[0]
         alpha, beta, scaled = f"alpha{place}", f"beta{place}", f"shared_scaled{place}"
-        shape = [1, len(scales[place][0]), 1, 1]
         for name in (alpha, beta):
-            taking.graph.input.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, shape))
-        nodes.append(helper.make_node("Mul", [node.input[0], alpha], [scaled], f"{node.name}_scaled"))
-        nodes.append(helper.make_node("Add", [scaled, beta], [node.output[0]], node.name))
+            shape = [1, len(norm.scale), 1, 1]
+            graph.input.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, shape))
+        if norm.half:
+            wide, moved = f"shared_wide{place}", f"shared_moved{place}"
+            nodes.append(helper.make_node("Cast", [given], [wide], to=TensorProto.FLOAT))
+            nodes.append(helper.make_node("Cast", [moved], [made], to=TensorProto.FLOAT16))
+            given, made = wide, moved
+        nodes.append(helper.make_node("Mul", [given, alpha], [scaled], f"{node.name}_scaled"))
+        nodes.append(helper.make_node("Add", [scaled, beta], [made], node.name))
+        if norm.half:
+            nodes.append(nodes.pop(-3))  # The cast back comes last.
         place += 1
-    copies = []
-    for node in nodes:
-        copy = onnx.NodeProto()
-        copy.CopyFrom(node)
-        copies.append(copy)
-    del taking.graph.node[:]
-    taking.graph.node.extend(copies)
-    return telling, taking, scales
+    del graph.node[:]
+    graph.node.extend(nodes)
+    return model
+
+
+def _nodes(graph: Any) -> list[Any]:
+    """The normalisations, as they are before anything is added."""
+    return [node for node in graph.node if node.op_type == NORM]

@@ -16,7 +16,7 @@ import numpy as np
 
 from .errors import InputError
 from .images import from_uint8, to_uint8
-from .memory import Peak, resident
+from .memory import Peak, settled
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -92,7 +92,7 @@ class Cost:
     """
 
     def __init__(self, run: Run, port: Port, output: Port, context: int, limit: int) -> None:
-        base = resident()
+        base = settled()
         side = up(2 * context + FEATHER + max(port.multiple, 3 * FEATHER), port.multiple)
         self.smallest = side
         while True:

@@ -9,7 +9,7 @@ can be undone: sides are padded by reflection and cropped again, alpha travels b
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
@@ -67,7 +67,7 @@ class State:
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
-        self.costs: dict[tuple[int, int], tiles.Cost] = {}
+        self.costs: dict[tuple[int, int, Tiles], tiles.Cost] = {}
 
 
 def read(source: Any, options: Options) -> NDArray[np.uint8]:
@@ -106,11 +106,20 @@ def translate(
         raise UsageError(
             f"this generator turns {manifest.interface.kind.replace('-', ' ')}: it takes no picture to translate"
         )
+    shared = options.tiles == "shared" and manifest.norm_mode in WHOLE and None in sides(port)
+    if shared and share is None:
+        raise UsageError(
+            "tiles 'shared' needs an .onnx artifact in onnxruntime or openvino: allow more memory, or choose always"
+        )
     if options.memory is not None and None in sides(port):
+        if shared and share is not None:
+            least = tiles.up(48, port.multiple)
+            run = share(images.from_uint8(np.zeros((least, least, port.channels), np.uint8), port))
+            options = replace(options, memory=options.memory // 2)  # The other half is for taking the statistics.
         _cost(run, port, output, options, state)  # Before the picture is decoded, whose memory must not be counted.
     picture = read(source, options)
     colours, alpha = _channels(picture, port.channels)
-    result = _translate(run, manifest, colours, options, state, share)
+    result = _translate(run, manifest, colours, options, state, share if shared else None)
     if alpha is None or result.shape[-1] == 4:
         return result
     colour = result if result.shape[-1] == 3 else np.repeat(result, 3, axis=-1)
@@ -138,12 +147,11 @@ def _translate(
         scale = result.shape[0] // tall
         return images.resize(result, scale * height, scale * width)
     side = _tile_side(run, manifest, height, width, options, state)
+    if share is not None and (side is not None or options.memory is not None):
+        most = side if side is not None else max(height, width)
+        run = share(_reduced(picture, port, most))
     if side is None:
         return _whole(run, manifest, picture)
-    if options.tiles == "shared" and manifest.norm_mode in WHOLE:
-        if share is None:
-            raise UsageError("tiles 'shared' needs an .onnx artifact in onnxruntime or openvino: use auto or always")
-        run = share(_reduced(picture, port, side))
     return tiles.blend(picture, run, port, manifest.interface.output, side, options.overlap)
 
 
@@ -189,7 +197,7 @@ def _tile_side(run: Run, manifest: Manifest, height: int, width: int, options: O
 
 def _cost(run: Run, port: Port, output: Port, options: Options, state: State) -> tiles.Cost:
     assert options.memory is not None
-    key = (options.memory, options.overlap)
+    key = (options.memory, options.overlap, options.tiles)
     with state.lock:
         if key not in state.costs:
             limit = int(tiles.SHARE * options.memory)

@@ -170,7 +170,8 @@ def read(folder: Path, name: str = CONFIG) -> Run:
 def _name_of(data: str) -> str:
     """What an artifact says it was trained on: the set or folder by its name, not its place."""
     kind, colon, _ = data.partition(":")
-    name = kind if colon and "/" not in kind else Path(data).name
+    built_in = colon and "/" not in kind and len(kind) > 1  # One letter is a drive of Windows.
+    name = kind if built_in else Path(data).expanduser().resolve().name.rpartition("\\")[2]
     return printable(name).replace("\n", "\\n")[:1000]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import threading
 from typing import TYPE_CHECKING, Any
@@ -25,7 +26,11 @@ PROVIDERS = {
 }
 """What computes on each device; `tensorrt` is CUDA through TensorRT, which builds an engine of its own at load."""
 LANES = 8
-"""Shapes whose buffers stay on the device."""
+"""Shapes that get a CUDA graph, and as many others whose buffers stay on the device."""
+NO_GRAPH = "-1"
+"""What ONNX Runtime takes for a run that captures nothing."""
+_ONE_AT_A_TIME = threading.Lock()
+"""Captures fail where any other thread allocates or copies on the device meanwhile."""
 
 
 class OnnxRuntime:
@@ -51,9 +56,9 @@ class OnnxRuntime:
 class BoundOnnxRuntime:
     """A session on a device, with inputs and outputs there that stay as long as a shape is in use.
 
-    Each of the last `LANES` shapes has buffers of its own. Where the session can capture CUDA graphs, the second call
-    of a shape records one and later calls replay it. Captured sessions may not run in two threads at once, and a device
-    computes one batch at a time anyway, so calls take turns.
+    Where the session can capture CUDA graphs, the second call of a shape records one and later calls replay it. A
+    session keeps its graphs until it ends, so only the first `LANES` shapes get one, and keep their buffers; of the
+    others, those used last keep theirs. All sessions take turns: while one captures, no other may touch the device.
 
     Args:
         session: Of ONNX Runtime.
@@ -67,35 +72,40 @@ class BoundOnnxRuntime:
         self._memory = memory
         self._session = session
         self._graphs = graphs
-        self._lock = threading.Lock()
+        self._captured: dict[tuple[tuple[int, ...], ...], _Lane] = {}
         self._lanes: dict[tuple[tuple[int, ...], ...], _Lane] = {}
-        self._made = 0
 
     def run(self, feeds: Mapping[str, NDArray[np.generic]]) -> Sequence[NDArray[np.generic]]:
         """Compute all outputs."""
         shapes = tuple(array.shape for array in feeds.values())
         try:
-            with self._lock:
-                lane = self._lanes.pop(shapes, None) or self._lane(feeds)
-                self._lanes[shapes] = lane  # Last again: the first is the one that was not used for longest.
-                return lane.run(feeds)
-        except EngineError:
-            raise
+            with _ONE_AT_A_TIME:
+                return self._lane(shapes, feeds).run(feeds)
         except Exception as error:
             raise EngineError(f"onnxruntime could not run this model: {_first_line(error)}") from error
 
     def close(self) -> None:
         """Let the session and its buffers go."""
-        with self._lock:
+        with _ONE_AT_A_TIME:
+            self._captured.clear()
             self._lanes.clear()
             self._session = None
 
-    def _lane(self, feeds: Mapping[str, NDArray[np.generic]]) -> _Lane:
-        """Buffers for other shapes; those that were not used for longest make room."""
-        while len(self._lanes) >= LANES:
-            del self._lanes[next(iter(self._lanes))]
-        self._made += 1
-        return _Lane(self._session, feeds, str(self._made) if self._graphs else None, self._memory)
+    def _lane(self, shapes: tuple[tuple[int, ...], ...], feeds: Mapping[str, NDArray[np.generic]]) -> _Lane:
+        """The buffers for these shapes."""
+        if shapes in self._captured:
+            return self._captured[shapes]
+        if self._graphs and len(self._captured) < LANES:
+            number = str(len(self._captured) + 1)
+            self._captured[shapes] = _Lane(self._session, feeds, number, self._memory)
+            return self._captured[shapes]
+        lane = self._lanes.pop(shapes, None)
+        if lane is None:
+            while len(self._lanes) >= LANES:  # The first is the one that was not used for longest.
+                del self._lanes[next(iter(self._lanes))]
+            lane = _Lane(self._session, feeds, NO_GRAPH if self._graphs else None, self._memory)
+        self._lanes[shapes] = lane
+        return lane
 
 
 class _Lane:
@@ -104,7 +114,8 @@ class _Lane:
     Args:
         session: Of ONNX Runtime.
         feeds: Inputs of that shape.
-        graph: The number that ONNX Runtime shall know the graph by; None to capture none.
+        graph: The number that ONNX Runtime shall know the graph by; `NO_GRAPH` to capture none, and None where the
+            session captures none at all.
         memory: Where the buffers lie.
     """
 
@@ -127,15 +138,25 @@ class _Lane:
         if self._binding is None:
             self._outputs = self._first()
         else:
-            self._session.run_with_iobinding(self._binding, self._options(self._graph))
+            self._again()
         return [value.numpy() for value in self._outputs]
+
+    def _again(self) -> None:
+        """Compute with the buffers there are; what cannot be captured after all runs without a graph from then on."""
+        try:
+            self._session.run_with_iobinding(self._binding, self._options(self._graph))
+        except Exception:
+            if self._graph in (None, NO_GRAPH):
+                raise
+            self._graph = NO_GRAPH
+            self._session.run_with_iobinding(self._binding, self._options(self._graph))
 
     def _first(self) -> list[Any]:
         """Compute with outputs that the session allocates, which says their shapes, and keep these buffers."""
         binding = self._bound()
         for output in self._session.get_outputs():
             binding.bind_output(output.name, self._memory, 0)
-        self._session.run_with_iobinding(binding, self._options("-1" if self._graph else None))  # -1: no capture.
+        self._session.run_with_iobinding(binding, self._options(NO_GRAPH if self._graph else None))
         values = list(binding.get_outputs())
         self._binding = self._bound()
         for output, value in zip(self._session.get_outputs(), values, strict=True):
@@ -174,7 +195,12 @@ def start(
     options.log_severity_level = 4  # Errors reach the caller as exceptions; the library itself prints nothing.
     if threads is not None:
         options.intra_op_num_threads = threads
-    session, graphs = _open(onnxruntime, model, options, chosen, precision)
+    try:
+        session, graphs = _open(onnxruntime, model, options, chosen)
+    except EngineError:
+        if device != "auto" or chosen == "cpu":
+            raise
+        session, graphs = _open(onnxruntime, model, options, "cpu")
     active = session.get_providers()[0]
     if active != PROVIDERS[chosen]:
         if device != "auto":
@@ -194,22 +220,26 @@ def start(
     return BoundOnnxRuntime(session, info, graphs=graphs)
 
 
-def _open(onnxruntime: Any, model: bytes, options: Any, chosen: str, precision: str) -> tuple[Any, bool]:
+def _open(onnxruntime: Any, model: bytes, options: Any, chosen: str) -> tuple[Any, bool]:
     """A session, and whether it captures CUDA graphs: it does where every node runs on CUDA."""
+
+    def session(graphs: bool) -> Any:
+        # Its own fall-back prints on standard output, and would compute elsewhere than was asked for.
+        providers = _providers(model, chosen, graphs=graphs)
+        return onnxruntime.InferenceSession(model, options, providers=providers, enable_fallback=0)
+
     if chosen == "cuda":
         with contextlib.suppress(Exception):  # What cannot be captured is loaded without.
-            providers = _providers(chosen, precision, graphs=True)
-            return onnxruntime.InferenceSession(model, options, providers=providers), True
+            return session(graphs=True), True
     try:
-        providers = _providers(chosen, precision, graphs=False)
-        return onnxruntime.InferenceSession(model, options, providers=providers), False
+        return session(graphs=False), False
     except Exception as error:
         raise EngineError(
             f"onnxruntime {onnxruntime.__version__} cannot load this model: {_first_line(error)}"
         ) from error
 
 
-def _providers(chosen: str, precision: str, *, graphs: bool) -> list[Any]:
+def _providers(model: bytes, chosen: str, *, graphs: bool) -> list[Any]:
     """The providers to try in order, with their settings."""
     # TF32 is ONNX Runtime's default on CUDA: FP32 is asked for, so FP32 is computed.
     cuda = (PROVIDERS["cuda"], {"use_tf32": "0", "enable_cuda_graph": str(int(graphs))})
@@ -217,17 +247,13 @@ def _providers(chosen: str, precision: str, *, graphs: bool) -> list[Any]:
         return [PROVIDERS["cpu"]]
     if chosen == "cuda":
         return [cuda, PROVIDERS["cpu"]]
-    cache = cache_folder() / "ort-tensorrt"
-    settings = {
-        "trt_fp16_enable": str(precision == "fp16"),
-        "trt_int8_enable": str(precision == "int8"),
-        "trt_bf16_enable": str(precision == "bf16"),
-        "trt_engine_cache_enable": "True",
-        "trt_engine_cache_path": str(cache),
-        "trt_timing_cache_enable": "True",
-    }
-    if precision != "bf16":
-        del settings["trt_bf16_enable"]  # Older ones do not know it.
+    # No precision is switched on, so that the network is strongly typed: it computes in what the graph says.
+    settings: dict[str, str] = {}
+    # The provider knows an engine by its model's names and shapes and not by its weights: one folder for each model.
+    cache = cache_folder() / "ort-tensorrt" / hashlib.sha256(model).hexdigest()
+    with contextlib.suppress(OSError):  # Without it the engine is built again each time.
+        cache.mkdir(parents=True, exist_ok=True)
+        settings = {"trt_engine_cache_enable": "True", "trt_engine_cache_path": str(cache)}
     return [(PROVIDERS["tensorrt"], settings), cuda, PROVIDERS["cpu"]]
 
 

@@ -187,13 +187,17 @@ def _strongly_typed(trt: Any) -> int:
     return 1 << int(flags.STRONGLY_TYPED) if hasattr(flags, "STRONGLY_TYPED") else 0
 
 
-def rebuild(path: Path, manifest: Manifest, identity: EngineIdentity) -> tuple[EngineIdentity, bytes]:
+def rebuild(
+    path: Path, manifest: Manifest, identity: EngineIdentity, say: Callable[[str], None] = lambda _: None
+) -> tuple[EngineIdentity, bytes]:
     """Build an engine again, for this machine's GPU and TensorRT, from the ONNX file beside it, and replace it.
 
     Args:
         path: The engine.
         manifest: What the file beside it says of the generator.
-        identity: What it says of the engine; shapes, precision and portability stay as they are.
+        identity: What it says of the engine; shapes, precision and portability stay as they are. How long the builder
+            may try, and a DLA, are not kept there: export again for those.
+        say: Takes lines for people.
 
     Returns:
         The new engine's identity and bytes.
@@ -202,6 +206,10 @@ def rebuild(path: Path, manifest: Manifest, identity: EngineIdentity) -> tuple[E
         ArtifactError: the ONNX file is gone, or is not the one that the engine was built from.
         EngineError: no TensorRT, or it cannot build the model here.
     """
+    if not identity.onnx:
+        raise ArtifactError(f"{path} does not say which ONNX file it was built from: export again")
+    if identity.precision != manifest.precision:
+        raise ArtifactError(f"{path} is said to be {identity.precision} and {manifest.precision}: export again")
     source = path.with_name(identity.onnx)
     try:
         model = source.read_bytes()
@@ -210,7 +218,11 @@ def rebuild(path: Path, manifest: Manifest, identity: EngineIdentity) -> tuple[E
     if hashlib.sha256(model).hexdigest() != identity.onnx_digest:
         raise ArtifactError(f"{source} is not the file that {path} was built from: export again")
     name, trt = flavour()
-    built = build(name, trt, model, identity.profiles, Recipe(portable=identity.portable), lambda _: None)
+    # Without a GPU here it stays what it is for; with one it is for that.
+    known = _nameable(trt) if name == "tensorrt_rtx" and not compute_capability() else {}
+    targets = tuple(target for target in identity.targets if target in known)
+    recipe = Recipe(portable=identity.portable, targets=targets)
+    built = build(name, trt, model, identity.profiles, recipe, say)
     renewed = replace(
         identity,
         flavour=name,
