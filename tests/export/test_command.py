@@ -63,15 +63,42 @@ def test_mistakes_get_one_line(
         ("run", ("--calibrate", "64"), "look at values"),
         ("run", ("--fp16", "--bf16"), "exclude each other"),
         ("run", ("--format", "trt", "--batch", "4,1"), "MIN,OPT,MAX"),
+        ("run", ("--bf16", "--format", "triton"), "--triton-backend tensorrt"),
+        ("run", ("--format", "triton", "--triton-name", "../x"), "cannot name a model"),
+        ("run", ("--format", "triton", "--triton-name", ""), "cannot name a model"),
+        ("artifact", ("--size", "dynamic"), "has one size"),
+        ("half", ("--calibrate", "64", "--fp16"), "is fp16 already"),
     ],
 )
 def test_options_without_effect_are_refused(
-    command: Command, tiny_run: Path, artifact: Path, source: str, options: tuple[str, ...], said: str
+    command: Command,
+    tiny_run: Path,
+    artifact: Path,
+    half_artifact: Path,
+    source: str,
+    options: tuple[str, ...],
+    said: str,
 ) -> None:
-    places = {"run": tiny_run, "artifact": artifact}
+    places = {"run": tiny_run, "artifact": artifact, "half": half_artifact}
     before = set(tiny_run.rglob("*"))
     done = command("gan-export", places.get(source, source), *options)
     assert done.code == 2, done.err
     assert done.err.count("\n") == 1
     assert said in done.err
     assert set(tiny_run.rglob("*")) == before
+
+
+def test_bf16_can_be_verified_later(command: Command, tiny_run: Path, tmp_path: Path) -> None:
+    """One engine alone reads it, so what it must give lies beside it."""
+    out = tmp_path / "g.onnx"
+    done = command("gan-export", tiny_run, "--bf16", "-o", out)
+    assert done.code == 0, done.err
+    assert "openvino" in done.err
+    assert "onnxruntime" not in done.err
+    done = command("gan-run", "verify", out)
+    assert done.code == 0, done.err
+    assert "beside g.onnx.proof.npz" in done.err
+    done = command("gan-run", "sample", out, "-o", tmp_path / "x.png", "--engine", "onnxruntime")
+    assert done.code == 1
+    assert "has no bf16 on the CPU" in done.err
+    assert command("gan-run", "sample", out, "-o", tmp_path / "x.png").code == 0

@@ -16,7 +16,7 @@ from ganedge.export.artifact import Proven, export, write_artifact_file
 from ganedge.export.artifact import Wanted as As
 from ganedge.export.from_onnx import of_onnx
 from ganedge.runtime import load
-from ganedge.runtime.errors import ArtifactError
+from ganedge.runtime.errors import ArtifactError, InputError
 from ganedge.runtime.latents import LatentStream
 from ganedge.runtime.manifest import Interface, Port
 from ganedge.runtime.verify import verify
@@ -58,6 +58,9 @@ def test_export_and_run(tmp_path: Path, batch: int, precision: Any) -> None:
         padded = np.concatenate([latents, np.repeat(latents[-1:], batch - 3, axis=0)])
         assert np.array_equal(generator.compute(latents), generator.run(padded)[:3])
         assert len(generator.interpolate(1, 2, 5)) == 5
+        for wrong in ((), (5,), (latents, 5), (np.array(0),)):
+            with pytest.raises(InputError):
+                generator.compute(*wrong)  # type: ignore[arg-type]
 
 
 def test_many_classes_are_spread(tmp_path: Path) -> None:

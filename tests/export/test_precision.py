@@ -109,3 +109,24 @@ def test_bf16_keeps_what_fp16_cannot() -> None:
     kinds = {value.name: value.type.tensor_type.elem_type for value in half.graph.value_info}
     norm = next(node for node in half.graph.node if node.op_type == "InstanceNormalization")
     assert kinds[norm.output[0]] == TensorProto.FLOAT
+
+
+def test_what_bf16_is_not_defined_for_stays_wide() -> None:
+    class Attending(nn.Module):
+        """An operator without bf16 between two convolutions."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.last = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 3, 3, padding=1)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            """Compute."""
+            y = self.first(x)
+            return torch.tanh(self.last(torch.einsum("nchw,ncwv->nchv", y, y)))
+
+    full = to_onnx(Attending().eval(), Interface("image-to-image", (IMAGE,), (RESULT,)))
+    half = to_half(full, "bf16")
+    kinds = {value.name: value.type.tensor_type.elem_type for value in half.graph.value_info}
+    found = {node.op_type: kinds[node.output[0]] for node in half.graph.node if node.output[0] in kinds}
+    assert found["Conv"] == TensorProto.BFLOAT16
+    assert found.get("Einsum", TensorProto.FLOAT) == TensorProto.FLOAT

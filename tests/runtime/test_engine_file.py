@@ -101,3 +101,25 @@ def test_an_engine_is_verified_with_its_stored_proof(
         np.savez(engine.with_name("g.engine.proof.npz"), input0=latents, output=output + np.float32(off))
         (check,) = verify(engine)
         assert check.passed is passed, check
+
+
+@pytest.mark.parametrize(
+    ("onnx", "precision", "said"),
+    [
+        ("", "fp32", "does not say which ONNX"),
+        ("gone.onnx", "fp32", "No such file"),
+        ("g.onnx", "fp16", "is said to be"),
+    ],
+)
+def test_what_cannot_be_built_again(
+    command: Callable[..., Any], engine: Path, onnx: str, precision: str, said: str
+) -> None:
+    path = sidecar_path(engine)
+    described = json.loads(path.read_text())
+    described["engine"].update(onnx=onnx, precision=precision)
+    path.write_text(json.dumps(described))
+    done = command("gan-run", "rebuild", engine)
+    assert done.code == 1
+    assert said in done.err
+    assert done.err.count("\n") == 1
+    assert engine.read_bytes() == b"no real engine"
