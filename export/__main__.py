@@ -282,8 +282,7 @@ def _refuse_settled(typed: frozenset[str], original: Original, calibrate: str | 
     from ganedge.runtime.errors import UsageError
 
     interface = original.interface
-    quantised = original.precision != "fp32"
-    if quantised and ("--for" in typed or (calibrate is not None and calibrate.isdigit())):
+    if original.precision != "fp32" and ("--for" in typed or (calibrate is not None and calibrate.isdigit())):
         raise UsageError(f"this artifact is {original.precision} already: --for and --calibrate make one from FP32")
     if "--io" in typed and interface.output.role != "image":
         raise UsageError("--io: what comes out of this generator are points, which have no bytes")

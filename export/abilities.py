@@ -55,6 +55,8 @@ def _build(form: str, kind: str) -> str:
         how = "yes, from runs, modules and .onnx files"
     else:
         how = "yes, from .onnx files (runs and modules need ganedge[export])"
+    if (form, kind) == ("triton", "bf16"):
+        how += ", with --triton-backend tensorrt"
     if kind == "int8" and not engines.installed("onnxruntime"):
         return "no: calibration needs onnxruntime, pip install 'ganedge[cpu]'"
     return how

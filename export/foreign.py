@@ -201,18 +201,24 @@ def open_network(source: str, arch: str | None, said: Foreign, plain: bool = Fal
     Returns:
         Its network is FP32, on the CPU, in evaluation mode and unwrapped; one tensor comes out, class numbers go in.
     """
-    path = Path(source)
-    if arch is not None:
-        opened = open_checkpoint(path, arch, said)
-    elif ":" in source and not path.exists():
-        opened = open_module(source, said)
-    else:
-        opened = open_pickle(path, said)
+    opened = _opened(source, arch, said)
     network, notes = unwrap(opened.network).float().cpu(), opened.notes
     if not plain:
         network, more = _plain(network, opened.said)
         notes = (*notes, *more)
     return replace(opened, network=_reshaped(network, opened.said), notes=notes)
+
+
+def of_source(source: str, arch: str | None, said: Foreign) -> Original:
+    """What `of_module`, `of_pickle` or `of_checkpoint` gives, by how the source looks."""
+    return _finish(_opened(source, arch, said))
+
+
+def _opened(source: str, arch: str | None, said: Foreign) -> Opened:
+    path = Path(source)
+    if arch is not None:
+        return open_checkpoint(path, arch, said)
+    return open_module(source, said) if ":" in source and not path.exists() else open_pickle(path, said)
 
 
 def _finish(opened: Opened) -> Original:

@@ -108,11 +108,9 @@ def open_source(source: str, said: Said, typed: Collection[str] = ()) -> Origina
         from ganedge.export.from_torch import of_run
 
         return of_run(path, said.which, said.norm_mode, said.size, said.checkpoint)
-    from ganedge.export import foreign
+    from ganedge.export.foreign import of_source
 
-    if said.arch is not None:
-        return foreign.of_checkpoint(path, said.arch, _foreign(said))
-    return foreign.of_module(source, _foreign(said)) if kind == "a module" else foreign.of_pickle(path, _foreign(said))
+    return of_source(source, said.arch, _foreign(said))
 
 
 def kind_of(source: str, arch: str | None = None) -> str:

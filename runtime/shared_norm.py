@@ -188,14 +188,12 @@ def _taking(model: Any, norms: list[_Norm]) -> Any:
             shape = [1, len(norm.scale), 1, 1]
             graph.input.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, shape))
         if norm.half:
-            wide, moved = f"shared_wide{place}", f"shared_moved{place}"
-            nodes.append(helper.make_node("Cast", [given], [wide], to=TensorProto.FLOAT))
-            nodes.append(helper.make_node("Cast", [moved], [made], to=TensorProto.FLOAT16))
-            given, made = wide, moved
+            given, made = f"shared_wide{place}", f"shared_moved{place}"
+            nodes.append(helper.make_node("Cast", [node.input[0]], [given], to=TensorProto.FLOAT))
         nodes.append(helper.make_node("Mul", [given, alpha], [scaled], f"{node.name}_scaled"))
         nodes.append(helper.make_node("Add", [scaled, beta], [made], node.name))
         if norm.half:
-            nodes.append(nodes.pop(-3))  # The cast back comes last.
+            nodes.append(helper.make_node("Cast", [made], [node.output[0]], to=TensorProto.FLOAT16))
         place += 1
     del graph.node[:]
     graph.node.extend(nodes)

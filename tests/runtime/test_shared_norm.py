@@ -143,3 +143,17 @@ def test_other_normalisations_over_the_picture_are_known(tmp_path: Path, kind: s
     assert proven.manifest.norm_mode == "instance"
     with load(path) as generator, pytest.raises(UsageError, match="tiles 'shared': this generator"):
         generator.translate(landscape(1000, 1300), memory=MEMORY, tiles="shared")
+
+
+def test_half_precision_is_shared_too(normalising: Path) -> None:
+    """A normalisation in FP16, as others export it, takes its statistics in FP32."""
+    import onnx
+    from onnxruntime.transformers.float16 import convert_float_to_float16
+
+    half = convert_float_to_float16(onnx.load(normalising), keep_io_types=True, op_block_list=[])
+    shared = SharedNorm(half.SerializeToString(), lambda data: start(data, "fp16", "onnxruntime", "cpu", 1))
+    assert all(norm.half for norm in shared._norms)
+    picture = np.random.default_rng(0).uniform(-1, 1, (1, 3, 32, 48)).astype(np.float32)
+    with load(normalising, engine="onnxruntime") as generator:
+        np.testing.assert_allclose(shared.of(picture)(picture), generator.run(picture), atol=0.02)
+    shared.close()
