@@ -11,7 +11,8 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from ganedge.models.latent import LatentConfig, LatentGAN, rmsprops
+from ganedge.models.latent import LatentConfig, LatentGAN
+from ganedge.models.optimizers import rmsprops
 from ganedge.models.variant import VariantConfig, Wants, require
 from ganedge.runtime.manifest import Interface, Port
 

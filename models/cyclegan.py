@@ -18,34 +18,24 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ganedge.models import weights
-from ganedge.models.latent import adams
 from ganedge.models.objectives import OBJECTIVES
+from ganedge.models.optimizers import adams
 from ganedge.models.patchgan import PatchGAN
+from ganedge.models.translation import TranslationConfig, to_pictures
 from ganedge.models.variant import Batch, Update, VariantConfig, Wants, require
-from ganedge.runtime.manifest import Interface, Port
-
-JITTER = 286 / 256
-"""Pictures are scaled to this times the size before a random square is cut out (section 7.1 of the paper)."""
+from ganedge.runtime.manifest import Interface
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(VariantConfig):
+class Config(TranslationConfig):
     """Sizes, weights of the losses and optimisation of a CycleGAN."""
 
     epochs: int = 200
     """Passes over the larger of the two sets."""
-    batch: int = 1
-    """Items in one step, over all devices."""
-    decay: float = 0.5
-    """Share of the epochs after which the learning rates fall linearly, to reach 0 after the last; 1 keeps them."""
     nets: Literal["resnet", "conv"] = "resnet"
     """Networks: resnet with InstanceNorm and reflection padding, or conv with BatchNorm."""
     size: int = 256
     """Height and width of the pictures in training, pixels: a multiple of 4, 32 or more."""
-    channels: int = 3
-    """1 grey, 3 colour."""
-    width: int = 64
-    """Features after the first convolution of all networks."""
     blocks: int = 9
     """Residual blocks of each generator."""
     cycle: float = 10.0
@@ -56,28 +46,15 @@ class Config(VariantConfig):
     """Average the generators' terms over both directions, and halve the discriminators' losses."""
     replay: int = 50
     """Generated pictures per kind that the discriminator sees again later; 0 keeps none."""
-    jitter: bool = True
-    """Scale pictures up by 286/256, cut out a random square and mirror it at random."""
-    lr: float = 2e-4
-    """Adam's learning rate, of all networks."""
-    beta1: float = 0.5
-    """Adam's decay of the mean gradient."""
-    beta2: float = 0.999
-    """Adam's decay of the squared gradient."""
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work."""
         super().__post_init__()
         require(self.size >= 32 and self.size % 4 == 0, "size", self.size, "a multiple of 4, 32 or more")
-        require(self.channels in (1, 3), "channels", self.channels, "1 or 3")
-        require(self.width >= 1, "width", self.width, "1 or more")
         require(self.blocks >= 0, "blocks", self.blocks, "0 or more")
         require(self.cycle >= 0, "cycle", self.cycle, "0 or more")
         require(self.identity >= 0, "identity", self.identity, "0 or more")
         require(self.replay >= 0, "replay", self.replay, "0 or more")
-        require(self.lr > 0, "lr", self.lr, "more than 0")
-        require(0 <= self.beta1 < 1, "beta1", self.beta1, "0 or more and below 1")
-        require(0 <= self.beta2 < 1, "beta2", self.beta2, "0 or more and below 1")
 
 
 class Residual(nn.Module):
@@ -217,21 +194,16 @@ class CycleGAN:
             "discriminator-a": self.judge_a,
             "discriminator-b": self.judge_b,
         }
-        self.optimizers: Mapping[str, Optimizer] = adams(trained, config.lr, config.beta1, config.beta2)
+        self.optimizers: Mapping[str, Optimizer] = adams(trained, config)
 
     @staticmethod
     def wants(config: Config) -> Wants:
         """Two sets of pictures in -1 to 1, the range of tanh."""
-        load_size = round(config.size * JITTER) if config.jitter else 0
-        return Wants("unpaired", config.size, config.channels, load_size=load_size, flip=config.jitter)
+        return Wants("unpaired", config.size, config.channels, load_size=config.load_size, flip=config.jitter)
 
     def generators(self) -> dict[str, Interface]:
         """Two generators: pictures to pictures, of any size that halves evenly as often as they do."""
-        shape = ("batch", self.config.channels, "height", "width")
-        multiple = 4 if self.config.nets == "resnet" else 8
-        ports = (Port(name, "image", "float32", shape, "NCHW", (-1.0, 1.0), multiple) for name in ("input", "output"))
-        source, target = ports
-        interface = Interface("image-to-image", (source,), (target,))
+        interface = to_pictures(self.config, 4 if self.config.nets == "resnet" else 8)
         return {"generator-a2b": interface, "generator-b2a": interface}
 
     def step(self, batch: Batch, step: int, update: Update) -> dict[str, Tensor]:

@@ -17,31 +17,20 @@ import torch
 from torch import Tensor, nn
 
 from ganedge.models import weights
-from ganedge.models.latent import LatentGAN, PictureConfig, adams, split_names, to_pictures
+from ganedge.models.latent import ConditionalConfig, LatentGAN, to_pictures
+from ganedge.models.optimizers import AdamConfig, adams
 from ganedge.models.variant import VariantConfig, Wants, require
 from ganedge.runtime.manifest import Interface
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(PictureConfig):
+class Config(ConditionalConfig, AdamConfig):
     """Sizes, objective and optimisation of a DCGAN."""
 
     size: int = 32
     """Height and width of the pictures, pixels: 4, 5, 6 or 7, doubled twice or more (16, 28, 32, 48, 64...)."""
-    channels: int | None = None
-    """1 grey, 3 colour; as the data has by default."""
     width: int = 32
     """Channels of the widest pictures' feature maps; each halving of the size doubles them."""
-    conditional: bool = False
-    """Learn the class of each picture, so that a label chooses what is drawn."""
-    class_names: str | None = None
-    """Names of the classes, separated by commas; as the data has by default."""
-    lr: float = 2e-4
-    """Adam's learning rate, of both networks."""
-    beta1: float = 0.5
-    """Adam's decay of the mean gradient."""
-    beta2: float = 0.999
-    """Adam's decay of the squared gradient."""
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work."""
@@ -49,11 +38,7 @@ class Config(PictureConfig):
         require(
             self.size == self.start << self.doublings >= 16, "size", self.size, "4, 5, 6 or 7 doubled twice or more"
         )
-        require(self.channels in (None, 1, 3), "channels", self.channels, "1 or 3")
         require(self.width >= 1, "width", self.width, "1 or more")
-        require(self.lr > 0, "lr", self.lr, "more than 0")
-        require(0 <= self.beta1 < 1, "beta1", self.beta1, "0 or more and below 1")
-        require(0 <= self.beta2 < 1, "beta2", self.beta2, "0 or more and below 1")
 
     @property
     def doublings(self) -> int:
@@ -69,11 +54,6 @@ class Config(PictureConfig):
     def features(self) -> int:
         """Channels of the smallest feature maps."""
         return self.width << (self.doublings - 1)
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """Class names; empty where it is unconditional."""
-        return split_names(self.class_names, self.conditional)
 
 
 class Generator(nn.Module):
@@ -147,7 +127,7 @@ class DCGAN(LatentGAN):
         for network in (self.generator, self.discriminator):
             network.apply(weights.normal)
         super().__init__(config, self.generator, self.discriminator)
-        self.optimizers = adams(self.networks, config.lr, config.beta1, config.beta2)
+        self.optimizers = adams(self.networks, config)
 
     @staticmethod
     def wants(config: Config) -> Wants:

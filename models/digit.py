@@ -11,7 +11,8 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from ganedge.models.latent import LatentGAN, PictureConfig, rmsprops, to_pictures
+from ganedge.models.latent import LatentGAN, PictureConfig, to_pictures
+from ganedge.models.optimizers import rmsprops
 from ganedge.models.variant import VariantConfig, Wants, require
 from ganedge.runtime.manifest import Interface
 

@@ -25,7 +25,6 @@ from ganedge.models.objectives import (
     smoothed_bce_discriminator,
 )
 from ganedge.models.variant import Batch, Update, VariantConfig, require
-from ganedge.runtime.errors import UsageError
 from ganedge.runtime.manifest import Interface, Noise, Port
 
 
@@ -80,6 +79,36 @@ class PictureConfig(LatentConfig):
     def policy(self) -> tuple[str, ...]:
         """The augmentations by name."""
         return tuple(name for name in self.augment.split(",") if name)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConditionalConfig(PictureConfig):
+    """The settings of every GAN whose pictures can be drawn by class."""
+
+    channels: int | None = None
+    """1 grey, 3 colour; as the data has by default."""
+    conditional: bool = False
+    """Learn the class of each picture, so that a label chooses what is drawn."""
+    class_names: str | None = None
+    """Names of the classes, separated by commas; as the data has by default."""
+
+    def __post_init__(self) -> None:
+        """Refuse values that cannot work."""
+        super().__post_init__()
+        require(self.channels in (None, 1, 3), "channels", self.channels, "1 or 3")
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names; empty where it is unconditional.
+
+        Raises:
+            UsageError: fewer than two.
+        """
+        if not self.conditional:
+            return ()
+        names = tuple((self.class_names or "").split(","))
+        require(len(names) >= 2, "class_names", self.class_names, "two classes or more, separated by commas")
+        return names
 
 
 class LatentGAN:
@@ -171,20 +200,6 @@ class LatentGAN:
         return loss, losses
 
 
-def adams(networks: Mapping[str, nn.Module], lr: float, beta1: float, beta2: float) -> dict[str, Optimizer]:
-    """One Adam for each network."""
-    return {
-        name: torch.optim.Adam(network.parameters(), lr, (beta1, beta2), fused=True)
-        for name, network in networks.items()
-    }
-
-
-def rmsprops(networks: Mapping[str, nn.Module], lr_g: float, lr_d: float) -> dict[str, Optimizer]:
-    """One RMSprop for the generator and one for the discriminator."""
-    rates = {"generator": lr_g, "discriminator": lr_d}
-    return {name: torch.optim.RMSprop(networks[name].parameters(), lr) for name, lr in rates.items()}
-
-
 @torch.no_grad()
 def clip_weights(network: nn.Module, bound: float) -> None:
     """Clip every parameter to ± bound, Arjovsky et al. 2017 (arXiv:1701.07875), algorithm 1."""
@@ -209,20 +224,6 @@ def to_pictures(config: LatentConfig, channels: int, size: int, **given: Any) ->
     shape = ("batch", channels, size, size)
     image = Port("image", "image", "float32", shape, "NCHW", given.get("range", (-1.0, 1.0)))
     return Interface("latent-to-image", tuple(inputs), (image,), given.get("noise", "normal"), classes)
-
-
-def split_names(class_names: str | None, conditional: bool) -> tuple[str, ...]:
-    """The classes of a conditional GAN; none of an unconditional one.
-
-    Raises:
-        UsageError: fewer than two.
-    """
-    if not conditional:
-        return ()
-    names = tuple((class_names or "").split(","))
-    if len(names) < 2:
-        raise UsageError(f"class-names is {class_names}: give two classes or more, separated by commas")
-    return names
 
 
 def _normalise(module: nn.Module) -> None:

@@ -15,7 +15,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from ganedge.models.latent import LatentGAN, PictureConfig, adams, split_names, to_pictures
+from ganedge.models.latent import ConditionalConfig, LatentGAN, to_pictures
+from ganedge.models.optimizers import AdamConfig, adams
 from ganedge.models.variant import VariantConfig, Wants, require
 from ganedge.runtime.manifest import Interface, Noise
 
@@ -24,7 +25,7 @@ EPS = 0.8
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(PictureConfig):
+class Config(ConditionalConfig, AdamConfig):
     """Sizes, objective and optimisation of a fully connected GAN."""
 
     epochs: int = 200
@@ -33,8 +34,6 @@ class Config(PictureConfig):
     """Steps between two pictures of the same noise in the run folder."""
     size: int = 28
     """Height and width of the pictures, pixels."""
-    channels: int | None = None
-    """1 grey, 3 colour; as the data has by default."""
     hidden_g: str = "128,256,512,1024"
     """Features of the generator's hidden layers."""
     hidden_d: str = "512,256"
@@ -47,35 +46,16 @@ class Config(PictureConfig):
     """What latents are drawn from: standard normal, or uniform over -1 to 1."""
     halve_d: bool = True
     """Halve the discriminator's loss: the mean over real and generated pictures in place of the sum."""
-    conditional: bool = False
-    """Learn the class of each picture, so that a label chooses what is drawn."""
-    class_names: str | None = None
-    """Names of the classes, separated by commas; as the data has by default."""
-    lr: float = 2e-4
-    """Adam's learning rate, of both networks."""
-    beta1: float = 0.5
-    """Adam's decay of the mean gradient."""
-    beta2: float = 0.999
-    """Adam's decay of the squared gradient."""
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work."""
         super().__post_init__()
         require(self.size >= 4, "size", self.size, "4 or more")
-        require(self.channels in (None, 1, 3), "channels", self.channels, "1 or 3")
         for name in ("hidden_g", "hidden_d"):
             text = getattr(self, name)
             plain = all(part.isascii() and part.isdigit() and int(part) > 0 for part in text.split(","))
             require(plain, name, text, "whole numbers from 1, separated by commas")
         require(0 <= self.dropout < 1, "dropout", self.dropout, "0 or more and below 1")
-        require(self.lr > 0, "lr", self.lr, "more than 0")
-        require(0 <= self.beta1 < 1, "beta1", self.beta1, "0 or more and below 1")
-        require(0 <= self.beta2 < 1, "beta2", self.beta2, "0 or more and below 1")
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """Class names; empty where it is unconditional."""
-        return split_names(self.class_names, self.conditional)
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -167,7 +147,7 @@ class MLP(LatentGAN):
         self.config = config
         self.noise = config.noise
         self.d_factor = 0.5 if config.halve_d else 1.0
-        self.optimizers = adams(self.networks, config.lr, config.beta1, config.beta2)
+        self.optimizers = adams(self.networks, config)
 
     @staticmethod
     def wants(config: Config) -> Wants:

@@ -18,67 +18,42 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ganedge.models import weights
-from ganedge.models.latent import adams
 from ganedge.models.objectives import OBJECTIVES
+from ganedge.models.optimizers import adams
 from ganedge.models.patchgan import PatchGAN
+from ganedge.models.translation import TranslationConfig, to_pictures
 from ganedge.models.variant import Batch, Update, VariantConfig, Wants, require
-from ganedge.runtime.manifest import Interface, Port
-
-JITTER = 286 / 256
-"""Pictures are scaled to this times the size before a random square is cut out (section 6.2 of the paper)."""
+from ganedge.runtime.manifest import Interface
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(VariantConfig):
+class Config(TranslationConfig):
     """Sizes, objective and optimisation of pix2pix."""
 
-    epochs: int = 200
-    """Passes over the data."""
-    batch: int = 1
-    """Items in one step, over all devices."""
-    decay: float = 0.5
-    """Share of the epochs after which the learning rates fall linearly, to reach 0 after the last; 1 keeps them."""
     direction: Literal["a2b", "b2a"] = "a2b"
     """Which picture of a pair is the input: a2b takes the left one or the one in folder A."""
     size: int = 256
     """Height and width of the pictures in training, pixels: a power of two, 32 or more."""
-    channels: int = 3
-    """1 grey, 3 colour."""
-    width: int = 64
-    """Features after the first convolution of both networks."""
     levels: int | None = None
     """Times the generator halves its picture; 8 or as often as it goes by default."""
     norm: Literal["instance", "batch"] = "instance"
     """Normalisation: instance is BatchNorm as it works with a batch of one, in training and in use."""
     dropout: float = 0.5
     """Share of features dropped in the three innermost levels: the noise."""
-    jitter: bool = True
-    """Scale pictures up by 286/256, cut out a random square and mirror it at random."""
     objective: Literal["bce", "lsgan"] = "bce"
     """Adversarial loss."""
     l1: float = 100.0
     """Weight of the mean distance to the target."""
-    lr: float = 2e-4
-    """Adam's learning rate, of both networks."""
-    beta1: float = 0.5
-    """Adam's decay of the mean gradient."""
-    beta2: float = 0.999
-    """Adam's decay of the squared gradient."""
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work."""
         super().__post_init__()
         power = self.size >= 32 and self.size & (self.size - 1) == 0
         require(power, "size", self.size, "a power of two, 32 or more")
-        require(self.channels in (1, 3), "channels", self.channels, "1 or 3")
-        require(self.width >= 1, "width", self.width, "1 or more")
         most = self.size.bit_length() - 1
         require(self.levels is None or 3 <= self.levels <= most, "levels", self.levels, f"3 to {most}")
         require(0 <= self.dropout < 1, "dropout", self.dropout, "0 or more and below 1")
         require(self.l1 >= 0, "l1", self.l1, "0 or more")
-        require(self.lr > 0, "lr", self.lr, "more than 0")
-        require(0 <= self.beta1 < 1, "beta1", self.beta1, "0 or more and below 1")
-        require(0 <= self.beta2 < 1, "beta2", self.beta2, "0 or more and below 1")
 
     @property
     def depth(self) -> int:
@@ -135,22 +110,19 @@ class Pix2Pix:
         self.networks: Mapping[str, nn.Module] = {"generator": self.generator, "discriminator": self.discriminator}
         for network in self.networks.values():
             network.apply(weights.normal)
-        self.optimizers: Mapping[str, Optimizer] = adams(self.networks, config.lr, config.beta1, config.beta2)
+        self.optimizers: Mapping[str, Optimizer] = adams(self.networks, config)
 
     @staticmethod
     def wants(config: Config) -> Wants:
         """Pairs of pictures in -1 to 1, the range of tanh."""
-        load_size = round(config.size * JITTER) if config.jitter else 0
         reverse = config.direction == "b2a"
-        return Wants("pairs", config.size, config.channels, load_size=load_size, flip=config.jitter, reverse=reverse)
+        return Wants(
+            "pairs", config.size, config.channels, load_size=config.load_size, flip=config.jitter, reverse=reverse
+        )
 
     def generators(self) -> dict[str, Interface]:
         """One generator: pictures to pictures, of any size that halves `levels` times."""
-        shape = ("batch", self.config.channels, "height", "width")
-        multiple = 2**self.config.depth
-        ports = (Port(name, "image", "float32", shape, "NCHW", (-1.0, 1.0), multiple) for name in ("input", "output"))
-        source, target = ports
-        return {"generator": Interface("image-to-image", (source,), (target,))}
+        return {"generator": to_pictures(self.config, 2**self.config.depth)}
 
     def step(self, batch: Batch, step: int, update: Update) -> dict[str, Tensor]:
         """Update the discriminator, then the generator."""

@@ -15,8 +15,9 @@ from typing import Any, ClassVar, Literal
 from torch import Tensor, nn
 
 from ganedge.models import weights
-from ganedge.models.latent import LatentGAN, PictureConfig, rmsprops, to_pictures
+from ganedge.models.latent import LatentGAN, PictureConfig, to_pictures
 from ganedge.models.objectives import Name
+from ganedge.models.optimizers import rmsprops
 from ganedge.models.variant import VariantConfig, Wants, require
 from ganedge.runtime.manifest import Interface
 
