@@ -21,9 +21,9 @@ from torch import Tensor
 from ganedge.models.variant import Translator
 from ganedge.runtime.errors import GanEdgeError
 from ganedge.runtime.manifest import Interface
+from ganedge.runtime.progress import Progress
 from ganedge.runtime.terminal import note
 from ganedge.train import checkpoint, preview, run_folder
-from ganedge.train.progress import TrainingProgress
 from ganedge.train.record import Record
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ class Keeper:
         self._losses = Losses()
         self._saved_at = time.monotonic()
         self._folder = trainer.settings.out
-        self._progress = TrainingProgress(trainer.step, trainer.total)
+        self._progress = Progress(trainer.total, "images", trainer.step, "step ")
         self._examiner = _make_examiner(trainer)
         self._record = Record(self._folder, trainer.step, trainer.settings.tensorboard)
 
@@ -119,7 +119,8 @@ class Keeper:
         means, rate = self._losses.read()
         self._check_finite(means)
         left = min((trainer.total - trainer.step) * trainer.config.batch / rate, self._deadline - time.monotonic())
-        self._progress.report(trainer.step, means, rate, max(left, 0.0))
+        shown = " ".join(f"{name} {value:.3f}" for name, value in means.items())
+        self._progress.show(trainer.step, shown, rate, max(left, 0.0), trainer.step == trainer.total)
         self._record.write({**self._place(), **means, "images_per_s": round(rate, 2)})
 
     def _place(self) -> dict[str, float]:
