@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -69,6 +70,8 @@ class Competitor:
     """Times copies and computing apart, where the device tells."""
     close: Callable[[], None] = field(default=lambda: None)
     """Free it."""
+    renew: Callable[[], None] | None = None
+    """Start it anew, elsewhere in memory; None where that would take too long or change nothing."""
 
 
 def artifact_competitors(
@@ -100,18 +103,18 @@ def artifact_competitors(
     absent: dict[str, str] = {}
     for file in files:
         if file.suffix == ".engine":
-            found.append(_named(file, load(file, device=device), None, found, files))
+            found.append(_named(file, partial(load, file, device=device), None, found, files))
             continue
         for name, compute, must in _ways(asked):
             label = _label(file, name, compute, files)
             try:
-                generator = _start(file, name, compute, device, threads)
+                start = partial(_start, file, name, compute, device, threads)
+                found.append(_named(file, start, compute, found, files, "" if name == "auto" else name))
             except (EngineError, MissingExtra) as error:
                 if must:
                     raise
                 absent[label] = str(error)
                 continue
-            found.append(_named(file, generator, compute, found, files, "" if name == "auto" else name))
     if asked == ["all"] and not any(file.suffix == ".engine" for file in files):
         absent["TensorRT and TensorRT for RTX"] = "no .engine file given (gan-export --format trt makes one)"
     if not found:
@@ -160,24 +163,32 @@ def _label(file: Path, engine: str, compute: str | None, files: Sequence[Path]) 
 
 def _named(
     file: Path,
-    generator: Generator,
+    start: Callable[[], Generator],
     compute: str | None,
     found: Sequence[Competitor],
     files: Sequence[Path],
     name: str = "",
 ) -> Competitor:
     """A competitor under a name that no other has: the same file given twice is measured twice."""
+    generator = start()
+    live = [generator]
+
+    def renew() -> None:
+        live[0].close()
+        live[0] = start()
+
     label = _label(file, name or generator.engine.name, compute, files)
     twins = sum(other.name.partition(" #")[0] == label for other in found)
     return Competitor(
         name=label + (f" #{twins + 1}" if twins else ""),
         engine=str(generator.engine),
         precision=compute or generator.manifest.precision,
-        run=lambda arrays: generator.run(*arrays),
+        run=lambda arrays: live[0].run(*arrays),
         device=generator.engine.device,
         file=file,
         manifest=generator.manifest,
         compute=compute,
         bytes=file.stat().st_size,
-        close=generator.close,
+        close=lambda: live[0].close(),
+        renew=renew if generator.engine.device == "cpu" else None,
     )

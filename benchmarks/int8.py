@@ -23,7 +23,7 @@ from ganedge.benchmarks import timing
 from ganedge.benchmarks.latency import machine
 from ganedge.export import artifact, parity, quantize
 from ganedge.export.original import Original
-from ganedge.runtime import engines, terminal
+from ganedge.runtime import engines, fidelity, terminal
 from ganedge.runtime.errors import UsageError
 from ganedge.runtime.files import write_whole
 
@@ -81,7 +81,7 @@ def measure(source: Path, batch: int, threads: int, seconds: float, iterations: 
     wanted = np.concatenate([runs[FP32](arrays) for arrays in pool])
     port = original.interface.output
     psnr = {
-        name: parity.difference(np.concatenate([run(arrays) for arrays in pool]), wanted, port).psnr
+        name: fidelity.difference(np.concatenate([run(arrays) for arrays in pool]), wanted, port).psnr
         for name, run in runs.items()
     }
     middle = {name: found.p50 for name, found in figures.items()}
@@ -107,7 +107,7 @@ def plain(original: Original) -> bytes:
     import onnx
     from onnxruntime.quantization import quantize_static
 
-    inputs = artifact.calibration(original.interface, artifact.Wanted("int8"))
+    inputs = artifact.calibration(original, artifact.Wanted("int8"))
     names = [port.name for port in original.interface.inputs]
     with tempfile.TemporaryDirectory() as folder, quantize.quiet():
         given, written = Path(folder) / "fp32.onnx", Path(folder) / "int8.onnx"

@@ -22,6 +22,7 @@ from ganedge.benchmarks import arithmetic, process, size, timing
 from ganedge.benchmarks.competitor import EAGER, TORCH, Competitor, Inputs, artifact_competitors
 from ganedge.benchmarks.conditions import Others, conditions, machine
 from ganedge.export import parity
+from ganedge.runtime import fidelity
 from ganedge.runtime.errors import EngineError, GanEdgeError, MissingExtra, UsageError
 from ganedge.runtime.manifest import Interface, Precision
 
@@ -215,6 +216,7 @@ def _method(settings: Settings) -> dict[str, Any]:
     return {
         "timed": "one call, NumPy array in to NumPy array out, fresh real inputs each time",
         "warmup": "until the median settles",
+        "renewed": f"on a CPU, started anew between turns, for up to {timing.RENEWAL:.0%} of the time it is timed for",
         "order": f"interleaved in turns of {timing.BLOCK_SECONDS} s, in a new order each round",
         "ratio": "of the lower quartiles of turns within a round, their median over the rounds",
         "interval": f"{timing.LEVEL:.0%}, rounds resampled {timing.RESAMPLES} times",
@@ -325,12 +327,13 @@ def _at_batch(
     pool = _pool(subject.interface, batch)
     timed: dict[str, timing.Competitor] = {one.name: _over(one.run, pool) for one in subject.competitors}
     timed["yardstick"] = _yardstick()
+    renew = {one.name: one.renew for one in subject.competitors if one.renew is not None}
     turns: timing.Turns = {}
     failed: dict[str, Exception] = {}
     watch: list[Others] = []
     interrupted = False
     try:
-        timing.interleaved(timed, *settings.least, turns, failed, lambda: watch.append(Others()))
+        timing.interleaved(timed, *settings.least, turns, failed, lambda: watch.append(Others()), renew)
     except KeyboardInterrupt:
         interrupted = True
     others += [share for one in watch if (share := one.share()) is not None]
@@ -441,8 +444,8 @@ def _fidelity(
     port = interface.output
     if not np.isfinite(outputs[judge.name]).all():
         raise GanEdgeError(f"{judge.name} gives NaN or infinite values on real inputs: nothing can be compared with it")
-    found = parity.difference(outputs[one.name], outputs[judge.name], port)
-    gate = parity.gate_of(_gated(one), interface)
+    found = fidelity.difference(outputs[one.name], outputs[judge.name], port)
+    gate = fidelity.gate_of(_gated(one), interface)
     if judge.name != EAGER and gate.max_abs is not None:
         gate = replace(gate, max_abs=2 * gate.max_abs)  # Each may be that far from eager PyTorch, on either side.
     elif port.dtype == "uint8" and gate.max_abs is not None:

@@ -236,29 +236,49 @@ def _lacking(way: str, device: str) -> str:
     return ""
 
 
+class _Live(nn.Module):
+    """A network that can move to other memory."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def move(self) -> None:
+        """Copy it, and let the old one go."""
+        self.network = copy.deepcopy(self.network)
+
+    def forward(self, *tensors: Tensor) -> Tensor:
+        """What the network gives."""
+        output: Tensor = self.network(*tensors)
+        return output
+
+
 def _eager(network: nn.Module, _inputs: Inputs, device: str) -> Competitor:
-    return _torch("eager", network, "fp32", device, network)
+    live = _Live(network)
+    return _torch("eager", live, "fp32", device, network, live.move)
 
 
 def _channels_last(network: nn.Module, _inputs: Inputs, device: str) -> Competitor:
-    turned = copy.deepcopy(network).to(memory_format=torch.channels_last)
+    live = _Live(copy.deepcopy(network).to(memory_format=torch.channels_last))
 
     def call(*tensors: Tensor) -> Tensor:
         form = torch.channels_last
-        output: Tensor = turned(*(t.contiguous(memory_format=form) if t.ndim == 4 else t for t in tensors))
+        output: Tensor = live(*(t.contiguous(memory_format=form) if t.ndim == 4 else t for t in tensors))
         return output
 
-    return _torch("channels-last", call, "fp32", device, network)
+    return _torch("channels-last", call, "fp32", device, network, live.move)
 
 
 def _autocast(way: str, dtype: torch.dtype) -> Maker:
     def make(network: nn.Module, _inputs: Inputs, device: str) -> Competitor:
+        live = _Live(network)
+
         def call(*tensors: Tensor) -> Tensor:
             with torch.autocast(device, dtype):
-                output: Tensor = network(*tensors)
+                output: Tensor = live(*tensors)
             return output.float() if output.is_floating_point() else output
 
-        return _torch(way, call, way, device, network)
+        return _torch(way, call, way, device, network, live.move)
 
     return make
 
@@ -318,7 +338,14 @@ MAKERS: Mapping[str, Maker] = {
 }
 
 
-def _torch(way: str, call: Callable[..., Tensor], precision: str, device: str, network: nn.Module) -> Competitor:
+def _torch(
+    way: str,
+    call: Callable[..., Tensor],
+    precision: str,
+    device: str,
+    network: nn.Module,
+    renew: Callable[[], None] | None = None,
+) -> Competitor:
     """A competitor from a function of tensors on the device: copy in, compute, copy out, which waits for the device."""
 
     def run(arrays: Inputs) -> NDArray[np.generic]:
@@ -332,7 +359,14 @@ def _torch(way: str, call: Callable[..., Tensor], precision: str, device: str, n
     size = sum(t.numel() * t.element_size() for t in (*network.parameters(), *network.buffers()))
     split = (lambda pool: _split(call, pool)) if device == "cuda" else None
     return Competitor(
-        TORCH[way], f"PyTorch {torch.__version__}", precision, run, device=device, bytes=size, split=split
+        TORCH[way],
+        f"PyTorch {torch.__version__}",
+        precision,
+        run,
+        device=device,
+        bytes=size,
+        split=split,
+        renew=renew if device == "cpu" else None,
     )
 
 

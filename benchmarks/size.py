@@ -56,7 +56,7 @@ def settled(manifest: Manifest, asked: str | None = None) -> tuple[Interface, st
             )
     if not any(isinstance(size, str) for size in own):
         return interface, "the only one it takes"
-    why = "as asked" if asked is not None else "as trained" if _trained(manifest) else "nothing says another"
+    why = "as asked" if asked is not None else "as trained" if manifest.source.size else "nothing says another"
     return replace(interface, inputs=(at(port, height, width), *interface.inputs[1:])), why
 
 
@@ -98,13 +98,6 @@ def _wanted(text: str) -> tuple[int, int]:
 
 def _default(manifest: Manifest, port: Port) -> tuple[int, int]:
     """The training's size where it is known; a multiple that it does not hold rounds it up."""
-    least = -(-(_trained(manifest) or SIDE) // port.multiple) * port.multiple
+    least = -(-(manifest.source.size or SIDE) // port.multiple) * port.multiple
     height, width = own_size(port)
     return (height if isinstance(height, int) else least, width if isinstance(width, int) else least)
-
-
-def _trained(manifest: Manifest) -> int | None:
-    """The height and width of the pictures that a generator of ours was trained with, pixels."""
-    size = manifest.source.config.get("size")
-    whole = isinstance(size, int) and not isinstance(size, bool) and 1 <= size <= 16384
-    return size if whole else None

@@ -6,6 +6,10 @@
 Each competitor is a function of an iteration number, which it uses to take a fresh input from its pool. They take
 turns in short blocks, in an order that rotates, so that a drifting clock or a busy neighbour hits all alike. One turn
 of each is a round; ratios are taken within rounds and intervals by resampling whole rounds, so that drift is in them.
+
+Where in memory a network happens to lie makes it a percent or two faster or slower for as long as it lives, so that two
+copies of one are never alike. Competitors that can be started anew are, between turns, again and again: the interval
+then holds that too.
 """
 
 from __future__ import annotations
@@ -35,10 +39,15 @@ RESAMPLES = 2000
 """Draws of a bootstrap interval."""
 LEVEL = 0.95
 """How sure an interval is."""
+RENEWAL = 0.5
+"""Share of the time it is timed for that a competitor may spend on being started anew."""
+WARM_SECONDS, WARM_CALLS = 0.02, 2
+"""What is not timed after that: at least so long, and so many calls."""
 UNQUIET = 0.2
 """Spread between rounds above which a machine was not quiet."""
 
 Competitor = Callable[[int], object]
+Renew = Callable[[], object]
 Turns = dict[str, list[NDArray[np.float64]]]
 
 
@@ -75,6 +84,7 @@ def interleaved(
     turns: Turns | None = None,
     failed: dict[str, Exception] | None = None,
     ready: Callable[[], object] = lambda: None,
+    renew: Mapping[str, Renew] | None = None,
 ) -> Turns:
     """Time every competitor until each has run for `seconds` and `iterations` times.
 
@@ -85,6 +95,7 @@ def interleaved(
         turns: Where the times go, so that they are there after an interruption; a new table by default.
         failed: Where the errors of those go that could not go on; the others do. Without it an error ends everything.
         ready: Called once, when all are warm.
+        renew: What starts a competitor anew, by name, for those that can be.
 
     Returns:
         For each, the times of its turns in seconds, one array a turn. Every call after the warm-up is in them.
@@ -96,6 +107,7 @@ def interleaved(
             _warm_up(run)
             names.append(name)
     turns.update({name: [] for name in names})
+    spent = dict.fromkeys(names, 0.0)
     ready()
     order = random.Random(0)  # noqa: S311 - the same in every run, and no one's secret
     while any(_short(turns[name], seconds, iterations) for name in names):
@@ -103,6 +115,9 @@ def interleaved(
             time.sleep(PAUSE_SECONDS)
             done = sum(map(len, turns[name]))
             with noted(name, failed):
+                timed = sum(float(turn.sum()) for turn in turns[name])
+                if renew is not None and name in renew and spent[name] < RENEWAL * timed:
+                    spent[name] += _renewed(renew[name], competitors[name])
                 turns[name].append(_turn(competitors[name], done))
                 continue
             names.remove(name)
@@ -184,6 +199,17 @@ def _turn(run: Competitor, first: int) -> NDArray[np.float64]:
         times.append(after - before)
         before = after
     return np.array(times)
+
+
+def _renewed(renew: Renew, run: Competitor) -> float:
+    """Start anew and warm up a little; give the time that took, seconds."""
+    begin = time.perf_counter()
+    renew()
+    warm, calls = time.perf_counter() + WARM_SECONDS, 0
+    while calls < WARM_CALLS or time.perf_counter() < warm:
+        run(calls)
+        calls += 1
+    return time.perf_counter() - begin
 
 
 def _warm_up(run: Competitor) -> None:

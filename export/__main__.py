@@ -197,11 +197,11 @@ def build() -> typer.Typer:
         precisions = [name for name, asked in (("fp16", fp16), ("bf16", bf16), ("int8", int8)) if asked]
         _refuse_idle(typed, forms, precisions, size, calibrate, target_engine)
         from ganedge.export.artifact import Wanted, make
-        from ganedge.export.parity import read_gate
         from ganedge.export.sizes import read_range
         from ganedge.export.sources import Said, open_source
         from ganedge.export.to_tensorrt import Settings
         from ganedge.export.to_triton import check_backend
+        from ganedge.runtime.fidelity import read_gate
 
         check_backend(backend, forms, "bf16" if bf16 else "", triton_name)
         settings = Settings.read(batch, size, workspace, level, portable, targets, timing_cache, dla)

@@ -10,21 +10,27 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto
 
 from ganedge.export import boundary, layers, parity, precision, quantize
-from ganedge.export.original import Original, Run
-from ganedge.runtime import engines
+from ganedge.export.original import Original
+from ganedge.export.sensitivity import Sensitivity
+from ganedge.runtime import engines, fidelity
 from ganedge.runtime.errors import GanEdgeError, UsageError
+from ganedge.runtime.fidelity import read_gate
 from ganedge.runtime.files import whole_file, write_whole
-from ganedge.runtime.manifest import Interface, Manifest, Parity, Precision, write_artifact
+from ganedge.runtime.manifest import Manifest, Parity, Precision, write_artifact
 
 ROUNDS = 5
 """How often layers are taken back to a higher precision before giving up."""
+SPARE = 1.0
+"""What INT8 has to pass its gate by where it is foreseen, dB: so much more each time it missed it in an engine."""
+MOST_SPARE = 12.0
+"""Where that ends, dB."""
 TIMED = 20
 """Calls of each engine where the one to quantise for is chosen; the first quarter is warm-up."""
 PROOF_LATENTS, PROOF_PICTURES = 16, 4
@@ -43,7 +49,7 @@ class Wanted:
     """What crosses the boundary where pictures do: values of the declared range, or bytes `[N, H, W, C]`."""
     calibrate: Path | int | None = None
     """A folder of pictures, or how many inputs are made to look at values with."""
-    gate: parity.Gate | None = None
+    gate: fidelity.Gate | None = None
     """What the proof must reach; the precision's own gate by default."""
     target: quantize.Target | None = None
     """The engine that an INT8 graph is made for; what this machine runs best by default."""
@@ -148,45 +154,83 @@ def make(original: Original, wanted: Wanted) -> Proven:
         raise UsageError(f"--io uint8: this artifact is {original.precision} already; make it from the FP32 one")
     if wanted.folder is not None and original.interface.noise is not None:
         raise UsageError(f"--calibrate {wanted.folder}: this generator takes latents, not pictures; give a number")
-    inputs = parity.real_cases(original.interface, wanted.folder)
+    inputs = parity.real_cases(original.interface, wanted.folder, trained=original.source.size)
     cases = [] if original.run is None else [parity.Case(case, original.run(case)) for case in inputs]
     if kind == original.precision and wanted.io == "float" and original.parity and wanted.gate is None:
         return _as_it_is(original, cases)
     measured: tuple[str, ...] = ()
     if kind == "int8" and wanted.target is None:
         wanted, measured = _choose_target(original, wanted, inputs)
-    best: Proven | None = None
     keep: frozenset[str] = frozenset()
-    lost: list[layers.Loss] = []
-    for turn in range(ROUNDS):
+    losses: _Losses | None = None
+    for _ in range(ROUNDS):
         model, notes = _convert(original, kind, wanted, keep)
-        best = _prove(original, model, kind, wanted, cases, (*original.notes, *measured, *notes))
-        if all(proof.passed for proof in best.manifest.parity):
-            return best
-        lost = layers.losses(original.model, model, inputs) if kind in ("fp16", "int8") else []
-        more = _taken_back(original.model, kind, lost, keep, turn)
+        made = _prove(original, model, kind, wanted, cases, (*original.notes, *measured, *notes))
+        failed = [proof for proof in made.manifest.parity if not proof.passed]
+        if not failed:
+            return made
+        if kind not in ("fp16", "int8"):
+            break
+        if losses is None:
+            gate = read_gate(failed[0].tolerance)
+            losses = _LossesOfInt8(original, model, wanted, gate) if kind == "int8" else _LossesOfHalf(original, inputs)
+        more = losses.more(model, keep)
         if not more:
             break
         keep |= more
-    assert best is not None
-    failed = next(proof for proof in best.manifest.parity if not proof.passed)
-    named = f"; it is lost in {', '.join(map(str, lost[:3]))}" if lost else ""
-    raise GanEdgeError(f"not exported, the artifact gives other pictures than the generator: {failed}{named}")
+    named = "" if losses is None else f"; it is lost in {losses.worst}"
+    raise GanEdgeError(f"not exported, the artifact gives other pictures than the generator: {failed[0]}{named}")
 
 
-def _taken_back(
-    model: ModelProto, kind: Precision, lost: Sequence[layers.Loss], keep: frozenset[str], turn: int
-) -> frozenset[str]:
-    """The layers that lose most and are not kept in FP32 yet: more of them each turn, and never the last one."""
-    heavy = frozenset(node.name for node in model.graph.node if node.op_type in quantize.LAYERS)
-    count = max(1, len(heavy) // 12) << turn
-    taken: frozenset[str] = frozenset()
-    for loss in [loss for loss in lost if loss.node not in keep][:count]:
-        wider = taken | layers.with_makers(model, [loss.node])
-        if kind == "int8" and heavy <= keep | wider:
-            continue
-        taken = wider
-    return taken - keep
+class _Losses(Protocol):
+    """Knows where a lower precision loses most."""
+
+    worst: str
+    """What loses most, for people."""
+
+    def more(self, model: ModelProto, keep: frozenset[str], /) -> frozenset[str]:
+        """Nodes to keep in FP32 besides `keep`, with which `model` has missed its gate; none where nothing helps."""
+        ...
+
+
+class _LossesOfHalf:
+    """FP16: what overflows or cancels shows in the layer itself, so those that lose most are taken, more each turn."""
+
+    def __init__(self, original: Original, inputs: Sequence[Sequence[NDArray[np.generic]]]) -> None:
+        self._original = original
+        self._inputs = inputs
+        self._count = max(1, sum(node.op_type in quantize.LAYERS for node in original.model.graph.node) // 12)
+        self.worst = ""
+
+    def more(self, model: ModelProto, keep: frozenset[str], /) -> frozenset[str]:
+        """As `_Losses` says."""
+        lost = layers.losses(self._original.model, model, self._inputs)
+        self.worst = ", ".join(map(str, lost[:3]))
+        names = [loss.node for loss in lost if loss.node not in keep][: self._count]
+        self._count *= 2
+        return layers.with_makers(self._original.model, names) - keep
+
+
+class _LossesOfInt8:
+    """INT8: what a layer rounds may grow or fade behind it, so what counts is what it does to the output."""
+
+    def __init__(self, original: Original, low: ModelProto, wanted: Wanted, gate: fidelity.Gate) -> None:
+        assert wanted.target is not None
+        prepared = quantize.prepared(original.model, wanted.target)
+        inputs = calibration(original, wanted)
+        self._effect = Sensitivity(prepared, low, inputs, original.interface.output)
+        self._gate = gate
+        self._spare = SPARE
+        self.worst = self._effect.worst()
+
+    def more(self, _model: ModelProto, keep: frozenset[str], /) -> frozenset[str]:
+        """As `_Losses` says. More is asked for each time, as engines differ from what was foreseen."""
+        while self._spare <= MOST_SPARE:
+            names = self._effect.kept(self._gate, self._spare)
+            self._spare += SPARE
+            if not names <= keep:
+                return names - keep
+        return frozenset()
 
 
 def _choose_target(
@@ -198,7 +242,7 @@ def _choose_target(
         return replace(wanted, target=targets[0] if targets else "openvino"), ()
     batch = original.interface.inputs[0].shape[0]
     item = [array[: batch if isinstance(batch, int) else 1] for array in inputs[0]]
-    calibrated = calibration(original.interface, wanted)
+    calibrated = calibration(original, wanted)
     runs: dict[quantize.Target, engines.Engine] = {}
     for target in targets:
         model, _, _ = quantize.to_int8(original.model, calibrated, target)
@@ -238,7 +282,7 @@ def _convert(
     """The graph in the wanted precision, with what stays higher, and what there is to say of it."""
     if kind == original.precision:
         return original.model, ()
-    inputs = calibration(original.interface, wanted)
+    inputs = calibration(original, wanted)
     if kind == "int8":
         assert wanted.target is not None
         model, share, target = quantize.to_int8(original.model, inputs, wanted.target, keep)
@@ -252,10 +296,10 @@ def _convert(
     return precision.to_half(original.model, "fp16", wide), notes
 
 
-def calibration(interface: Interface, wanted: Wanted) -> list[list[NDArray[np.generic]]]:
+def calibration(original: Original, wanted: Wanted) -> list[list[NDArray[np.generic]]]:
     """Inputs to look at values with: the pictures given, or others than those of the proof."""
-    count = wanted.count or (None if interface.noise is None else LATENTS)
-    return parity.real_cases(interface, wanted.folder, count, parity.SEED + 1000)
+    count = wanted.count or (None if original.interface.noise is None else LATENTS)
+    return parity.real_cases(original.interface, wanted.folder, count, parity.SEED + 1000, original.source.size)
 
 
 def _prove(
@@ -270,8 +314,10 @@ def _prove(
     if wanted.io == "uint8":
         model, interface = boundary.to_bytes(model, interface)
         if original.run is not None:
-            cases = _in_bytes(boundary.reference(original.run, original.interface), interface, wanted)
-    gate = wanted.gate or parity.gate_of(kind, interface)
+            run = boundary.reference(original.run, original.interface)
+            inputs = parity.real_cases(interface, wanted.folder, trained=original.source.size)
+            cases = [parity.Case(case, run(case)) for case in inputs]
+    gate = wanted.gate or fidelity.gate_of(kind, interface)
     manifest = Manifest(interface, kind, original.norm_mode, original.source)
     data = model.SerializeToString()
     proofs: tuple[Parity, ...] = parity.prove(data, manifest, cases, gate) if cases else ()
@@ -281,9 +327,3 @@ def _prove(
         manifest, parity=proofs, unproven="" if proofs else f"no engine that computes {kind} is installed"
     )
     return Proven(write_artifact(data, manifest), manifest, cases, notes)
-
-
-def _in_bytes(run: Run, interface: Interface, wanted: Wanted) -> list[parity.Case]:
-    """The proof's inputs again, for a boundary of bytes."""
-    inputs = parity.real_cases(interface, wanted.folder)
-    return [parity.Case(case, run(case)) for case in inputs]

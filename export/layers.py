@@ -47,8 +47,8 @@ def largest_values(model: ModelProto, cases: Sequence[Sequence[NDArray[np.generi
     """
     names = _made(model)
     peaks = dict.fromkeys(names, 0.0)
-    session = _session(model, names)
-    for item in _items(model, cases):
+    session = open_session(model, names)
+    for item in items(model, cases):
         for name, value in zip(names, session.run(names, item), strict=True):
             peaks[name] = max(peaks[name], float(np.abs(value).max(initial=0.0)))
     return peaks
@@ -64,9 +64,9 @@ def losses(full: ModelProto, low: ModelProto, cases: Sequence[Sequence[NDArray[n
     """
     inner = set(_made(low))
     names = [name for name in _made(full) if name in inner]
-    sessions = _session(full, names), _session(low, names)
+    sessions = open_session(full, names), open_session(low, names)
     noise = dict.fromkeys(names, 0.0)
-    for item in _items(full, cases):
+    for item in items(full, cases):
         wanted, found = (session.run(names, item) for session in sessions)
         for name, a, b in zip(names, wanted, found, strict=True):
             noise[name] = max(noise[name], _noise(a, b))
@@ -106,7 +106,7 @@ def _made(model: ModelProto) -> list[str]:
     return [name for node in model.graph.node for name in node.output if name in known and node.op_type != "Constant"]
 
 
-def _session(model: ModelProto, names: Sequence[str]) -> Any:
+def open_session(model: ModelProto, names: Sequence[str]) -> Any:
     """An ONNX Runtime session that gives these tensors."""
     try:
         import onnxruntime
@@ -124,7 +124,7 @@ def _session(model: ModelProto, names: Sequence[str]) -> Any:
     return onnxruntime.InferenceSession(probed.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
 
-def _items(
+def items(
     model: ModelProto, cases: Sequence[Sequence[NDArray[np.generic]]]
 ) -> Iterator[dict[str, NDArray[np.generic]]]:
     """Single inputs by name, a few of each case, spread over it."""

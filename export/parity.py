@@ -1,9 +1,7 @@
 """The proof: an artifact beside the eager FP32 generator, on the same real inputs. No torch here.
 
-    cases = [Case(inputs, original.run(inputs)) for inputs in real_cases(interface)]
-    proofs = prove(model, manifest, cases, GATES["fp32"])
-
-The worst item decides. Figures are computed in double precision.
+cases = [Case(inputs, original.run(inputs)) for inputs in real_cases(interface)]
+proofs = prove(model, manifest, cases, GATES["fp32"])
 """
 
 from __future__ import annotations
@@ -17,9 +15,9 @@ from numpy.typing import NDArray
 
 from ganedge.export import pictures
 from ganedge.runtime import engines
-from ganedge.runtime.errors import GanEdgeError, UsageError
+from ganedge.runtime.fidelity import Gate, difference, span_of, worst
 from ganedge.runtime.latents import LatentStream, class_numbers
-from ganedge.runtime.manifest import Interface, Manifest, Parity, Port, Precision
+from ganedge.runtime.manifest import Interface, Manifest, Parity, Port
 
 COUNT = 32
 """Latents in one proof."""
@@ -30,7 +28,8 @@ BATCHES = (1, 5, 16)
 PICTURE_BATCHES = (1, 3)
 """The same where a picture goes in: they are larger, and memory goes with the batch."""
 SIDES = ((64, 64), (96, 128))
-"""Heights and widths of the pictures where these are dynamic; rounded up to the port's multiple."""
+"""Heights and widths of the pictures where these are dynamic and nothing says what they were in training; rounded up to
+the port's multiple."""
 SEED = 20_26
 """Seed of the inputs of a proof."""
 
@@ -43,89 +42,6 @@ class Case:
     """One array per input, batch first."""
     reference: NDArray[np.generic]
     """What the FP32 generator gives for them."""
-
-
-@dataclass(frozen=True)
-class Difference:
-    """How far two batches of outputs are apart; the worst item decides."""
-
-    span: float
-    """The range of the output: what the errors are measured against."""
-    max_abs: float
-    """Largest absolute difference of one value."""
-    mean_abs: float
-    """Mean absolute difference."""
-    psnr: float | None
-    """Peak signal-to-noise ratio of the worst item, dB, peak = span; None: identical."""
-    ssim: float | None
-    """Structural similarity of the worst picture; None where the output is no picture."""
-    nonfinite: float
-    """Share of values that are NaN or infinite; they count as zero in the other figures."""
-
-
-@dataclass(frozen=True)
-class Gate:
-    """What an artifact must reach."""
-
-    max_abs: float | None = None
-    """Largest absolute error allowed, as a share of the output's range."""
-    psnr: float | None = None
-    """Smallest peak signal-to-noise ratio allowed, dB."""
-
-    def __str__(self) -> str:
-        parts = [f"maxabs={self.max_abs:g}"] if self.max_abs is not None else []
-        parts += [f"psnr={self.psnr:g}"] if self.psnr is not None else []
-        return ",".join(parts) or "none"
-
-    def holds(self, found: Difference) -> bool:
-        """Whether these figures pass; anything non-finite never does."""
-        close = self.max_abs is None or found.max_abs <= self.max_abs * found.span
-        clear = self.psnr is None or found.psnr is None or found.psnr >= self.psnr
-        return close and clear and found.nonfinite == 0
-
-
-GATES: dict[Precision, Gate] = {
-    "fp32": Gate(max_abs=1e-4),
-    "fp16": Gate(psnr=45.0),
-    "bf16": Gate(psnr=40.0),
-    "int8": Gate(psnr=30.0),
-}
-"""The gate of each precision."""
-LATENT_INT8 = Gate(psnr=35.0)
-"""The gate of INT8 where latents go in: such generators lose less."""
-
-
-def gate_of(precision: Precision, interface: Interface) -> Gate:
-    """The gate that an artifact must pass unless told otherwise.
-
-    A uint8 output may be off by the half level that rounding costs, as the reference is not rounded.
-    """
-    if precision == "int8" and interface.noise is not None:
-        return LATENT_INT8
-    if precision == "fp32" and interface.output.dtype == "uint8":
-        return Gate(max_abs=0.5 / 255 + 1e-4)
-    return GATES[precision]
-
-
-def read_gate(text: str) -> Gate:
-    """A gate as people write it: `psnr=40,maxabs=1e-3`, either of them, or `none`.
-
-    Raises:
-        UsageError: anything else.
-    """
-    if text == "none":
-        return Gate()
-    known = {"psnr": "psnr", "maxabs": "max_abs"}
-    found: dict[str, float] = {}
-    for part in text.split(","):
-        name, _, value = part.partition("=")
-        try:
-            found[known[name.strip()]] = float(value)
-        except (KeyError, ValueError):
-            raise UsageError(f"tolerance {text!r}: give psnr=40, maxabs=1e-3, both with a comma, or none") from None
-    if not all(np.isfinite(value) and value > 0 for value in found.values()):
-        raise UsageError(f"tolerance {text!r}: the figures are more than 0")
-    return Gate(**found)
 
 
 def real_inputs(
@@ -165,18 +81,33 @@ def real_inputs(
 
 
 def real_cases(
-    interface: Interface, folder: Path | None = None, count: int | None = None, seed: int = SEED
+    interface: Interface,
+    folder: Path | None = None,
+    count: int | None = None,
+    seed: int = SEED,
+    trained: int | None = None,
 ) -> list[list[NDArray[np.generic]]]:
-    """Real inputs at every size that a proof looks at: one where the size is fixed, two where it is dynamic."""
+    """Real inputs at every size that a proof looks at: one where the size is fixed, two where it is dynamic.
+
+    Args:
+        interface: What the generator takes.
+        folder: Pictures to take; without one they are made by code.
+        count: How many in all; what a proof takes by default.
+        seed: Of latents, and of pictures made by code.
+        trained: Height and width of the pictures in training, where they are known, pixels.
+    """
     if interface.noise is not None:
         return [real_inputs(interface, count or COUNT, seed)]
-    chosen = sides(interface.inputs[0])
+    chosen = sides(interface.inputs[0], trained)
     each = -(-(count or PICTURES) // len(chosen))
     return [real_inputs(interface, each, seed + place, folder, side) for place, side in enumerate(chosen)]
 
 
-def sides(port: Port) -> list[tuple[int, int]]:
-    """The heights and widths to try for a picture port: its own, or two that its multiple allows."""
+def sides(port: Port, trained: int | None = None) -> list[tuple[int, int]]:
+    """The heights and widths to try for a picture port: its own, or two that its multiple allows.
+
+    Where the training's size is known it is the first, and the second is smaller and not square.
+    """
     height, width = port.shape[2:] if port.layout == "NCHW" else port.shape[1:3]
     if isinstance(height, int) and isinstance(width, int):
         return [(height, width)]
@@ -184,7 +115,8 @@ def sides(port: Port) -> list[tuple[int, int]]:
     def pick(fixed: int | str, wanted: int) -> int:
         return fixed if isinstance(fixed, int) else -(-wanted // port.multiple) * port.multiple
 
-    found = [(pick(height, h), pick(width, w)) for h, w in SIDES]
+    wanted = SIDES if trained is None else ((trained, trained), (trained // 2, 3 * trained // 4))
+    found = [(pick(height, h), pick(width, w)) for h, w in wanted]
     if found[0] == found[1]:  # A large multiple rounds both to one: make the second wider.
         found[1] = (pick(height, found[0][0]), pick(width, found[0][1] + port.multiple))
     return found
@@ -212,7 +144,7 @@ def _prove_in(model: bytes, manifest: Manifest, cases: Sequence[Case], gate: Gat
     sizes: set[int] = set()
     outputs = [_run_in_batches(engine, manifest.interface, case, sizes) for case in cases]
     engine.close()
-    span = None if port.range is not None else _span(port, np.concatenate([case.reference for case in cases]))
+    span = span_of(port, *(case.reference for case in cases))
     found = worst([difference(output, case.reference, port, span) for output, case in zip(outputs, cases, strict=True)])
     return Parity(
         engine=str(engine.info),
@@ -241,91 +173,3 @@ def _run_in_batches(engine: engines.Engine, interface: Interface, case: Case, si
         sizes.add(size)
         begin, turn = begin + size, turn + 1
     return np.concatenate(parts)
-
-
-def worst(found: Sequence[Difference]) -> Difference:
-    """The worst figures of several comparisons; the mean error is their mean."""
-    psnr = [one.psnr for one in found if one.psnr is not None]
-    ssims = [one.ssim for one in found if one.ssim is not None]
-    return Difference(
-        span=found[0].span,
-        max_abs=max(one.max_abs for one in found),
-        mean_abs=float(np.mean([one.mean_abs for one in found])),
-        psnr=min(psnr) if psnr else None,
-        ssim=min(ssims) if ssims else None,
-        nonfinite=max(one.nonfinite for one in found),
-    )
-
-
-def difference(
-    output: NDArray[np.generic], reference: NDArray[np.generic], port: Port, span: float | None = None
-) -> Difference:
-    """Compare what an engine gives with what it should give.
-
-    Args:
-        output: `[N, ...]` as the port says.
-        reference: The same shape.
-        port: Layout and range.
-        span: What errors are measured against; the declared range, or for points the reference's own, by default.
-
-    Raises:
-        GanEdgeError: the shapes differ, so that there is nothing to compare.
-    """
-    if output.shape != reference.shape:
-        raise GanEdgeError(
-            f"the artifact gives shape {output.shape}, the generator {reference.shape}: not the same one"
-        )
-    span = span or _span(port, reference)
-    finite = np.isfinite(output)
-    found, wanted = np.where(finite, output, 0.0).astype(np.float64), reference.astype(np.float64)
-    error = np.abs(found - wanted)
-    noise = float((error**2).reshape(len(error), -1).mean(1).max())
-    return Difference(
-        span=span,
-        max_abs=float(error.max()),
-        mean_abs=float(error.mean()),
-        psnr=None if noise == 0 else float(10 * np.log10(span**2 / noise)),
-        ssim=ssim(found, wanted, port, span) if port.role == "image" else None,
-        nonfinite=float(1 - finite.mean()),
-    )
-
-
-def ssim(a: NDArray[np.float64], b: NDArray[np.float64], port: Port, span: float) -> float:
-    """Structural similarity of the worst pair of pictures, Wang et al. 2004, eq. 13, over 7×7 windows.
-
-    Args:
-        a: Pictures in the port's layout.
-        b: The same shape.
-        port: Says which dimensions are height and width.
-        span: The distance of white from black.
-
-    Returns:
-        At most 1: the mean over windows and channels, of the worst pair.
-    """
-    if port.layout == "NHWC":
-        a, b = a.transpose(0, 3, 1, 2), b.transpose(0, 3, 1, 2)
-    side = min(7, *a.shape[2:])
-    low = port.range[0] if port.range is not None else 0.0
-    a, b = a - low, b - low  # Black is zero, as the formula's luminance term needs it.
-    c1, c2 = (0.01 * span) ** 2, (0.03 * span) ** 2
-    mean_a, mean_b = _box(a, side), _box(b, side)
-    var_a, var_b = _box(a * a, side) - mean_a**2, _box(b * b, side) - mean_b**2
-    covariance = _box(a * b, side) - mean_a * mean_b
-    top = (2 * mean_a * mean_b + c1) * (2 * covariance + c2)
-    bottom = (mean_a**2 + mean_b**2 + c1) * (var_a + var_b + c2)
-    return float((top / bottom).reshape(len(a), -1).mean(1).min())
-
-
-def _box(x: NDArray[np.float64], side: int) -> NDArray[np.float64]:
-    """Means over all windows of `side` × `side`, by running sums."""
-    sums = np.pad(x, ((0, 0), (0, 0), (1, 0), (1, 0))).cumsum(2).cumsum(3)
-    total = (
-        sums[:, :, side:, side:] - sums[:, :, :-side, side:] - sums[:, :, side:, :-side] + sums[:, :, :-side, :-side]
-    )
-    return np.asarray(total / side**2)
-
-
-def _span(port: Port, reference: NDArray[np.generic]) -> float:
-    """The declared range; for points, which have none, the reference's own."""
-    low, high = port.range if port.range is not None else (float(reference.min()), float(reference.max()))
-    return max(high - low, 1e-12)

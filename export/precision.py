@@ -108,7 +108,7 @@ def to_half(model: ModelProto, kind: Half, keep: frozenset[str] = frozenset()) -
     del graph.node[:]
     graph.node.extend(ordered)
     graph.initializer.extend(narrow_weights.values())
-    return rewrite.tidy(half, _symbols(half))
+    return rewrite.tidy(half, rewrite.symbols(half))
 
 
 def overflowing(model: ModelProto, peaks: Mapping[str, float]) -> frozenset[str]:
@@ -149,7 +149,7 @@ def _types(kind: Half) -> tuple[int, np.dtype[np.generic]]:
 
 def _ready_for_bf16(model: ModelProto) -> ModelProto:
     """The same graph in an operator set that knows bf16, without transposed convolutions."""
-    symbols = _symbols(model)
+    symbols = rewrite.symbols(model)
     if max(entry.version for entry in model.opset_import if entry.domain in rewrite.ONNX_DOMAINS) < BF16_OPSET:
         model = version_converter.convert_version(model, BF16_OPSET)
     model = rewrite.tidy(model, symbols)
@@ -203,8 +203,3 @@ def _copy(node: NodeProto) -> NodeProto:
     copy = NodeProto()
     copy.CopyFrom(node)
     return copy
-
-
-def _symbols(model: ModelProto) -> set[str]:
-    ports = (*model.graph.input, *model.graph.output)
-    return {size.dim_param for port in ports for size in port.type.tensor_type.shape.dim if size.dim_param}

@@ -14,8 +14,9 @@ import contextlib
 import logging
 import tempfile
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import onnx
@@ -31,7 +32,7 @@ Target = Literal["ort", "openvino", "trt"]
 LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 """What computes in INT8."""
 SHUFFLES = ("Relu", "LeakyRelu", "DepthToSpace", "Transpose", "Reshape")
-"""What ONNX Runtime takes between two INT8 layers without leaving INT8, apart from the layers themselves."""
+"""What ONNX Runtime does with the result of an INT8 layer without leaving INT8."""
 
 
 def runnable_targets() -> list[Target]:
@@ -61,14 +62,7 @@ def to_int8(
         MissingExtra: onnxruntime, whose quantiser this uses, is not installed.
         GanEdgeError: nothing in the graph could be quantised.
     """
-    prepared = ModelProto()
-    prepared.CopyFrom(model)
-    names = {size.dim_param for size in _dimensions(model) if size.dim_param}
-    if target == "ort":
-        rewrite.upsampled_to_shuffle(prepared, channels_last=True)
-        rewrite.transposed_to_shuffle(prepared, channels_last=True)
-        prepared = rewrite.tidy(prepared, names)
-    low = rewrite.tidy(_quantise(prepared, inputs, target, keep), names)
+    low = rewrite.tidy(_quantise(prepared(model, target), inputs, target, keep), rewrite.symbols(model))
     share = int8_share(low, [array.shape for array in inputs[0]])
     if share == 0:
         raise GanEdgeError(
@@ -77,9 +71,15 @@ def to_int8(
     return low, share, target
 
 
-def _dimensions(model: ModelProto) -> Iterator[Any]:
-    for value in (*model.graph.input, *model.graph.output):
-        yield from value.type.tensor_type.shape.dim
+def prepared(model: ModelProto, target: Target) -> ModelProto:
+    """A copy of a graph, rewritten as it is before it is quantised; layers keep their names."""
+    copy = ModelProto()
+    copy.CopyFrom(model)
+    if target != "ort":
+        return copy
+    rewrite.upsampled_to_shuffle(copy, channels_last=True)
+    rewrite.transposed_to_shuffle(copy, channels_last=True)
+    return rewrite.tidy(copy, rewrite.symbols(model))
 
 
 def _quantise(
@@ -91,6 +91,12 @@ def _quantise(
     except ImportError as error:
         raise MissingExtra("onnxruntime", "cpu", "--int8") from error
     symmetric = target != "ort"
+    of_layer = results(model)
+    idle = {
+        node.name
+        for node in model.graph.node
+        if node.op_type in SHUFFLES and of_layer.get(node.output[0], "") in {"", *keep}
+    }
     names = [value.name for value in model.graph.input]
     batch = model.graph.input[0].type.tensor_type.shape.dim[0].dim_value or 1
     with tempfile.TemporaryDirectory() as folder, quiet():
@@ -105,7 +111,7 @@ def _quantise(
             per_channel=True,
             activation_type=QuantType.QInt8 if symmetric else QuantType.QUInt8,
             weight_type=QuantType.QInt8,
-            nodes_to_exclude=sorted(keep),
+            nodes_to_exclude=sorted(keep | idle),
             calibrate_method=CalibrationMethod.MinMax,
             extra_options={
                 "ActivationSymmetric": symmetric,
@@ -116,6 +122,17 @@ def _quantise(
             },
         )
         return onnx.load(written)
+
+
+def results(model: ModelProto) -> dict[str, str]:
+    """The tensors that are a layer's result, as it is or shuffled, and the layers' names."""
+    found: dict[str, str] = {}
+    for node in model.graph.node:
+        if node.op_type in LAYERS:
+            found[node.output[0]] = node.name
+        elif node.op_type in SHUFFLES and node.input[0] in found:
+            found[node.output[0]] = found[node.input[0]]
+    return found
 
 
 class Reader:
@@ -133,11 +150,23 @@ class Reader:
         return next(self._feeds, None)
 
 
-def int8_share(model: ModelProto, shapes: Sequence[tuple[int, ...]]) -> float:
-    """The share of multiply-accumulates whose values and weights both come out of INT8.
+@dataclass(frozen=True)
+class Layer:
+    """The work of one layer."""
+
+    name: str
+    """Its node's."""
+    count: int
+    """Multiply-accumulates."""
+    int8: bool
+    """Whether its values and its weights both come out of INT8."""
+
+
+def work(model: ModelProto, shapes: Sequence[tuple[int, ...]]) -> list[Layer]:
+    """The layers of a graph that can become INT8, or are it, in order.
 
     Args:
-        model: A quantised graph.
+        model: A graph, quantised or not.
         shapes: Of its inputs, to know the size of what is dynamic.
     """
     sized = ModelProto()
@@ -153,13 +182,18 @@ def int8_share(model: ModelProto, shapes: Sequence[tuple[int, ...]]) -> float:
     sizes = {value.name: [size.dim_value for size in value.type.tensor_type.shape.dim] for value in values}
     sizes |= {tensor.name: list(tensor.dims) for tensor in graph.initializer}
     eight = {name for node in graph.node if node.op_type == "DequantizeLinear" for name in node.output}
-    total = low = 0
-    for node in graph.node:
-        if node.op_type in LAYERS:
-            work = _multiplications(node, sizes)
-            total += work
-            low += work if set(node.input[:2]) <= eight else 0
-    return low / total if total else 0.0
+    return [
+        Layer(node.name, _multiplications(node, sizes), set(node.input[:2]) <= eight)
+        for node in graph.node
+        if node.op_type in LAYERS
+    ]
+
+
+def int8_share(model: ModelProto, shapes: Sequence[tuple[int, ...]]) -> float:
+    """The share of multiply-accumulates whose values and weights both come out of INT8. Arguments as for `work`."""
+    layers = work(model, shapes)
+    low = sum(layer.count for layer in layers if layer.int8)
+    return low / max(sum(layer.count for layer in layers), 1)
 
 
 def _multiplications(node: NodeProto, sizes: dict[str, list[int]]) -> int:

@@ -89,6 +89,12 @@ def _replace_input(node: NodeProto, index: int, name: str, value: np.ndarray, gr
         node.input[index] = name
 
 
+def symbols(model: ModelProto) -> set[str]:
+    """The names of the inputs' and outputs' dynamic sizes."""
+    ports = (*model.graph.input, *model.graph.output)
+    return {size.dim_param for port in ports for size in port.type.tensor_type.shape.dim if size.dim_param}
+
+
 def tidy(model: ModelProto, dynamic: set[str]) -> ModelProto:
     """Remove what does not compute, infer shapes and check.
 

@@ -187,6 +187,13 @@ class Source:
         _check(isinstance(self.config, dict), "the source's config is no table of settings")
         _check_count(self.step, "step", 0, 2**53)
 
+    @property
+    def size(self) -> int | None:
+        """Height and width of the pictures it was trained with, pixels; None where nothing says."""
+        size = self.config.get("size")
+        whole = isinstance(size, int) and not isinstance(size, bool) and 1 <= size <= 16384
+        return size if whole else None
+
 
 @dataclass(frozen=True)
 class Parity:

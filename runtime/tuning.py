@@ -131,21 +131,22 @@ def tune(model: bytes, manifest: Manifest, batch: int, seconds: float, threads: 
     Raises:
         EngineError: no engine is installed, or the only one fails.
     """
-    from .verify import compare, real_inputs
+    from .fidelity import difference
+    from .verify import real_inputs
 
     engines = _engines(model, manifest, threads)
     if not engines:
         raise EngineError("nothing to tune: no installed engine runs this artifact (gan-run doctor says what is there)")
     ports = manifest.interface.inputs
     fixed = ports[0].shape[0]
-    items = real_inputs(manifest.interface, fixed if isinstance(fixed, int) else batch)
+    items = real_inputs(manifest.interface, fixed if isinstance(fixed, int) else batch, manifest.source.size)
     feeds = {port.name: array for port, array in zip(ports, items, strict=True)}
     outputs = [engine.run(feeds)[0] for _, engine in engines]
     times = _time([engine for _, engine in engines], feeds, seconds)
     for _, engine in engines:
         engine.close()
     return [
-        Trial(choice, 1000 * median, compare(output, outputs[0], manifest.interface.output).psnr)
+        Trial(choice, 1000 * median, difference(output, outputs[0], manifest.interface.output).psnr)
         for (choice, _), output, median in zip(engines, outputs, times, strict=True)
     ]
 

@@ -11,7 +11,6 @@ them may be apart by twice that.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,7 +19,8 @@ from zipfile import ZipFile
 import numpy as np
 
 from .engines import installed, readers, start
-from .errors import ArtifactError, EngineError
+from .errors import ArtifactError, EngineError, UsageError
+from .fidelity import Difference, Gate, difference, gate_of, read_gate
 from .images import from_uint8
 from .latents import LatentStream, class_numbers
 from .manifest import read_artifact
@@ -33,23 +33,9 @@ if TYPE_CHECKING:
 COUNT = 8
 """Items compared where no reference is stored."""
 SIDE = 64
-"""Height and width of the pictures made for it where the generator takes any, before rounding up, pixels."""
+"""Height and width of the pictures made for it where nothing says another, pixels."""
 MAX_PROOF = 2**30
 """Bytes that a stored proof may unpack to."""
-GATES = {"fp32": "maxabs=0.0001", "fp16": "psnr=45", "bf16": "psnr=40", "int8": "psnr=30"}
-"""What to reach where the artifact has no proof that says it."""
-
-
-@dataclass(frozen=True)
-class Difference:
-    """How far two outputs are apart; the worst item decides."""
-
-    span: float
-    """The range of the output."""
-    max_abs: float
-    """Largest absolute difference, in units of the output; infinite where a value is not finite."""
-    psnr: float | None
-    """Peak signal-to-noise ratio of the worst item, dB, peak = span; None: identical."""
 
 
 @dataclass(frozen=True)
@@ -69,9 +55,8 @@ class Check:
 
     def __str__(self) -> str:
         """One line for people."""
-        psnr = "identical" if self.found.psnr is None else f"PSNR {self.found.psnr:.1f} dB"
         verdict = "passed" if self.passed else "FAILED"
-        return f"{self.engine} beside {self.against}: max error {self.found.max_abs:.2g}, {psnr}, {verdict} {self.gate}"
+        return f"{self.engine} beside {self.against}: {self.found}, {verdict} {self.gate}"
 
 
 def verify(path: Path) -> list[Check]:
@@ -87,7 +72,10 @@ def verify(path: Path) -> list[Check]:
         return [_of_engine(path)]
     manifest, model = read_artifact(path)
     proof = path.with_name(path.name + ".proof.npz")
-    inputs, reference = _stored(proof, manifest) if proof.is_file() else (real_inputs(manifest.interface), None)
+    if proof.is_file():
+        inputs, reference = _stored(proof, manifest)
+    else:
+        inputs, reference = real_inputs(manifest.interface, side=manifest.source.size), None
     outputs = {}
     for name in filter(installed, readers(manifest.precision)):
         engine = start(model, manifest.precision, name, "auto", None)
@@ -102,7 +90,7 @@ def verify(path: Path) -> list[Check]:
             )
         slack, against = 2.0, next(iter(outputs))
         reference = outputs.pop(against)
-    gate = next((proof.tolerance for proof in manifest.parity if proof.passed), GATES[manifest.precision])
+    gate = _gate(manifest)
     return [_check(name, against, output, reference, manifest, gate, slack) for name, output in outputs.items()]
 
 
@@ -119,13 +107,18 @@ def _of_engine(path: Path) -> Check:
     with load(path) as generator:
         items = [generator.compute(*(array[i : i + 1] for array in inputs)) for i in range(len(reference))]
         name = str(generator.engine)
-    return _check(name, proof.name, np.concatenate(items), reference, manifest, GATES[manifest.precision], 1.0)
+    return _check(name, proof.name, np.concatenate(items), reference, manifest, _gate(manifest), 1.0)
 
 
-def real_inputs(interface: Interface, count: int = COUNT) -> list[NDArray[np.generic]]:
+def real_inputs(interface: Interface, count: int = COUNT, side: int | None = None) -> list[NDArray[np.generic]]:
     """Inputs like those in use: latents of its own distribution and every class in turn, or pictures made up.
 
     The pictures have smooth shades, edges and grain.
+
+    Args:
+        interface: What the generator takes.
+        count: How many; more where a fixed batch does not divide it.
+        side: Height and width of the pictures where it takes any, before rounding up, pixels.
     """
     port = interface.inputs[0]
     batch = port.shape[0] if isinstance(port.shape[0], int) else 1
@@ -133,36 +126,19 @@ def real_inputs(interface: Interface, count: int = COUNT) -> list[NDArray[np.gen
     if interface.noise is not None:
         inputs: list[NDArray[np.generic]] = [LatentStream(interface.noise, port.item_shape, 0).take(count)]
     else:
-        inputs = [np.concatenate([from_uint8(_picture(port, seed), port) for seed in range(count)])]
+        inputs = [np.concatenate([from_uint8(_picture(port, seed, side or SIDE), port) for seed in range(count)])]
     if interface.classes:
         inputs.append(class_numbers(count, len(interface.classes)))
     return inputs
 
 
-def compare(output: NDArray[np.generic], reference: NDArray[np.generic], port: Port) -> Difference:
-    """How far an output is from what it should be.
-
-    Raises:
-        ArtifactError: the shapes differ.
-    """
-    if output.shape != reference.shape:
-        raise ArtifactError(f"one gives shape {output.shape}, the other {reference.shape}: not the same generator")
-    wanted = reference.astype(np.float64)
-    low, high = port.range if port.range is not None else (float(wanted.min()), float(wanted.max()))
-    span = max(high - low, 1e-12)
-    if not np.isfinite(output).all():
-        return Difference(span, math.inf, -math.inf)
-    error = np.abs(output.astype(np.float64) - wanted)
-    noise = float((error**2).reshape(len(error), -1).mean(1).max())
-    return Difference(span, float(error.max()), 10 * math.log10(span**2 / noise) if noise else None)
-
-
-def holds(found: Difference, gate: str, slack: float = 1.0) -> bool:
-    """Whether a difference passes a gate such as "maxabs=0.0001,psnr=45", errors `slack` times as large allowed."""
-    limits = dict(part.split("=") for part in gate.split(",") if "=" in part)
-    close = found.max_abs <= slack * float(limits.get("maxabs", "inf")) * found.span
-    least = float(limits.get("psnr", "-inf")) - 20 * math.log10(slack)
-    return math.isfinite(found.max_abs) and close and (found.psnr is None or found.psnr >= least)
+def _gate(manifest: Manifest) -> Gate:
+    """What the export had to pass, or what it has to where nothing was proven yet."""
+    told = next((proof.tolerance for proof in manifest.parity if proof.passed), None)
+    try:
+        return gate_of(manifest.precision, manifest.interface) if told is None else read_gate(told)
+    except UsageError as error:
+        raise ArtifactError(f"its manifest names a gate that is none: {error}") from error
 
 
 def _check(
@@ -171,12 +147,12 @@ def _check(
     output: NDArray[np.generic],
     reference: NDArray[np.generic],
     manifest: Manifest,
-    gate: str,
+    gate: Gate,
     slack: float,
 ) -> Check:
-    found = compare(output, reference, manifest.interface.output)
-    shown = gate if slack == 1 else f"{slack:g} × {gate}"
-    return Check(name, against, found, shown, holds(found, gate, slack))
+    found = difference(output, reference, manifest.interface.output)
+    shown = str(gate) if slack == 1 else f"{slack:g} × {gate}"
+    return Check(name, against, found, shown, gate.holds(found, slack))
 
 
 def _run(engine: object, manifest: Manifest, inputs: list[NDArray[np.generic]]) -> NDArray[np.generic]:
@@ -209,10 +185,10 @@ def _stored(path: Path, manifest: Manifest) -> tuple[list[NDArray[np.generic]], 
         raise ArtifactError(f"{path}: it is no stored proof of this artifact: remove it, or export again") from error
 
 
-def _picture(port: Port, seed: int) -> NDArray[np.uint8]:
+def _picture(port: Port, seed: int, side: int) -> NDArray[np.uint8]:
     """A made-up picture that fits a port."""
     sizes = port.shape[2:] if port.layout == "NCHW" else port.shape[1:3]
-    height, width = (size if isinstance(size, int) else -(-SIDE // port.multiple) * port.multiple for size in sizes)
+    height, width = (size if isinstance(size, int) else -(-side // port.multiple) * port.multiple for size in sizes)
     random = np.random.RandomState(seed)
     y, x = np.mgrid[0 : 1 : height * 1j, 0 : 1 : width * 1j][..., None]
     waves = np.sin(random.uniform(2, 12, port.channels) * x + random.uniform(2, 12, port.channels) * y)

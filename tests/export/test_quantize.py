@@ -15,6 +15,8 @@ import pytest
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from ganedge.export import boundary, layers, parity, pictures, precision, quantize, rewrite
+from ganedge.export.sensitivity import Sensitivity
+from ganedge.runtime import fidelity
 from ganedge.runtime.errors import GanEdgeError, InputError, UsageError
 from ganedge.runtime.images import to_uint8
 from ganedge.runtime.manifest import Interface, Port, read_artifact
@@ -31,6 +33,8 @@ PICTURE = Interface(
     (Port("x", "image", "float32", ("batch", 3, 8, 8), "NCHW", (-1.0, 1.0)),),
     (Port("image", "image", "float32", ("batch", 3, 16, 16), "NCHW", (-1.0, 1.0)),),
 )
+PHOTOS = [parity.real_inputs(PICTURE, 8, 3)]
+TARGETS: tuple[quantize.Target, ...] = ("openvino", "ort")
 
 
 def graph(interface: Interface, nodes: list[Any], weights: dict[str, np.ndarray]) -> ModelProto:
@@ -115,7 +119,7 @@ def test_int8_forms() -> None:
     wanted = run(full, *inputs[0])
     for target in ("ort", "openvino", "trt"):
         low, share, _ = quantize.to_int8(full, inputs, target)
-        found = parity.difference(run(low, *inputs[0]), wanted, LATENT.output)
+        found = fidelity.difference(run(low, *inputs[0]), wanted, LATENT.output)
         assert share == 1
         assert found.psnr is not None
         assert found.psnr > 30
@@ -127,6 +131,62 @@ def test_int8_forms() -> None:
     assert 0 < share < 1
     with pytest.raises(GanEdgeError, match="nothing in this generator"):
         quantize.to_int8(full, inputs, "openvino", frozenset({"first", "second"}))
+
+
+def lopsided() -> ModelProto:
+    """Three convolutions; one of the second's input channels is a thousand times as large as the others.
+
+    Its weights make up for that, so that the function is harmless, and rounding by a scale for all channels is not.
+    """
+    random = np.random.default_rng(0)
+    weights = {f"w{i}": random.normal(size=(8, 8 if i else 3, 3, 3)) / 8 for i in range(2)}
+    weights |= {"w2": random.normal(size=(3, 8, 3, 3)) / 8, "scales": np.float32([1, 1, 2, 2])}
+    weights["w0"][0] *= 1000
+    weights["w1"][:, 0] /= 1000
+    nodes = [
+        helper.make_node("Conv", ["x", "w0"], ["a"], "first", pads=[1] * 4),
+        helper.make_node("Relu", ["a"], ["b"], "bent"),
+        helper.make_node("Conv", ["b", "w1"], ["c"], "second", pads=[1] * 4),
+        helper.make_node("Relu", ["c"], ["d"], "bent_again"),
+        helper.make_node("Resize", ["d", "", "scales"], ["e"], "larger", mode="nearest"),
+        helper.make_node("Conv", ["e", "w2"], ["f"], "third", pads=[1] * 4),
+        helper.make_node("Tanh", ["f"], ["image"], "tanh"),
+    ]
+    return graph(PICTURE, nodes, weights)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_few_layers_are_left_out(target: quantize.Target) -> None:
+    full = lopsided()
+    prepared = quantize.prepared(full, target)
+    low, share, _ = quantize.to_int8(full, PHOTOS, target)
+    assert share == 1
+    effect = Sensitivity(prepared, low, PHOTOS, PICTURE.output)
+    assert [group.nodes for group in effect.groups] == [("first",), ("second",), ("third",)]
+    gate = fidelity.Gate(psnr=38)
+    keep = effect.kept(gate)
+    assert keep == {"first", "second"}
+    assert effect.kept(fidelity.Gate(psnr=25)) == {"second"}, "no more than the gate asks for"
+    low, share, _ = quantize.to_int8(full, PHOTOS, target, keep)
+    assert 0 < share < 1
+    inputs = parity.real_inputs(PICTURE, 4, 5)
+    found = fidelity.difference(run(low, *inputs), run(full, *inputs), PICTURE.output)
+    assert gate.holds(found, 1.2)
+    assert effect.kept(fidelity.Gate(psnr=5)) == frozenset()
+    assert len(effect.kept(fidelity.Gate(psnr=200))) == 2, "never all of them"
+    assert effect.kept(gate) <= effect.kept(gate, 6.0)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_the_foresight_is_what_an_engine_gives(target: quantize.Target) -> None:
+    full = lopsided()
+    low, _, _ = quantize.to_int8(full, PHOTOS, target)
+    effect = Sensitivity(quantize.prepared(full, target), low, PHOTOS, PICTURE.output)
+    foreseen = effect.difference(range(3)).psnr
+    items = [array[:: max(1, len(array) // 4)] for array in PHOTOS[0]]
+    found = fidelity.difference(run(low, *items), run(full, *items), PICTURE.output).psnr
+    assert foreseen is not None
+    assert foreseen == pytest.approx(found, abs=1.0)
 
 
 def test_what_overflows_stays_wide() -> None:
@@ -176,11 +236,11 @@ def test_pictures(tmp_path: Path) -> None:
 
 
 def test_gates_as_people_write_them() -> None:
-    assert parity.read_gate("psnr=40,maxabs=1e-3") == parity.Gate(1e-3, 40)
-    assert parity.read_gate("none") == parity.Gate()
+    assert fidelity.read_gate("psnr=40,maxabs=1e-3") == fidelity.Gate(1e-3, 40)
+    assert fidelity.read_gate("none") == fidelity.Gate()
     for text in ("psnr", "psnr=x", "ssim=1", "psnr=-1", "psnr=nan"):
         with pytest.raises(UsageError, match="tolerance"):
-            parity.read_gate(text)
+            fidelity.read_gate(text)
 
 
 def test_onnx_to_int8_without_torch(artifact: Path, tmp_path: Path) -> None:

@@ -16,9 +16,10 @@ from PIL import Image
 
 from ganedge.runtime import ArtifactError, EngineError, doctor, engines, load, tuning
 from ganedge.runtime.engines import ort, ov
+from ganedge.runtime.fidelity import difference, read_gate
 from ganedge.runtime.manifest import read_artifact, write_artifact
 from ganedge.runtime.tuning import Choice, Trial
-from ganedge.runtime.verify import compare, holds, real_inputs, verify
+from ganedge.runtime.verify import real_inputs, verify
 
 Command = Callable[..., Any]
 
@@ -144,15 +145,15 @@ def test_figures_and_gates(artifact: Path) -> None:
     wanted = np.zeros((2, 1, 8, 8), np.float32)
     off = wanted.copy()
     off[1] += 0.02
-    found = compare(off, wanted, port)
+    found = difference(off, wanted, port)
     assert found.max_abs == pytest.approx(0.02)
     assert found.psnr == pytest.approx(40.0, abs=1e-3), "the worst item: 0.02 of a range of 2"
-    assert holds(found, "psnr=39.9")
-    assert not holds(found, "psnr=40.1")
-    assert holds(found, "psnr=46", slack=2)
-    assert not holds(found, "maxabs=0.009")
+    assert read_gate("psnr=39.9").holds(found)
+    assert not read_gate("psnr=40.1").holds(found)
+    assert read_gate("psnr=46").holds(found, slack=2)
+    assert not read_gate("maxabs=0.009").holds(found)
     off[0, 0, 0, 0] = np.nan
-    assert not holds(compare(off, wanted, port), "none")
+    assert not read_gate("none").holds(difference(off, wanted, port))
 
 
 def test_pictures_are_made_up_for_verify(make: Callable[..., Path]) -> None:
