@@ -223,6 +223,7 @@ def _method(settings: Settings) -> dict[str, Any]:
         "seconds": seconds,
         "iterations": iterations,
         "device": settings.device,
+        "longer": f"up to {timing.LONGEST:g} times that, until ratios are known to {timing.PRECISE:.0%}",
         "dropped": 0,
         "strict": settings.strict,
     }
@@ -328,12 +329,13 @@ def _at_batch(
     timed: dict[str, timing.Competitor] = {one.name: _over(one.run, pool) for one in subject.competitors}
     timed["yardstick"] = _yardstick()
     renew = {one.name: one.renew for one in subject.competitors if one.renew is not None}
+    settled = {one.name for one in subject.competitors}
     turns: timing.Turns = {}
     failed: dict[str, Exception] = {}
     watch: list[Others] = []
     interrupted = False
     try:
-        timing.interleaved(timed, *settings.least, turns, failed, lambda: watch.append(Others()), renew)
+        timing.interleaved(timed, *settings.least, turns, failed, lambda: watch.append(Others()), renew, settled)
     except KeyboardInterrupt:
         interrupted = True
     others += [share for one in watch if (share := one.share()) is not None]

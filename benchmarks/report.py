@@ -148,8 +148,11 @@ def foot(report: Row) -> list[str]:
     notes = [
         f"{machine['processor']}, {threads}" + (f", {machine['gpu']}" if machine.get("gpu") else ""),
         ", ".join(f"{name} {number}" for name, number in machine["versions"].items()),
-        f"timed: {method['timed']}; {method['order']}; warm-up {method['warmup']}; at least "
-        f"{method['seconds']:g} s and {method['iterations']} calls each; nothing dropped; "
+        f"timed: {method['timed']}; {method['order']}; warm-up {method['warmup']}; "
+        + (f"{method['renewed']}; " if "renewed" in method else "")
+        + f"at least {method['seconds']:g} s and {method['iterations']} calls each"
+        + (f", {method['longer']}" if "longer" in method else "")
+        + "; nothing dropped; "
         + (f"ratios {method['ratio']}; " if "ratio" in method else "")
         + f"intervals {method['interval']}",
     ]

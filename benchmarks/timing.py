@@ -17,7 +17,7 @@ from __future__ import annotations
 import contextlib
 import random
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -43,6 +43,12 @@ RENEWAL = 0.5
 """Share of the time it is timed for that a competitor may spend on being started anew."""
 WARM_SECONDS, WARM_CALLS = 0.02, 2
 """What is not timed after that: at least so long, and so many calls."""
+PRECISE = 0.02
+"""Half the width of a ratio's interval at which it is known well enough to stop."""
+LONGEST = 4.0
+"""Times as long as asked for, at which it stops all the same."""
+LOOK_ROUNDS = 5
+"""Rounds between two looks at that."""
 UNQUIET = 0.2
 """Spread between rounds above which a machine was not quiet."""
 
@@ -85,8 +91,12 @@ def interleaved(
     failed: dict[str, Exception] | None = None,
     ready: Callable[[], object] = lambda: None,
     renew: Mapping[str, Renew] | None = None,
+    settled: Collection[str] | None = None,
 ) -> Turns:
     """Time every competitor until each has run for `seconds` and `iterations` times.
+
+    On a machine that is not quiet that is too little: it goes on until every ratio to the first competitor is known to
+    `PRECISE`, or each has run for `LONGEST` times the time.
 
     Args:
         competitors: What to time, by name.
@@ -96,6 +106,7 @@ def interleaved(
         failed: Where the errors of those go that could not go on; the others do. Without it an error ends everything.
         ready: Called once, when all are warm.
         renew: What starts a competitor anew, by name, for those that can be.
+        settled: Those whose ratios have to be known; all by default.
 
     Returns:
         For each, the times of its turns in seconds, one array a turn. Every call after the warm-up is in them.
@@ -110,7 +121,9 @@ def interleaved(
     spent = dict.fromkeys(names, 0.0)
     ready()
     order = random.Random(0)  # noqa: S311 - the same in every run, and no one's secret
-    while any(_short(turns[name], seconds, iterations) for name in names):
+    while any(_short(turns[name], seconds, iterations) for name in names) or _vague(
+        turns, [name for name in names if settled is None or name in settled], LONGEST * seconds
+    ):
         for name in order.sample(names, len(names)):
             time.sleep(PAUSE_SECONDS)
             done = sum(map(len, turns[name]))
@@ -220,6 +233,17 @@ def _warm_up(run: Competitor) -> None:
         if abs(median / last - 1) < SETTLED:
             return
         last = median
+
+
+def _vague(turns: Turns, names: Sequence[str], longest: float) -> bool:
+    """Whether a ratio to the first is not well known yet, and there is time left to know it better."""
+    if len(names) < 2 or all(sum(float(turn.sum()) for turn in turns[name]) >= longest for name in names):
+        return False
+    if len(turns[names[0]]) % LOOK_ROUNDS:
+        return True
+    first, *others = (undisturbed(turns[name]) for name in names)
+    found = [ratio(first, other) for other in others]
+    return any(one.high / one.low > (1 + PRECISE) ** 2 for one in found)
 
 
 def _short(turns: list[NDArray[np.float64]], seconds: float, iterations: int) -> bool:

@@ -36,6 +36,39 @@ def test_turns_are_interleaved_and_nothing_is_dropped() -> None:
     assert timing.figures(turns["b"]).p50 >= 0.001
 
 
+def test_a_competitor_is_started_anew_and_not_for_longer_than_half_its_time() -> None:
+    events: list[str] = []
+
+    def slow_start() -> None:
+        events.append("new")
+        time.sleep(0.03)
+
+    turns = timing.interleaved(
+        {"a": lambda _: (events.append("call"), time.sleep(0.002)), "b": lambda _: time.sleep(0.002)},
+        0.4,
+        20,
+        renew={"a": slow_start},
+    )
+    timed = sum(float(turn.sum()) for turn in turns["a"])
+    assert 2 <= events.count("new") <= 1 + timing.RENEWAL * timed / 0.05
+    place = events.index("new")
+    assert events[place + 1 : place + 3] == ["call", "call"], "warm before it is timed"
+    assert sum(map(len, turns["a"])) <= events.count("call") - timing.WARM_CALLS * events.count("new")
+
+
+def test_it_goes_on_until_ratios_are_known() -> None:
+    random = np.random.default_rng(0)
+
+    def turns(rounds: int, noise: float) -> timing.Turns:
+        return {name: list(np.exp(random.normal(0, noise, (rounds, 9)).mean(1, keepdims=True))) for name in "ab"}
+
+    assert not timing._vague(turns(20, 0.01), ["a", "b"], 100)
+    assert timing._vague(turns(20, 1.0), ["a", "b"], 100)
+    assert not timing._vague(turns(20, 1.0), ["a", "b"], 5), "there is an end"
+    assert timing._vague(turns(21, 0.01), ["a", "b"], 100), "looked at now and then"
+    assert not timing._vague(turns(20, 1.0), ["a"], 100), "nothing to hold it against"
+
+
 def test_figures() -> None:
     figures = timing.figures([np.arange(1, 51) / 1000, np.arange(51, 101) / 1000])
     assert figures.iterations == 100
