@@ -159,7 +159,8 @@ def make(original: Original, wanted: Wanted) -> Proven:
     if kind == original.precision and wanted.io == "float" and original.parity and wanted.gate is None:
         return _as_it_is(original, cases)
     measured: tuple[str, ...] = ()
-    if kind == "int8" and wanted.target is None:
+    changed = kind != original.precision
+    if changed and kind == "int8" and wanted.target is None:
         wanted, measured = _choose_target(original, wanted, inputs)
     keep: frozenset[str] = frozenset()
     losses: _Losses | None = None
@@ -169,7 +170,7 @@ def make(original: Original, wanted: Wanted) -> Proven:
         failed = [proof for proof in made.manifest.parity if not proof.passed]
         if not failed:
             return made
-        if kind not in ("fp16", "int8"):
+        if not changed or kind == "bf16":
             break
         if losses is None:
             gate = read_gate(failed[0].tolerance)

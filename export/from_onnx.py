@@ -80,6 +80,7 @@ def of_onnx(
     model = _checked(_load(path), path)
     interface = _interface(model, kind, value_range, noise, tuple(classes))
     source = Source(variant=path.name, weights=hashlib.sha256(data).hexdigest(), program=program())
+    _name_nodes(model)
     rewrite.fold_batch_norm(model)
     model = rewrite.tidy(model, _names(interface))
     return Original(model, interface, _norm_mode(model), source, _in_engine(model, "fp32"), path.parent, path.stem)
@@ -181,6 +182,15 @@ def _set_batch(value: ValueInfoProto) -> None:
     first = value.type.tensor_type.shape.dim[0]
     if not first.dim_value:
         first.dim_param = "batch"
+
+
+def _name_nodes(model: ModelProto) -> None:
+    """Give every node a name of its own, by which it can be left out of a precision: exporters need not."""
+    taken: set[str] = set()
+    for place, node in enumerate(model.graph.node):
+        if not node.name or node.name in taken:
+            node.name = f"{node.op_type}_{place}_of_{model.graph.name or 'graph'}"
+        taken.add(node.name)
 
 
 def _names(interface: Interface) -> set[str]:

@@ -10,7 +10,8 @@ import pytest
 from PIL import Image
 
 from ganedge.export import pictures
-from ganedge.export.artifact import Wanted, make
+from ganedge.export.artifact import Wanted, export, make
+from ganedge.export.from_onnx import of_onnx, with_size
 from ganedge.export.from_torch import of_run
 from ganedge.export.original import Original
 from ganedge.export.to_tensorrt import Settings, write_engine
@@ -104,6 +105,17 @@ def _nodes(data: bytes) -> Any:
 @pytest.mark.parametrize(("name", "which"), BOTH_WAYS)
 def test_tiny(trained: Trained, name: str, which: str | None, precision: str, target: str | None) -> None:
     prove(of_run(trained(name, False), which), precision, target)
+
+
+def test_an_int8_artifact_takes_a_size(trained: Trained, tmp_path: Path) -> None:
+    path, _ = export(of_run(trained("pix2pix", False)), Wanted("int8", target="ort"), tmp_path / "g.onnx")
+    fixed = make(with_size(of_onnx(path), 64, 32), Wanted())
+    assert fixed.manifest.interface.inputs[0].shape == ("batch", 3, 64, 32)
+    assert fixed.manifest.precision == "int8"
+    counts = [
+        sum(node.op_type == "QuantizeLinear" for node in _nodes(data)) for data in (path.read_bytes(), fixed.data)
+    ]
+    assert counts[0] == counts[1] > 0, "it is not quantised a second time"
 
 
 @pytest.mark.matrix

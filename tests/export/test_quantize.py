@@ -14,7 +14,8 @@ import onnxruntime
 import pytest
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
-from ganedge.export import boundary, layers, parity, pictures, precision, quantize, rewrite
+from ganedge.export import artifact, boundary, layers, parity, pictures, precision, quantize, rewrite
+from ganedge.export.from_onnx import of_onnx
 from ganedge.export.sensitivity import Sensitivity
 from ganedge.runtime import fidelity
 from ganedge.runtime.errors import GanEdgeError, InputError, UsageError
@@ -200,6 +201,20 @@ def test_what_overflows_stays_wide() -> None:
     wide = precision.overflowing(full, layers.largest_values(full, inputs))
     assert {"first", "relu", "second"} <= wide
     assert "tanh" not in wide
+
+
+def test_nodes_without_names_can_be_left_out(tmp_path: Path) -> None:
+    full = lopsided()
+    for node in full.graph.node:
+        node.name = "same" if node.op_type == "Relu" else ""
+    onnx.save(full, tmp_path / "g.onnx")
+    original = of_onnx(tmp_path / "g.onnx", "image", (-1.0, 1.0))
+    assert len({node.name for node in original.model.graph.node}) == len(full.graph.node)
+    wanted = artifact.Wanted("int8", target="openvino", gate=fidelity.Gate(psnr=38))
+    proven = artifact.make(original, wanted)
+    assert all(proof.passed for proof in proven.manifest.parity)
+    assert "0%" not in proven.notes[-1]
+    assert "100%" not in proven.notes[-1], "some layers stay as they were"
 
 
 def test_the_layer_that_loses_is_named() -> None:
