@@ -173,9 +173,21 @@ def _named(
     generator = start()
     live = [generator]
 
+    def close() -> None:
+        for one in live:
+            one.close()
+
     def renew() -> None:
-        live[0].close()
-        live[0] = start()
+        close()
+        live.clear()
+        live.append(start())
+        if live[0].manifest.digest != generator.manifest.digest:
+            raise EngineError(f"{file} was changed while it was measured")
+
+    def run(arrays: Inputs) -> NDArray[np.generic]:
+        if not live:  # It could not be started anew a while ago, for want of memory perhaps.
+            renew()
+        return live[0].run(*arrays)
 
     label = _label(file, name or generator.engine.name, compute, files)
     twins = sum(other.name.partition(" #")[0] == label for other in found)
@@ -183,12 +195,12 @@ def _named(
         name=label + (f" #{twins + 1}" if twins else ""),
         engine=str(generator.engine),
         precision=compute or generator.manifest.precision,
-        run=lambda arrays: live[0].run(*arrays),
+        run=run,
         device=generator.engine.device,
         file=file,
         manifest=generator.manifest,
         compute=compute,
         bytes=file.stat().st_size,
-        close=lambda: live[0].close(),
+        close=close,
         renew=renew if generator.engine.device == "cpu" else None,
     )

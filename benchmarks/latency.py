@@ -329,7 +329,9 @@ def _at_batch(
     timed: dict[str, timing.Competitor] = {one.name: _over(one.run, pool) for one in subject.competitors}
     timed["yardstick"] = _yardstick()
     renew = {one.name: one.renew for one in subject.competitors if one.renew is not None}
-    settled = {one.name for one in subject.competitors}
+    # Ratios are to eager PyTorch, and to nothing where it is not there.
+    names = {one.name for one in subject.competitors}
+    settled = names if EAGER in names else set()
     turns: timing.Turns = {}
     failed: dict[str, Exception] = {}
     watch: list[Others] = []

@@ -244,8 +244,24 @@ class _Live(nn.Module):
         self.network = network
 
     def move(self) -> None:
-        """Copy it, and let the old one go."""
-        self.network = copy.deepcopy(self.network)
+        """Copy it, and let the old one go.
+
+        Raises:
+            EngineError: it cannot be copied, or there is no memory for two.
+        """
+        try:
+            self.network = copy.deepcopy(self.network)
+        except (RuntimeError, TypeError) as error:
+            raise EngineError(f"PyTorch could not copy this generator: {_line(error)}") from error
+
+    @property
+    def mover(self) -> Callable[[], None] | None:
+        """`move`, or None where this network cannot be copied: a module may hold a lock, or an open file."""
+        try:
+            self.move()
+        except EngineError:
+            return None
+        return self.move
 
     def forward(self, *tensors: Tensor) -> Tensor:
         """What the network gives."""
@@ -255,7 +271,7 @@ class _Live(nn.Module):
 
 def _eager(network: nn.Module, _inputs: Inputs, device: str) -> Competitor:
     live = _Live(network)
-    return _torch("eager", live, "fp32", device, network, live.move)
+    return _torch("eager", live, "fp32", device, network, live.mover)
 
 
 def _channels_last(network: nn.Module, _inputs: Inputs, device: str) -> Competitor:
@@ -266,7 +282,7 @@ def _channels_last(network: nn.Module, _inputs: Inputs, device: str) -> Competit
         output: Tensor = live(*(t.contiguous(memory_format=form) if t.ndim == 4 else t for t in tensors))
         return output
 
-    return _torch("channels-last", call, "fp32", device, network, live.move)
+    return _torch("channels-last", call, "fp32", device, network, live.mover)
 
 
 def _autocast(way: str, dtype: torch.dtype) -> Maker:
@@ -278,7 +294,7 @@ def _autocast(way: str, dtype: torch.dtype) -> Maker:
                 output: Tensor = live(*tensors)
             return output.float() if output.is_floating_point() else output
 
-        return _torch(way, call, way, device, network, live.move)
+        return _torch(way, call, way, device, network, live.mover)
 
     return make
 

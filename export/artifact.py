@@ -155,7 +155,7 @@ def make(original: Original, wanted: Wanted) -> Proven:
     if wanted.folder is not None and original.interface.noise is not None:
         raise UsageError(f"--calibrate {wanted.folder}: this generator takes latents, not pictures; give a number")
     inputs = parity.real_cases(original.interface, wanted.folder, trained=original.source.size)
-    cases = [] if original.run is None else [parity.Case(case, original.run(case)) for case in inputs]
+    cases = _cases(original, wanted)
     if kind == original.precision and wanted.io == "float" and original.parity and wanted.gate is None:
         return _as_it_is(original, cases)
     measured: tuple[str, ...] = ()
@@ -164,21 +164,21 @@ def make(original: Original, wanted: Wanted) -> Proven:
         wanted, measured = _choose_target(original, wanted, inputs)
     keep: frozenset[str] = frozenset()
     losses: _Losses | None = None
-    for _ in range(ROUNDS):
+    for turn in range(ROUNDS):
         model, notes = _convert(original, kind, wanted, keep)
         made = _prove(original, model, kind, wanted, cases, (*original.notes, *measured, *notes))
         failed = [proof for proof in made.manifest.parity if not proof.passed]
         if not failed:
             return made
-        if not changed or kind == "bf16":
+        if not changed or kind == "bf16" or turn == ROUNDS - 1:
             break
         if losses is None:
             gate = read_gate(failed[0].tolerance)
             losses = _LossesOfInt8(original, model, wanted, gate) if kind == "int8" else _LossesOfHalf(original, inputs)
-        more = losses.more(model, keep)
-        if not more:
+        wider = losses.kept(model, keep)
+        if wider == keep:
             break
-        keep |= more
+        keep = wider
     named = "" if losses is None else f"; it is lost in {losses.worst}"
     raise GanEdgeError(f"not exported, the artifact gives other pictures than the generator: {failed[0]}{named}")
 
@@ -189,8 +189,8 @@ class _Losses(Protocol):
     worst: str
     """What loses most, for people."""
 
-    def more(self, model: ModelProto, keep: frozenset[str], /) -> frozenset[str]:
-        """Nodes to keep in FP32 besides `keep`, with which `model` has missed its gate; none where nothing helps."""
+    def kept(self, model: ModelProto, keep: frozenset[str], /) -> frozenset[str]:
+        """The nodes to keep in FP32 next, after `model` missed its gate with `keep`; the same where nothing helps."""
         ...
 
 
@@ -203,13 +203,13 @@ class _LossesOfHalf:
         self._count = max(1, sum(node.op_type in quantize.LAYERS for node in original.model.graph.node) // 12)
         self.worst = ""
 
-    def more(self, model: ModelProto, keep: frozenset[str], /) -> frozenset[str]:
+    def kept(self, model: ModelProto, keep: frozenset[str], /) -> frozenset[str]:
         """As `_Losses` says."""
         lost = layers.losses(self._original.model, model, self._inputs)
         self.worst = ", ".join(map(str, lost[:3]))
         names = [loss.node for loss in lost if loss.node not in keep][: self._count]
         self._count *= 2
-        return layers.with_makers(self._original.model, names) - keep
+        return keep | layers.with_makers(self._original.model, names)
 
 
 class _LossesOfInt8:
@@ -219,19 +219,32 @@ class _LossesOfInt8:
         assert wanted.target is not None
         prepared = quantize.prepared(original.model, wanted.target)
         inputs = calibration(original, wanted)
-        self._effect = Sensitivity(prepared, low, inputs, original.interface.output)
+        self._effect = Sensitivity(prepared, low, wanted.target, inputs, original.interface.output)
         self._gate = gate
         self._spare = SPARE
         self.worst = self._effect.worst()
 
-    def more(self, _model: ModelProto, keep: frozenset[str], /) -> frozenset[str]:
+    def kept(self, _model: ModelProto, keep: frozenset[str], /) -> frozenset[str]:
         """As `_Losses` says. More is asked for each time, as engines differ from what was foreseen."""
         while self._spare <= MOST_SPARE:
             names = self._effect.kept(self._gate, self._spare)
             self._spare += SPARE
-            if not names <= keep:
-                return names - keep
-        return frozenset()
+            if names is None:
+                return keep
+            if names != keep:
+                return names
+        return keep
+
+
+def _cases(original: Original, wanted: Wanted) -> list[parity.Case]:
+    """What the proof compares: inputs as the artifact takes them, and what the FP32 generator makes of them."""
+    if original.run is None:
+        return []
+    run, interface = original.run, original.interface
+    if wanted.io == "uint8":
+        run, interface = boundary.reference(run, interface), boundary.bytes_interface(interface)
+    inputs = parity.real_cases(interface, wanted.folder, trained=original.source.size)
+    return [parity.Case(case, run(case)) for case in inputs]
 
 
 def _choose_target(
@@ -314,10 +327,6 @@ def _prove(
     interface = original.interface
     if wanted.io == "uint8":
         model, interface = boundary.to_bytes(model, interface)
-        if original.run is not None:
-            run = boundary.reference(original.run, original.interface)
-            inputs = parity.real_cases(interface, wanted.folder, trained=original.source.size)
-            cases = [parity.Case(case, run(case)) for case in inputs]
     gate = wanted.gate or fidelity.gate_of(kind, interface)
     manifest = Manifest(interface, kind, original.norm_mode, original.source)
     data = model.SerializeToString()

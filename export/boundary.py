@@ -48,9 +48,15 @@ def to_bytes(model: ModelProto, interface: Interface) -> tuple[ModelProto, Inter
     copies = [_copy(node) for node in nodes]
     del graph.node[:]
     graph.node.extend(copies)
+    new = bytes_interface(interface)
+    names = {size for port in (*new.inputs, *new.outputs) for size in port.shape if isinstance(size, str)}
+    return rewrite.tidy(changed, names), new
+
+
+def bytes_interface(interface: Interface) -> Interface:
+    """What an artifact takes and gives with bytes at its boundary."""
     inputs, outputs = (tuple(map(_bytes_port, ports)) for ports in (interface.inputs, interface.outputs))
-    names = {size for port in (*inputs, *outputs) for size in port.shape if isinstance(size, str)}
-    return rewrite.tidy(changed, names), replace(interface, inputs=inputs, outputs=outputs)
+    return replace(interface, inputs=inputs, outputs=outputs)
 
 
 def reference(run: Run, interface: Interface) -> Run:

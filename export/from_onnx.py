@@ -62,6 +62,7 @@ def of_onnx(
         manifest, _ = read_artifact(path)
         model = onnx.load_model_from_string(data)
         del model.metadata_props[:]
+        _name_nodes(model)
         model = rewrite.tidy(model, _names(manifest.interface))
         run = _in_engine(model, manifest.precision)
         return Original(

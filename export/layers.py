@@ -17,7 +17,9 @@ from onnx import ModelProto, TensorProto, helper
 from ganedge.runtime.errors import MissingExtra
 
 ITEMS = 4
-"""Inputs looked at, one by one, because all values of all layers are in memory at once."""
+"""Inputs looked at of each case, one by one."""
+AT_ONCE = 8
+"""Tensors taken out of a graph in one run: all values of all layers may not fit into memory."""
 
 
 @dataclass(frozen=True)
@@ -47,10 +49,18 @@ def largest_values(model: ModelProto, cases: Sequence[Sequence[NDArray[np.generi
     """
     names = _made(model)
     peaks = dict.fromkeys(names, 0.0)
-    session = open_session(model, names)
+    probed = ModelProto()
+    probed.CopyFrom(model)
+    for name in names:  # The graph finds the largest itself, so that no more is kept than it needs to go on.
+        size, top = f"{name}_size", f"{name}_largest"
+        probed.graph.node.append(helper.make_node("Abs", [name], [size]))
+        probed.graph.node.append(helper.make_node("ReduceMax", [size], [top], keepdims=0))
+        probed.graph.output.append(helper.make_tensor_value_info(top, TensorProto.FLOAT, []))
+    session = open_session(probed, [])
     for item in items(model, cases):
-        for name, value in zip(names, session.run(names, item), strict=True):
-            peaks[name] = max(peaks[name], float(np.abs(value).max(initial=0.0)))
+        found = session.run([f"{name}_largest" for name in names], item)
+        for name, value in zip(names, found, strict=True):
+            peaks[name] = max(peaks[name], float(value)) if np.isfinite(value) else float("inf")
     return peaks
 
 
@@ -67,9 +77,11 @@ def losses(full: ModelProto, low: ModelProto, cases: Sequence[Sequence[NDArray[n
     sessions = open_session(full, names), open_session(low, names)
     noise = dict.fromkeys(names, 0.0)
     for item in items(full, cases):
-        wanted, found = (session.run(names, item) for session in sessions)
-        for name, a, b in zip(names, wanted, found, strict=True):
-            noise[name] = max(noise[name], _noise(a, b))
+        for begin in range(0, len(names), AT_ONCE):
+            few = names[begin : begin + AT_ONCE]
+            wanted, found = (session.run(few, item) for session in sessions)
+            for name, a, b in zip(few, wanted, found, strict=True):
+                noise[name] = max(noise[name], _noise(a, b))
     found_losses = []
     for node in full.graph.node:
         outputs = [noise[name] for name in node.output if name in noise]

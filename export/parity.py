@@ -1,7 +1,7 @@
 """The proof: an artifact beside the eager FP32 generator, on the same real inputs. No torch here.
 
 cases = [Case(inputs, original.run(inputs)) for inputs in real_cases(interface)]
-proofs = prove(model, manifest, cases, GATES["fp32"])
+proofs = prove(model, manifest, cases, fidelity.gate_of("fp32", interface))
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ def real_cases(
 def sides(port: Port, trained: int | None = None) -> list[tuple[int, int]]:
     """The heights and widths to try for a picture port: its own, or two that its multiple allows.
 
-    Where the training's size is known it is the first, and the second is smaller and not square.
+    Where the training's size is known it is the first, and the second is another, smaller where the multiple allows.
     """
     height, width = port.shape[2:] if port.layout == "NCHW" else port.shape[1:3]
     if isinstance(height, int) and isinstance(width, int):

@@ -36,7 +36,7 @@ class Group:
     nodes: tuple[str, ...]
     """Their names."""
     work: int
-    """Their multiply-accumulates for the first input."""
+    """Their multiply-accumulates for the first case."""
 
 
 class Sensitivity:
@@ -45,6 +45,7 @@ class Sensitivity:
     Args:
         prepared: The FP32 graph that was quantised, with inferred shapes.
         low: What became of it, every layer INT8.
+        target: The engine it was made for.
         cases: Inputs of one shape each, batch first; a few of each are run.
         port: The output's.
 
@@ -54,12 +55,18 @@ class Sensitivity:
     """
 
     def __init__(
-        self, prepared: ModelProto, low: ModelProto, cases: Sequence[Sequence[NDArray[np.generic]]], port: Port
+        self,
+        prepared: ModelProto,
+        low: ModelProto,
+        target: quantize.Target,
+        cases: Sequence[Sequence[NDArray[np.generic]]],
+        port: Port,
     ) -> None:
         self.groups = _groups(prepared, low, [array.shape for array in cases[0]])
         self._port = port
+        self._known: dict[frozenset[int], Difference] = {}
         self._output = prepared.graph.output[0].name
-        self._session = layers.open_session(_switched(prepared, low, self.groups), [])
+        self._session = layers.open_session(_switched(prepared, low, target, self.groups), [])
         self._items = list(layers.items(prepared, cases))[:: len(cases)]
         self._wanted = [self._run(item, ()) for item in self._items]
         self._span = span_of(port, *self._wanted)
@@ -69,7 +76,7 @@ class Sensitivity:
             for place in range(len(self.groups))
         ]
 
-    def kept(self, gate: Gate, spare: float = 0.0) -> frozenset[str]:
+    def kept(self, gate: Gate, spare: float = 0.0) -> frozenset[str] | None:
         """The layers to leave out: few multiply-accumulates, and enough that the rest passes the gate.
 
         Args:
@@ -77,10 +84,12 @@ class Sensitivity:
             spare: By how much, dB.
 
         Returns:
-            Names of nodes; all but those that cost least where even they do not pass.
+            Names of nodes; None where not even the layer that costs least passes alone.
         """
         order = sorted(range(len(self.groups)), key=lambda place: -self.noise[place] / max(self.groups[place].work, 1))
         slack = 10 ** (-spare / 20)
+        if not gate.holds(self.difference(order[-1:]), slack):
+            return None
         few, many = 0, len(order) - 1
         while few < many:  # The smallest number of layers to leave out, by halving.
             middle = (few + many) // 2
@@ -105,8 +114,12 @@ class Sensitivity:
 
     def difference(self, rounded: Sequence[int]) -> Difference:
         """How far the output is off with these layers rounded."""
-        pairs = zip(self._items, self._wanted, strict=True)
-        return worst([compare(self._run(item, rounded), wanted, self._port, self._span) for item, wanted in pairs])
+        key = frozenset(rounded)
+        if key not in self._known:
+            pairs = zip(self._items, self._wanted, strict=True)
+            found = [compare(self._run(item, rounded), wanted, self._port, self._span) for item, wanted in pairs]
+            self._known[key] = worst(found)
+        return self._known[key]
 
     def _error(self, item: int, place: int) -> float:
         """The mean square error of one input's output with one layer rounded."""
@@ -128,12 +141,8 @@ def _groups(prepared: ModelProto, low: ModelProto, shapes: Sequence[tuple[int, .
     return [Group(tuple(layer.name for layer in part), sum(layer.count for layer in part)) for part in parts]
 
 
-def _switched(prepared: ModelProto, low: ModelProto, groups: Sequence[Group]) -> ModelProto:
-    """The FP32 graph with switches: wherever the INT8 graph reads something rounded, that or the same as it was.
-
-    Weights go with their layer. Values are rounded for a layer that reads them, and in the form for ONNX Runtime also
-    for the layer whose result they are: there either of the two is reason enough.
-    """
+def _switched(prepared: ModelProto, low: ModelProto, target: quantize.Target, groups: Sequence[Group]) -> ModelProto:
+    """The FP32 graph with switches: wherever the INT8 graph reads something rounded, that or the same as it was."""
     model = ModelProto()
     model.CopyFrom(prepared)
     graph = model.graph
@@ -142,7 +151,7 @@ def _switched(prepared: ModelProto, low: ModelProto, groups: Sequence[Group]) ->
     graph.input.append(helper.make_tensor_value_info(SWITCHES, TensorProto.BOOL, [len(groups)]))
     rounding = _Rounding(low)
     place_of = {name: place for place, group in enumerate(groups) for name in group.nodes}
-    reasons = _reasons(prepared, rounding, place_of)
+    reasons = _reasons(prepared, target, place_of)
     nodes: list[NodeProto] = []
     switched: dict[tuple[str, str], str] = {}
 
@@ -164,11 +173,8 @@ def _switched(prepared: ModelProto, low: ModelProto, groups: Sequence[Group]) ->
     for node in graph.node:
         for slot, name in enumerate(node.input):
             rounded = rounding.read_by(node.name, slot)
-            if rounded is None:
-                continue
-            places = frozenset({place_of[node.name]}) if rounded.constant else reasons[name]
-            if places:
-                node.input[slot] = switch(name, rounded, places)
+            if rounded is not None and reasons[name]:
+                node.input[slot] = switch(name, rounded, reasons[name])
         nodes.append(node)
     graph.initializer.extend(rounding.constants())
     ordered = [NodeProto.FromString(node.SerializeToString()) for node in nodes]
@@ -177,18 +183,22 @@ def _switched(prepared: ModelProto, low: ModelProto, groups: Sequence[Group]) ->
     return model
 
 
-def _reasons(model: ModelProto, rounding: _Rounding, place_of: Mapping[str, int]) -> dict[str, frozenset[int]]:
-    """For each tensor, the switches that turn its rounding on."""
-    of_layer = quantize.results(model)
+def _reasons(model: ModelProto, target: quantize.Target, place_of: Mapping[str, int]) -> dict[str, frozenset[int]]:
+    """For each tensor, the switches that turn its rounding on: all that read it share what is rounded.
+
+    Weights and values are rounded for the layers that read them. In the form for ONNX Runtime a layer's result is also
+    rounded for the layer itself, unless it is a matrix product's that no activation follows.
+    """
     found: dict[str, set[int]] = {name: set() for node in model.graph.node for name in node.input}
+    shuffled = {name for node in model.graph.node if node.op_type in quantize.SHUFFLES for name in node.input[:1]}
+    products = {name for node in model.graph.node if node.op_type in ("Gemm", "MatMul") for name in node.output}
     for node in model.graph.node:
         if node.name in place_of:
-            found[node.input[0]].add(place_of[node.name])
-            if node.op_type == "MatMul":
-                found[node.input[1]].add(place_of[node.name])
-        for name in node.input:
-            if rounding.of_results and of_layer.get(name) in place_of:
-                found[name].add(place_of[of_layer[name]])
+            for name in node.input:
+                found[name].add(place_of[node.name])
+    for name, layer in quantize.results(model).items() if target == "ort" else ():
+        if layer in place_of and name in found and (name in shuffled or name not in products):
+            found[name].add(place_of[layer])
     return {name: frozenset(places) for name, places in found.items()}
 
 
@@ -228,8 +238,6 @@ class _Rounding:
         self._makers = {name: node for node in low.graph.node for name in node.output}
         self._weights = {tensor.name: tensor for tensor in low.graph.initializer}
         self._used: set[str] = set()
-        rounded = {node.input[0] for node in low.graph.node if node.op_type == "QuantizeLinear"}
-        self.of_results = bool(rounded & set(quantize.results(low)))
 
     def read_by(self, node: str, slot: int) -> Rounded | None:
         """How what a node reads is rounded; None where it is not, or where the quantiser dropped the node."""

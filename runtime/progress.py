@@ -60,7 +60,7 @@ class Progress:
     def step(self) -> None:
         """One more is done."""
         self.done += 1
-        left = math.inf if self._total is None else (self._total - self.done) / self.rate
+        left = math.inf if self._total is None else max(self._total - self.done, 0) / self.rate
         self.show(self.done, "", self.rate, left)
 
     def show(self, done: int, text: str, rate: float, left: float, always: bool = False) -> None:

@@ -10,6 +10,7 @@ over, and what was asked for by name is given whatever it says.
 from __future__ import annotations
 
 import json
+import math
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -145,9 +146,10 @@ def tune(model: bytes, manifest: Manifest, batch: int, seconds: float, threads: 
     times = _time([engine for _, engine in engines], feeds, seconds)
     for _, engine in engines:
         engine.close()
+    found = [difference(output, outputs[0], manifest.interface.output) for output in outputs]
     return [
-        Trial(choice, 1000 * median, difference(output, outputs[0], manifest.interface.output).psnr)
-        for (choice, _), output, median in zip(engines, outputs, times, strict=True)
+        Trial(choice, 1000 * median, -math.inf if one.nonfinite else one.psnr)
+        for (choice, _), one, median in zip(engines, found, times, strict=True)
     ]
 
 

@@ -60,6 +60,7 @@ class Keeper:
         self._trainer = trainer
         self._deadline = deadline
         self._losses = Losses()
+        self._told = False
         self._saved_at = time.monotonic()
         self._folder = trainer.settings.out
         self._progress = Progress(trainer.total, "images", trainer.step, "step ")
@@ -90,7 +91,7 @@ class Keeper:
 
         # Report the losses, and make sure they are numbers.
         if self._losses.age >= REPORT_SECONDS or trainer.step == trainer.total:
-            self._report()
+            self._report(last=trainer.step == trainer.total)
 
         # Keep what was done.
         if trainer.step % trainer.config.sample_every == 0:
@@ -109,18 +110,19 @@ class Keeper:
     def finish(self) -> None:
         """Report and keep what the last report and the last checkpoint left out. Raises as `look` does."""
         if self._losses.count:
-            self._report()
+            self._report(last=True)
         self._write_sample()
         self._save()
 
-    def _report(self) -> None:
+    def _report(self, last: bool) -> None:
         """Show and record the losses since the last report, and make sure they are numbers."""
         trainer = self._trainer
         means, rate = self._losses.read()
         self._check_finite(means)
         left = min((trainer.total - trainer.step) * trainer.config.batch / rate, self._deadline - time.monotonic())
         shown = " ".join(f"{name} {value:.3f}" for name, value in means.items())
-        self._progress.show(trainer.step, shown, rate, max(left, 0.0), trainer.step == trainer.total)
+        self._progress.show(trainer.step, shown, rate, max(left, 0.0), last or not self._told)
+        self._told = True
         self._record.write({**self._place(), **means, "images_per_s": round(rate, 2)})
 
     def _place(self) -> dict[str, float]:

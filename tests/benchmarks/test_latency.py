@@ -6,6 +6,7 @@ import itertools
 import json
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,9 +16,12 @@ import numpy as np
 import onnx
 import pytest
 from onnx import numpy_helper
+from torch import nn
 
-from ganedge.benchmarks import timing
+from ganedge.benchmarks import competitor, reference, timing
+from ganedge.runtime.errors import EngineError
 from ganedge.runtime.manifest import read_artifact, write_artifact
+from ganedge.runtime.verify import real_inputs
 
 Command = Callable[..., Any]
 
@@ -54,6 +58,50 @@ def test_a_competitor_is_started_anew_and_not_for_longer_than_half_its_time() ->
     place = events.index("new")
     assert events[place + 1 : place + 3] == ["call", "call"], "warm before it is timed"
     assert sum(map(len, turns["a"])) <= events.count("call") - timing.WARM_CALLS * events.count("new")
+
+
+def test_what_is_started_anew_gives_the_same(artifact: Path, tiny_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (ours,), _ = competitor.artifact_competitors([artifact], "onnxruntime", "cpu", 1)
+    manifest = read_artifact(artifact)[0]
+    inputs = real_inputs(manifest.interface, 2)
+    network = reference.open_reference(str(tiny_run), manifest, reference.Said())
+    eager, _ = reference.competitors(network, inputs, "cpu", 1, ("eager", "channels-last", "compile"))
+    for one in (ours, *eager):
+        if one.name == competitor.TORCH["compile"]:
+            assert one.renew is None, "that would compile again"
+            continue
+        assert one.renew is not None
+        before = one.run(inputs)
+        one.renew()
+        np.testing.assert_array_equal(one.run(inputs), before)
+
+    real, broken = competitor.load, True
+
+    def load(*arguments: Any, **options: Any) -> Any:
+        if broken:
+            raise EngineError("no memory")
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(competitor, "load", load)
+    with pytest.raises(EngineError, match="no memory"):
+        ours.renew()  # type: ignore[misc]
+    with pytest.raises(EngineError, match="no memory"):
+        ours.run(inputs)
+    broken = False
+    assert ours.run(inputs).shape[0] == 2, "started again when it is needed"
+    ours.close()
+
+
+def test_a_module_that_cannot_be_copied_is_measured_all_the_same() -> None:
+    class Locked(nn.Linear):
+        def __init__(self) -> None:
+            super().__init__(3, 3)
+            self.lock = threading.Lock()
+
+    inputs = [np.zeros((2, 3), np.float32)]
+    (eager,), _ = reference.competitors(Locked().eval(), inputs, "cpu", 1, ("eager",))
+    assert eager.renew is None
+    assert eager.run(inputs).shape == (2, 3)
 
 
 def test_it_goes_on_until_ratios_are_known() -> None:

@@ -162,32 +162,53 @@ def test_few_layers_are_left_out(target: quantize.Target) -> None:
     prepared = quantize.prepared(full, target)
     low, share, _ = quantize.to_int8(full, PHOTOS, target)
     assert share == 1
-    effect = Sensitivity(prepared, low, PHOTOS, PICTURE.output)
+    effect = Sensitivity(prepared, low, target, PHOTOS, PICTURE.output)
     assert [group.nodes for group in effect.groups] == [("first",), ("second",), ("third",)]
     gate = fidelity.Gate(psnr=38)
     keep = effect.kept(gate)
-    assert keep == {"first", "second"}
-    assert effect.kept(fidelity.Gate(psnr=25)) == {"second"}, "no more than the gate asks for"
+    # For ONNX Runtime what the first gives is rounded with it, so that leaving out the second alone would not help.
+    assert keep == ({"second"} if target == "openvino" else {"first", "second"})
     low, share, _ = quantize.to_int8(full, PHOTOS, target, keep)
     assert 0 < share < 1
     inputs = parity.real_inputs(PICTURE, 4, 5)
     found = fidelity.difference(run(low, *inputs), run(full, *inputs), PICTURE.output)
     assert gate.holds(found, 1.2)
     assert effect.kept(fidelity.Gate(psnr=5)) == frozenset()
-    assert len(effect.kept(fidelity.Gate(psnr=200))) == 2, "never all of them"
-    assert effect.kept(gate) <= effect.kept(gate, 6.0)
+    assert effect.kept(fidelity.Gate(psnr=200)) is None, "never all of them"
 
 
+@pytest.mark.parametrize("rounded", [(0,), (1,), (2,), (0, 1), (0, 2), (1, 2), (0, 1, 2)])
 @pytest.mark.parametrize("target", TARGETS)
-def test_the_foresight_is_what_an_engine_gives(target: quantize.Target) -> None:
-    full = lopsided()
+def test_the_foresight_is_what_an_engine_gives(target: quantize.Target, rounded: tuple[int, ...]) -> None:
+    full, names = lopsided(), ("first", "second", "third")
     low, _, _ = quantize.to_int8(full, PHOTOS, target)
-    effect = Sensitivity(quantize.prepared(full, target), low, PHOTOS, PICTURE.output)
-    foreseen = effect.difference(range(3)).psnr
-    items = [array[:: max(1, len(array) // 4)] for array in PHOTOS[0]]
+    effect = Sensitivity(quantize.prepared(full, target), low, target, PHOTOS, PICTURE.output)
+    foreseen = effect.difference(rounded).psnr
+    keep = frozenset(name for place, name in enumerate(names) if place not in rounded)
+    low, _, _ = quantize.to_int8(full, PHOTOS, target, keep)
+    items = [array[::2] for array in PHOTOS[0]]
     found = fidelity.difference(run(low, *items), run(full, *items), PICTURE.output).psnr
     assert foreseen is not None
-    assert foreseen == pytest.approx(found, abs=1.0)
+    assert found is not None
+    assert foreseen == pytest.approx(found, abs=2.0) or min(foreseen, found) > 60
+
+
+def test_weights_that_others_read_too() -> None:
+    """Two layers share weights, and a node that is no layer reads them: all of them get the rounded ones."""
+    random = np.random.default_rng(0)
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["a"], "first", pads=[1] * 4),
+        helper.make_node("Conv", ["a", "w"], ["b"], "second", pads=[1] * 4),
+        helper.make_node("ReduceMax", ["w"], ["top"], "read", keepdims=0),
+        helper.make_node("Mul", ["b", "top"], ["c"], "scaled"),
+        helper.make_node("Resize", ["c", "", "scales"], ["image"], "larger", mode="nearest"),
+    ]
+    full = graph(PICTURE, nodes, {"w": random.normal(size=(3, 3, 3, 3)) / 8, "scales": np.float32([1, 1, 2, 2])})
+    low, _, _ = quantize.to_int8(full, PHOTOS, "openvino")
+    effect = Sensitivity(full, low, "openvino", PHOTOS, PICTURE.output)
+    items = [array[::2] for array in PHOTOS[0]]
+    wanted = fidelity.difference(run(low, *items), run(full, *items), PICTURE.output).psnr
+    assert effect.difference((0, 1)).psnr == pytest.approx(wanted, abs=1.0)
 
 
 def test_what_overflows_stays_wide() -> None:

@@ -85,6 +85,27 @@ def test_the_fastest_that_is_close_enough() -> None:
     assert tuning.best([slow, wrong]) is slow
 
 
+def test_one_that_gives_nan_is_never_chosen(artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    manifest, model = read_artifact(artifact)
+    whole = np.zeros((1, 1, 8, 8), np.float32)
+    holed = whole.copy()
+    holed[0, 0, 0, 0] = np.nan
+
+    class Fake:
+        def __init__(self, output: Any) -> None:
+            self.output = output
+
+        def run(self, _feeds: Any) -> Any:
+            return [self.output]
+
+        def close(self) -> None: ...
+
+    found = [(Choice(name, "1", "cpu"), Fake(output)) for name, output in (("a", whole), ("b", holed))]
+    monkeypatch.setattr(tuning, "_engines", lambda *_: found)
+    monkeypatch.setattr(tuning, "_time", lambda *_: [2.0, 1.0])
+    assert tuning.best(tuning.tune(model, manifest, 1, 0.01, None)).choice.engine == "a"
+
+
 def test_a_lower_precision_is_given_or_refused(artifact: Path) -> None:
     model = artifact.read_bytes()
     for compute in ("bf16", "fp16"):
