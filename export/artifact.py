@@ -170,11 +170,14 @@ def make(original: Original, wanted: Wanted) -> Proven:
         failed = [proof for proof in made.manifest.parity if not proof.passed]
         if not failed:
             return made
-        if not changed or kind == "bf16" or turn == ROUNDS - 1:
+        if not changed or turn == ROUNDS - 1:
             break
         if losses is None:
             gate = read_gate(failed[0].tolerance)
-            losses = _LossesOfInt8(original, model, wanted, gate) if kind == "int8" else _LossesOfHalf(original, inputs)
+            if kind == "int8":
+                losses = _LossesOfInt8(original, model, wanted, gate)
+            else:
+                losses = _LossesOfFp16(original, inputs) if kind == "fp16" else _LossesOfBf16(original)
         wider = losses.kept(model, keep)
         if wider == keep:
             break
@@ -194,7 +197,7 @@ class _Losses(Protocol):
         ...
 
 
-class _LossesOfHalf:
+class _LossesOfFp16:
     """FP16: what overflows or cancels shows in the layer itself, so those that lose most are taken, more each turn."""
 
     def __init__(self, original: Original, inputs: Sequence[Sequence[NDArray[np.generic]]]) -> None:
@@ -210,6 +213,22 @@ class _LossesOfHalf:
         names = [loss.node for loss in lost if loss.node not in keep][: self._count]
         self._count *= 2
         return keep | layers.with_makers(self._original.model, names)
+
+
+class _LossesOfBf16:
+    """bf16: all layers round alike, and what is rounded first has the longest way to grow on."""
+
+    worst = "the first layers"
+
+    def __init__(self, original: Original) -> None:
+        self._layers = [node.name for node in original.model.graph.node if node.op_type in quantize.LAYERS]
+        self._count = max(1, len(self._layers) // 12)
+
+    def kept(self, _model: ModelProto, _keep: frozenset[str], /) -> frozenset[str]:
+        """As `_Losses` says: twice as many each time, and never all of them."""
+        kept = frozenset(self._layers[: self._count][: len(self._layers) - 1])
+        self._count *= 2
+        return kept
 
 
 class _LossesOfInt8:
@@ -302,7 +321,8 @@ def _convert(
         model, share, target = quantize.to_int8(original.model, inputs, wanted.target, keep)
         return model, (f"INT8 for {target}: {share:.0%} of the multiply-accumulates",)
     if kind == "bf16":  # It reaches as far as FP32 does.
-        return precision.to_half(original.model, "bf16", keep), ()
+        notes = (f"kept in FP32 beside normalisation: {', '.join(sorted(keep))}",) if keep else ()
+        return precision.to_half(original.model, "bf16", keep), notes
     if not engines.installed("onnxruntime"):
         return precision.to_half(original.model, "fp16", keep), ("values not looked at: onnxruntime is not installed",)
     wide = precision.overflowing(original.model, layers.largest_values(original.model, inputs)) | keep

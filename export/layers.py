@@ -51,11 +51,12 @@ def largest_values(model: ModelProto, cases: Sequence[Sequence[NDArray[np.generi
     peaks = dict.fromkeys(names, 0.0)
     probed = ModelProto()
     probed.CopyFrom(model)
+    kinds = _kinds(model)
     for name in names:  # The graph finds the largest itself, so that no more is kept than it needs to go on.
         size, top = f"{name}_size", f"{name}_largest"
         probed.graph.node.append(helper.make_node("Abs", [name], [size]))
         probed.graph.node.append(helper.make_node("ReduceMax", [size], [top], keepdims=0))
-        probed.graph.output.append(helper.make_tensor_value_info(top, TensorProto.FLOAT, []))
+        probed.graph.output.append(helper.make_tensor_value_info(top, kinds[name], []))
     session = open_session(probed, [])
     for item in items(model, cases):
         found = session.run([f"{name}_largest" for name in names], item)
@@ -110,12 +111,13 @@ def _noise(wanted: NDArray[Any], found: NDArray[Any]) -> float:
 def _made(model: ModelProto) -> list[str]:
     """Floating-point tensors that nodes make."""
     floats = (TensorProto.FLOAT, TensorProto.FLOAT16)
-    known = {
-        value.name
-        for value in (*model.graph.value_info, *model.graph.output)
-        if value.type.tensor_type.elem_type in floats
-    }
+    known = {name for name, kind in _kinds(model).items() if kind in floats}
     return [name for node in model.graph.node for name in node.output if name in known and node.op_type != "Constant"]
+
+
+def _kinds(model: ModelProto) -> dict[str, int]:
+    """The element type of every tensor that is known."""
+    return {value.name: value.type.tensor_type.elem_type for value in (*model.graph.value_info, *model.graph.output)}
 
 
 def open_session(model: ModelProto, names: Sequence[str]) -> Any:
@@ -127,7 +129,7 @@ def open_session(model: ModelProto, names: Sequence[str]) -> Any:
     probed = ModelProto()
     probed.CopyFrom(model)
     given = {output.name for output in probed.graph.output}
-    kinds = {value.name: value.type.tensor_type.elem_type for value in probed.graph.value_info}
+    kinds = _kinds(model)
     probed.graph.output.extend(
         helper.make_tensor_value_info(name, kinds[name], None) for name in names if name not in given
     )
