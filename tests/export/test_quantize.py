@@ -16,11 +16,12 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from ganedge.export import artifact, boundary, layers, parity, pictures, precision, quantize, rewrite
 from ganedge.export.from_onnx import of_onnx
+from ganedge.export.original import Original
 from ganedge.export.sensitivity import Sensitivity
-from ganedge.runtime import fidelity
+from ganedge.runtime import engines, fidelity
 from ganedge.runtime.errors import GanEdgeError, InputError, UsageError
 from ganedge.runtime.images import to_uint8
-from ganedge.runtime.manifest import Interface, Port, read_artifact
+from ganedge.runtime.manifest import Interface, Port, Source, read_artifact
 
 Command = Callable[..., Any]
 LATENT = Interface(
@@ -222,6 +223,22 @@ def test_what_overflows_stays_wide() -> None:
     wide = precision.overflowing(full, layers.largest_values(full, inputs))
     assert {"first", "relu", "second"} <= wide
     assert "tanh" not in wide
+
+
+@pytest.mark.skipif(not engines.installed("openvino"), reason="needs OpenVINO, the one engine here that reads bf16")
+def test_bf16_keeps_first_layers_where_it_misses(monkeypatch: pytest.MonkeyPatch) -> None:
+    original = Original(lopsided(), PICTURE, "none", Source(), lambda arrays: run(lopsided(), *arrays), Path())
+    tried: list[frozenset[str]] = []
+    convert = precision.to_half
+
+    def watched(model: ModelProto, kind: precision.Half, keep: frozenset[str]) -> ModelProto:
+        tried.append(keep)
+        return convert(model, kind, keep)
+
+    monkeypatch.setattr(precision, "to_half", watched)
+    with pytest.raises(GanEdgeError, match="lost in the first layers"):
+        artifact.make(original, artifact.Wanted("bf16", gate=fidelity.Gate(psnr=120)))
+    assert tried == [frozenset(), {"first"}, {"first", "second"}], "and never all of them"
 
 
 def test_nodes_without_names_can_be_left_out(tmp_path: Path) -> None:
