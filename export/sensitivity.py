@@ -1,6 +1,6 @@
 """What each layer's INT8 costs at the output, and which layers to leave out so that a gate holds. No torch here.
 
-    effect = Sensitivity(prepared, low, cases, port)
+    effect = Sensitivity(prepared, low, "ort", cases, port)
     keep = effect.kept(Gate(psnr=30.0), spare=1.0)          # names of layers that stay in floating point
 
 A layer's own rounding says little: what the first layer of a deep network rounds may grow on its way, and what is
