@@ -1,6 +1,6 @@
 """What each layer's INT8 costs at the output, and which layers to leave out so that a gate holds. No torch here.
 
-    effect = Sensitivity(prepared, low, "ort", cases, port)
+    effect = Sensitivity(prepared, low, "ort", cases, interface)
     keep = effect.kept(Gate(psnr=30.0), spare=1.0)          # names of layers that stay in floating point
 
 A layer's own rounding says little: what the first layer of a deep network rounds may grow on its way, and what is
@@ -21,8 +21,10 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from ganedge.export import layers, quantize
 from ganedge.runtime.fidelity import Difference, Gate, span_of, worst
 from ganedge.runtime.fidelity import difference as compare
-from ganedge.runtime.manifest import Port
+from ganedge.runtime.manifest import Interface
 
+VALUES = 2**22
+"""Values that latents are turned into, and compared, for each set of layers that is tried."""
 GROUPS = 48
 """Neighbouring layers share a switch where there are more than these."""
 SWITCHES = "int8_layers"
@@ -46,12 +48,13 @@ class Sensitivity:
         prepared: The FP32 graph that was quantised, with inferred shapes.
         low: What became of it, every layer INT8.
         target: The engine it was made for.
-        cases: Inputs of one shape each, batch first; a few of each are run.
-        port: The output's.
+        cases: Inputs of one shape each, batch first, others than those it was calibrated on: these may reach further.
+            A few pictures of each are run, and as many latents as give outputs of `VALUES`.
+        interface: Of the generator.
 
     Attributes:
         groups: What the switches are for, in the order of the graph.
-        noise: What each adds to the output, alone: the mean square error of the worst input.
+        noise: What each adds to the output, alone: the mean square error of the worst call.
     """
 
     def __init__(
@@ -60,14 +63,17 @@ class Sensitivity:
         low: ModelProto,
         target: quantize.Target,
         cases: Sequence[Sequence[NDArray[np.generic]]],
-        port: Port,
+        interface: Interface,
     ) -> None:
         self.groups = _groups(prepared, low, [array.shape for array in cases[0]])
-        self._port = port
+        self._port = port = interface.output
         self._known: dict[frozenset[int], Difference] = {}
         self._output = prepared.graph.output[0].name
         self._session = layers.open_session(_switched(prepared, low, target, self.groups), [])
-        self._items = list(layers.items(prepared, cases))[:: len(cases)]
+        if interface.noise is None:
+            self._items = list(layers.items(prepared, cases))[:: len(cases)]
+        else:
+            self._items = _batches(interface, cases[0])
         self._wanted = [self._run(item, ()) for item in self._items]
         self._span = span_of(port, *self._wanted)
         step = max(1, len(self._items) // len(cases))  # One of each case tells enough of a layer.
@@ -76,7 +82,7 @@ class Sensitivity:
             for place in range(len(self.groups))
         ]
 
-    def kept(self, gate: Gate, spare: float = 0.0) -> frozenset[str] | None:
+    def kept(self, gate: Gate, spare: float = 0.0) -> frozenset[str]:
         """The layers to leave out: few multiply-accumulates, and enough that the rest passes the gate.
 
         Args:
@@ -84,12 +90,10 @@ class Sensitivity:
             spare: By how much, dB.
 
         Returns:
-            Names of nodes; None where not even the layer that costs least passes alone.
+            Names of nodes; all but the layer that costs least where not even that passes alone.
         """
         order = sorted(range(len(self.groups)), key=lambda place: -self.noise[place] / max(self.groups[place].work, 1))
         slack = 10 ** (-spare / 20)
-        if not gate.holds(self.difference(order[-1:]), slack):
-            return None
         few, many = 0, len(order) - 1
         while few < many:  # The smallest number of layers to leave out, by halving.
             middle = (few + many) // 2
@@ -98,6 +102,8 @@ class Sensitivity:
             else:
                 few = middle + 1
         kept = set(order[:few])
+        if not gate.holds(self.difference(order[few:]), slack):
+            return frozenset(name for place in kept for name in self.groups[place].nodes)
         # Some of these were left out on the way to a later one: the heaviest may come back first.
         for place in sorted(order[: max(few - 1, 0)], key=lambda place: -self.groups[place].work):
             if gate.holds(self.difference([other for other in order if other not in kept - {place}]), slack):
@@ -122,7 +128,7 @@ class Sensitivity:
         return self._known[key]
 
     def _error(self, item: int, place: int) -> float:
-        """The mean square error of one input's output with one layer rounded."""
+        """The mean square error of one call's output with one layer rounded."""
         error = self._run(self._items[item], [place]).astype(np.float64) - self._wanted[item].astype(np.float64)
         return float((error**2).mean())
 
@@ -130,6 +136,19 @@ class Sensitivity:
         switches = np.isin(np.arange(len(self.groups)), rounded)
         output: NDArray[np.generic] = self._session.run([self._output], {**item, SWITCHES: switches})[0]
         return output
+
+
+def _batches(interface: Interface, inputs: Sequence[NDArray[np.generic]]) -> list[dict[str, NDArray[np.generic]]]:
+    """Latents in calls as large as they may be: the worst of many decides, and few miss the rare large values."""
+    values = int(np.prod([size for size in interface.output.shape[1:] if isinstance(size, int)]))
+    count = min(len(inputs[0]), max(layers.ITEMS, VALUES // values))
+    batch = interface.inputs[0].shape[0]
+    size = batch if isinstance(batch, int) else count
+    names = [port.name for port in interface.inputs]
+    return [
+        {name: array[place : place + size] for name, array in zip(names, inputs, strict=True)}
+        for place in range(0, max(count - size, 0) + 1, size)
+    ]
 
 
 def _groups(prepared: ModelProto, low: ModelProto, shapes: Sequence[tuple[int, ...]]) -> list[Group]:
