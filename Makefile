@@ -96,7 +96,7 @@ results: $(VENV)/test.stamp ## Measure a DCGAN-64 and a CycleGAN in every form a
 		--json $(RESULTS)/$(MACHINE)-cyclegan256.json --html build/results/cyclegan.html
 	$(BIN)/python -m ganedge.benchmarks.results
 
-honesty: $(VENV)/test.stamp ## Is gan-bench right where the answer is known? 20 runs (RUNS=) on a quiet machine; some 20 minutes
+honesty: $(VENV)/test.stamp ## Is gan-bench right where the answer is known? 20 runs (RUNS=) on a quiet machine; most of an hour
 	$(BIN)/python -m ganedge.benchmarks.honesty --runs $(RUNS) --json $(RESULTS)/honesty/$(MACHINE).json
 
 gpu: .typecheck/ganedge ## Every test marked gpu and the benchmarks on CUDA, with PYTHON as it is: installs nothing

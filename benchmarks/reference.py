@@ -254,14 +254,13 @@ class _Live(nn.Module):
         except (RuntimeError, TypeError) as error:
             raise EngineError(f"PyTorch could not copy this generator: {_line(error)}") from error
 
-    @property
-    def mover(self) -> Callable[[], None] | None:
-        """`move`, or None where this network cannot be copied: a module may hold a lock, or an open file."""
+    def can_move(self) -> bool:
+        """Whether this network can be copied: a module may hold a lock, or an open file."""
         try:
             self.move()
         except EngineError:
-            return None
-        return self.move
+            return False
+        return True
 
     def forward(self, *tensors: Tensor) -> Tensor:
         """What the network gives."""
@@ -271,7 +270,7 @@ class _Live(nn.Module):
 
 def _eager(network: nn.Module, _inputs: Inputs, device: str) -> Competitor:
     live = _Live(network)
-    return _torch("eager", live, "fp32", device, network, live.mover)
+    return _torch("eager", live, "fp32", device, network, live)
 
 
 def _channels_last(network: nn.Module, _inputs: Inputs, device: str) -> Competitor:
@@ -282,7 +281,7 @@ def _channels_last(network: nn.Module, _inputs: Inputs, device: str) -> Competit
         output: Tensor = live(*(t.contiguous(memory_format=form) if t.ndim == 4 else t for t in tensors))
         return output
 
-    return _torch("channels-last", call, "fp32", device, network, live.mover)
+    return _torch("channels-last", call, "fp32", device, network, live)
 
 
 def _autocast(way: str, dtype: torch.dtype) -> Maker:
@@ -294,7 +293,7 @@ def _autocast(way: str, dtype: torch.dtype) -> Maker:
                 output: Tensor = live(*tensors)
             return output.float() if output.is_floating_point() else output
 
-        return _torch(way, call, way, device, network, live.mover)
+        return _torch(way, call, way, device, network, live)
 
     return make
 
@@ -360,7 +359,7 @@ def _torch(
     precision: str,
     device: str,
     network: nn.Module,
-    renew: Callable[[], None] | None = None,
+    live: _Live | None = None,
 ) -> Competitor:
     """A competitor from a function of tensors on the device: copy in, compute, copy out, which waits for the device."""
 
@@ -382,7 +381,7 @@ def _torch(
         device=device,
         bytes=size,
         split=split,
-        renew=renew if device == "cpu" else None,
+        renew=live.move if live is not None and device == "cpu" and live.can_move() else None,
     )
 
 

@@ -21,7 +21,6 @@ from ganedge.export.original import Original
 from ganedge.export.sensitivity import Sensitivity
 from ganedge.runtime import engines, fidelity
 from ganedge.runtime.errors import GanEdgeError, UsageError
-from ganedge.runtime.fidelity import read_gate
 from ganedge.runtime.files import whole_file, write_whole
 from ganedge.runtime.manifest import Manifest, Parity, Precision, write_artifact
 
@@ -35,8 +34,8 @@ TIMED = 20
 """Calls of each engine where the one to quantise for is chosen; the first quarter is warm-up."""
 PROOF_LATENTS, PROOF_PICTURES = 16, 4
 """Inputs and outputs stored beside what could not be proven where it was made."""
-FORESIGHT_SEED = parity.SEED + 2000
-"""Seed of the inputs that tell what each layer's INT8 costs: neither those of the proof nor of the calibration."""
+CALIBRATION_SEED, FORESIGHT_SEED = parity.SEED + 1000, parity.SEED + 2000
+"""Seeds of the inputs to calibrate with, and of those that tell what each layer's INT8 costs: none of the proof's."""
 LATENTS = 128
 """Latents to look at values with: they are cheap, and few of them miss the rare large values."""
 
@@ -157,17 +156,18 @@ def make(original: Original, wanted: Wanted) -> Proven:
     if wanted.folder is not None and original.interface.noise is not None:
         raise UsageError(f"--calibrate {wanted.folder}: this generator takes latents, not pictures; give a number")
     inputs = parity.real_cases(original.interface, wanted.folder, trained=original.source.size)
-    cases = _cases(original, wanted)
+    cases = _cases(original, wanted, inputs)
     if kind == original.precision and wanted.io == "float" and original.parity and wanted.gate is None:
         return _as_it_is(original, cases)
     measured: tuple[str, ...] = ()
     changed = kind != original.precision
+    calibrated = calibration(original, wanted) if changed and kind != "bf16" else []
     if changed and kind == "int8" and wanted.target is None:
-        wanted, measured = _choose_target(original, wanted, inputs)
+        wanted, measured = _choose_target(original, wanted, inputs, calibrated)
     keep: frozenset[str] = frozenset()
     losses: _Losses | None = None
     for turn in range(ROUNDS):
-        model, notes = _convert(original, kind, wanted, keep)
+        model, notes = _convert(original, kind, wanted, keep, calibrated)
         made = _prove(original, model, kind, wanted, cases, (*original.notes, *measured, *notes))
         failed = [proof for proof in made.manifest.parity if not proof.passed]
         if not failed:
@@ -175,9 +175,8 @@ def make(original: Original, wanted: Wanted) -> Proven:
         if not changed or turn == ROUNDS - 1:
             break
         if losses is None:
-            gate = read_gate(failed[0].tolerance)
             if kind == "int8":
-                losses = _LossesOfInt8(original, model, wanted, gate)
+                losses = _LossesOfInt8(original, model, wanted)
             else:
                 losses = _LossesOfFp16(original, inputs) if kind == "fp16" else _LossesOfBf16(original)
         wider = losses.kept(model, keep)
@@ -236,12 +235,12 @@ class _LossesOfBf16:
 class _LossesOfInt8:
     """INT8: what a layer rounds may grow or fade behind it, so what counts is what it does to the output."""
 
-    def __init__(self, original: Original, low: ModelProto, wanted: Wanted, gate: fidelity.Gate) -> None:
+    def __init__(self, original: Original, low: ModelProto, wanted: Wanted) -> None:
         assert wanted.target is not None
         prepared = quantize.prepared(original.model, wanted.target)
         others = calibration(original, wanted, FORESIGHT_SEED)
         self._effect = Sensitivity(prepared, low, wanted.target, others, original.interface)
-        self._gate = gate
+        self._gate = wanted.gate or fidelity.gate_of("int8", original.interface)
         self._spare = SPARE
         self.worst = self._effect.worst()
 
@@ -255,19 +254,22 @@ class _LossesOfInt8:
         return keep
 
 
-def _cases(original: Original, wanted: Wanted) -> list[parity.Case]:
+def _cases(original: Original, wanted: Wanted, inputs: Sequence[Sequence[NDArray[np.generic]]]) -> list[parity.Case]:
     """What the proof compares: inputs as the artifact takes them, and what the FP32 generator makes of them."""
     if original.run is None:
         return []
     run, interface = original.run, original.interface
     if wanted.io == "uint8":
         run, interface = boundary.reference(run, interface), boundary.bytes_interface(interface)
-    inputs = parity.real_cases(interface, wanted.folder, trained=original.source.size)
+        inputs = parity.real_cases(interface, wanted.folder, trained=original.source.size)
     return [parity.Case(case, run(case)) for case in inputs]
 
 
 def _choose_target(
-    original: Original, wanted: Wanted, inputs: Sequence[Sequence[NDArray[np.generic]]]
+    original: Original,
+    wanted: Wanted,
+    inputs: Sequence[Sequence[NDArray[np.generic]]],
+    calibrated: Sequence[Sequence[NDArray[np.generic]]],
 ) -> tuple[Wanted, tuple[str, ...]]:
     """The form of INT8 whose engine runs this very model fastest here, measured where there is a choice."""
     targets = quantize.runnable_targets()
@@ -275,7 +277,6 @@ def _choose_target(
         return replace(wanted, target=targets[0] if targets else "openvino"), ()
     batch = original.interface.inputs[0].shape[0]
     item = [array[: batch if isinstance(batch, int) else 1] for array in inputs[0]]
-    calibrated = calibration(original, wanted)
     runs: dict[quantize.Target, engines.Engine] = {}
     for target in targets:
         model, _, _ = quantize.to_int8(original.model, calibrated, target)
@@ -310,27 +311,30 @@ def _as_it_is(original: Original, cases: Sequence[parity.Case]) -> Proven:
 
 
 def _convert(
-    original: Original, kind: Precision, wanted: Wanted, keep: frozenset[str]
+    original: Original,
+    kind: Precision,
+    wanted: Wanted,
+    keep: frozenset[str],
+    calibrated: Sequence[Sequence[NDArray[np.generic]]],
 ) -> tuple[ModelProto, tuple[str, ...]]:
     """The graph in the wanted precision, with what stays higher, and what there is to say of it."""
     if kind == original.precision:
         return original.model, ()
-    inputs = calibration(original, wanted)
     if kind == "int8":
         assert wanted.target is not None
-        model, share, target = quantize.to_int8(original.model, inputs, wanted.target, keep)
+        model, share, target = quantize.to_int8(original.model, calibrated, wanted.target, keep)
         return model, (f"INT8 for {target}: {share:.0%} of the multiply-accumulates",)
     if kind == "bf16":  # It reaches as far as FP32 does.
         notes = (f"kept in FP32 beside normalisation: {', '.join(sorted(keep))}",) if keep else ()
         return precision.to_half(original.model, "bf16", keep), notes
     if not engines.installed("onnxruntime"):
         return precision.to_half(original.model, "fp16", keep), ("values not looked at: onnxruntime is not installed",)
-    wide = precision.overflowing(original.model, layers.largest_values(original.model, inputs)) | keep
+    wide = precision.overflowing(original.model, layers.largest_values(original.model, calibrated)) | keep
     notes = (f"kept in FP32 beside normalisation: {', '.join(sorted(wide))}",) if wide else ()
     return precision.to_half(original.model, "fp16", wide), notes
 
 
-def calibration(original: Original, wanted: Wanted, seed: int = parity.SEED + 1000) -> list[list[NDArray[np.generic]]]:
+def calibration(original: Original, wanted: Wanted, seed: int = CALIBRATION_SEED) -> list[list[NDArray[np.generic]]]:
     """Inputs to look at values with: the pictures given, or others than those of the proof."""
     count = wanted.count or (None if original.interface.noise is None else LATENTS)
     return parity.real_cases(original.interface, wanted.folder, count, seed, original.source.size)

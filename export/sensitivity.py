@@ -102,10 +102,9 @@ class Sensitivity:
             else:
                 few = middle + 1
         kept = set(order[:few])
-        if not gate.holds(self.difference(order[few:]), slack):
-            return frozenset(name for place in kept for name in self.groups[place].nodes)
-        # Some of these were left out on the way to a later one: the heaviest may come back first.
-        for place in sorted(order[: max(few - 1, 0)], key=lambda place: -self.groups[place].work):
+        # Some of these were left out on the way to a later one, which settled it: the heaviest may come back first.
+        able = gate.holds(self.difference(order[few:]), slack)
+        for place in sorted(order[: few - 1] if few and able else [], key=lambda place: -self.groups[place].work):
             if gate.holds(self.difference([other for other in order if other not in kept - {place}]), slack):
                 kept.remove(place)
         return frozenset(name for place in kept for name in self.groups[place].nodes)
