@@ -28,8 +28,9 @@ TOLERANCE = 0.04
 lies elsewhere."""
 NOTICEABLE = 0.10
 """A change that has to be seen: where the interval leaves room for one, it is not said that nothing changed."""
-LEVEL = 0.99
-"""How sure a change must be: many are looked at."""
+LEVEL = 0.95
+"""How sure a change must be. Many are looked at, but one that did not change has to lie off by the tolerance too: at
+the precision that gan-bench times for, five standard deviations."""
 Report = Mapping[str, Any]
 PARTS = {"results": list, "yardstick": dict, "method": dict, "machine": dict, "competitors": dict, "partial": bool}
 """What every report holds, and of which kind."""

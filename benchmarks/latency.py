@@ -217,7 +217,8 @@ def _method(settings: Settings) -> dict[str, Any]:
         "timed": "one call, NumPy array in to NumPy array out, fresh real inputs each time",
         "warmup": "until the median settles",
         "renewed": f"on a CPU, started anew between turns, for up to {timing.RENEWAL:.0%} of the time it is timed for",
-        "order": f"interleaved in turns of {timing.BLOCK_SECONDS} s, in a new order each round",
+        "order": f"interleaved in turns of {timing.TURN_SECONDS} s and {timing.TURN_CALLS} calls, "
+        f"{timing.TURN_LONGEST} s at most, in a new order each round, after all threads have gone to sleep",
         "ratio": "of the lower quartiles of turns within a round, their median over the rounds",
         "interval": f"{timing.LEVEL:.0%}, rounds resampled {timing.RESAMPLES} times",
         "seconds": seconds,

@@ -16,19 +16,31 @@ from __future__ import annotations
 
 import contextlib
 import random
+import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ganedge.runtime.errors import GanEdgeError
 
-BLOCK_SECONDS = 0.05
-"""Length of one competitor's turn: short, so that a round is over before the machine has changed."""
+TURN_SECONDS, TURN_CALLS = 0.02, 4
+"""Length of one competitor's turn and the least calls in it: short, so that a round is over before the machine has
+changed, and many rounds fit in."""
+TURN_LONGEST = 0.05
+"""It ends here with fewer calls, but never with none."""
+LOOK_SECONDS = 0.002
+"""Between two turns this process is looked at so often, until no other thread of it works: pools that spin while they
+wait for work (ONNX Runtime's for 45 ms) would take the next one's cores."""
 PAUSE_SECONDS = 0.05
-"""Between two turns: thread pools that spin while they wait for work go to sleep, or they take the next one's cores."""
+"""How long that lasts where the system does not tell."""
+PAUSE_LONGEST = 0.25
+"""And at the longest, whoever still works."""
+TASKS = Path("/proc/self/task")
+"""Where Linux tells what each thread is about."""
 SETTLED = 0.05
 """Warm-up ends when the median of its last block is within this share of the one before."""
 WARMUP_BLOCKS = 20
@@ -47,8 +59,8 @@ PRECISE = 0.02
 """Half the width of a ratio's interval at which it is known well enough to stop."""
 LONGEST = 4.0
 """Times as long as asked for, at which it stops all the same."""
-LOOK_ROUNDS = 5
-"""Rounds between two looks at that."""
+LOOK_ROUNDS, LOOK_SHARE = 5, 0.1
+"""Rounds between two looks at that: at least so many, and that share of those there are."""
 UNQUIET = 0.2
 """Spread between rounds above which a machine was not quiet."""
 
@@ -118,23 +130,32 @@ def interleaved(
             _warm_up(run)
             names.append(name)
     turns.update({name: [] for name in names})
-    spent = dict.fromkeys(names, 0.0)
+    spent, timed, calls = dict.fromkeys(names, 0.0), dict.fromkeys(names, 0.0), dict.fromkeys(names, 0)
     ready()
     order = random.Random(0)  # noqa: S311 - the same in every run, and no one's secret
-    while any(_short(turns[name], seconds, iterations) for name in names) or _vague(
-        turns, [name for name in names if settled is None or name in settled], LONGEST * seconds
-    ):
+    rounds, look = 0, 0
+    while names:
+        if all(timed[name] >= seconds and calls[name] >= iterations for name in names):
+            unsure = [name for name in names if settled is None or name in settled]
+            if all(timed[name] >= LONGEST * seconds for name in unsure):
+                break
+            if rounds >= look:
+                if not _vague(turns, unsure):
+                    break
+                look = rounds + max(LOOK_ROUNDS, round(LOOK_SHARE * rounds))
         for name in order.sample(names, len(names)):
-            time.sleep(PAUSE_SECONDS)
-            done = sum(map(len, turns[name]))
+            _wait_for_sleep()
             with noted(name, failed):
-                timed = sum(float(turn.sum()) for turn in turns[name])
-                if renew is not None and name in renew and spent[name] < RENEWAL * timed:
+                if renew is not None and name in renew and spent[name] < RENEWAL * timed[name]:
                     spent[name] += _renewed(renew[name], competitors[name])
-                turns[name].append(_turn(competitors[name], done))
+                turn = _turn(competitors[name], calls[name])
+                turns[name].append(turn)
+                timed[name] += float(turn.sum())
+                calls[name] += len(turn)
                 continue
             names.remove(name)
             del turns[name]
+        rounds += 1
     return turns
 
 
@@ -202,16 +223,39 @@ def resampled(values: NDArray[np.float64], seed: int = 0) -> NDArray[np.float64]
 
 
 def _turn(run: Competitor, first: int) -> NDArray[np.float64]:
-    """Call for one block's time, and at least once."""
+    """Call for one turn's time, and at least once."""
     times: list[float] = []
-    end = time.perf_counter() + BLOCK_SECONDS
-    before = time.perf_counter()
-    while before < end:
+    begin = before = time.perf_counter()
+    while before - begin < (TURN_LONGEST if len(times) < TURN_CALLS else TURN_SECONDS) or not times:
         run(first + len(times))
         after = time.perf_counter()
         times.append(after - before)
         before = after
     return np.array(times)
+
+
+def _wait_for_sleep() -> None:
+    """Wait until this process's other threads have gone to sleep."""
+    if not TASKS.is_dir():
+        time.sleep(PAUSE_SECONDS)
+        return
+    end = time.perf_counter() + PAUSE_LONGEST
+    time.sleep(LOOK_SECONDS)
+    while time.perf_counter() < end and _others_work():
+        time.sleep(LOOK_SECONDS)
+
+
+def _others_work() -> bool:
+    """Whether another thread of this process runs, or wants to."""
+    own = str(threading.get_native_id())
+    for task in TASKS.iterdir():
+        try:
+            state = (task / "stat").read_text("utf-8").rpartition(")")[2].split()[0]
+        except OSError:  # It has ended.
+            continue
+        if state == "R" and task.name != own:
+            return True
+    return False
 
 
 def _renewed(renew: Renew, run: Competitor) -> float:
@@ -235,16 +279,10 @@ def _warm_up(run: Competitor) -> None:
         last = median
 
 
-def _vague(turns: Turns, names: Sequence[str], longest: float) -> bool:
-    """Whether a ratio to the first is not well known yet, and there is time left to know it better."""
-    if len(names) < 2 or all(sum(float(turn.sum()) for turn in turns[name]) >= longest for name in names):
+def _vague(turns: Turns, names: Sequence[str]) -> bool:
+    """Whether a ratio to the first is not well known yet."""
+    if len(names) < 2:
         return False
-    if len(turns[names[0]]) % LOOK_ROUNDS:
-        return True
     first, *others = (undisturbed(turns[name]) for name in names)
     found = [ratio(first, other) for other in others]
     return any(one.high / one.low > (1 + PRECISE) ** 2 for one in found)
-
-
-def _short(turns: list[NDArray[np.float64]], seconds: float, iterations: int) -> bool:
-    return sum(float(turn.sum()) for turn in turns) < seconds or sum(map(len, turns)) < iterations

@@ -40,6 +40,38 @@ def test_turns_are_interleaved_and_nothing_is_dropped() -> None:
     assert timing.figures(turns["b"]).p50 >= 0.001
 
 
+def test_a_turn_ends_by_time_and_calls() -> None:
+    quick, steady, slow = (timing._turn(lambda _, s=s: time.sleep(s), 0) for s in (0.0005, 0.012, 0.2))
+    assert timing.TURN_SECONDS <= quick.sum() < timing.TURN_LONGEST
+    assert len(steady) >= timing.TURN_CALLS or steady.sum() >= timing.TURN_LONGEST
+    assert steady.sum() > timing.TURN_SECONDS
+    assert len(slow) == 1
+
+
+def test_a_turn_waits_for_threads_that_spin(monkeypatch: pytest.MonkeyPatch) -> None:
+    spun = threading.Event()
+
+    def spin() -> None:
+        end = time.perf_counter() + 0.06
+        while time.perf_counter() < end:
+            np.sort(np.zeros(20_000))
+        spun.set()
+
+    thread = threading.Thread(target=spin)
+    thread.start()
+    timing._wait_for_sleep()
+    assert spun.is_set(), "a turn would have begun beside it"
+    thread.join()
+    monkeypatch.setattr(timing, "_others_work", lambda: True)
+    begin = time.perf_counter()
+    timing._wait_for_sleep()
+    assert time.perf_counter() - begin >= timing.PAUSE_LONGEST, "whoever still works"
+    monkeypatch.setattr(timing, "TASKS", Path("/nowhere"))
+    begin = time.perf_counter()
+    timing._wait_for_sleep()
+    assert time.perf_counter() - begin >= timing.PAUSE_SECONDS, "where the system does not tell"
+
+
 def test_a_competitor_is_started_anew_and_not_for_longer_than_half_its_time() -> None:
     events: list[str] = []
 
