@@ -9,6 +9,7 @@ gan-bench train --seconds 20
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -20,6 +21,10 @@ from ganedge.runtime.errors import GanEdgeError, MissingExtra, UsageError
 
 COMMANDS = ("latency", "compare", "train")
 """The first is what `gan-bench FILES` means."""
+AGAINST = {"--torch", "--kwargs", "--weights", "--output-shape", "--arch", "--norm", "--range", "--trust"}
+"""Options that say something of `--against`."""
+DISTANCE = {"--fid-pictures", "--features", "--download"}
+"""And of FID and KID."""
 
 
 def build() -> typer.Typer:
@@ -34,6 +39,7 @@ def build() -> typer.Typer:
 
 
 def _latency(
+    context: typer.Context,
     files: Annotated[list[Path], typer.Argument(help="Artifacts that gan-export wrote.", show_default=False)],
     against: Annotated[
         str | None,
@@ -54,8 +60,16 @@ def _latency(
     threads: Annotated[
         int | None, typer.Option(min=1, help="Threads for every competitor; all cores by default.")
     ] = None,
-    seconds: Annotated[float, typer.Option(min=0.0, help="Time each competitor at least this long, seconds.")] = 3.0,
-    iterations: Annotated[int, typer.Option(min=1, help="And at least this often.")] = 50,
+    seconds: Annotated[
+        float | None,
+        typer.Option(
+            min=0.0, help="Time each competitor at least this long. [default: 3, with --strict 600]", show_default=False
+        ),
+    ] = None,
+    iterations: Annotated[
+        int | None,
+        typer.Option(min=1, help="And at least this often. [default: 50, with --strict 1024]", show_default=False),
+    ] = None,
     processes: Annotated[
         int, typer.Option(min=0, max=100, help="Whole processes started of each, for cold start and memory; 0: none.")
     ] = 3,
@@ -83,7 +97,10 @@ def _latency(
         bool, typer.Option("--download", help="Let --data and --features inception fetch what is not here.")
     ] = False,
     strict: Annotated[
-        bool, typer.Option("--strict", help="MLPerf's single stream: batch 1, at least 60 s and 1024 calls.")
+        bool,
+        typer.Option(
+            "--strict", help="MLPerf's single stream: batch 1, one after the other, 600 s and 1024 calls each."
+        ),
     ] = False,
     choose: Annotated[
         str | None, typer.Option(help='Say which is best: constraints and one figure, "psnr>=35, p99".')
@@ -109,7 +126,19 @@ def _latency(
     """Time artifacts and PyTorch in turns, and print a table and then one JSON line."""
     from ganedge.benchmarks import choice, latency, report
 
+    given = terminal.typed(context)
+    _check_options(given, against, fid or data is not None)
     wanted = None if choose is None else choice.read_choice(choose)
+    least, calls = (latency.STRICT_SECONDS, latency.STRICT_QUERIES) if strict else (3.0, 50)
+    if wanted is not None:
+        choice.check_figures(
+            wanted,
+            compared=against is not None or len(files) > 1 or engine == "all",
+            eager=against is not None,
+            distance=fid or data is not None,
+            data=data is not None,
+            processes=processes > 0,
+        )
     if html is not None:
         from ganedge.benchmarks import page
 
@@ -121,8 +150,8 @@ def _latency(
         device=device,
         torch=_ways(torch),
         threads=threads,
-        seconds=seconds,
-        iterations=iterations,
+        seconds=least if seconds is None else seconds,
+        iterations=calls if iterations is None else iterations,
         processes=processes,
         size=size,
         distance=_distance(fid, fid_pictures, features, data, download),
@@ -136,24 +165,24 @@ def _latency(
         said = Said(kwargs, weights, output_shape, arch, norm, trust, read_range(value_range))
     pictures: dict[str, Any] = {}
     measured = latency.measure(files, against, settings, said, pictures=pictures)
-    typer.echo(report.table(measured))
+    measured["command"] = shlex.join(["gan-bench", *_arguments()])
     unmet: GanEdgeError | None = None
     if wanted is not None and not measured["partial"]:
         try:
-            typer.echo(choice.tell(measured, wanted))
+            measured["choice"] = choice.decide(measured, wanted)
+            choice.check(measured["choice"])
         except GanEdgeError as error:
             unmet = error  # What was measured is written all the same.
+    typer.echo(report.table(measured))
     _write(measured, json_file)
     if markdown is not None:
         from ganedge.runtime.files import write_whole
 
         write_whole(markdown, report.markdown(measured))
     if html is not None:
-        from ganedge.runtime.manifest import read_artifact
+        from ganedge.benchmarks.competitor import common
 
-        onnx = next((file for file in files if file.suffix == ".onnx"), None)
-        port = None if onnx is None else read_artifact(onnx)[0].interface.output
-        page.write(html, measured, pictures, port)
+        page.write(html, measured, pictures, common(files).interface.output)
     if measured["partial"]:
         raise KeyboardInterrupt
     if unmet is not None:
@@ -177,7 +206,8 @@ def _compare(
 
     then, now = compare.read(before), compare.read(after)
     found = compare.changes(then, now, tolerance)
-    typer.echo(terminal.printable(compare.table(found)))
+    for line in compare.table(found):
+        typer.echo(terminal.printable(line))
     for line in compare.differences(then, now):
         terminal.note(line)
     unclear = sum(change.verdict == "unclear" for change in found)
@@ -201,6 +231,7 @@ def _train(
     from ganedge.benchmarks import training
 
     measured = training.measure(seconds, threads, precision, typer.echo, device)
+    measured["command"] = shlex.join(["gan-bench", *_arguments()])
     _write(measured, json_file)
     if measured["partial"]:
         raise KeyboardInterrupt
@@ -216,6 +247,21 @@ def _write(measured: dict[str, Any], path: Path | None) -> None:
     typer.echo(line)
     if path is not None:
         write_whole(path, line + "\n")
+
+
+def _check_options(given: frozenset[str], against: str | None, distance: bool) -> None:
+    """Refuse what would be without effect."""
+    for option in sorted(given & AGAINST):
+        if against is None:
+            raise UsageError(f"{option} says something of the generator to compare with: give --against too")
+    for option in sorted(given & DISTANCE):
+        if not distance:
+            raise UsageError(f"{option} says how FID and KID are found: give --fid or --data too")
+
+
+def _arguments() -> list[str]:
+    """What was typed behind the command's name; the name of its first subcommand goes without saying."""
+    return [part for place, part in enumerate(sys.argv[1:]) if place or part != COMMANDS[0]]
 
 
 def _check_places(*paths: Path | None) -> None:

@@ -11,14 +11,19 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 SIDE = {"cpu": 2048, "cuda": 8192}
 """Rows and columns of the matrices that the peak is measured with."""
 ROOF_SECONDS = 0.5
-"""How long the peak is looked for."""
+"""How long each peak is looked for."""
+COPIED = 2**28
+"""Bytes of the copy that memory's speed is measured with: more than caches hold."""
+NOT_REACHED: dict[str, Any] = {"flops": {}, "bandwidth": None, "how": "not reached"}
+"""What stands for the peak until it has been measured."""
 
 
 def multiply_accumulates(model: bytes, shapes: Mapping[str, Sequence[int]]) -> int | None:
@@ -65,25 +70,106 @@ def _of_node(node: object, known: Mapping[str, list[int]]) -> int | None:
     return math.prod(out) * given[-2 if transposed else -1]
 
 
-def peak_flops(threads: int, device: str) -> tuple[float | None, str]:
-    """The most FLOP/s that a square FP32 matrix product reaches here, and how that was found out.
+def kind(computes: str) -> str:
+    """The type of numbers that products are made of: `fp32 (fp16 weights)` is computed in FP32."""
+    return computes.partition(" ")[0]
+
+
+def peak(threads: int, device: str) -> dict[str, Any]:
+    """The most that this machine reaches: in square matrix products of each type, and in copying memory.
+
+    Args:
+        threads: Of every product.
+        device: cpu or cuda.
 
     Returns:
-        FLOP/s, or None with the reason where PyTorch, which pins the threads, is not installed.
+        `flops`: FLOP/s by type (fp32, bf16 and int8; on CUDA fp16 too), without those that cannot be measured here;
+        `bandwidth`: bytes/s read and written by a copy, or None; `how`: how that was found out, and what is missing.
     """
+    found: dict[str, float] = {}
+    missing: list[str] = []
+    bandwidth: float | None = None
     try:
         import torch
     except ModuleNotFoundError:
-        return None, "not measured: PyTorch is not installed"
-    torch.set_num_threads(threads)
+        missing.append("PyTorch is not installed, which multiplies and copies")
+    else:
+        torch.set_num_threads(threads)
+        try:
+            for name in ("fp32", "bf16", "fp16") if device == "cuda" else ("fp32", "bf16"):
+                found[name] = _product(name, device)
+            bandwidth = _copy(device)
+            if device == "cuda":
+                found["int8"] = _product("int8", device)
+        except (RuntimeError, AssertionError) as error:  # No such device, no kernel for it, or no memory left on it.
+            missing.append(f"PyTorch could not on {device}: {str(error).strip().partition(chr(10))[0][:120]}")
+    if device == "cpu":
+        try:
+            found["int8"] = _integers(threads)
+        except ModuleNotFoundError as error:
+            missing.append(f"{error.name} is not installed, which multiplies whole numbers")
+    how = f"matrix products {SIDE[device]} × {SIDE[device]}, the best of {ROOF_SECONDS} s each"
+    if "int8" in found and device == "cpu":
+        how += ", INT8 by ONNX Runtime"
+    return {"flops": found, "bandwidth": bandwidth, "how": "; not measured: ".join([how, *missing])}
+
+
+def _product(name: str, device: str) -> float:
+    """FLOP/s of a square matrix product in PyTorch."""
+    import torch
+
     side = SIDE[device]
-    a, b = (torch.rand(side, side, device=device) for _ in range(2))
+    if name == "int8":
+        whole = [torch.randint(-127, 127, (side, side), dtype=torch.int8, device=device) for _ in range(2)]
+        return 2 * side**3 / _best(lambda: torch._int_mm(*whole), device)
+    types = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+    a, b = (torch.rand(side, side, dtype=types[name], device=device) for _ in range(2))
+    return 2 * side**3 / _best(lambda: torch.mm(a, b), device)
+
+
+def _copy(device: str) -> float:
+    """Bytes/s that a large copy reads and writes."""
+    import torch
+
+    given = torch.zeros(COPIED, dtype=torch.uint8, device=device)
+    taken = torch.empty_like(given)
+    return 2 * COPIED / _best(lambda: taken.copy_(given), device)
+
+
+def _integers(threads: int) -> float:
+    """Operations a second of a square product of bytes in ONNX Runtime, which uses the instructions made for it."""
+    import onnx
+    import onnxruntime
+    from onnx import TensorProto, helper, numpy_helper
+
+    side = SIDE["cpu"]
+    random = np.random.default_rng(0)
+    weights = random.integers(-127, 127, (side, side)).astype(np.int8)
+    given, taken = (
+        helper.make_tensor_value_info(name, kind, [side, side])
+        for name, kind in (("a", TensorProto.UINT8), ("y", TensorProto.INT32))
+    )
+    node = helper.make_node("MatMulInteger", ["a", "b"], ["y"])
+    graph = helper.make_graph([node], "product", [given], [taken], [numpy_helper.from_array(weights, "b")])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+    onnx.checker.check_model(model)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    pixels = random.integers(0, 255, (side, side)).astype(np.uint8)
+    return 2 * side**3 / _best(lambda: session.run(None, {"a": pixels}), "cpu")
+
+
+def _best(run: Callable[[], object], device: str) -> float:
+    """The shortest of its calls, seconds."""
     times: list[float] = []
     end = time.perf_counter() + ROOF_SECONDS
     while time.perf_counter() < end or len(times) < 3:
         begin = time.perf_counter()
-        torch.mm(a, b)
+        run()
         if device == "cuda":
+            import torch
+
             torch.cuda.synchronize()
         times.append(time.perf_counter() - begin)
-    return 2 * side**3 / float(np.min(times)), f"FP32 matrix product {side} × {side}, PyTorch, best of {len(times)}"
+    return float(np.min(times))

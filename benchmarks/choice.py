@@ -103,22 +103,68 @@ def choose(report: Row, choice: Choice) -> dict[int, Found]:
     return found
 
 
-def tell(report: Row, choice: Choice) -> str:
-    """The verdict, in words.
+def decide(report: Row, choice: Choice) -> dict[str, Any]:
+    """The verdict, as the report keeps it.
+
+    Returns:
+        `wanted` and `goal`, and by batch size `best` (null where nothing meets the constraints) and `front`; `verdict`
+        is the same in words.
 
     Raises:
-        GanEdgeError: nothing meets the constraints at any batch size.
+        GanEdgeError: a figure that nothing measured has.
     """
     lines = []
     verdicts = choose(report, choice)
     wanted = ", ".join(f"{name}{test}{bound:g}" for name, test, bound in choice.constraints) or "no constraint"
     for batch, found in verdicts.items():
-        answer = "nothing meets that" if found.best is None else found.best
+        answer = "nothing meets that" if found.best is None else f"{found.best} ({_computes(report, found.best)})"
         lines.append(f"best {choice.goal} at batch {batch} with {wanted}: {answer}")
         lines.append(f"  not beaten in both {choice.goal} and psnr: {'; '.join(found.front) or 'none'}")
-    if all(found.best is None for found in verdicts.values()):
+    return {
+        "wanted": wanted,
+        "goal": choice.goal,
+        "batches": {str(batch): {"best": one.best, "front": list(one.front)} for batch, one in verdicts.items()},
+        "verdict": lines,
+    }
+
+
+def check(decided: Row) -> None:
+    """Raise GanEdgeError where nothing meets the constraints at any batch size."""
+    if all(one["best"] is None for one in decided["batches"].values()):
+        wanted = decided["wanted"]
         raise GanEdgeError(f"--choose: nothing measured meets {wanted}: loosen it, or export another precision")
-    return "\n".join(lines)
+
+
+def check_figures(choice: Choice, *, compared: bool, eager: bool, distance: bool, data: bool, processes: bool) -> None:
+    """Refuse a figure that will not be measured, before minutes are spent on the others.
+
+    Args:
+        choice: What was asked for.
+        compared: Whether pictures are compared with a reference's.
+        eager: Whether eager PyTorch is measured.
+        distance: Whether FID and KID are.
+        data: And to real pictures.
+        processes: Whether whole processes are started.
+
+    Raises:
+        UsageError: such a figure.
+    """
+    there = {
+        **dict.fromkeys(("psnr", "ssim", "max_abs"), compared),
+        "speedup": eager,
+        **dict.fromkeys(("fid", "kid"), distance and compared),
+        **dict.fromkeys(("data_fid", "data_kid"), data),
+        **dict.fromkeys(("memory", "cold"), processes),
+    }
+    for name in (choice.goal, *(name for name, _, _ in choice.constraints)):
+        if not there.get(name, True):
+            raise UsageError(f"--choose: nothing measured will have {name}: {_remedy(name)}")
+
+
+def _computes(report: Row, name: str) -> str:
+    """What a competitor computes in."""
+    row = report["competitors"].get(name, {})
+    return str(row.get("computes") or row.get("precision") or "precision unknown")
 
 
 def value(report: Row, row: Row, name: str) -> float | None:

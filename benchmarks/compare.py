@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from ganedge.benchmarks import size, timing
-from ganedge.benchmarks.competitor import EAGER
+from ganedge.benchmarks.competitor import ALONE, EAGER, NOT_ASKED
 from ganedge.benchmarks.latency import SCHEMA
 from ganedge.runtime.errors import InputError, UsageError
 
@@ -32,10 +32,24 @@ LEVEL = 0.95
 """How sure a change must be. Many are looked at, but one that did not change has to lie off by the tolerance too: at
 the precision that gan-bench times for, five standard deviations."""
 Report = Mapping[str, Any]
-PARTS = {"results": list, "yardstick": dict, "method": dict, "machine": dict, "competitors": dict, "partial": bool}
+PARTS = {
+    **dict.fromkeys(("results", "failed"), list),
+    **dict.fromkeys(("yardstick", "method", "machine", "competitors", "absent"), dict),
+    "partial": bool,
+}
 """What every report holds, and of which kind."""
-LATER: Report = {"inputs": None, "size": "", "distance": None, "failed": []}
-"""What schema 3 added, and what stands for it in a report of schema 2."""
+LATER: Report = {"command": "", "choice": None}
+"""What schema 4 added, and what stands for it in a report of schema 3."""
+READ = (3, SCHEMA)
+"""Schemas that can be read."""
+BEYOND: Mapping[str, tuple[str, float]] = {
+    "bytes": ("MB of weights or file", 0.01),
+    "peak_bytes": ("MB of memory", 0.1),
+    "device_bytes": ("MB of the GPU's memory", 0.1),
+}
+"""Costs that are compared, and the share by which they may change."""
+CLEARER = 1.0
+"""Decibels by which PSNR may change: what draws the same has the same."""
 
 
 @dataclass(frozen=True)
@@ -51,13 +65,15 @@ class Change:
     baseline: str
     """What both were held against."""
     verdict: str
-    """"slower", "faster", "same", "unclear" (the reports are too noisy to tell), or "unfaithful": its pictures passed
-    before and do not now."""
+    """"slower", "faster", "same", "unclear" (the reports are too noisy to tell); "unfaithful": its pictures passed
+    before and do not now; "gone": it was measured before and cannot be now."""
+    why: str = ""
+    """Of one that is gone."""
 
     @property
     def regression(self) -> bool:
         """Whether that is worse than before."""
-        return self.verdict in ("slower", "unfaithful")
+        return self.verdict in ("slower", "unfaithful", "gone")
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -73,13 +89,19 @@ def read(path: Path) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is no report: give a file that gan-bench --json wrote") from error
     if not isinstance(report, dict) or any(not isinstance(report.get(name), kind) for name, kind in PARTS.items()):
-        raise InputError(f"{path} is no report of latencies: give a file that gan-bench --json wrote")
+        what = (
+            "is a report of training" if isinstance(report, dict) and "kind" in report else "is no report of latencies"
+        )
+        raise InputError(f"{path} {what}: give a file that gan-bench --json wrote")
     if not isinstance(report["machine"].get("versions"), dict):
         raise InputError(f"{path} is damaged: its machine has no versions")
-    if report.get("schema") not in (2, SCHEMA):
-        raise InputError(
-            f"{path} has schema {report.get('schema')}, this gan-bench reads 2 and {SCHEMA}: measure again"
-        )
+    if report.get("schema") not in READ:
+        known = " and ".join(map(str, READ))
+        raise InputError(f"{path} has schema {report.get('schema')}, this gan-bench reads {known}: measure again")
+    peak = report.get("peak")
+    if isinstance(peak, dict) and not isinstance(peak.get("flops"), dict):  # Schema 3 knew FP32's only.
+        known_peak = {} if peak.get("flops") is None else {"fp32": peak["flops"]}
+        report["peak"] = {"flops": known_peak, "bandwidth": None, "how": peak.get("how", "")}
     return {**LATER, **report}
 
 
@@ -106,13 +128,14 @@ def changes(before: Report, after: Report, tolerance: float = TOLERANCE) -> list
         went = [size.shown(report["inputs"] or (), "") for report in (before, after)]
         then, now = _rows(before), _rows(after)
         found = [_change(key, before, after, tolerance) for key in now if key in then]
+        lost = [_gone(key, why) for key in then if key not in now and (why := _why_gone(key, after))]
     except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
         raise InputError(f"a report is damaged: {type(error).__name__} {error}") from error
     if all(went) and went[0] != went[1]:
         raise InputError(f"{went[0]} went in before and {went[1]} after: measure both with the same --size")
     if not found:
         raise InputError("the reports have no competitor and batch size in common: nothing to compare")
-    return found
+    return [*found, *lost]
 
 
 def differences(before: Report, after: Report) -> list[str]:
@@ -127,19 +150,57 @@ def differences(before: Report, after: Report) -> list[str]:
     lines += [
         f"the {which} report is partial" for which, one in (("first", before), ("second", after)) if one["partial"]
     ]
-    gone = sorted(_rows(before).keys() - _rows(after).keys())
-    return lines + [f"{name} at batch {batch} is in the first report only" for name, batch in gone]
+    gone = sorted(key for key in _rows(before).keys() - _rows(after).keys() if not _why_gone(key, after))
+    lines += [f"{name} at batch {batch} is in the first report only" for name, batch in gone]
+    return [*lines, *_costs(before, after)]
 
 
-def table(found: Sequence[Change]) -> str:
+def _costs(before: Report, after: Report) -> list[str]:
+    """Sizes, memory and closeness that are not what they were."""
+    lines = []
+    for name, then in before["competitors"].items():
+        now = after["competitors"].get(name, {})
+        for key, (what, share) in BEYOND.items():
+            was, value = then.get(key), now.get(key)
+            if was and value and abs(value / was - 1) > share:
+                lines.append(f"{name}: {was / 1e6:.1f} {what} before, {value / 1e6:.1f} after")
+    rows = _rows(after)
+    for (name, batch), row in _rows(before).items():
+        was, value = row["psnr"], rows.get((name, batch), {}).get("psnr")
+        if was is not None and value is not None and abs(value - was) > CLEARER:
+            lines.append(f"{name}, batch {batch}: PSNR {was:.1f} dB before, {value:.1f} after")
+    return lines
+
+
+def _why_gone(key: tuple[str, int], after: Report) -> str:
+    """Why one that was measured before is not in the later report; empty where it was not asked for."""
+    name, batch = key
+    for one in after["failed"]:
+        if (one["competitor"], one["batch"]) == (name, batch):
+            return str(one["reason"])
+    why = str(after["absent"].get(name, ""))
+    return "" if after["partial"] or why.startswith((NOT_ASKED, ALONE)) else why
+
+
+def _gone(key: tuple[str, int], why: str) -> Change:
+    return Change(*key, np.nan, np.nan, np.nan, "", "gone", why)
+
+
+def table(found: Sequence[Change]) -> list[str]:
     """The changes, one line each."""
+    measured = [change for change in found if change.verdict != "gone"]
     lines = [
         f"{change.verdict:<10} {change.slower - 1:+7.1%}  ({change.low - 1:+.1%} to {change.high - 1:+.1%})  "
         f"batch {change.batch}, {change.competitor}"
-        + (f", beside {change.baseline}" if change.baseline != found[-1].baseline else "")
-        for change in found
+        + (f", beside {change.baseline}" if change.baseline != measured[-1].baseline else "")
+        for change in measured
     ]
-    return "\n".join([f"latency after beside before, held against {found[-1].baseline} of each report", *lines])
+    lines += [
+        f"{change.verdict:<10} batch {change.batch}, {change.competitor}: {change.why}"
+        for change in found
+        if change.verdict == "gone"
+    ]
+    return [f"latency after beside before, held against {measured[-1].baseline} of each report", *lines]
 
 
 def _rows(report: Report) -> dict[tuple[str, int], Mapping[str, Any]]:

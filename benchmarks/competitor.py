@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ganedge.runtime import engines
+from ganedge.runtime.engine_file import read_sidecar
 from ganedge.runtime.errors import EngineError, InputError, MissingExtra, UsageError
 from ganedge.runtime.generator import Generator, load
 from ganedge.runtime.manifest import Manifest, read_artifact
@@ -29,6 +30,8 @@ TORCH = {
     "cuda-graph": "eager PyTorch, CUDA graph",
 }
 """The ways PyTorch runs a generator, as `--torch` takes them and as they are shown."""
+NOT_ASKED, ALONE = "not asked for", "no generator to compare with"
+"""How the reasons begin why one is absent that could be there."""
 ENGINES = (*engines.MODULES, "ort-tensorrt")
 """What `--engine` may name beside auto and all."""
 
@@ -53,7 +56,7 @@ class Competitor:
     engine: str
     """Engine, version and provider."""
     precision: str
-    """What it computes in."""
+    """The artifact's, whose gate applies to its pictures; in PyTorch, what it was told to compute in."""
     run: Callable[[Inputs], NDArray[np.generic]]
     """One call, arrays on the host in and out; it returns when the result is there."""
     device: str = "cpu"
@@ -64,6 +67,10 @@ class Competitor:
     """What the artifact says of itself."""
     compute: str | None = None
     """The precision that the engine was told to compute in, where that is not the artifact's."""
+    computes: str = ""
+    """What it really computes in, as the engine says; empty where that is `precision`."""
+    place: tuple[str, str] = ("", "")
+    """Engine and device, as `runtime.load` takes them; empty for PyTorch."""
     bytes: int = 0
     """Size of the file, or of the weights in PyTorch."""
     split: Callable[[Sequence[Inputs]], Split] | None = None
@@ -72,6 +79,21 @@ class Competitor:
     """Free it."""
     renew: Callable[[], None] | None = None
     """Start it anew, elsewhere in memory; None where that would take too long or change nothing."""
+
+
+def common(files: Sequence[Path]) -> Manifest:
+    """The manifest of the first artifact, after making sure that all take and give the same.
+
+    Raises:
+        ArtifactError: a file that is no artifact.
+        InputError: they differ in what they take or give.
+    """
+    manifests = [read_sidecar(file)[0] if file.suffix == ".engine" else read_artifact(file)[0] for file in files]
+    first = manifests[0].interface
+    for file, other in zip(files, manifests, strict=True):
+        if (other.interface.inputs, other.interface.outputs) != (first.inputs, first.outputs):
+            raise InputError(f"{file} takes or gives something else than {files[0]}: measure them one at a time")
+    return manifests[0]
 
 
 def artifact_competitors(
@@ -87,13 +109,12 @@ def artifact_competitors(
 
     Returns:
         The competitors, and why others are absent. What was asked for by name is given or refused; with "all", what
-        this machine cannot run is absent.
+        this machine cannot run is absent, and so are TensorRT's engines in any case.
 
     Raises:
         ArtifactError: a file that is no artifact.
-        EngineError: nothing that was asked for can be had.
+        EngineError: an engine asked for by name cannot be had.
         UsageError: an unknown engine.
-        InputError: artifacts that take different inputs.
     """
     asked = engine.split(",")
     unknown = [name for name in asked if name not in ("auto", "all", *ENGINES)]
@@ -103,13 +124,19 @@ def artifact_competitors(
     absent: dict[str, str] = {}
     for file in files:
         if file.suffix == ".engine":
-            found.append(_named(file, partial(load, file, device=device), None, found, files))
+            try:
+                if device == "cpu":
+                    raise EngineError("TensorRT computes on a GPU: give --device cuda")
+                found.append(_named(file, partial(load, file), None, ("auto", "auto"), found, files))
+            except (EngineError, MissingExtra) as error:
+                absent[_label(file, "TensorRT", None, files)] = str(error)
             continue
         for name, compute, must in _ways(asked):
             label = _label(file, name, compute, files)
             try:
                 start = partial(_start, file, name, compute, device, threads)
-                found.append(_named(file, start, compute, found, files, "" if name == "auto" else name))
+                place = ("onnxruntime", "tensorrt") if name == "ort-tensorrt" else (name, device)
+                found.append(_named(file, start, compute, place, found, files, "" if name == "auto" else name))
             except (EngineError, MissingExtra) as error:
                 if must:
                     raise
@@ -117,17 +144,6 @@ def artifact_competitors(
                 continue
     if asked == ["all"] and not any(file.suffix == ".engine" for file in files):
         absent["TensorRT and TensorRT for RTX"] = "no .engine file given (gan-export --format trt makes one)"
-    if not found:
-        raise EngineError("nothing to measure here: " + "; ".join(f"{name}: {why}" for name, why in absent.items()))
-    first = found[0].manifest
-    assert first is not None
-    for other in found:
-        assert other.manifest is not None
-        if (other.manifest.interface.inputs, other.manifest.interface.outputs) != (
-            first.interface.inputs,
-            first.interface.outputs,
-        ):
-            raise InputError(f"{other.file} takes or gives something else than {files[0]}: measure them one at a time")
     return found, absent
 
 
@@ -165,6 +181,7 @@ def _named(
     file: Path,
     start: Callable[[], Generator],
     compute: str | None,
+    place: tuple[str, str],
     found: Sequence[Competitor],
     files: Sequence[Path],
     name: str = "",
@@ -200,6 +217,8 @@ def _named(
         file=file,
         manifest=generator.manifest,
         compute=compute,
+        computes=generator.engine.precision,
+        place=place,
         bytes=file.stat().st_size,
         close=close,
         renew=renew if generator.engine.device == "cpu" else None,

@@ -8,6 +8,8 @@ NVIDIA's driver through nvidia-smi.
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import os
 import platform
 import shutil
@@ -20,6 +22,10 @@ from ganedge.runtime import engines
 SYSFS = Path("/sys")
 NVIDIA = ("clocks.sm", "temperature.gpu", "power.draw", "utilization.gpu")
 """What nvidia-smi is asked: MHz, °C, W and %."""
+WATCH_SECONDS = 2.0
+"""Least time between two looks at the state while something is timed."""
+FELL = 0.1
+"""Share by which a clock may fall before it is said."""
 PACKAGES = ("ganedge", "numpy", "torch", "onnxruntime", "openvino", "tensorrt", "tensorrt_rtx")
 
 
@@ -67,6 +73,79 @@ def conditions(root: Path = SYSFS) -> dict[str, object]:
     if gpu:
         found["gpu"] = dict(zip(NVIDIA, (part.strip() for part in gpu.split(",")), strict=False))
     return found
+
+
+class Watch:
+    """The machine's state while something is timed: looked at between turns, and not often.
+
+    Args:
+        root: Where sysfs is mounted.
+    """
+
+    def __init__(self, root: Path = SYSFS) -> None:
+        self._root = root
+        self._next = 0.0
+        self._seen: list[dict[str, float]] = []
+        self._energy = [(time.monotonic(), _energy(root))]
+
+    def look(self) -> None:
+        """Take the state down, unless that was done a moment ago."""
+        if time.monotonic() < self._next:
+            return
+        self._seen.append(_figures(conditions(self._root)))
+        self._energy.append((time.monotonic(), _energy(self._root)))
+        self._next = time.monotonic() + WATCH_SECONDS
+
+    def found(self) -> dict[str, float]:
+        """Lowest clocks, highest temperatures and mean power, of those figures that the platform tells."""
+        found = {}
+        for name in {name: None for seen in self._seen for name in seen}:
+            values = [seen[name] for seen in self._seen if name in seen]
+            if name == "load":
+                continue
+            worst = (
+                min(values) if "clock" in name else max(values) if "temperature" in name else sum(values) / len(values)
+            )
+            found[name] = worst
+        joules = sum(
+            now[1] - then[1]
+            for then, now in itertools.pairwise(self._energy)
+            if then[1] is not None and now[1] is not None and now[1] >= then[1]  # The counter starts again at times.
+        )
+        seconds = self._energy[-1][0] - self._energy[0][0]
+        if joules > 0 and seconds > 0:
+            found["power_w package"] = joules / seconds
+        return found
+
+    def warnings(self) -> list[str]:
+        """What a reader must know: a clock that fell."""
+        said = []
+        for name in ("clock_mhz", "gpu clocks.sm"):
+            values = [seen[name] for seen in self._seen if name in seen]
+            if values and min(values) < (1 - FELL) * max(values):
+                said.append(
+                    f"{name} fell from {max(values):.0f} to {min(values):.0f} while it was measured: fix the clocks, "
+                    "or let it cool down"
+                )
+        return said
+
+
+def _figures(state: dict[str, object]) -> dict[str, float]:
+    """The figures of a state, in one table."""
+    found = {name: value for name, value in state.items() if isinstance(value, float)}
+    for part, sign in (("power_w", "power_w "), ("gpu", "gpu ")):
+        inner = state.get(part)
+        for name, value in inner.items() if isinstance(inner, dict) else ():
+            with contextlib.suppress(ValueError):  # "[N/A]", where a GPU does not tell.
+                found[f"{sign}{name}"] = float(str(value).split()[0])
+    return found
+
+
+def _energy(root: Path) -> float | None:
+    """Joules that the processor's package has used since some time, where the system tells."""
+    told = [_number(path) for path in (root / "class/powercap").glob("intel-rapl:[0-9]/energy_uj")]
+    known = [joules / 1e6 for joules in told if joules is not None]
+    return sum(known) if known else None
 
 
 class Others:
@@ -119,11 +198,13 @@ def _rails(root: Path) -> dict[str, float]:
 
 
 def _nvidia(query: str) -> str:
-    """NVIDIA's driver's answer about its first GPU; empty where there is none."""
+    """NVIDIA's driver's answer about the first GPU that CUDA shows this process; empty where there is none."""
     program = shutil.which("nvidia-smi")
     if program is None:
         return ""
     line = [program, f"--query-gpu={query}", "--format=csv,noheader"]
+    first = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")[0]
+    line += ["-i", first] if first else []
     try:
         done = subprocess.run(line, capture_output=True, text=True, timeout=20)  # noqa: S603 - our own command line
     except (OSError, subprocess.TimeoutExpired):

@@ -122,7 +122,7 @@ def measure(runs: int, seconds: float, say: Say) -> dict[str, Any]:
         wrong = planted_mistakes(folder)
     report: dict[str, Any] = {
         "schema": SCHEMA,
-        "machine": machine(latency._cores()),
+        "machine": machine(latency.cores()),
         "conditions": {"before": before, "after": conditions()},
         "seconds": seconds,
         "bars": bars(rows, wrong),

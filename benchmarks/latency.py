@@ -18,13 +18,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ganedge.benchmarks import arithmetic, process, size, timing
-from ganedge.benchmarks.competitor import EAGER, TORCH, Competitor, Inputs, artifact_competitors
-from ganedge.benchmarks.conditions import Others, conditions, machine
+from ganedge.benchmarks import arithmetic, pools, process, size, timing
+from ganedge.benchmarks.competitor import ALONE, EAGER, TORCH, Competitor, Inputs, Split, artifact_competitors, common
+from ganedge.benchmarks.conditions import Others, Watch, conditions, machine
 from ganedge.export import parity
 from ganedge.runtime import fidelity
-from ganedge.runtime.errors import EngineError, GanEdgeError, MissingExtra, UsageError
-from ganedge.runtime.manifest import Interface, Precision
+from ganedge.runtime.errors import EngineError, MissingExtra, UsageError
+from ganedge.runtime.manifest import Interface, Precision, read_artifact
 
 if TYPE_CHECKING:
     from ganedge.benchmarks.distance import Distance, Examiner
@@ -32,14 +32,8 @@ if TYPE_CHECKING:
 
 __all__ = ["EAGER", "Settings", "machine", "measure"]
 
-SCHEMA = 3
+SCHEMA = 4
 """Version of the report."""
-POOL_BYTES = 2**26
-"""Inputs kept ready: more than the caches of most processors hold, where the count below allows it."""
-POOL_ITEMS = 4096
-"""Inputs of latents at most; making more takes longer than measuring."""
-POOL_PICTURES = 32
-"""Pictures at most, as making one by code takes long; at least 8 batches in either case."""
 YARDSTICK = 100_000
 """Numbers that are sorted, timed beside the others and the same in every report: work of one thread. NumPy's matrix
 product would leave the threads of its own library spinning, and slow down whoever comes next."""
@@ -53,9 +47,8 @@ OTHERS = 0.1
 """Share of the cores' time that others may take while it is timed, before it is said."""
 BUSY = 0.5
 """Load for each core, before anything is opened, above which other work is in the way; where only the load is told."""
-STRICT_QUERIES, STRICT_SECONDS = 1024, 60.0
-"""MLPerf inference, single stream: the least queries, and the least duration that its first rounds asked for. Later
-rounds ask for 600 s: `--strict --seconds 600`."""
+STRICT_QUERIES, STRICT_SECONDS = 1024, 600.0
+"""MLPerf inference, single stream: the least queries and the least duration."""
 Output = NDArray[np.generic]
 
 
@@ -84,7 +77,8 @@ class Settings:
     distance: Distance | None = None
     """How far sets of pictures are apart, by FID and KID; None leaves that out."""
     strict: bool = False
-    """MLPerf's single stream: batch 1, at least 1024 calls and 60 s each, the 90th percentile is the result."""
+    """MLPerf's single stream: batch 1, one competitor after the other, the next call as soon as the last is done, at
+    least 1024 calls and 600 s each; the 90th percentile is the result."""
 
     def __post_init__(self) -> None:
         """Refuse what cannot be measured."""
@@ -99,13 +93,11 @@ class Settings:
             raise UsageError(f"--torch {unknown[0]!r}: choose all, or some of {','.join(TORCH)} with commas")
         if self.strict and self.batches != (1,):
             raise UsageError("--strict is single stream: give --batch 1")
-
-    @property
-    def least(self) -> tuple[float, int]:
-        """Seconds and calls that each competitor is timed for."""
-        if not self.strict:
-            return self.seconds, self.iterations
-        return max(self.seconds, STRICT_SECONDS), max(self.iterations, STRICT_QUERIES)
+        if self.strict and (self.seconds < STRICT_SECONDS or self.iterations < STRICT_QUERIES):
+            raise UsageError(
+                f"--seconds {self.seconds:g} --iterations {self.iterations}: --strict asks for {STRICT_SECONDS:g} s "
+                f"and {STRICT_QUERIES} calls at least"
+            )
 
 
 @dataclass
@@ -157,98 +149,110 @@ def measure(
     settings = settings or Settings()
     if not files:
         raise UsageError("nothing to measure: give artifacts that gan-export wrote")
-    threads = settings.threads or _cores()
+    threads = settings.threads or cores()
     before = conditions()
     subject = _open(files, against, settings, said, threads)
     if change is not None:
         change(subject)
-    given = size.inputs(subject.interface)
     report: dict[str, Any] = {
         "schema": SCHEMA,
         "partial": False,
+        "command": "",
         "machine": machine(threads),
         "conditions": {"before": before},
-        "method": _method(settings),
-        "inputs": given,
+        "method": _method(settings, subject),
+        "inputs": size.inputs(subject.interface),
         "size": subject.why,
         "reference": None,
         "absent": subject.absent,
         "failed": [],
-        "competitors": {},
-        "peak": {"flops": None, "how": "not reached"},
+        "competitors": _describe(subject, files),
+        "peak": arithmetic.NOT_REACHED,
         "yardstick": {},
         "distance": None,
+        "choice": None,
         "results": [],
         "warnings": [],
     }
+    watch = Watch()
     others: list[float] = []
     try:
-        peak, how = arithmetic.peak_flops(threads, settings.device)
-        report["peak"] = {"flops": peak, "how": how}
-        report["competitors"] = _describe(report, subject, against, settings, threads)
+        report["peak"] = arithmetic.peak(threads, settings.device)
         for batch in settings.batches:
-            _at_batch(report, subject, batch, settings, pictures, others)
+            _at_batch(report, subject, batch, settings, pictures, others, watch)
+        _cold_starts(report, subject, files, against, settings, threads)
         if subject.examiner is not None:
             _examine(report, subject, subject.examiner)
     except KeyboardInterrupt:
         report["partial"] = True
         if not report["results"]:
             raise
+    finally:
+        for competitor in subject.competitors:
+            competitor.close()
     if not report["results"]:
         first = report["failed"][0]
         raise EngineError(f"nothing could be measured: {first['competitor']}: {first['reason']}")
-    report["conditions"]["during"] = {"others": max(others)} if others else {}
+    report["conditions"]["during"] = {**({"others": max(others)} if others else {}), **watch.found()}
     report["conditions"]["after"] = conditions()
     load = before.get("load")
     known = load if isinstance(load, float) else None
-    report["warnings"] += warnings(report["results"], max(others, default=None), known, _cores())
-    for competitor in subject.competitors:
-        competitor.close()
+    report["warnings"] += warnings(report["results"], max(others, default=None), known, cores())
+    report["warnings"] += watch.warnings()
     return report
 
 
-def _cores() -> int:
+def cores() -> int:
+    """Those that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _method(settings: Settings) -> dict[str, Any]:
-    seconds, iterations = settings.least
-    return {
+def _method(settings: Settings, subject: Subject) -> dict[str, Any]:
+    """How it is measured, in words where only people read it."""
+    names = [one.name for one in subject.competitors]
+    method: dict[str, Any] = {
         "timed": "one call, NumPy array in to NumPy array out, fresh real inputs each time",
-        "warmup": "until the median settles",
-        "renewed": f"on a CPU, started anew between turns, for up to {timing.RENEWAL:.0%} of the time it is timed for",
-        "order": f"interleaved in turns of {timing.TURN_SECONDS} s and {timing.TURN_CALLS} calls, "
+        "warmup": f"until the median settles, {timing.WARMUP_BLOCKS} turns at most",
+        "order": "one competitor after the other, each call as soon as the one before is done"
+        if settings.strict
+        else f"interleaved in turns of {timing.TURN_SECONDS} s and {timing.TURN_CALLS} calls, "
         f"{timing.TURN_LONGEST} s at most, in a new order each round, after all threads have gone to sleep",
         "ratio": "of the lower quartiles of turns within a round, their median over the rounds",
         "interval": f"{timing.LEVEL:.0%}, rounds resampled {timing.RESAMPLES} times",
-        "seconds": seconds,
-        "iterations": iterations,
+        "seconds": settings.seconds,
+        "iterations": settings.iterations,
         "device": settings.device,
-        "longer": f"up to {timing.LONGEST:g} times that, until ratios are known to {timing.PRECISE:.0%}",
         "dropped": 0,
         "strict": settings.strict,
     }
+    renewed = [one.name for one in subject.competitors if one.renew is not None]
+    if renewed and not settings.strict:
+        others = [name for name in names if name not in renewed]
+        which = "all but " + ", ".join(others) if others else "all"
+        method["renewed"] = f"{which} started anew between turns, for up to {timing.RENEWAL:.0%} of the time timed"
+    if EAGER in names and len(names) > 1 and not settings.strict:
+        method["longer"] = f"up to {timing.LONGEST:g} times that, until ratios are known to {timing.PRECISE:.0%}"
+    return method
 
 
 def _open(files: Sequence[Path], against: str | None, settings: Settings, said: Said | None, threads: int) -> Subject:
     """Open every competitor that can be had."""
-    found, absent = artifact_competitors(files, settings.engine, settings.device, threads)
-    manifest = found[0].manifest
-    assert manifest is not None
+    manifest = common(files)
     interface, why = size.settled(manifest, settings.size)
     fixed = interface.inputs[0].shape[0]
     for batch in settings.batches:
         if isinstance(fixed, int) and batch != fixed:
-            raise UsageError(f"batch {batch}: these artifacts take {fixed} at a time and nothing else")
+            raise UsageError(f"batch {batch}: these artifacts take {fixed} at a time: give --batch {fixed}")
+    found, absent = artifact_competitors(files, settings.engine, settings.device, threads)
     examiner: Examiner | None = None
     if settings.distance is not None:
         from ganedge.benchmarks import distance
 
         examiner = distance.Examiner(settings.distance, interface, max(settings.batches))
     if against is None:
-        absent[EAGER] = "no generator to compare with: give --against"
+        absent |= {TORCH[way]: f"{ALONE}: give --against" for way in settings.torch}
     elif find_spec("torch") is None:
-        absent[EAGER] = str(MissingExtra("torch", "export", EAGER))
+        absent |= {TORCH[way]: str(MissingExtra("torch", "export", EAGER)) for way in settings.torch}
     else:
         from ganedge.benchmarks import reference
 
@@ -259,53 +263,37 @@ def _open(files: Sequence[Path], against: str | None, settings: Settings, said: 
         reference.check(network, interface, inputs)
         torch_ones, missing = reference.competitors(network, inputs, settings.device, threads, settings.torch)
         found, absent = [*torch_ones, *found], {**missing, **absent}
+    if not found:
+        raise EngineError("nothing to measure here: " + "; ".join(f"{name}: {why}" for name, why in absent.items()))
     return Subject(interface, found, absent, why, said, examiner)
 
 
-def _describe(
-    report: dict[str, Any], subject: Subject, against: str | None, settings: Settings, threads: int
-) -> dict[str, dict[str, Any]]:
-    """What does not depend on the batch: engine, size, arithmetic, and what a whole process costs."""
-    rows: dict[str, dict[str, Any]] = {}
-    scripts: dict[str, list[str]] = {}
-    counts: dict[Path, int | None] = {}
-    port = subject.interface.inputs[0]
-    shape = "x".join(map(str, port.shape[1:])) if port.role == "image" else ""
-    for one in subject.competitors:
-        if one.file is not None and one.file not in counts:
-            counts[one.file] = _macs(one.file, subject.interface)
-        rows[one.name] = {
+def _describe(subject: Subject, files: Sequence[Path]) -> dict[str, dict[str, Any]]:
+    """What is known of each without timing it: engine, size, arithmetic."""
+    counts = {file: _macs(file, subject.interface) for file in files}
+    # PyTorch runs the same network: its arithmetic is that of the plainest artifact.
+    plain = [
+        count
+        for file, count in counts.items()
+        if count is not None and read_artifact(file)[0].precision in ("fp32", "fp16", "bf16")
+    ]
+    return {
+        one.name: {
             "engine": one.engine,
             "precision": one.precision,
+            "computes": one.computes or one.precision,
             "device": one.device,
             "file": None if one.file is None else one.file.name,
             "digest": None if one.manifest is None else one.manifest.digest,
             "bytes": one.bytes,
-            "macs": None if one.file is None else counts[one.file],
+            "macs": min(plain, default=None) if one.file is None else counts[one.file],
             "cold_start_s": None,
             "peak_bytes": None,
+            "device_bytes": None,
             **dict.fromkeys(DISTANCES),
         }
-        engine = one.engine.split()[0]
-        if one.file is not None and engine != "ort-tensorrt":
-            name = "auto" if one.file.suffix == ".engine" else engine
-            scripts[one.name] = process.artifact_script(one.file, name, one.compute, settings.device, threads, shape)
-        elif one.name == EAGER and against is not None and subject.said is not None:
-            file = next(other.file for other in subject.competitors if other.file is not None)
-            if file.suffix == ".onnx":
-                text = subject.said.to_json()
-                scripts[EAGER] = process.eager_script(against, file, settings.device, threads, shape, text)
-    # PyTorch runs the same network: its arithmetic is that of the plainest artifact.
-    plain = [row["macs"] for row in rows.values() if row["macs"] is not None and row["precision"] == "fp32"]
-    for row in rows.values():
-        if row["file"] is None and plain:
-            row["macs"] = min(plain)
-    if settings.processes:
-        failed: dict[str, str] = {}
-        for name, cost in process.measure(scripts, settings.processes, failed).items():
-            rows[name].update(cost)
-        report["warnings"] += [f"no cold start of {name}: {reason}" for name, reason in failed.items()]
-    return rows
+        for one in subject.competitors
+    }
 
 
 def _macs(file: Path, interface: Interface) -> int | None:
@@ -314,7 +302,42 @@ def _macs(file: Path, interface: Interface) -> int | None:
         return None
     inputs = parity.real_inputs(interface, 1, seed=1)
     shapes = {port.name: array.shape for port, array in zip(interface.inputs, inputs, strict=True)}
-    return arithmetic.multiply_accumulates(file.read_bytes(), shapes)
+    found = arithmetic.multiply_accumulates(file.read_bytes(), shapes)
+    return None if found is None else round(found / len(inputs[0]))
+
+
+def _cold_starts(
+    report: dict[str, Any],
+    subject: Subject,
+    files: Sequence[Path],
+    against: str | None,
+    settings: Settings,
+    threads: int,
+) -> None:
+    """What a whole process costs, into the costs of those that were measured: artifacts and eager PyTorch."""
+    if not settings.processes:
+        return
+    port = subject.interface.inputs[0]
+    shape = "x".join(map(str, port.shape[1:])) if port.role == "image" else ""
+    measured = {row["competitor"] for row in report["results"]}
+    scripts: dict[str, list[str]] = {}
+    for one in subject.competitors:
+        if one.name not in measured:
+            continue
+        if one.file is not None:
+            engine, device = one.place
+            scripts[one.name] = process.artifact_script(one.file, engine, one.compute, device, threads, shape)
+        elif one.name == EAGER and against is not None and subject.said is not None:
+            text = subject.said.to_json()
+            scripts[EAGER] = process.eager_script(against, files[0], settings.device, threads, shape, text)
+    failed: dict[str, str] = {}
+    costs: dict[str, dict[str, float | int | None]] = {}
+    try:
+        process.measure(scripts, settings.processes, failed, costs)
+    finally:
+        for name, cost in costs.items():
+            report["competitors"][name].update(cost)
+        report["warnings"] += [f"no cold start of {name}: {reason}" for name, reason in failed.items()]
 
 
 def _at_batch(
@@ -324,56 +347,88 @@ def _at_batch(
     settings: Settings,
     pictures: Pictures | None,
     others: list[float],
+    watch: Watch,
 ) -> None:
     """Time every competitor at one batch size, compare what they give, and add that to the report."""
-    pool = _pool(subject.interface, batch)
-    timed: dict[str, timing.Competitor] = {one.name: _over(one.run, pool) for one in subject.competitors}
-    timed["yardstick"] = _yardstick()
-    renew = {one.name: one.renew for one in subject.competitors if one.renew is not None}
-    # Ratios are to eager PyTorch, and to nothing where it is not there.
-    names = {one.name for one in subject.competitors}
-    settled = names if EAGER in names else set()
-    turns: timing.Turns = {}
+    pool, said = pools.make(subject.interface, batch)
+    report["method"].setdefault("pool", {})[str(batch)] = said
     failed: dict[str, Exception] = {}
-    watch: list[Others] = []
+    turns: timing.Turns = {}
+    outputs: dict[str, Output] = {}
+    splits: dict[str, Split] = {}
     interrupted = False
     try:
-        timing.interleaved(timed, *settings.least, turns, failed, lambda: watch.append(Others()), renew, settled)
+        _timed(subject, pool, settings, turns, failed, others, watch)
+        able = [one for one in subject.competitors if turns.get(one.name)]
+        _compute(able, pool, subject.interface, outputs, failed)
+        for one in able:
+            if one.split is not None:
+                with timing.noted(one.name, failed):
+                    splits[one.name] = one.split(pool)
     except KeyboardInterrupt:
         interrupted = True
-    others += [share for one in watch if (share := one.share()) is not None]
+        # Its own time of the rounds that are whole is kept; what was not compared by then is compared no more.
     turns = timing.whole_rounds(turns)
-    if turns.get("yardstick"):
-        report["yardstick"][str(batch)] = _rounded(timing.undisturbed(turns.pop("yardstick")))
-        least = COMPARED if subject.interface.noise is not None else COMPARED_PICTURES
-        outputs: dict[str, Output] = {}
-        try:
-            _compute([one for one in subject.competitors if one.name in turns], pool, least, outputs, failed)
-        except KeyboardInterrupt:
-            interrupted = True
-        judge = _judge(subject.competitors, outputs, report["reference"])
-        report["reference"] = report["reference"] or (None if judge is None else judge.name)
+    rounds = turns.pop("yardstick", [])
+    judge = _judge(subject.competitors, outputs, failed, report["reference"])
+    report["reference"] = report["reference"] or (None if judge is None else judge.name)
+    if rounds:
+        report["yardstick"][str(batch)] = _rounded(timing.undisturbed(rounds))
         if pictures is not None:
             pictures.update({name: output[:4] for name, output in outputs.items() if name not in pictures})
         for one in subject.competitors:
             if one.name in turns and one.name not in failed:
-                row = _figures(report, one, batch, turns)
-                row |= _fidelity(subject.interface, one, judge, outputs)
-                row["split"] = None if one.split is None or interrupted else asdict(one.split(pool))
-                report["results"].append(row)
+                with timing.noted(one.name, failed):
+                    fidelity_of = _fidelity(subject.interface, one, judge, outputs)
+                    row = _figures(report, one, batch, turns) | fidelity_of
+                    row["split"] = asdict(splits[one.name]) if one.name in splits else None
+                    report["results"].append(row)
     report["failed"] += [_failure(name, batch, error) for name, error in failed.items()]
     if interrupted:
         raise KeyboardInterrupt
 
 
+def _timed(
+    subject: Subject,
+    pool: Sequence[Inputs],
+    settings: Settings,
+    turns: timing.Turns,
+    failed: dict[str, Exception],
+    others: list[float],
+    watch: Watch,
+) -> None:
+    """Time every competitor, and the yardstick beside them; interrupted too, it says what others took meanwhile."""
+    timed: dict[str, timing.Competitor] = {one.name: _over(one.run, pool) for one in subject.competitors}
+    timed["yardstick"] = _yardstick()
+    since: list[Others] = []
+
+    def ready() -> None:
+        since.append(Others())
+
+    try:
+        if settings.strict:
+            timing.one_by_one(timed, settings.seconds, settings.iterations, turns, failed, ready, watch.look)
+            return
+        renew = {one.name: one.renew for one in subject.competitors if one.renew is not None}
+        # Ratios are to eager PyTorch, and to nothing where it is not there.
+        names = {one.name for one in subject.competitors}
+        settled = names if EAGER in names else set()
+        timing.interleaved(
+            timed, settings.seconds, settings.iterations, turns, failed, ready, renew, settled, watch.look
+        )
+    finally:
+        others += [share for one in since if (share := one.share()) is not None]
+
+
 def _compute(
     competitors: Sequence[Competitor],
     pool: Sequence[Inputs],
-    least: int,
+    interface: Interface,
     outputs: dict[str, Output],
     failed: dict[str, Exception],
 ) -> None:
-    """What each gives for the first inputs of the pool, `least` items or more, put into `outputs`."""
+    """What each gives for the first inputs of the pool, put into `outputs`."""
+    least = COMPARED if interface.noise is not None else COMPARED_PICTURES
     compared = pool[: max(1, -(-least // len(pool[0][0])))]
     for one in competitors:
         with timing.noted(one.name, failed):
@@ -405,17 +460,25 @@ def _over(run: Callable[[Inputs], Output], pool: Sequence[Inputs]) -> timing.Com
 
 
 def _judge(
-    competitors: Sequence[Competitor], outputs: Mapping[str, Output], before: str | None = None
+    competitors: Sequence[Competitor],
+    outputs: Mapping[str, Output],
+    failed: dict[str, Exception],
+    before: str | None = None,
 ) -> Competitor | None:
     """Whom the others' pictures are compared with: eager PyTorch, or else the FP32 artifact in its first engine.
 
-    The same at every batch size: where that one failed, nothing is compared.
+    The same at every batch size: where that one failed, nothing is compared. One that gives NaN has failed.
     """
-    able = [one for one in competitors if one.name in outputs]
-    if before is not None:
-        return next((one for one in able if one.name == before), None)
-    eager = next((one for one in able if one.name == EAGER), None)
-    return eager or next((one for one in able if one.precision == "fp32" and len(competitors) > 1), None)
+    for one in sorted(competitors, key=lambda one: one.name != EAGER):
+        wanted = (
+            one.name == before if before else one.name == EAGER or (one.precision == "fp32" and len(competitors) > 1)
+        )
+        if not wanted or one.name not in outputs:
+            continue
+        if np.isfinite(outputs[one.name]).all():
+            return one
+        failed[one.name] = EngineError("it gives NaN or infinite values on real inputs: nothing is compared with it")
+    return None
 
 
 def _figures(report: dict[str, Any], one: Competitor, batch: int, turns: timing.Turns) -> dict[str, Any]:
@@ -423,7 +486,8 @@ def _figures(report: dict[str, Any], one: Competitor, batch: int, turns: timing.
     found = timing.figures(turns[one.name])
     rounds = timing.undisturbed(turns[one.name])
     ratio = timing.ratio(timing.undisturbed(turns[EAGER]), rounds) if EAGER in turns else None
-    macs, peak = report["competitors"][one.name]["macs"], report["peak"]["flops"]
+    macs = report["competitors"][one.name]["macs"]
+    peak = report["peak"]["flops"].get(arithmetic.kind(report["competitors"][one.name]["computes"]))
     times = np.concatenate(turns[one.name])
     return {
         "competitor": one.name,
@@ -447,8 +511,6 @@ def _fidelity(
     if judge is None or judge is one or one.name not in outputs:
         return {"psnr": None, "ssim": None, "max_abs": None, "same": None}
     port = interface.output
-    if not np.isfinite(outputs[judge.name]).all():
-        raise GanEdgeError(f"{judge.name} gives NaN or infinite values on real inputs: nothing can be compared with it")
     found = fidelity.difference(outputs[one.name], outputs[judge.name], port)
     gate = fidelity.gate_of(_gated(one), interface)
     if judge.name != EAGER and gate.max_abs is not None:
@@ -498,14 +560,3 @@ def warnings(results: Sequence[Mapping[str, Any]], others: float | None, load: f
     if worst > timing.UNQUIET:
         found.append(f"the machine was not quiet: medians of turns lie up to {worst:.0%} apart; mind the intervals")
     return found
-
-
-def _pool(interface: Interface, batch: int) -> list[Inputs]:
-    """Real inputs enough that no call sees the one before again soon."""
-    item = parity.real_inputs(interface, 1, seed=1)[0].nbytes
-    most = POOL_ITEMS if interface.noise is not None else POOL_PICTURES
-    count = max(8, min(POOL_BYTES // (item * batch), most // batch))
-    arrays = parity.real_inputs(interface, min(count * batch, most), seed=1)
-    have = len(arrays[0])
-    places = [np.arange(i * batch, (i + 1) * batch) % have for i in range(count)]
-    return [[array[place] for array in arrays] for place in places]

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import tempfile
 from pathlib import Path
 from typing import Annotated, Any
@@ -89,7 +88,7 @@ def build() -> typer.Typer:
             write_pictures(Path(folder), pictures)
             found = measure(Path(folder), epochs)
         typer.echo(f"{found['pictures']} pictures: {found['resident_mb']} MB after each epoch, {found['growth']:+.2%}")
-        line = json.dumps({"schema": SCHEMA, "machine": latency.machine(len(os.sched_getaffinity(0))), **found})
+        line = json.dumps({"schema": SCHEMA, "machine": latency.machine(latency.cores()), **found})
         typer.echo(line)
         if json_file is not None:
             write_whole(json_file, line + "\n")

@@ -55,6 +55,7 @@ li { overflow-wrap: anywhere; }
 {% for text in failed %}<p class="warn"><b>Failed:</b> {{ text }}</p>{% endfor %}
 {% for text in report.warnings %}<p class="warn">{{ text }}</p>{% endfor %}
 {% if subject %}<p>{{ subject }}</p>{% endif %}
+{% for text in verdict %}<p><b>{{ text }}</b></p>{% endfor %}
 <div class="scroll table"><table>
 <tr>{% for head in heads %}<th>{{ head }}</th>{% endfor %}</tr>
 {% for row in rows %}<tr>{% for cell in row.cells %}
@@ -115,11 +116,15 @@ def render(report: Mapping[str, Any], pictures: Mapping[str, NDArray[np.generic]
         title=printable(", ".join(files) or "generators"),
         report=report,
         subject=printable(words.subject(report)),
-        heads=("competitor", *words.heads(report)),
+        verdict=[printable(text) for text in (report["choice"] or {}).get("verdict", [])],
+        heads=("competitor", *words.heads(report), *words.MORE),
         same=words.COLUMNS.index("same pictures") + 1,
         failed=[printable(words.failure(one)) for one in report["failed"]],
         rows=[
-            {"cells": (printable(row["competitor"]), *words.cells(row, report)), "wrong": row["same"] is False}
+            {
+                "cells": (printable(row["competitor"]), *words.cells(row, report), *words.more(row, report)),
+                "wrong": row["same"] is False,
+            }
             for row in report["results"]
         ],
         plots=plots,

@@ -16,6 +16,18 @@ from ganedge.runtime.errors import GanEdgeError
 
 LIMIT = 300
 """Seconds after which a process counts as stuck."""
+DEVICE = """
+import os, subprocess
+def held():
+    line = ["nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits"]
+    device = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")[0]
+    try:
+        told = subprocess.run(line + (["-i", device] if device else []), capture_output=True, text=True, timeout=20)
+        return 2**20 * int(told.stdout.split()[0])
+    except (OSError, subprocess.SubprocessError, IndexError, ValueError):
+        return 0
+"""
+"""What a GPU's memory holds; nothing else may come or go there meanwhile. Asked on CUDA only, as asking takes time."""
 PEAK = """
 import sys
 try:
@@ -26,6 +38,9 @@ except (OSError, IndexError, ValueError):
 print("peak", peak)
 """
 """A process's own high-water mark: what its parent held does not count, as it does in getrusage."""
+DEVICE_PEAK = """
+print("device", max(0, held() - empty) if empty else 0)
+"""
 SIZED = """
 from dataclasses import replace
 def sized(interface, shape):
@@ -43,6 +58,7 @@ from ganedge.runtime.generator import Generator, load
 from ganedge.runtime.manifest import read_artifact
 from ganedge.runtime.verify import real_inputs
 file, engine, compute, device, threads, shape = sys.argv[1:]
+empty = held() if device != "cpu" else 0
 if compute:
     manifest, model = read_artifact(Path(file))
     generator = Generator(manifest, start(model, manifest.precision, engine, device, int(threads), compute))
@@ -55,11 +71,12 @@ import sys
 from pathlib import Path
 import torch
 from ganedge.benchmarks.reference import Said, open_reference
-from ganedge.runtime.manifest import read_artifact
+from ganedge.benchmarks.competitor import common
 from ganedge.runtime.verify import real_inputs
 spec, file, device, threads, shape, said = sys.argv[1:]
+empty = held() if device != "cpu" else 0
 torch.set_num_threads(int(threads))
-manifest = read_artifact(Path(file))[0]
+manifest = common([Path(file)])
 network = open_reference(spec, manifest, Said.from_json(said)).to(device)
 with torch.inference_mode():
     network(*(torch.from_numpy(a).to(device) for a in real_inputs(sized(manifest.interface, shape), 1))).cpu().numpy()
@@ -77,17 +94,30 @@ def artifact_script(file: Path, engine: str, compute: str | None, device: str, t
         threads: Of the engine.
         shape: Of one picture that goes in, `3x256x256`; empty where the artifact says it.
     """
-    script = SIZED + ARTIFACT + PEAK
+    script = SIZED + DEVICE + ARTIFACT + DEVICE_PEAK + PEAK
     return [sys.executable, "-c", script, str(file), engine, compute or "", device, str(threads), shape]
 
 
 def eager_script(spec: str, file: Path, device: str, threads: int, shape: str, said: str) -> list[str]:
     """The same for the PyTorch generator it came from; `said` is what `reference.Said.to_json` gives."""
-    return [sys.executable, "-c", SIZED + EAGER + PEAK, spec, str(file), device, str(threads), shape, said]
+    return [
+        sys.executable,
+        "-c",
+        SIZED + DEVICE + EAGER + DEVICE_PEAK + PEAK,
+        spec,
+        str(file),
+        device,
+        str(threads),
+        shape,
+        said,
+    ]
 
 
 def measure(
-    scripts: Mapping[str, list[str]], runs: int, failed: dict[str, str]
+    scripts: Mapping[str, list[str]],
+    runs: int,
+    failed: dict[str, str],
+    found: dict[str, dict[str, float | int | None]] | None = None,
 ) -> dict[str, dict[str, float | int | None]]:
     """Start every process `runs` times, in turns, after one start that is not counted.
 
@@ -95,37 +125,43 @@ def measure(
         scripts: Command lines by name.
         runs: Starts that are counted.
         failed: Where it is put why one gave no result; the others go on.
+        found: Where the costs go, so that they are there after an interruption; a new table by default.
 
     Returns:
-        For each that ran, `cold_start_s` (median, whole process) and `peak_bytes` (the most of any; None where the
-        system does not tell).
+        For each that ran, `cold_start_s` (median, whole process), `peak_bytes` (the most of any) and `device_bytes`
+        (the same on a GPU); None where the system does not tell.
     """
+    found = {} if found is None else found
     times: dict[str, list[float]] = {name: [] for name in scripts}
-    peaks: dict[str, int] = dict.fromkeys(scripts, 0)
+    peaks: dict[str, list[int]] = {name: [0, 0] for name in scripts}
     for turn in range(runs + 1):
         for name in [name for name in scripts if name not in failed]:
             begin = time.perf_counter()
             try:
-                peak = _run(scripts[name])
+                memory = _run(scripts[name])
             except GanEdgeError as error:
                 failed[name] = str(error)
+                found.pop(name, None)
                 continue
+            peaks[name] = [max(pair) for pair in zip(peaks[name], memory, strict=True)]
             if turn:
                 times[name].append(time.perf_counter() - begin)
-            peaks[name] = max(peaks[name], peak)
-    return {
-        name: {"cold_start_s": statistics.median(found), "peak_bytes": peaks[name] or None}
-        for name, found in times.items()
-        if found and name not in failed
-    }
+                host, device = (most or None for most in peaks[name])
+                found[name] = {
+                    "cold_start_s": statistics.median(times[name]),
+                    "peak_bytes": host,
+                    "device_bytes": device,
+                }
+    return found
 
 
-def _run(script: list[str]) -> int:
-    """Run one process; its peak memory, bytes, 0 where unknown."""
+def _run(script: list[str]) -> tuple[int, int]:
+    """Run one process; its peak memory on the host and on a GPU, bytes, 0 where unknown."""
     try:
         done = subprocess.run(script, capture_output=True, text=True, timeout=LIMIT)  # noqa: S603 - our own
     except subprocess.TimeoutExpired as error:
         raise GanEdgeError(f"a whole process gave no result within {LIMIT} s") from error
     if done.returncode:
         raise GanEdgeError(f"a whole process failed: {(done.stderr.strip().splitlines() or ['no reason'])[-1]}")
-    return int(done.stdout.rpartition("peak")[2].strip() or 0)
+    told = dict(line.split() for line in done.stdout.splitlines() if line.startswith(("peak ", "device ")))
+    return int(told.get("peak", 0)), int(told.get("device", 0))

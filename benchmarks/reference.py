@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ganedge.benchmarks.competitor import TORCH, Competitor, Split
+from ganedge.benchmarks.competitor import NOT_ASKED, TORCH, Competitor, Split
 from ganedge.benchmarks.size import own_size
 from ganedge.export import foreign
 from ganedge.export.from_torch import per_picture, unwrap
@@ -30,6 +30,8 @@ from ganedge.train import checkpoint, run_folder
 
 Inputs = Sequence[NDArray[np.generic]]
 Maker = Callable[[nn.Module, Inputs, str], "Competitor"]
+SHAPES = 64
+"""Batch sizes that torch.compile compiles for, each by itself."""
 SPLITS = 50
 """Calls whose copies and computing are timed apart on a GPU."""
 
@@ -172,10 +174,9 @@ def check(network: nn.Module, interface: Interface, inputs: Inputs) -> None:
     try:
         with torch.inference_mode():
             given = tuple(network(*map(torch.from_numpy, inputs)).shape)
-    except (RuntimeError, TypeError, ValueError, IndexError) as error:
-        reason = " ".join(str(error).split())[:160]
+    except Exception as error:  # It may be anyone's module, and raise anything.
         raise InputError(
-            f"the generator to compare with takes something else than the artifact ({reason}): "
+            f"the generator to compare with takes something else than the artifact ({_line(error)}): "
             "give the run or the module that it was exported from"
         ) from error
     fixed = interface.output.shape
@@ -208,7 +209,7 @@ def competitors(
     found, absent = [], {}
     for way in TORCH:
         if way not in ways:
-            absent[TORCH[way]] = f"not asked for (--torch {way})"
+            absent[TORCH[way]] = f"{NOT_ASKED} (--torch {way})"
             continue
         reason = _lacking(way, device)
         try:
@@ -229,6 +230,8 @@ def _lacking(way: str, device: str) -> str:
     """What this machine lacks for one way; empty where nothing."""
     if way == "cuda-graph" and device != "cuda":
         return "CUDA graphs need --device cuda"
+    if way == "reduce-overhead" and device != "cuda":
+        return "what it reduces is the launching of kernels: needs --device cuda"
     if way == "fp16" and device != "cuda":
         return "FP16 autocast needs --device cuda"
     if way == "bf16" and device == "cuda" and not torch.cuda.is_bf16_supported():
@@ -301,6 +304,9 @@ def _autocast(way: str, dtype: torch.dtype) -> Maker:
 def _compiled(way: str, mode: str | None) -> Maker:
     def make(network: nn.Module, _inputs: Inputs, device: str) -> Competitor:
         torch._dynamo.reset()
+        # Beyond its limit of shapes it would run eager PyTorch under this name.
+        torch._dynamo.config.fail_on_recompile_limit_hit = True
+        torch._dynamo.config.recompile_limit = SHAPES
         return _torch(way, torch.compile(network, mode=mode, dynamic=False), "fp32", device, network)
 
     return make
@@ -368,11 +374,17 @@ def _torch(
             with torch.inference_mode():
                 output: NDArray[np.generic] = call(*(torch.from_numpy(a).to(device) for a in arrays)).cpu().numpy()
                 return output
-        except RuntimeError as error:  # Most often the memory: CUDA's own, or an allocator's.
+        except Exception as error:  # It may be anyone's module; most often it is the memory, CUDA's or an allocator's.
             raise EngineError(f"{TORCH[way]} could not run this generator: {_line(error)}") from error
 
     size = sum(t.numel() * t.element_size() for t in (*network.parameters(), *network.buffers()))
-    split = (lambda pool: _split(call, pool)) if device == "cuda" else None
+
+    def split(pool: Sequence[Inputs]) -> Split:
+        try:
+            return _split(call, pool)
+        except Exception as error:
+            raise EngineError(f"{TORCH[way]} could not be timed in parts: {_line(error)}") from error
+
     return Competitor(
         TORCH[way],
         f"PyTorch {torch.__version__}",
@@ -380,7 +392,7 @@ def _torch(
         run,
         device=device,
         bytes=size,
-        split=split,
+        split=split if device == "cuda" else None,
         renew=live.move if live is not None and device == "cpu" and live.can_move() else None,
     )
 
@@ -405,4 +417,4 @@ def _split(call: Callable[..., Tensor], pool: Sequence[Inputs]) -> Split:
 
 
 def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:160]
+    return " ".join(str(error).split())[:160] or type(error).__name__

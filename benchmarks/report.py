@@ -8,9 +8,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ganedge.benchmarks import size
+from ganedge.benchmarks.arithmetic import kind
 from ganedge.runtime.terminal import printable
 
 COLUMNS = ("batch", "p50 ms", "p90", "p99", "images/s", "speed-up", "same pictures")
+"""Of the table on a terminal."""
+MORE = ("p95 ms", "max ms", "PSNR dB", "SSIM", "max error", "of peak", "cold start s", "peak MB", "GPU MB", "file MB")
+"""What Markdown and the page have beside them."""
 DISTANCES = {"fid": "FID", "kid": "KID", "data_fid": "FID to data", "data_kid": "KID to data"}
 """Figures of whole sets of pictures, and what their columns are called."""
 Row = Mapping[str, Any]
@@ -45,24 +49,14 @@ def table(report: Row) -> str:
 def markdown(report: Row) -> str:
     """The same for a pull request."""
     texts = ("competitor", "same pictures")
-    columns = ("competitor", *heads(report), "PSNR dB", "SSIM", "of peak", "cold start s", "peak MB", "file MB")
+    columns = ("competitor", *heads(report), *MORE)
     lines = [
         *([escaped(subject(report)), ""] if subject(report) else []),
         "| " + " | ".join(columns) + " |",
         "|" + "".join("---|" if name in texts else "---:|" for name in columns),
     ]
     for result in report["results"]:
-        whole = report["competitors"].get(result["competitor"], {})
-        shown = (
-            result["competitor"],
-            *cells(result, report),
-            _number(result["psnr"], ".1f"),
-            _number(result["ssim"], ".4f"),
-            _number(result["peak_share"], ".0%"),
-            _number(whole.get("cold_start_s"), ".2f"),
-            _number(whole.get("peak_bytes"), ".0f", 1e6),
-            _number(whole.get("bytes"), ".1f", 1e6),
-        )
+        shown = (result["competitor"], *cells(result, report), *more(result, report))
         lines.append("| " + " | ".join(escaped(cell) for cell in shown) + " |")
     lines += ["", *(f"- {escaped(note)}" for note in foot(report))]
     return "\n".join(lines) + "\n"
@@ -104,6 +98,22 @@ def cells(result: Row, report: Row) -> tuple[str, ...]:
     )
 
 
+def more(result: Row, report: Row) -> tuple[str, ...]:
+    """And for each of `MORE`."""
+    whole = report["competitors"].get(result["competitor"], {})
+    return (
+        *(f"{result['figures'][key] * 1000:.3f}" for key in ("p95", "longest")),
+        _number(result["psnr"], ".1f"),
+        _number(result["ssim"], ".4f"),
+        _number(result["max_abs"], ".2g"),
+        _number(result["peak_share"], ".0%"),
+        _number(whole.get("cold_start_s"), ".2f"),
+        _number(whole.get("peak_bytes"), ".0f", 1e6),
+        _number(whole.get("device_bytes"), ".0f", 1e6),
+        _number(whole.get("bytes"), ".1f", 1e6),
+    )
+
+
 def _distances(report: Row) -> list[str]:
     """The distances that anyone in the report has."""
     if report["distance"] is None:
@@ -133,10 +143,13 @@ def costs(report: Row) -> list[str]:
             f"{row['bytes'] / 1e6:.1f} MB" if row["bytes"] else "",
             f"first result after {row['cold_start_s']:.2f} s" if row["cold_start_s"] is not None else "",
             f"{row['peak_bytes'] / 1e6:.0f} MB of memory at most" if row["peak_bytes"] else "",
+            f"{row['device_bytes'] / 1e6:.0f} MB of the GPU's" if row.get("device_bytes") else "",
             f"{row['macs'] / 1e6:.4g} M multiply-accumulates an item" if row["macs"] else "",
         ]
+        computes = row.get("computes") or row["precision"]
+        parts.append(f"computes in {computes}" if computes != row["precision"] else "")
         shares = [r["peak_share"] for r in report["results"] if r["competitor"] == name and r["peak_share"]]
-        parts.append(f"{max(shares):.0%} of the peak at best" if shares else "")
+        parts.append(f"{max(shares):.0%} of the peak in {kind(computes)} at best" if shares else "")
         lines.append(f"{name}: " + ", ".join(part for part in parts if part))
     return lines
 
@@ -158,8 +171,8 @@ def foot(report: Row) -> list[str]:
     ]
     if method["strict"]:
         notes.append("strict: single stream as MLPerf inference has it, batch 1, the result is the 90th percentile")
-    if report["peak"]["flops"]:
-        notes.append(f"peak {report['peak']['flops'] / 1e9:.0f} GFLOP/s: {report['peak']['how']}")
+    notes += [_pool(method["pool"])] if method.get("pool") else []
+    notes.append(_peak(report["peak"]))
     state = _state(report["conditions"])
     notes += [f"state: {state}"] if state else []
     if report["reference"]:
@@ -173,10 +186,31 @@ def foot(report: Row) -> list[str]:
                 f"{result['competitor']}, batch {result['batch']}: {split['to_device'] * 1000:.3f} ms to the device, "
                 f"{split['compute'] * 1000:.3f} computing, {split['to_host'] * 1000:.3f} back"
             )
+    if report.get("choice"):
+        notes += report["choice"]["verdict"]
+    notes += [f"command: {report['command']}"] if report.get("command") else []
     notes += [f"absent: {name}: {why}" for name, why in report["absent"].items()]
     notes += [f"FAILED: {failure(one)}" for one in report["failed"]]
     notes += [f"warning: {text}" for text in report["warnings"]]
     return [*notes, "PARTIAL: interrupted before everything was measured"] if report["partial"] else notes
+
+
+def _pool(pool: Row) -> str:
+    """How many inputs there were, beside the largest cache."""
+    sizes = ", ".join(f"{said['bytes'] / 1e6:.0f} MB at batch {batch}" for batch, said in pool.items())
+    cache = next(iter(pool.values()))["cache_bytes"]
+    return f"inputs: a pool of {sizes}; the largest cache holds {cache / 1e6:.0f} MB"
+
+
+def _peak(peak: Row) -> str:
+    """What the machine reaches, and where memory bounds it rather than arithmetic."""
+    parts = [f"{name} {flops / 1e9:.0f} GFLOP/s" for name, flops in peak["flops"].items()]
+    fastest = max(peak["flops"].values(), default=0.0)
+    if peak["bandwidth"]:
+        ridge = fastest / peak["bandwidth"]
+        speed = f"{peak['bandwidth'] / 1e9:.1f} GB/s"
+        parts.append(f"memory {speed}, which bounds what computes less than {ridge:.0f} times for each byte")
+    return f"peak: {', '.join(parts) or 'unknown'}: {peak['how']}"
 
 
 def failure(one: Row) -> str:
@@ -205,7 +239,7 @@ def _state(conditions: Row) -> str:
 
 
 def _told(name: str, value: object) -> str:
-    if name == "others":
+    if name == "others" and isinstance(value, float):
         return f"others took {value:.0%} of the cores"
     return f"{name} {value:.1f}" if isinstance(value, float) else f"{name} {value}"
 

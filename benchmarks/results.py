@@ -3,11 +3,13 @@
     make results                              # measure this machine, then the line below
     python -m ganedge.benchmarks.results      # README.md between its markers, from benchmarks/results/*.json
 
-Each report is one that `gan-bench --json` wrote; the line above also draws the latencies of each into an SVG beside it.
+Each report is one that `gan-bench --json` wrote; the line above also draws the latencies of each into an SVG beside it,
+one for each batch size.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -50,7 +52,11 @@ def _one(name: str, report: Mapping[str, Any]) -> str:
         rows = {row["batch"]: row for row in report["results"] if row["competitor"] == competitor}
         if rows:
             lines.append(_line(competitor, costs, [rows.get(batch) for batch in batches]))
-    return "\n".join(lines) + "\n"
+    told = [f"`{escaped(report['command'])}`"] if report["command"] else []
+    told += [f"failed: {escaped(words.failure(one))}" for one in report["failed"]]
+    told += [f"warning: {escaped(text)}" for text in report["warnings"]]
+    told += ["interrupted before everything was measured"] if report["partial"] else []
+    return "\n".join([*lines, *(f"\n{text}" for text in told)]) + "\n"
 
 
 def _line(name: str, costs: Mapping[str, Any], rows: Sequence[Mapping[str, Any] | None]) -> str:
@@ -59,7 +65,8 @@ def _line(name: str, costs: Mapping[str, Any], rows: Sequence[Mapping[str, Any] 
         cells += ["", ""] if row is None else [f"{row['figures']['p50'] * 1000:.2f}", _ratio(row)]
     found = [row["psnr"] for row in rows if row is not None and row["psnr"] is not None]
     wrong = any(row is not None and row["same"] is False for row in rows)
-    cells.append("WRONG" if wrong else f"{min(found):.0f} dB" if found else "")
+    same = any(row is not None and row["same"] for row in rows)
+    cells.append("WRONG" if wrong else f"{min(found):.0f} dB" if found else "identical" if same else "")
     cells.append(f"{costs['bytes'] / 1e6:.1f}" if costs["bytes"] else "")
     return f"| {escaped(name)} | " + " | ".join(cells) + " |"
 
@@ -121,7 +128,7 @@ def build() -> typer.Typer:
     """Make the command."""
     app = terminal.app("Write the README's table of latencies from the committed reports.")
 
-    @app.command()
+    @app.command("write")
     def write(
         folder: Annotated[Path, typer.Option(help="Where the reports lie.")] = Path("benchmarks/results"),
         readme: Annotated[Path, typer.Option(help="What to write the table into.")] = Path("README.md"),
@@ -134,14 +141,25 @@ def build() -> typer.Typer:
         reports = read(folder)
         page.require()
         for name, report in reports.items():
-            write_whole(folder / f"{name}.svg", page.distribution(report["results"]))
+            batches = sorted({row["batch"] for row in report["results"]})
+            for batch in batches:
+                rows = [row for row in report["results"] if row["batch"] == batch]
+                plot = f"{name}-batch{batch}" if len(batches) > 1 else name
+                write_whole(folder / f"{plot}.svg", page.distribution(rows))
         write_whole(readme, updated(text, reports))
+
+    @app.command("pictures")
+    def pictures(folder: Annotated[Path, typer.Argument(help="Where trainA and trainB are made.")]) -> None:
+        """Make pictures by code as CycleGAN's data lie."""
+        unpaired(folder)
 
     return app
 
 
 def main() -> None:
-    """Entry point of `python -m ganedge.benchmarks.results`."""
+    """Entry point of `python -m ganedge.benchmarks.results`; without a command it writes the table."""
+    if len(sys.argv) == 1 or sys.argv[1] not in ("write", "pictures", "-h", "--help"):
+        sys.argv.insert(1, "write")
     terminal.run(build, "results", "train")
 
 

@@ -9,7 +9,7 @@ of each is a round; ratios are taken within rounds and intervals by resampling w
 
 Where in memory a network happens to lie makes it a percent or two faster or slower for as long as it lives, so that two
 copies of one are never alike. Competitors that can be started anew are, between turns, again and again: the interval
-then holds that too.
+then holds that too, as far as there were starts: one that takes long to start is started a few times only.
 """
 
 from __future__ import annotations
@@ -61,6 +61,8 @@ LONGEST = 4.0
 """Times as long as asked for, at which it stops all the same."""
 LOOK_ROUNDS, LOOK_SHARE = 5, 0.1
 """Rounds between two looks at that: at least so many, and that share of those there are."""
+ALONE_TURNS = 100
+"""What the times of one that was timed alone are cut into."""
 UNQUIET = 0.2
 """Spread between rounds above which a machine was not quiet."""
 
@@ -104,6 +106,7 @@ def interleaved(
     ready: Callable[[], object] = lambda: None,
     renew: Mapping[str, Renew] | None = None,
     settled: Collection[str] | None = None,
+    between: Callable[[], object] = lambda: None,
 ) -> Turns:
     """Time every competitor until each has run for `seconds` and `iterations` times.
 
@@ -119,17 +122,13 @@ def interleaved(
         ready: Called once, when all are warm.
         renew: What starts a competitor anew, by name, for those that can be.
         settled: Those whose ratios have to be known; all by default.
+        between: Called between rounds, while nothing is timed.
 
     Returns:
         For each, the times of its turns in seconds, one array a turn. Every call after the warm-up is in them.
     """
     turns = {} if turns is None else turns
-    names: list[str] = []
-    for name, run in competitors.items():
-        with noted(name, failed):
-            _warm_up(run)
-            names.append(name)
-    turns.update({name: [] for name in names})
+    names = _warm(competitors, turns, failed)
     spent, timed, calls = dict.fromkeys(names, 0.0), dict.fromkeys(names, 0.0), dict.fromkeys(names, 0)
     ready()
     order = random.Random(0)  # noqa: S311 - the same in every run, and no one's secret
@@ -156,7 +155,66 @@ def interleaved(
             names.remove(name)
             del turns[name]
         rounds += 1
+        between()
     return turns
+
+
+def one_by_one(
+    competitors: Mapping[str, Competitor],
+    seconds: float,
+    iterations: int,
+    turns: Turns | None = None,
+    failed: dict[str, Exception] | None = None,
+    ready: Callable[[], object] = lambda: None,
+    between: Callable[[], object] = lambda: None,
+) -> Turns:
+    """Time each competitor by itself without a pause: the next call begins as soon as the one before is done.
+
+    Args:
+        competitors: What to time, by name.
+        seconds: Each at least this long.
+        iterations: Each at least this often.
+        turns: Where the times go.
+        failed: As `interleaved` has it.
+        ready: Called once, when all are warm.
+        between: Called between two competitors.
+
+    Returns:
+        For each, its times in seconds, cut into as many turns for all, so that ratios have rounds to resample.
+    """
+    turns = {} if turns is None else turns
+    names = _warm(competitors, turns, failed)
+    ready()
+    for name in names:
+        _wait_for_sleep()
+        with noted(name, failed):
+            run = competitors[name]
+            times: list[float] = []
+            begin = before = time.perf_counter()
+            try:
+                while before - begin < seconds or len(times) < iterations:
+                    run(len(times))
+                    after = time.perf_counter()
+                    times.append(after - before)
+                    before = after
+            finally:
+                if len(times) >= ALONE_TURNS:
+                    turns[name] += np.array_split(np.array(times), ALONE_TURNS)
+        if not turns[name]:
+            del turns[name]
+        between()
+    return turns
+
+
+def _warm(competitors: Mapping[str, Competitor], turns: Turns, failed: dict[str, Exception] | None) -> list[str]:
+    """Warm all up; the names of those that could be, each with a place in the table."""
+    names = []
+    for name, run in competitors.items():
+        with noted(name, failed):
+            _warm_up(run)
+            names.append(name)
+    turns.update({name: [] for name in names})
+    return names
 
 
 @contextlib.contextmanager

@@ -1,41 +1,42 @@
 """Training speed: our loop beside a plain one as tutorials write it, on the same networks, data and thread count.
 
-    python -m ganedge.benchmarks.training --seconds 20 --json training.json
+    gan-bench train --seconds 20 --json training.json
 
 The plain loop reads pictures through a DataLoader with per-picture transforms, trains in FP32 with the default Adam,
 lets the generator's loss go back through the discriminator's weights, and asks for every loss with `.item()`. Both
 train in turns of whole steps, each step is timed, and nothing after the warm-up is dropped. The data are random
-pictures of the right size, kept in memory by both.
+pictures of the right size, kept in memory by both. Ours is measured with all it does beside the steps.
 """
 
 from __future__ import annotations
 
-import json
-import os
+import contextlib
+import io
+import math
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-import typer
 from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from ganedge.benchmarks.conditions import machine
+from ganedge.benchmarks import latency, timing
+from ganedge.benchmarks.conditions import Others, conditions, machine
 from ganedge.models import find
 from ganedge.models.variant import Wants
-from ganedge.runtime import terminal
 from ganedge.runtime.errors import EngineError, UsageError
-from ganedge.runtime.files import write_whole
 from ganedge.train import loop
 from ganedge.train.data import Data, InMemory
+from ganedge.train.keeper import Keeper
 
-SCHEMA = 1
+SCHEMA = 2
+"""Version of the report."""
 Device = Literal["cpu", "cuda"]
 CUDA_TURN = 20
 """Steps of one turn on CUDA: waiting after each would take away what a loop gains by running ahead."""
@@ -71,8 +72,8 @@ class Pictures(Dataset[Tensor]):
         return picture
 
 
-def plain_steps(name: str, pixels: np.ndarray, given: dict[str, Any], device: Device = "cpu") -> Iterator[None]:
-    """The tutorial's loop, one step for each `next`."""
+def plain_steps(name: str, pixels: np.ndarray, given: dict[str, Any], device: Device = "cpu") -> Iterator[str]:
+    """The tutorial's loop, one step for each `next`, which gives the precision it computes in."""
     torch.manual_seed(0)
     variant = find(name)
     config = variant.config_class(**given)
@@ -85,7 +86,7 @@ def plain_steps(name: str, pixels: np.ndarray, given: dict[str, Any], device: De
     while True:
         for real in loader:
             _plain_step(real.to(device), generator, discriminator, optimizer_g, optimizer_d)
-            yield
+            yield "fp32"
 
 
 def _plain_step(
@@ -116,8 +117,12 @@ def _plain_step(
 
 def our_steps(
     name: str, pixels: np.ndarray, given: dict[str, Any], precision: loop.Precision, device: Device = "cpu"
-) -> Iterator[None]:
-    """Our trainer, one step for each `next`; it keeps its moving average, as it always does."""
+) -> Iterator[str]:
+    """Our trainer as `gan-train` runs it, one step for each `next`, which gives the precision it computes in.
+
+    It keeps its moving average, and its keeper adds up losses, writes them and saves pictures and checkpoints when
+    they are due.
+    """
     variant = find(name)
     config = variant.config_class(**given)
     wants: Wants = variant.wants(config)
@@ -126,9 +131,14 @@ def our_steps(
     with tempfile.TemporaryDirectory() as folder:
         settings = loop.Settings(data="random", out=Path(folder), steps=10**9, device=device, precision=precision)
         trainer = loop.Trainer(loop.make_fabric(settings), variant, config, settings, data)
+        with contextlib.redirect_stderr(io.StringIO()):
+            keeper = Keeper(trainer, math.inf)
+        computes = loop._precision(settings)
         while True:
-            trainer.advance()
-            yield
+            losses = trainer.advance()
+            with contextlib.redirect_stderr(io.StringIO()):  # Its progress would be printed among ours.
+                keeper.look(losses)
+            yield computes
 
 
 def compare(name: str, seconds: float, precision: loop.Precision = "auto", device: Device = "cpu") -> dict[str, Any]:
@@ -141,33 +151,42 @@ def compare(name: str, seconds: float, precision: loop.Precision = "auto", devic
         device: Of both loops.
 
     Returns:
-        Images per second of both, and the ratio of their median steps.
+        Images per second of both over all their time, the latencies of their steps, and how many times as fast ours
+        is: the median over the turns, with its interval.
     """
     given = CASES[name]
     shape = (ITEMS, given["size"], given["size"], given["channels"])
     pixels = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
     turn = CUDA_TURN if device == "cuda" else 1
-    runs = {
+    runs: dict[str, Iterator[str]] = {
         "plain": plain_steps(name, pixels, given, device),
         "ganedge": our_steps(name, pixels, given, precision, device),
     }
     times: dict[str, list[float]] = {key: [] for key in runs}
-    for steps in runs.values():
+    computes = {}
+    for key, steps in runs.items():
         for _ in range(WARM_UP):
-            next(steps)
-    while min(map(sum, times.values())) < seconds:
+            computes[key] = next(steps)
+    while min(map(sum, times.values())) < seconds or len(times["plain"]) < 2:
         for key, steps in runs.items():
             times[key].append(_timed(steps, turn, device))
-    medians = {key: float(np.median(found)) for key, found in times.items()}
-    rates = {key: given["batch"] * turn / median for key, median in medians.items()}
+    steps_of = {key: np.array(found) / turn for key, found in times.items()}
+    ratio = timing.ratio(steps_of["plain"], steps_of["ganedge"])
     return {
         "variant": name,
         "config": given,
         "precision": precision,
+        "computes": computes,
         "device": device,
         "steps": {key: len(found) * turn for key, found in times.items()},
-        "images_per_s": rates,
-        "speedup": rates["ganedge"] / rates["plain"],
+        "step_s": {
+            key: {part: float(np.percentile(found, int(part[1:]))) for part in ("p50", "p90", "p95", "p99")}
+            for key, found in steps_of.items()
+        },
+        "images_per_s": {key: given["batch"] / float(found.mean()) for key, found in steps_of.items()},
+        "speedup": ratio.value,
+        "speedup_low": ratio.low,
+        "speedup_high": ratio.high,
     }
 
 
@@ -188,7 +207,8 @@ def measure(
         device: Of both loops.
 
     Returns:
-        The report. After Ctrl-C it holds the cases that were done and says that it is partial.
+        The report; benchmarks/SCHEMA.md describes it. After Ctrl-C it holds the cases that were done and says that it
+        is partial.
 
     Raises:
         EngineError: CUDA is asked for, and there is none.
@@ -198,26 +218,47 @@ def measure(
         raise UsageError(f"--seconds {seconds:g}: give 0 to 86400, a day")
     if device == "cuda" and not torch.cuda.is_available():
         raise EngineError("device cuda: PyTorch sees no CUDA device here")
-    used = threads or len(os.sched_getaffinity(0))
+    used = threads or latency.cores()
     torch.set_num_threads(used)
-    report: dict[str, Any] = {"schema": SCHEMA, "partial": False, "machine": machine(used), "results": []}
+    report: dict[str, Any] = {
+        "schema": SCHEMA,
+        "kind": "training",
+        "partial": False,
+        "command": "",
+        "machine": machine(used),
+        "conditions": {"before": conditions()},
+        "results": [],
+        "warnings": [],
+    }
+    others = Others()
     try:
         for name in CASES:
             result = compare(name, seconds, precision, device)
             report["results"].append(result)
-            rates = result["images_per_s"]
-            say(
-                f"{name:<8} batch {result['config']['batch']}: plain {rates['plain']:.0f}, "
-                f"ganedge {rates['ganedge']:.0f} images/s, {result['speedup']:.2f}x"
-            )
+            say(line(result))
     except KeyboardInterrupt:
         report["partial"] = True
         if not report["results"]:
             raise
+    share = others.share()
+    report["conditions"] |= {"during": {} if share is None else {"others": share}, "after": conditions()}
+    report["warnings"] = latency.warnings([], share, None, latency.cores())
+    for text in report["warnings"]:
+        say(f"warning: {text}")
     return report
 
 
-def _timed(steps: Iterator[None], turn: int, device: Device) -> float:
+def line(result: Mapping[str, Any]) -> str:
+    """One case in words."""
+    rates = result["images_per_s"]
+    return (
+        f"{result['variant']:<8} batch {result['config']['batch']}: plain {rates['plain']:.0f}, "
+        f"ganedge {rates['ganedge']:.0f} images/s in {result['computes']['ganedge']}, {result['speedup']:.2f}x "
+        f"({result['speedup_low']:.2f} to {result['speedup_high']:.2f})"
+    )
+
+
+def _timed(steps: Iterator[str], turn: int, device: Device) -> float:
     """Seconds of a turn of steps, until the device has done them."""
     before = time.perf_counter()
     for _ in range(turn):
@@ -225,35 +266,3 @@ def _timed(steps: Iterator[None], turn: int, device: Device) -> float:
     if device == "cuda":
         torch.cuda.synchronize()
     return time.perf_counter() - before
-
-
-def build() -> typer.Typer:
-    """Make the command."""
-    app = terminal.app("Training speed beside a plain tutorial loop.")
-
-    @app.command()
-    def bench(
-        seconds: Annotated[float, typer.Option(min=0.0, help="Train each at least this long, seconds.")] = 20.0,
-        threads: Annotated[int | None, typer.Option(min=1, help="Threads of both; all cores by default.")] = None,
-        precision: Annotated[
-            str, typer.Option(help="Of our loop: auto, fp32 or bf16; the plain one is FP32.")
-        ] = "auto",
-        device: Annotated[str, typer.Option(help="Of both loops: cpu or cuda.")] = "cpu",
-        json_file: Annotated[Path | None, typer.Option("--json", help="Write the whole report here.")] = None,
-    ) -> None:
-        """Train both in turns, print a line for each case and then one JSON line."""
-        line = json.dumps(measure(seconds, threads, precision, typer.echo, device))  # type: ignore[arg-type]
-        typer.echo(line)
-        if json_file is not None:
-            write_whole(json_file, line + "\n")
-
-    return app
-
-
-def main() -> None:
-    """Entry point of `python -m ganedge.benchmarks.training`."""
-    terminal.run(build, "training", "train")
-
-
-if __name__ == "__main__":
-    main()

@@ -8,18 +8,28 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
 import pytest
 
+from ganedge.benchmarks import competitor, latency
 from ganedge.models import find
-from ganedge.runtime import load
+from ganedge.runtime import engines, load
 from ganedge.train import checkpoint
 from ganedge.train.loop import Settings, train
 
 pytestmark = pytest.mark.gpu
+
+
+def _has_provider() -> bool:
+    """Whether this ONNX Runtime, if there is any, runs on CUDA."""
+    if not engines.installed("onnxruntime"):
+        return False
+    import onnxruntime
+
+    return "CUDAExecutionProvider" in onnxruntime.get_available_providers()
+
+
 needs_provider = pytest.mark.skipif(
-    "CUDAExecutionProvider" not in onnxruntime.get_available_providers(),
-    reason="needs onnxruntime-gpu; this onnxruntime has no CUDA provider",
+    not _has_provider(), reason="needs onnxruntime-gpu; no onnxruntime here has a CUDA provider"
 )
 TINY: dict[str, Any] = {"size": 16, "width": 8, "latent": 6, "batch": 16, "sample_every": 4}
 
@@ -48,3 +58,20 @@ def test_the_benchmark_keeps_to_one_device(command: Callable[..., Any], artifact
     )  # fmt: skip
     assert done.code == 0, done.err
     assert all(result["same"] in (None, True) for result in json.loads(done.out.splitlines()[-1])["results"])
+
+
+def test_pytorch_is_measured_in_all_its_ways(artifact: Path, tiny_run: Path) -> None:
+    settings = latency.Settings(
+        (1, 4), device="cuda", torch=tuple(competitor.TORCH), seconds=0.1, iterations=5, processes=1
+    )
+    found = latency.measure([artifact], str(tiny_run), settings)
+    names = {row["competitor"] for row in found["results"]}
+    able = {name for way, name in competitor.TORCH.items() if name not in found["absent"]}
+    assert able <= names
+    assert {competitor.EAGER, competitor.TORCH["cuda-graph"], competitor.TORCH["fp16"]} <= able
+    for row in found["results"]:
+        assert row["same"] in (None, True), row["competitor"]
+        if row["competitor"] in able:
+            assert all(part > 0 for part in row["split"].values())
+    assert found["peak"]["flops"].keys() >= {"fp32", "fp16", "bf16"}
+    assert found["competitors"][competitor.EAGER]["device_bytes"] > 0

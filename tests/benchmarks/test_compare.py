@@ -6,6 +6,7 @@ import copy
 import functools
 import json
 import os
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -15,8 +16,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ganedge.benchmarks import arithmetic, choice, compare, conditions, latency, page, process, report, timing
-from ganedge.benchmarks.competitor import EAGER
+from ganedge.benchmarks import arithmetic, choice, compare, conditions, latency, page, process, report, results, timing
+from ganedge.benchmarks.competitor import ALONE, EAGER, NOT_ASKED
 from ganedge.runtime.errors import EngineError, GanEdgeError, InputError
 
 ROUNDS = 60
@@ -56,10 +57,11 @@ def fake(competitors: int = 2, seed: int = 0, slower: float = 1.0, name: str = "
     return {
         "schema": latency.SCHEMA, "partial": False, "machine": _machine(), "conditions": {},
         "method": {**method, "strict": False}, "reference": EAGER, "absent": {"other": "not here"},
-        "competitors": {row["competitor"]: costs for row in results}, "peak": {"flops": 1e11, "how": "x"},
+        "competitors": {row["competitor"]: costs for row in results},
+        "peak": {"flops": {"fp32": 1e11}, "bandwidth": 1e10, "how": "x"},
         "yardstick": {str(batch): (0.001 * drift).tolist() for batch in (1, 8)}, "results": results, "warnings": [],
         "inputs": [{"name": "latent", "role": "latent", "dtype": "float32", "shape": [100]}], "size": "",
-        "distance": None, "failed": [],
+        "distance": None, "failed": [], "command": "gan-bench net.onnx", "choice": None,
     }  # fmt: skip
 
 
@@ -88,7 +90,9 @@ def test_the_command_compares(command: Callable[..., Any], tmp_path: Path) -> No
     after.write_text(json.dumps(fake(seed=1, slower=1.2)))
     done = command("gan-bench", "compare", before, after)
     assert done.code == 1
-    assert "slower" in done.out
+    lines = done.out.splitlines()
+    assert len(lines) == 1 + len(fake()["results"]), "one line each, behind what they are held against"
+    assert all(line.startswith("slower") == (EAGER not in line) for line in lines[1:])
     assert command("gan-bench", "compare", after, before).code == 0
     spoilt = fake()
     spoilt["results"][1]["same"] = False
@@ -105,13 +109,13 @@ def test_the_best_and_the_front() -> None:
     assert found[1].front == (EAGER, "net 0.onnx, fast", "net 1.onnx, fast")
     assert choice.choose(fake(), choice.read_choice("images_per_s"))[8].best == "net 0.onnx, fast"
     with pytest.raises(GanEdgeError, match="nothing measured meets"):
-        choice.tell(fake(), choice.read_choice("p50<0.0001, p99"))
+        choice.check(choice.decide(fake(), choice.read_choice("p50<0.0001, p99")))
     blind = fake()
     blind["reference"] = None
     for row in blind["results"]:
         row["same"] = None
     with pytest.raises(GanEdgeError, match="has psnr: give the generator"):
-        choice.tell(blind, choice.read_choice("psnr>=35, p99"))
+        choice.decide(blind, choice.read_choice("psnr>=35, p99"))
 
 
 @pytest.mark.parametrize("count", [1, 30])
@@ -236,10 +240,13 @@ def test_where_nothing_runs_that_is_the_error(artifact: Path) -> None:
 
 def test_a_process_that_fails_costs_its_own_figures_only() -> None:
     failed: dict[str, str] = {}
-    good, bad = ([sys.executable, "-c", code] for code in ("print('peak', 5)", "raise SystemExit('no such engine')"))
+    good, bad = (
+        [sys.executable, "-c", code]
+        for code in ("print('device 7')\nprint('peak 5')", "raise SystemExit('no such engine')")
+    )
     found = process.measure({"bad": bad, "good": good}, 1, failed)
     assert found.keys() == {"good"}
-    assert found["good"]["peak_bytes"] == 5
+    assert (found["good"]["peak_bytes"], found["good"]["device_bytes"]) == (5, 7)
     assert "no such engine" in failed["bad"]
 
 
@@ -265,13 +272,93 @@ def test_reports_of_other_sizes_and_schemas(tmp_path: Path) -> None:
     wide["inputs"] = [{"name": "input", "role": "image", "dtype": "float32", "shape": [3, 64, 128]}]
     with pytest.raises(InputError, match="float32 3 × 64 × 128 after: measure both with the same --size"):
         compare.changes(fake(), wide)
-    old = {name: value for name, value in fake().items() if name not in compare.LATER} | {"schema": 2}
+    old = {name: value for name, value in fake().items() if name not in compare.LATER} | {"schema": 3}
     path = tmp_path / "old.json"
-    path.write_text(json.dumps(old))
+    path.write_text(json.dumps(old | {"peak": {"flops": 1e11, "how": "x"}}))
     read = compare.read(path)
     assert all(change.verdict == "same" for change in compare.changes(read, read))
-    with pytest.raises(InputError, match="schema 2, the other 3"):
+    assert "fp32 100 GFLOP/s" in report.table(read)
+    with pytest.raises(InputError, match="schema 3, the other 4"):
         compare.changes(read, fake())
+    path.write_text(json.dumps({"schema": 2, "kind": "training", "results": []}))
+    with pytest.raises(InputError, match="is a report of training"):
+        compare.read(path)
+
+
+def test_what_is_gone_is_a_regression(command: Callable[..., Any], tmp_path: Path) -> None:
+    paths = [tmp_path / name for name in ("a.json", "b.json")]
+    after = fake(seed=1)
+    lost = after["results"].pop()
+    after["failed"] = [{"competitor": lost["competitor"], "batch": 8, "reason": "no memory left"}]
+    after["results"] = [row for row in after["results"] if row["competitor"] != "net 0.onnx, fast"]
+    after["absent"]["net 0.onnx, fast"] = "it does not load"
+    for path, made in zip(paths, (fake(), after), strict=True):
+        path.write_text(json.dumps(made))
+    done = command("gan-bench", "compare", *paths)
+    assert done.code == 1
+    assert [line for line in done.out.splitlines() if line.startswith("gone")] == [
+        "gone       batch 1, net 0.onnx, fast: it does not load",
+        "gone       batch 8, net 0.onnx, fast: it does not load",
+        "gone       batch 8, net 1.onnx, fast: no memory left",
+    ]
+    for reason in (f"{NOT_ASKED} (--torch bf16)", f"{ALONE}: give --against"):
+        after["absent"] = {"net 0.onnx, fast": reason}
+        assert {change.batch for change in compare.changes(fake(), after) if change.verdict == "gone"} == {8}
+
+
+def test_costs_and_closeness_are_compared() -> None:
+    after = copy.deepcopy(fake())
+    after["competitors"]["net 1.onnx, fast"] = {**after["competitors"]["net 1.onnx, fast"], "bytes": 2 * 10**6}
+    after["results"][1]["psnr"] -= 5
+    said = compare.differences(fake(), after)
+    assert said == [
+        "net 1.onnx, fast: 1.0 MB of weights or file before, 2.0 after",
+        "net 0.onnx, fast, batch 1: PSNR 40.0 dB before, 35.0 after",
+    ]
+
+
+def test_the_state_while_it_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = {"now": 100.0}
+    monkeypatch.setattr(conditions.time, "monotonic", lambda: clock["now"])
+    heat, speed, joules = (
+        tmp_path / path
+        for path in (
+            "class/thermal/thermal_zone0/temp", "devices/system/cpu/cpu0/cpufreq/scaling_cur_freq",
+            "class/powercap/intel-rapl:0/energy_uj",
+        )
+    )  # fmt: skip
+    watch = None
+    for step, (degrees, kilohertz) in enumerate([(40, 3_000_000), (85, 2_000_000), (70, 2_900_000)]):
+        for path, value in ((heat, 1000 * degrees), (speed, kilohertz), (joules, 30_000_000 * step)):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(f"{value}\n")
+        watch = watch or conditions.Watch(tmp_path)
+        watch.look()
+        watch.look()  # A moment later: not taken down again.
+        clock["now"] += 3
+    assert watch is not None
+    assert watch.found() == {"clock_mhz": 2000.0, "temperature_c": 85.0, "power_w package": pytest.approx(60 / 6)}
+    assert watch.warnings() == [
+        "clock_mhz fell from 3000 to 2000 while it was measured: fix the clocks, or let it cool down"
+    ]
+
+
+def test_the_peak_of_each_kind_of_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(arithmetic, "SIDE", {"cpu": 64, "cuda": 64})
+    monkeypatch.setattr(arithmetic, "ROOF_SECONDS", 0.01)
+    monkeypatch.setattr(arithmetic, "COPIED", 2**16)
+    here = arithmetic.peak(1, "cpu")
+    assert here["flops"].keys() == {"fp32", "bf16", "int8"}
+    assert min(*here["flops"].values(), here["bandwidth"]) > 1e6
+    assert (arithmetic.kind("fp32 (fp16 weights)"), arithmetic.kind("int8")) == ("fp32", "int8")
+    monkeypatch.setattr(arithmetic, "_product", _no_device)
+    there = arithmetic.peak(1, "cuda")
+    assert (there["flops"], there["bandwidth"]) == ({}, None)
+    assert "PyTorch could not on cuda: no CUDA GPUs are available" in there["how"]
+
+
+def _no_device(*_: Any) -> float:
+    raise RuntimeError("no CUDA GPUs are available\nand more")
 
 
 @pytest.mark.parametrize(
@@ -306,3 +393,30 @@ def test_a_busy_machine_is_named() -> None:
     assert "took 30% of its core" in latency.warnings([], others=0.3, load=0.0, cores=1)[0]
     loud = {"figures": {"spread": 0.5}}
     assert "50%" in latency.warnings([loud], others=0.0, load=None, cores=2)[0]
+
+
+def test_the_table_keeps_warnings_and_plots_do_not_mix_batches(tmp_path: Path) -> None:
+    report = fake() | {"warnings": ["the machine was not quiet"], "failed": []}
+    (tmp_path / "here.json").write_text(json.dumps(report))
+    report["results"][1] |= {"psnr": None, "same": True}
+    report["results"][4] |= {"psnr": None, "same": True}
+    text = results.table({"here": report})
+    assert "warning: the machine was not quiet" in text
+    assert "`gan-bench net.onnx`" in text
+    assert "| identical |" in text
+    (tmp_path / "README.md").write_text(results.BEGIN + results.END)
+    line = [
+        sys.executable,
+        "-m",
+        "ganedge.benchmarks.results",
+        "--folder",
+        tmp_path,
+        "--readme",
+        tmp_path / "README.md",
+    ]
+    done = subprocess.run(line, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    for batch in (1, 8):
+        drawn = (tmp_path / f"here-batch{batch}.svg").read_text()
+        assert drawn.count("net 0.onnx, fast") == 1
+        assert "#2" not in drawn

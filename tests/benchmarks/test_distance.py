@@ -52,7 +52,7 @@ def test_nothing_is_shown_unasked(command: Command, artifact: Path) -> None:
     assert "FID" not in done.out
     assert json.loads(done.out.splitlines()[-1])["distance"] is None
     done = command(*given, "--choose", "fid<=1, p99")
-    assert (done.code, "add --fid" in done.err) == (1, True)
+    assert (done.code, "add --fid" in done.err) == (2, True)
 
 
 def test_a_lacking_package_is_one_line(command: Command, artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,11 @@ import numpy as np
 import onnx
 import pytest
 from onnx import numpy_helper
-from torch import nn
+from torch import Tensor, nn
 
-from ganedge.benchmarks import competitor, reference, timing
+from ganedge.benchmarks import competitor, latency, pools, process, reference, timing
 from ganedge.runtime.errors import EngineError
-from ganedge.runtime.manifest import read_artifact, write_artifact
+from ganedge.runtime.manifest import Interface, Port, read_artifact, write_artifact
 from ganedge.runtime.verify import real_inputs
 
 Command = Callable[..., Any]
@@ -140,11 +141,19 @@ def test_it_goes_on_until_ratios_are_known() -> None:
     def turns(rounds: int, noise: float) -> timing.Turns:
         return {name: list(np.exp(random.normal(0, noise, (rounds, 9)).mean(1, keepdims=True))) for name in "ab"}
 
-    assert not timing._vague(turns(20, 0.01), ["a", "b"], 100)
-    assert timing._vague(turns(20, 1.0), ["a", "b"], 100)
-    assert not timing._vague(turns(20, 1.0), ["a", "b"], 5), "there is an end"
-    assert timing._vague(turns(21, 0.01), ["a", "b"], 100), "looked at now and then"
-    assert not timing._vague(turns(20, 1.0), ["a"], 100), "nothing to hold it against"
+    assert not timing._vague(turns(20, 0.01), ["a", "b"])
+    assert timing._vague(turns(20, 1.0), ["a", "b"])
+    assert not timing._vague(turns(20, 1.0), ["a"]), "nothing to hold it against"
+
+    def erratic(_: int) -> None:
+        time.sleep(random.choice((0.0005, 0.03)))
+
+    asked, found = 0.1, timing.interleaved({"a": erratic, "b": lambda _: time.sleep(0.001)}, 0.1, 5)
+    timed = [sum(float(turn.sum()) for turn in found[name]) for name in "ab"]
+    assert min(timed) >= timing.LONGEST * asked, "it never settles"
+    assert min(timed) < 2 * timing.LONGEST * asked, "and there is an end"
+    bounded = timing.interleaved({"a": erratic, "b": lambda _: None}, asked, 5, settled=())
+    assert sum(float(turn.sum()) for turn in bounded["a"]) < timing.LONGEST * asked, "no ratio has to be known"
 
 
 def test_figures() -> None:
@@ -219,8 +228,13 @@ def test_without_a_run_there_is_no_eager(command: Command, artifact: Path) -> No
         (("{artifact}", "--batch", "a,b"), 2, "--batch is 'a,b'"),
         (("{artifact}", "--device", "tpu"), 2, "device is 'tpu'"),
         (("{artifact}", "--engine", "tensorflow"), 2, "engine 'tensorflow'"),
-        (("{artifact}", "--torch", "jit"), 2, "--torch 'jit'"),
+        (("{artifact}", "--against", "{here}", "--torch", "jit"), 2, "--torch 'jit'"),
+        (("{artifact}", "--torch", "all"), 2, "--torch says something of the generator to compare with"),
+        (("{artifact}", "--features", "inception"), 2, "--features says how FID and KID are found"),
+        (("{artifact}", "--choose", "fid<=9, p99"), 2, "nothing measured will have fid: add --fid"),
+        (("{artifact}", "--choose", "memory", "--processes", "0"), 2, "nothing measured will have memory"),
         (("{artifact}", "--strict", "--batch", "1,2"), 2, "--strict is single stream"),
+        (("{artifact}", "--strict", "--seconds", "60"), 2, "--strict asks for 600 s and 1024 calls at least"),
         (("{artifact}", "--choose", "psnr>35"), 2, "name one figure"),
         (("{artifact}", "--choose", "beauty>=3, p99"), 2, "'beauty>=3' is neither"),
         (("compare", "{artifact}", "{artifact}"), 1, "is no report"),
@@ -241,6 +255,117 @@ def test_mistakes_get_one_line(
     assert done.code == code, done.err
     assert said in done.err
     assert done.err.count("\n") == 1
+
+
+def test_one_by_one_goes_on_without_a_pause() -> None:
+    calls: list[str] = []
+    turns = timing.one_by_one(
+        {"a": lambda _: (calls.append("a"), time.sleep(0.001)), "b": lambda _: calls.append("b")}, 0.2, 300
+    )
+    timed = {name: float(sum(turn.sum() for turn in found)) for name, found in turns.items()}
+    assert timed["a"] >= 0.2
+    assert {len(found) for found in turns.values()} == {timing.ALONE_TURNS}
+    assert all(sum(map(len, found)) >= 300 for found in turns.values())
+    last_a = len(calls) - 1 - calls[::-1].index("a")
+    assert calls[last_a + 1 :].count("b") >= 300, "one is done before the next begins"
+
+
+def test_strict_is_one_after_the_other(artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(latency, "STRICT_SECONDS", 0.05)
+    settings = latency.Settings((1,), engine="onnxruntime", seconds=0.05, iterations=1024, processes=0, strict=True)
+    found = latency.measure([artifact], settings=settings)
+    assert found["results"][0]["figures"]["iterations"] >= 1024
+    assert "as soon as the one before is done" in found["method"]["order"]
+    assert not {"renewed", "longer"} & found["method"].keys()
+
+
+def test_inputs_are_more_than_the_caches_hold(artifact: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "index3").mkdir()
+    (tmp_path / "index3" / "size").write_text("64K\n")
+    monkeypatch.setattr(pools, "CACHES", tmp_path)
+    interface = read_artifact(artifact)[0].interface
+    batches, said = pools.make(interface, 4)
+    assert said == {"batches": len(batches), "bytes": sum(one[0].nbytes for one in batches), "cache_bytes": 65536}
+    assert said["bytes"] >= 2 * 65536
+    assert len({one[0].tobytes() for one in batches}) == len(batches), "all are different"
+    shape: tuple[int | str, ...] = ("batch", 3, 16, 16)
+    ports = [Port(name, "image", "float32", shape, "NCHW", (-1.0, 1.0)) for name in ("given", "made")]
+    monkeypatch.setattr(pools, "PICTURES", 8)
+    pictures, said = pools.make(Interface("image-to-image", (ports[0],), (ports[1],)), 2)
+    assert said["bytes"] >= 2 * 65536
+    assert len(pictures) * 2 > 2 * pools.PICTURES
+    assert len({one[0].tobytes() for one in pictures}) == len(pictures), "moved pictures are other pictures"
+
+
+def test_a_fixed_batch_does_not_count_twice(artifact: Path) -> None:
+    interface = read_artifact(artifact)[0].interface
+    first, *rest = interface.inputs
+    fixed = replace(interface, inputs=(replace(first, shape=(4, *first.shape[1:])), *rest))
+    assert latency._macs(artifact, fixed) == latency._macs(artifact, interface)
+
+
+def test_one_that_gives_nan_is_no_reference(artifact: Path, tiny_run: Path) -> None:
+    def change(subject: latency.Subject) -> None:
+        eager = subject.competitors[0]
+        run = eager.run
+        object.__setattr__(eager, "run", lambda arrays: np.full_like(run(arrays), np.nan))
+
+    settings = latency.Settings((1,), engine="onnxruntime", seconds=0, iterations=2, processes=0)
+    found = latency.measure([artifact, artifact], str(tiny_run), settings, change=change)
+    assert [row["competitor"] for row in found["results"]] == [
+        f"{artifact}, onnxruntime",
+        f"{artifact}, onnxruntime #2",
+    ]
+    assert found["results"][1]["same"] is True
+    assert [(one["competitor"], "NaN" in one["reason"]) for one in found["failed"]] == [(competitor.EAGER, True)]
+
+
+def test_a_module_that_refuses_a_batch_is_no_crash(artifact: Path) -> None:
+    class Single(nn.Module):
+        def forward(self, latent: Tensor) -> Tensor:
+            assert len(latent) == 1, "one at a time"
+            return latent
+
+    inputs = [np.zeros((1, 4), np.float32)]
+    (eager,), _ = reference.competitors(Single(), inputs, "cpu", 1, ("eager",))
+    with pytest.raises(EngineError, match="could not run this generator: one at a time"):
+        eager.run([np.zeros((2, 4), np.float32)])
+
+
+def test_pytorch_alone_is_measured_where_no_engine_runs(
+    artifact: Path, tiny_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def load(*_: Any, **__: Any) -> Any:
+        raise EngineError("no engine for that")
+
+    monkeypatch.setattr(competitor, "load", load)
+    monkeypatch.setattr(competitor, "ENGINES", ("onnxruntime", "ort-tensorrt"))
+    settings = latency.Settings((1,), seconds=0, iterations=2, processes=0)
+    found = latency.measure([artifact], str(tiny_run), settings)
+    assert [row["competitor"] for row in found["results"]] == [competitor.EAGER]
+    assert found["absent"]["generator.onnx, onnxruntime"] == "no engine for that"
+    assert found["competitors"][competitor.EAGER]["macs"] > 0
+    with pytest.raises(EngineError, match=r"nothing to measure here: .*no engine for that"):
+        latency.measure([artifact], settings=settings)
+
+
+def test_an_engine_of_tensorrt_is_absent_on_a_cpu() -> None:
+    found, absent = competitor.artifact_competitors([Path("generator.engine")], "all", "cpu", 1)
+    assert found == []
+    assert absent == {"generator.engine, TensorRT": "TensorRT computes on a GPU: give --device cuda"}
+
+
+def test_an_interruption_of_cold_starts_leaves_the_times(artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(scripts: Any, runs: int, failed: dict[str, str], costs: dict[str, Any]) -> None:
+        costs[next(iter(scripts))] = {"cold_start_s": 0.5, "peak_bytes": 9, "device_bytes": None}
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(process, "measure", interrupted)
+    settings = latency.Settings((1,), engine="onnxruntime", seconds=0, iterations=2)
+    found = latency.measure([artifact], settings=settings)
+    assert found["partial"] is True
+    assert len(found["results"]) == 1
+    assert found["competitors"]["generator.onnx, onnxruntime"]["cold_start_s"] == 0.5
 
 
 def test_start_up_is_measured(artifact: Path, tiny_run: Path) -> None:

@@ -18,7 +18,9 @@ def test_the_readme_shows_what_was_measured() -> None:
     assert results.updated(text, reports) == text, "make results, or python -m ganedge.benchmarks.results"
     for name, report in reports.items():
         assert not report["partial"]
-        assert (ROOT / "benchmarks" / "results" / f"{name}.svg").stat().st_size < 300_000
+        plots = sorted((ROOT / "benchmarks" / "results").glob(f"{name}*.svg"))
+        assert len(plots) >= len({row["batch"] for row in report["results"]}), "one for each batch size"
+        assert all(plot.stat().st_size < 300_000 for plot in plots)
 
 
 def test_mistakes_are_told(tmp_path: Path) -> None:
