@@ -24,6 +24,7 @@ from ganedge.runtime import memory, terminal
 from ganedge.runtime.errors import GanEdgeError
 from ganedge.runtime.files import write_whole
 from ganedge.train import data, loop
+from ganedge.train.keeper import Keeper
 
 SCHEMA = 1
 BATCH = 250
@@ -57,11 +58,12 @@ def measure(folder: Path, epochs: int) -> dict[str, Any]:
         items = data.open_data(settings.data, variant.wants(config), settings.opening)
         trainer = loop.Trainer(loop.make_fabric(settings), variant, config, settings, items)
         resident: list[float] = []
-        for _ in range(epochs):
-            for _ in range(math.ceil(len(items) / BATCH)):
-                if trainer.step < trainer.total:
-                    trainer.advance()
-            resident.append(round(_resident_mb(), 1))
+        with Keeper(trainer, math.inf) as keeper:  # Losses, pictures and checkpoints are part of a training.
+            for _ in range(epochs):
+                for _ in range(math.ceil(len(items) / BATCH)):
+                    if trainer.step < trainer.total:
+                        keeper.look(trainer.advance())
+                resident.append(round(_resident_mb(), 1))
     return {"pictures": len(items), "resident_mb": resident, "growth": resident[-1] / resident[0] - 1}
 
 

@@ -117,12 +117,12 @@ def render(report: Mapping[str, Any], pictures: Mapping[str, NDArray[np.generic]
         report=report,
         subject=printable(words.subject(report)),
         verdict=[printable(text) for text in (report["choice"] or {}).get("verdict", [])],
-        heads=("competitor", *words.heads(report), *words.MORE),
-        same=words.COLUMNS.index("same pictures") + 1,
+        heads=("competitor", *words.all_heads(report)),
+        same=words.all_heads(report).index("same pictures") + 1,
         failed=[printable(words.failure(one)) for one in report["failed"]],
         rows=[
             {
-                "cells": (printable(row["competitor"]), *words.cells(row, report), *words.more(row, report)),
+                "cells": (printable(row["competitor"]), *words.all_cells(row, report)),
                 "wrong": row["same"] is False,
             }
             for row in report["results"]

@@ -13,8 +13,8 @@ from ganedge.runtime.terminal import printable
 
 COLUMNS = ("batch", "p50 ms", "p90", "p99", "images/s", "speed-up", "same pictures")
 """Of the table on a terminal."""
-MORE = ("p95 ms", "max ms", "PSNR dB", "SSIM", "max error", "of peak", "cold start s", "peak MB", "GPU MB", "file MB")
-"""What Markdown and the page have beside them."""
+MORE = ("PSNR dB", "SSIM", "max error", "of peak", "cold start s", "peak MB", "GPU MB", "file MB")
+"""What Markdown and the page have behind them; within, p95 and the slowest."""
 DISTANCES = {"fid": "FID", "kid": "KID", "data_fid": "FID to data", "data_kid": "KID to data"}
 """Figures of whole sets of pictures, and what their columns are called."""
 Row = Mapping[str, Any]
@@ -49,14 +49,14 @@ def table(report: Row) -> str:
 def markdown(report: Row) -> str:
     """The same for a pull request."""
     texts = ("competitor", "same pictures")
-    columns = ("competitor", *heads(report), *MORE)
+    columns = ("competitor", *all_heads(report))
     lines = [
         *([escaped(subject(report)), ""] if subject(report) else []),
         "| " + " | ".join(columns) + " |",
         "|" + "".join("---|" if name in texts else "---:|" for name in columns),
     ]
     for result in report["results"]:
-        shown = (result["competitor"], *cells(result, report), *more(result, report))
+        shown = (result["competitor"], *all_cells(result, report))
         lines.append("| " + " | ".join(escaped(cell) for cell in shown) + " |")
     lines += ["", *(f"- {escaped(note)}" for note in foot(report))]
     return "\n".join(lines) + "\n"
@@ -98,11 +98,19 @@ def cells(result: Row, report: Row) -> tuple[str, ...]:
     )
 
 
-def more(result: Row, report: Row) -> tuple[str, ...]:
-    """And for each of `MORE`."""
+def all_heads(report: Row) -> tuple[str, ...]:
+    """Names of all columns there are."""
+    batch, p50, p90, p99, *rest = heads(report)
+    return (batch, p50, p90, "p95", p99, "max", *rest, *MORE)
+
+
+def all_cells(result: Row, report: Row) -> tuple[str, ...]:
+    """One result's figures as texts, one for each of `all_heads`."""
     whole = report["competitors"].get(result["competitor"], {})
+    batch, p50, p90, p99, *rest = cells(result, report)
+    p95, longest = (f"{result['figures'][key] * 1000:.3f}" for key in ("p95", "longest"))
     return (
-        *(f"{result['figures'][key] * 1000:.3f}" for key in ("p95", "longest")),
+        *(batch, p50, p90, p95, p99, longest, *rest),
         _number(result["psnr"], ".1f"),
         _number(result["ssim"], ".4f"),
         _number(result["max_abs"], ".2g"),
