@@ -35,12 +35,15 @@ NOT_ASKED, ALONE = "not asked for", "no generator to compare with"
 ENGINES = (*engines.MODULES, "ort-tensorrt")
 """What `--engine` may name beside auto and all."""
 
+SPLITS, WARM_SPLITS = 50, 3
+"""Calls whose copies and computing are timed apart, and those before them that are not."""
+
 Inputs = Sequence[NDArray[np.generic]]
 
 
 @dataclass(frozen=True)
 class Split:
-    """Where a call's time goes on a GPU, seconds, by the device's own clock."""
+    """Where a call's time goes on a GPU, seconds: by CUDA events, or by the host's clock where an engine has none."""
 
     to_device: float
     compute: float
@@ -206,6 +209,10 @@ def _named(
             renew()
         return live[0].run(*arrays)
 
+    def split(pool: Sequence[Inputs]) -> Split:
+        found = [live[0].parts(*pool[turn % len(pool)]) for turn in range(WARM_SPLITS + SPLITS)][WARM_SPLITS:]
+        return Split(*(float(part) for part in np.median([one for one in found if one is not None], axis=0)))
+
     label = _label(file, name or generator.engine.name, compute, files)
     twins = sum(other.name.partition(" #")[0] == label for other in found)
     return Competitor(
@@ -220,6 +227,7 @@ def _named(
         computes=generator.engine.precision,
         place=place,
         bytes=file.stat().st_size,
+        split=split if generator.engine.device != "cpu" else None,
         close=close,
         renew=renew if generator.engine.device == "cpu" else None,
     )

@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ganedge.benchmarks.competitor import NOT_ASKED, TORCH, Competitor, Split
+from ganedge.benchmarks.competitor import NOT_ASKED, SPLITS, TORCH, WARM_SPLITS, Competitor, Split
 from ganedge.benchmarks.size import own_size
 from ganedge.export import foreign
 from ganedge.export.from_torch import per_picture, unwrap
@@ -32,8 +32,6 @@ Inputs = Sequence[NDArray[np.generic]]
 Maker = Callable[[nn.Module, Inputs, str], "Competitor"]
 SHAPES = 64
 """Batch sizes that torch.compile compiles for, each by itself."""
-SPLITS = 50
-"""Calls whose copies and computing are timed apart on a GPU."""
 
 
 @dataclass(frozen=True)
@@ -401,7 +399,7 @@ def _split(call: Callable[..., Tensor], pool: Sequence[Inputs]) -> Split:
     """Medians of copying in, computing and copying out, apart, by CUDA events, seconds."""
     parts = []
     with torch.inference_mode():
-        for turn in range(SPLITS):
+        for turn in range(WARM_SPLITS + SPLITS):
             events = [torch.cuda.Event(enable_timing=True) for _ in range(4)]  # type: ignore[no-untyped-call]
             events[0].record()
             tensors = [torch.from_numpy(array).to("cuda") for array in pool[turn % len(pool)]]
@@ -412,7 +410,7 @@ def _split(call: Callable[..., Tensor], pool: Sequence[Inputs]) -> Split:
             events[3].record()
             torch.cuda.synchronize()
             parts.append([a.elapsed_time(b) / 1000 for a, b in itertools.pairwise(events)])
-    to_device, compute, to_host = np.median(parts, axis=0)
+    to_device, compute, to_host = np.median(parts[WARM_SPLITS:], axis=0)
     return Split(float(to_device), float(compute), float(to_host))
 
 

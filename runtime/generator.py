@@ -25,12 +25,12 @@ from .manifest import read_artifact
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from types import TracebackType
 
     from numpy.typing import NDArray
 
-    from .engines import Engine, EngineInfo
+    from .engines import Engine, EngineInfo, Parts
     from .manifest import Manifest, Port
     from .shared_norm import SharedNorm
     from .translation import Options, State, Tiles
@@ -170,6 +170,24 @@ class Generator:
             InputError: a wrong number of arrays, dtype, shape, or batches that differ.
             EngineError: the engine fails, or gives another number of items.
         """
+        output = self._running().run(self._feeds(inputs))[0]
+        if output.shape[:1] != inputs[0].shape[:1]:  # OpenVINO with one thread gives nothing at all, and no error.
+            raise EngineError(
+                f"{self.engine.name} could not run this model: {output.shape} came out for a batch of {len(inputs[0])}"
+            )
+        return output
+
+    def parts(self, *inputs: NDArray[np.generic]) -> Parts | None:
+        """Where the time of one call goes, as `run` takes it: copying in, computing, copying out, seconds.
+
+        None where nothing is copied, because the engine computes where the arrays are.
+        """
+        timed: Callable[[Mapping[str, NDArray[np.generic]]], Parts] | None
+        timed = getattr(self._running(), "parts", None)
+        return None if timed is None else timed(self._feeds(inputs))
+
+    def _feeds(self, inputs: Sequence[NDArray[np.generic]]) -> dict[str, NDArray[np.generic]]:
+        """The inputs by name, after making sure that they are what the interface names."""
         ports = self._interface.inputs
         if len(inputs) != len(ports):
             names = ", ".join(port.name for port in ports)
@@ -178,13 +196,7 @@ class Generator:
             _check_array(port, array)
         if len({len(array) for array in inputs}) != 1:
             raise InputError(f"the inputs' batches differ: {', '.join(str(len(array)) for array in inputs)}")
-        feeds = {port.name: array for port, array in zip(ports, inputs, strict=True)}
-        output = self._running().run(feeds)[0]
-        if output.shape[:1] != inputs[0].shape[:1]:  # OpenVINO with one thread gives nothing at all, and no error.
-            raise EngineError(
-                f"{self.engine.name} could not run this model: {output.shape} came out for a batch of {len(inputs[0])}"
-            )
-        return output
+        return {port.name: array for port, array in zip(ports, inputs, strict=True)}
 
     def compute(self, *inputs: NDArray[np.generic]) -> NDArray[np.generic]:
         """As `run`, for any number of items up to `batch`.

@@ -48,6 +48,10 @@ class EngineInfo:
         return f"{self.name} {self.version} ({self.provider})"
 
 
+Parts = tuple[float, float, float]
+"""Where a call's time goes on a device of its own: copying in, computing, copying out, seconds."""
+
+
 class Engine(Protocol):
     """A loaded model. `run` may be called from several threads at once."""
 

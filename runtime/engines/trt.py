@@ -13,13 +13,14 @@ from __future__ import annotations
 
 import ctypes
 import importlib
+import itertools
 import math
 import threading
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ganedge.runtime.engines import EngineInfo
+from ganedge.runtime.engines import EngineInfo, Parts
 from ganedge.runtime.errors import EngineError, EngineMismatch, MissingExtra
 
 if TYPE_CHECKING:
@@ -54,13 +55,21 @@ class TensorRt:
 
     def run(self, feeds: Mapping[str, NDArray[np.generic]]) -> Sequence[NDArray[np.generic]]:
         """Compute all outputs."""
+        return self._lane().run(feeds)
+
+    def parts(self, feeds: Mapping[str, NDArray[np.generic]]) -> Parts:
+        """Where one call's time goes, by CUDA events; without the graph, whose parts cannot be told apart."""
+        return self._lane().parts(feeds)
+
+    def _lane(self) -> _Lane:
+        """This thread's."""
         lane: _Lane | None = getattr(self._local, "lane", None)
         if lane is None:
             _call(self._cuda.cudaSetDevice(0))  # The primary context, which this thread may not have met yet.
             lane = self._local.lane = _Lane(self._engine, self._trt, self._cuda)
             with self._lock:
                 self._lanes.append(lane)
-        return lane.run(feeds)
+        return lane
 
     def close(self) -> None:
         """Free every thread's buffers; no call may be under way."""
@@ -111,12 +120,7 @@ class _Lane:
 
     def run(self, feeds: Mapping[str, NDArray[np.generic]]) -> list[NDArray[np.generic]]:
         """Copy in, compute, copy out."""
-        shapes = {name: array.shape for name, array in feeds.items()}
-        known = shapes == self._shapes
-        if not known:
-            self._reshape(shapes)
-        for name, array in feeds.items():
-            np.copyto(self._inputs[name].view(array.shape), array, casting="no")
+        known = self._take(feeds)
         if known and self._graph is None:
             self._graph = self._capture()
         if known:
@@ -125,6 +129,34 @@ class _Lane:
             self._enqueue()
         _call(self._cuda.cudaStreamSynchronize(self._stream))
         return [self._outputs[name].view(shape).copy() for name, shape in self._given.items()]
+
+    def parts(self, feeds: Mapping[str, NDArray[np.generic]]) -> Parts:
+        """The same without a graph, timed."""
+        self._take(feeds)
+        events = [_call(self._cuda.cudaEventCreate()) for _ in range(4)]
+        try:
+            _call(self._cuda.cudaEventRecord(events[0], self._stream))
+            for event, part in zip(events[1:], (self._copy_in, self._compute, self._copy_out), strict=True):
+                part()
+                _call(self._cuda.cudaEventRecord(event, self._stream))
+            _call(self._cuda.cudaStreamSynchronize(self._stream))
+            entered, computed, left = (
+                float(_call(self._cuda.cudaEventElapsedTime(*pair))) / 1000 for pair in itertools.pairwise(events)
+            )
+        finally:
+            for event in events:
+                _call(self._cuda.cudaEventDestroy(event))
+        return entered, computed, left
+
+    def _take(self, feeds: Mapping[str, NDArray[np.generic]]) -> bool:
+        """Put the inputs into the pinned memory; whether their shapes are those of the call before."""
+        shapes = {name: array.shape for name, array in feeds.items()}
+        known = shapes == self._shapes
+        if not known:
+            self._reshape(shapes)
+        for name, array in feeds.items():
+            np.copyto(self._inputs[name].view(array.shape), array, casting="no")
+        return known
 
     def close(self) -> None:
         """Free everything."""
@@ -157,6 +189,11 @@ class _Lane:
 
     def _enqueue(self) -> None:
         """Put the copies and the computation on the stream, at the present shapes."""
+        self._copy_in()
+        self._compute()
+        self._copy_out()
+
+    def _copy_in(self) -> None:
         kinds = self._cuda.cudaMemcpyKind
         for name, shape in self._shapes.items():
             buffer = self._inputs[name]
@@ -164,9 +201,14 @@ class _Lane:
             _call(
                 self._cuda.cudaMemcpyAsync(buffer.device, buffer.host, size, kinds.cudaMemcpyHostToDevice, self._stream)
             )
+
+    def _compute(self) -> None:
         if not self._context.execute_async_v3(int(self._stream)):
             self._shapes = {}
             raise EngineError("TensorRT could not run this engine: the device's memory may be used up")
+
+    def _copy_out(self) -> None:
+        kinds = self._cuda.cudaMemcpyKind
         for name, shape in self._given.items():
             buffer = self._outputs[name]
             size = math.prod(shape) * buffer.dtype.itemsize

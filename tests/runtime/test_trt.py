@@ -92,6 +92,17 @@ class Cuda:
     def _nothing(self, *arguments: Any) -> tuple[int]:
         return (0,)
 
+    def _EventCreate(self) -> tuple[int, list[int]]:
+        return 0, []
+
+    def _EventRecord(self, event: list[int], stream: int) -> tuple[int]:
+        event.append(len(self.calls))
+        return (0,)
+
+    def _EventElapsedTime(self, begin: list[int], end: list[int]) -> tuple[int, float]:
+        return 0, 1000.0 * (end[0] - begin[0])  # A second for each call between the two.
+
+    _EventDestroy = _nothing
     _GraphDestroy = _GraphExecDestroy = _StreamSynchronize = _StreamDestroy = _SetDevice = _nothing
 
     def _GetDeviceCount(self) -> tuple[int, int]:
@@ -165,6 +176,22 @@ def test_calls_in_order_and_a_graph_from_the_second_on() -> None:
     assert seen[4] == plain
     running.close()
     assert not cuda.memory, "everything is freed"
+
+
+def test_the_parts_of_a_call_are_timed_by_events() -> None:
+    engine, cuda, package = modules()
+    running = trt.TensorRt(engine, package, cuda, INFO)
+    feeds = {"x": np.ones((2, 3), np.float32)}
+    for _turn in range(2):
+        cuda.calls.clear()
+        assert running.parts(feeds) == (2.0, 2.0, 2.0), "one call, and the event behind it"
+        begin = cuda.calls.index("EventRecord")
+        assert cuda.calls[begin : begin + 8] == [
+            "EventRecord", "MemcpyAsync", "EventRecord", "execute", "EventRecord", "MemcpyAsync", "EventRecord",
+            "StreamSynchronize",
+        ]  # fmt: skip
+        assert "GraphLaunch" not in cuda.calls
+        assert cuda.calls.count("EventDestroy") == 4
 
 
 def test_results_stay_when_the_buffers_are_used_again() -> None:

@@ -17,6 +17,7 @@ from PIL import Image
 from ganedge.runtime import ArtifactError, EngineError, doctor, engines, load, tuning
 from ganedge.runtime.engines import ort, ov
 from ganedge.runtime.fidelity import difference, read_gate
+from ganedge.runtime.generator import Generator
 from ganedge.runtime.manifest import read_artifact, write_artifact
 from ganedge.runtime.tuning import Choice, Trial
 from ganedge.runtime.verify import real_inputs, verify
@@ -127,8 +128,16 @@ def test_bindings_give_what_plain_calls_give(artifact: Path) -> None:
     for batch in (2, 2, 3, 2):
         feeds = {"latent": random.standard_normal((batch, 6)).astype(np.float32)}
         np.testing.assert_array_equal(bound.run(feeds)[0], plain.run(feeds)[0])
+        assert all(part >= 0 for part in bound.parts(feeds))
     with pytest.raises(EngineError, match="could not run"):
         bound.run({"latent": np.zeros((2, 7), np.float32)})
+    with pytest.raises(EngineError, match="could not run"):
+        bound.parts({"latent": np.zeros((2, 7), np.float32)})
+    generator = Generator(read_artifact(artifact)[0], bound)
+    parts = generator.parts(np.zeros((2, 6), np.float32))
+    assert parts is not None
+    assert parts[1] > 0
+    assert load(artifact, "onnxruntime", "cpu").parts(np.zeros((2, 6), np.float32)) is None, "nothing is copied"
 
 
 def test_verify_holds_the_engines_against_each_other(command: Command, artifact: Path) -> None:
