@@ -107,7 +107,8 @@ def measure(runs: int, seconds: float, say: Say) -> dict[str, Any]:
         say: Takes a line for each run and each bar.
 
     Returns:
-        The report: each bar with its counts, and every run.
+        The report: each bar with its counts, and every run. After Ctrl-C it holds the runs that were done and says that
+        it is partial.
     """
     if runs < 1 or not 0 < seconds <= 600:
         raise UsageError(f"--runs {runs} --seconds {seconds:g}: give at least one run, and 0 to 600 s")
@@ -115,13 +116,20 @@ def measure(runs: int, seconds: float, say: Say) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         make(folder)
-        rows = []
-        for turn in range(runs):
-            rows.append(judged(_reports(folder, seconds, turn)))
-            say(f"run {turn + 1} of {runs}: {_line(rows[-1])}")
         wrong = planted_mistakes(folder)
+        rows: list[dict[str, Any]] = []
+        partial = False
+        try:
+            for turn in range(runs):
+                rows.append(judged(_reports(folder, seconds, turn)))
+                say(f"run {turn + 1} of {runs}: {_line(rows[-1])}")
+        except KeyboardInterrupt:
+            partial = True
+            if not rows:
+                raise
     report: dict[str, Any] = {
         "schema": SCHEMA,
+        "partial": partial,
         "machine": machine(latency.cores()),
         "conditions": {"before": before, "after": conditions()},
         "seconds": seconds,
@@ -274,6 +282,8 @@ def build() -> typer.Typer:
         measured = measure(runs, seconds, typer.echo)
         if json_file is not None:
             write_whole(json_file, json.dumps(measured, indent=1) + "\n")
+        if measured["partial"]:
+            raise KeyboardInterrupt
         missed = [bar["what"] for bar in measured["bars"] if not bar["held"]]
         if missed:
             raise GanEdgeError(f"missed: {'; '.join(missed)}")

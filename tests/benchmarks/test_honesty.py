@@ -88,3 +88,25 @@ def test_nonsense_is_refused(runs: int, seconds: float, capsys: pytest.CaptureFi
     say: Callable[[str], object] = print
     with pytest.raises(UsageError, match="at least one run"):
         honesty.measure(runs, seconds, say)
+
+
+def test_an_interruption_keeps_the_runs_that_were_done(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    turns = iter((_row(1.0, "slower", "same"), None))
+
+    def judged(_reports: Any) -> dict[str, Any]:
+        row = next(turns)
+        if row is None:
+            raise KeyboardInterrupt
+        return row
+
+    monkeypatch.setattr(honesty, "make", lambda _: None)
+    monkeypatch.setattr(honesty, "planted_mistakes", lambda _: {"": False, "a": True})
+    monkeypatch.setattr(honesty, "_reports", lambda *_: {})
+    monkeypatch.setattr(honesty, "judged", judged)
+    monkeypatch.setattr(honesty, "_line", str)
+    found = honesty.measure(20, 1.0, lambda _: None)
+    assert (found["partial"], len(found["runs"])) == (True, 1)
+    assert found["bars"][0] == {
+        "what": "the same artifact under two names is within 2% of itself", "count": 1, "of": 1, "wanted": 1,
+        "held": True,
+    }  # fmt: skip
