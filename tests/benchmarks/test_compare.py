@@ -19,6 +19,7 @@ import pytest
 from ganedge.benchmarks import arithmetic, choice, compare, conditions, latency, page, process, report, results, timing
 from ganedge.benchmarks.competitor import ALONE, EAGER, NOT_ASKED
 from ganedge.runtime.errors import EngineError, GanEdgeError, InputError
+from ganedge.runtime.manifest import Port
 
 ROUNDS = 60
 
@@ -420,3 +421,15 @@ def test_the_table_keeps_warnings_and_plots_do_not_mix_batches(tmp_path: Path) -
         drawn = (tmp_path / f"here-batch{batch}.svg").read_text()
         assert drawn.count("net 0.onnx, fast") == 1
         assert "#2" not in drawn
+
+
+@pytest.mark.parametrize("count", [1, 30])
+def test_pictures_of_all_stand_on_the_page(count: int) -> None:
+    made = fake(count)
+    random = np.random.default_rng(0)
+    names = dict.fromkeys(row["competitor"] for row in made["results"])
+    pictures: dict[str, Any] = {name: random.uniform(-1, 1, (4, 3, 8, 8)).astype(np.float32) for name in names}
+    port = Port("image", "image", "float32", ("batch", 3, 8, 8), "NCHW", (-1.0, 1.0))
+    html = page.render(made, pictures, port)
+    assert html.count("<img") == 2 * (count + 1) - 1, "each picture, and its difference from the reference's"
+    assert html.count("<figcaption>") == count + 1
