@@ -24,12 +24,13 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
-from ganedge.benchmarks import compare, latency, timing
-from ganedge.benchmarks.competitor import EAGER
+from ganedge.benchmarks import compare, latency, pools, timing
+from ganedge.benchmarks.competitor import EAGER, artifact_competitors
 from ganedge.benchmarks.conditions import conditions, machine
-from ganedge.runtime import terminal
+from ganedge.runtime import engines, terminal
 from ganedge.runtime.errors import GanEdgeError, UsageError
 from ganedge.runtime.files import write_whole
+from ganedge.runtime.manifest import read_artifact, write_artifact
 
 SCHEMA = 1
 """Version of the report."""
@@ -117,6 +118,8 @@ def measure(runs: int, seconds: float, say: Say) -> dict[str, Any]:
         folder = Path(name)
         make(folder)
         wrong = planted_mistakes(folder)
+        own = overhead(folder / NAMES[0], seconds)
+        say(f"gan-bench's own part of a call: {1e6 * own['added_s']:.1f} µs of {1e6 * own['bare_s']:.0f}")
         rows: list[dict[str, Any]] = []
         partial = False
         try:
@@ -134,6 +137,7 @@ def measure(runs: int, seconds: float, say: Say) -> dict[str, Any]:
         "conditions": {"before": before, "after": conditions()},
         "seconds": seconds,
         "bars": bars(rows, wrong),
+        "overhead": own,
         "runs": rows,
         "mistakes": wrong,
     }
@@ -195,6 +199,30 @@ def _findings(before: compare.Report, after: compare.Report) -> dict[str, dict[s
     }
 
 
+def overhead(artifact: Path, seconds: float) -> dict[str, float]:
+    """What gan-bench adds to a call: taking an input from its pool, and checks, beside the engine's bare call.
+
+    Returns:
+        `bare_s` and `added_s`, medians over the rounds of the turns' lower quartiles, seconds.
+    """
+    manifest, model = read_artifact(artifact)
+    threads = latency.cores()
+    (one,), _ = artifact_competitors([artifact], "onnxruntime", "cpu", threads)
+    engine = engines.start(model, manifest.precision, "onnxruntime", "cpu", threads)
+    pool, _ = pools.make(manifest.interface, 1)
+    names = [port.name for port in manifest.interface.inputs]
+    feeds = [dict(zip(names, arrays, strict=True)) for arrays in pool]
+    turns = timing.interleaved(
+        {"bare": lambda i: engine.run(feeds[i % len(feeds)]), "ours": lambda i: one.run(pool[i % len(pool)])},
+        seconds,
+        50,
+    )
+    bare, ours = (timing.undisturbed(turns[name]) for name in ("bare", "ours"))
+    one.close()
+    engine.close()
+    return {"bare_s": float(np.median(bare)), "added_s": float(np.median(ours - bare))}
+
+
 def planted_mistakes(folder: Path) -> dict[str, bool]:
     """Whether gan-bench calls the artifact unfaithful, for each layer whose weights are scaled by `SCALED`.
 
@@ -202,8 +230,6 @@ def planted_mistakes(folder: Path) -> dict[str, bool]:
     """
     import onnx
     from onnx import numpy_helper
-
-    from ganedge.runtime.manifest import read_artifact, write_artifact
 
     manifest, data = read_artifact(folder / NAMES[0])
     layers = [tensor.name for tensor in onnx.load_from_string(data).graph.initializer if len(tensor.dims) > 1]

@@ -90,6 +90,12 @@ def test_nonsense_is_refused(runs: int, seconds: float, capsys: pytest.CaptureFi
         honesty.measure(runs, seconds, say)
 
 
+def test_the_own_part_of_a_call_is_small(artifact: Path) -> None:
+    found = honesty.overhead(artifact, 0.2)
+    assert found["bare_s"] > 0
+    assert abs(found["added_s"]) < 1e-3
+
+
 def test_an_interruption_keeps_the_runs_that_were_done(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     turns = iter((_row(1.0, "slower", "same"), None))
 
@@ -102,6 +108,7 @@ def test_an_interruption_keeps_the_runs_that_were_done(monkeypatch: pytest.Monke
     monkeypatch.setattr(honesty, "make", lambda _: None)
     monkeypatch.setattr(honesty, "planted_mistakes", lambda _: {"": False, "a": True})
     monkeypatch.setattr(honesty, "_reports", lambda *_: {})
+    monkeypatch.setattr(honesty, "overhead", lambda *_: {"bare_s": 1e-4, "added_s": 1e-6})
     monkeypatch.setattr(honesty, "judged", judged)
     monkeypatch.setattr(honesty, "_line", str)
     found = honesty.measure(20, 1.0, lambda _: None)
