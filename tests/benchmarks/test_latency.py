@@ -368,6 +368,27 @@ def test_an_interruption_of_cold_starts_leaves_the_times(artifact: Path, monkeyp
     assert found["competitors"]["generator.onnx, onnxruntime"]["cold_start_s"] == 0.5
 
 
+def test_without_pytorch_everything_else_works(artifact: Path, half_artifact: Path, tmp_path: Path) -> None:
+    hidden = "import importlib.util as u, sys; sys.modules['torch'] = None; real = u.find_spec; "
+    hidden += "u.find_spec = lambda name, *rest: None if name == 'torch' else real(name, *rest); "
+    code = hidden + "from ganedge.benchmarks.__main__ import main; main()"
+    arguments = [
+        artifact, half_artifact, "--against", "runs/that/nobody/opens", "--batch", "1", "--seconds", "0.02", "--processes",
+        "1", "--iterations", "2", "--choose", "psnr>=40, p50", "--json", tmp_path / "out.json",
+        "--html", tmp_path / "out.html",
+    ]  # fmt: skip
+    done = subprocess.run([sys.executable, "-c", code, *map(str, arguments)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "out.json").read_text())
+    assert "torch, which is not installed" in found["absent"][competitor.EAGER]
+    assert {row["competitor"].split(", ")[1] for row in found["results"]} == {"onnxruntime", "openvino"}
+    assert found["reference"] == "generator.onnx, onnxruntime"
+    assert "PyTorch is not installed" in found["peak"]["how"]
+    assert found["peak"]["flops"].keys() == {"int8"}
+    assert found["choice"]["batches"]["1"]["best"] is not None
+    assert all(costs["cold_start_s"] > 0 for costs in found["competitors"].values())
+
+
 def test_start_up_is_measured(artifact: Path, tiny_run: Path) -> None:
     line = [sys.executable, "-m", "ganedge.benchmarks.startup", artifact, "--runs", "1", "--against", tiny_run]
     done = subprocess.run(line, capture_output=True, text=True)
