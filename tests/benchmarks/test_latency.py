@@ -373,8 +373,8 @@ def test_without_pytorch_everything_else_works(artifact: Path, half_artifact: Pa
     hidden += "u.find_spec = lambda name, *rest: None if name == 'torch' else real(name, *rest); "
     code = hidden + "from ganedge.benchmarks.__main__ import main; main()"
     arguments = [
-        artifact, half_artifact, "--against", "runs/that/nobody/opens", "--batch", "1", "--seconds", "0.02", "--processes",
-        "1", "--iterations", "2", "--choose", "psnr>=40, p50", "--json", tmp_path / "out.json",
+        artifact, half_artifact, "--against", "runs/that/nobody/opens", "--batch", "1", "--seconds", "0.02",
+        "--iterations", "2", "--processes", "1", "--choose", "psnr>=40, p50", "--json", tmp_path / "out.json",
         "--html", tmp_path / "out.html",
     ]  # fmt: skip
     done = subprocess.run([sys.executable, "-c", code, *map(str, arguments)], capture_output=True, text=True)
