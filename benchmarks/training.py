@@ -122,7 +122,7 @@ def our_steps(
     config = variant.config_class(**given)
     wants: Wants = variant.wants(config)
     items = torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()
-    data = Data({"images": InMemory(items)}, "random", wants)
+    data = Data((InMemory({"images": items}),), "random", wants)
     with tempfile.TemporaryDirectory() as folder:
         settings = loop.Settings(data="random", out=Path(folder), steps=10**9, device=device, precision=precision)
         trainer = loop.Trainer(loop.make_fabric(settings), variant, config, settings, data)

@@ -177,8 +177,10 @@ class Keeper:
 
     def _real_points(self) -> NDArray[np.generic] | None:
         """The points of the data set, where it holds points."""
-        source = self._trainer.items.sources.get("points")
-        return None if source is None else source.take(torch.arange(len(source))).cpu().numpy()
+        items = self._trainer.items
+        if items.wants.kind != "points":
+            return None
+        return items.take("points", torch.arange(len(items))).cpu().numpy()
 
     def _save(self) -> None:
         """Write a checkpoint, and the weights to export; nothing that is not finite is ever written."""

@@ -160,9 +160,9 @@ def train(variant: type[Variant], given: Mapping[str, Any], settings: Settings) 
     config = run.config if run is not None else _fresh_config(variant, given, settings)
     _check_share(config, fabric)
     items = data.open_data(settings.data, variant.wants(config), settings.opening)
-    for line in data.describe_skipped(items.skipped) if writes else ():
-        note(line)
     config = _fill(config, items.facts)
+    for line in data.describe_skipped(items.news()) if writes else ():
+        note(line)
     settings = settings if run is None else _as_before(settings, run)
     said = {**_plain(settings), "precision": _precision(settings), "device": fabric.device.type}
     found = {"items": len(items), "path": _place(settings.data)}
@@ -258,9 +258,9 @@ class Trainer:
         """Do one step."""
         _seed_all(_mix(self.settings.seed, 3, self.step), self.fabric.device)
         self._set_rates()
-        batch = self.items.batch(self._chosen(self.step), self.fabric.device, self.part)
+        batch = self.items.batch(self._chosen(self.step), self.fabric.device, self.part, self._partners(self.step))
         if self.step + 1 < self.total:
-            self.items.prepare(self._chosen(self.step + 1)[self.part])
+            self.items.prepare(self._chosen(self.step + 1), self.part, self._partners(self.step + 1))
         with self.fabric.autocast():
             losses = self.gan.step(batch, self.step, self._update)
         self.step += 1
@@ -272,6 +272,10 @@ class Trainer:
         """Places of the items of a step's whole batch."""
         begin = step * self.config.batch
         return data.indices(len(self.items), begin, self.config.batch, self.permutation)
+
+    def _partners(self, step: int) -> int:
+        """Seed of what unpaired sets draw for a step."""
+        return _mix(self.settings.seed, 4, step)
 
     def _set_rates(self) -> None:
         """Let the learning rates fall as the config says: a function of the step alone."""
