@@ -96,6 +96,8 @@ class ConditionalConfig(PictureConfig):
         """Refuse values that cannot work."""
         super().__post_init__()
         require(self.channels in (None, 1, 3), "channels", self.channels, "1 or 3")
+        useful = self.conditional or not self.class_names
+        require(useful, "class_names", self.class_names, "--conditional with it, or leave it out")
 
     @property
     def classes(self) -> tuple[str, ...]:

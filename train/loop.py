@@ -42,6 +42,9 @@ if TYPE_CHECKING:
 AGREE_EVERY = 16
 """Steps after which several processes ask each other whether to stop."""
 
+JUDGED = 5000
+"""Pictures that are compared where nobody says how many."""
+
 Device = Literal["auto", "cpu", "cuda"]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 
@@ -86,7 +89,7 @@ class Settings:
     features: Literal["", "small", "inception"] = ""
     """Measure FID, KID, precision and recall at every checkpoint, and keep the best one: with a small random network,
     or Inception's; only figures of the same network can be compared."""
-    judged: int = 5000
+    judged: int = JUDGED
     """Pictures that --features compares."""
     tensorboard: bool = False
     """Write events for TensorBoard into the run folder too."""
@@ -159,11 +162,13 @@ def train(variant: type[Variant], given: Mapping[str, Any], settings: Settings) 
         _check_settings(run, settings)
     config = run.config if run is not None else _fresh_config(variant, given, settings)
     _check_share(config, fabric)
+    settings = settings if run is None else _as_before(settings, run)
+    judged = settings.features or settings.judged == JUDGED
+    require(bool(judged), "judged", settings.judged, "--features too, whose pictures it counts, or leave it out")
     items = data.open_data(settings.data, variant.wants(config), settings.opening)
     config = _fill(config, items.facts)
     for line in data.describe_skipped(items.news()) if writes else ():
         note(line)
-    settings = settings if run is None else _as_before(settings, run)
     said = {**_plain(settings), "precision": _precision(settings), "device": fabric.device.type}
     found = {"items": len(items), "path": _place(settings.data)}
     with run_folder.locked(settings.out) if writes else contextlib.nullcontext(), _memory_errors():
