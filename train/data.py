@@ -151,10 +151,7 @@ class OnDisk:
         wanted = places.tolist()
         begun = {place: self._ahead.pop(place) for place in dict.fromkeys(wanted)}
         found = {place: self._first_readable(place, future) for place, future in begun.items()}
-        taken = {
-            key: torch.from_numpy(np.stack([found[place][1][number].transpose(2, 0, 1) for place in wanted]))
-            for number, key in enumerate(self.keys)
-        }
+        taken = {key: _stack([found[place][1][number] for place in wanted]) for number, key in enumerate(self.keys)}
         if self.labels is not None:
             taken["labels"] = self.labels[torch.tensor([found[place][0] for place in wanted])]
         return taken
@@ -349,6 +346,11 @@ def _to(tensor: Tensor, device: torch.device) -> Tensor:
     if tensor.device.type == "cpu" and device.type == "cuda":
         return tensor.pin_memory().to(device, non_blocking=True)
     return tensor.to(device)
+
+
+def _stack(pictures: Sequence[np.ndarray]) -> Tensor:
+    """uint8 `[H, W, C]` each to `[N, C, H, W]`."""
+    return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).contiguous()
 
 
 def _scale(pictures: Tensor, wants: Wants) -> Tensor:
@@ -657,8 +659,7 @@ def _with_examples(data: Data, groups: Sequence[_Group]) -> Data:
         if not found:
             raise InputError(f"data {data.spec!r}: none of the pictures for previews can be read: {broken[0]}")
         for number, key in enumerate(group.keys):
-            levels = np.stack([item[number].transpose(2, 0, 1) for item in found])
-            examples[key] = _scale(torch.from_numpy(levels), wants)
+            examples[key] = _scale(_stack([item[number] for item in found]), wants)
     few = min(map(len, examples.values()))
     return replace(data, examples={key: levels[:few] for key, levels in examples.items()})
 
