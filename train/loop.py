@@ -69,8 +69,8 @@ class Settings:
     fraction: float = 1.0
     """Share of the data to use, more than 0, up to 1: a quick look."""
     memory: float = 4.0
-    """GiB of decoded pictures to keep in memory, both sides of pairs and sets together; larger sets are read from disk as
-    they are needed."""
+    """GiB of decoded pictures to keep in memory, both sides of pairs and sets together; larger sets are read from disk
+    as they are needed."""
     workers: int | None = None
     """Threads that decode pictures; one per core by default."""
     steps: int | None = None
