@@ -453,6 +453,14 @@ def test_all_at_once_cuts_as_one_after_the_other() -> None:
     assert torch.equal(one, other)
 
 
+def test_what_is_moved_is_held_once() -> None:
+    opened = data.open_data("digits", Wants("images", 16, labels=True))
+    meta = torch.device("meta")
+    assert opened.on(meta) is opened
+    taken = opened.sources[0].take(torch.tensor([1]).to(meta))
+    assert {tensor.device.type for tensor in taken.values()} == {"meta"}
+
+
 def test_fashion_mnist(tmp_path: Path) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (20, 28, 28), np.uint8)
     write_idx(tmp_path, pixels, zipped=True)

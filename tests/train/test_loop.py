@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -81,7 +82,9 @@ def test_killed_at_any_moment(tiny_run: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     options = [f"--{name.replace('_', '-')}={value}" for name, value in TINY.items()]
     base = [sys.executable, "-m", "ganedge.train", "dcgan", "--data=digits", f"--out={out}", "--device=cpu"]
-    run = subprocess.Popen([*base, *options, "--steps=100000", "--checkpoint-every=1"], stderr=subprocess.DEVNULL)
+    command = [*base, *options, "--steps=100000", "--checkpoint-every=1"]
+    threads = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}  # Sums depend on how many share them.
+    run = subprocess.Popen(command, env=threads, stderr=subprocess.DEVNULL)
     end = time.monotonic() + 60
     while not checkpoint.steps(out) and time.monotonic() < end:
         time.sleep(0.01)
