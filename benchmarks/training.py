@@ -33,7 +33,8 @@ from ganedge.runtime import terminal
 from ganedge.runtime.errors import EngineError, UsageError
 from ganedge.runtime.files import write_whole
 from ganedge.train import loop
-from ganedge.train.data import Data, InMemory
+from ganedge.train.data import Data
+from ganedge.train.sources import InMemory
 
 SCHEMA = 1
 Device = Literal["cpu", "cuda"]

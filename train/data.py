@@ -15,10 +15,9 @@ import csv
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -28,6 +27,7 @@ from ganedge.models.variant import Wants
 from ganedge.runtime.errors import GanEdgeError, InputError, UsageError
 from ganedge.train.builtin import BUILT_IN, CELEBA, CIRCLES, celeba, points
 from ganedge.train.pictures import PICTURES, find_pictures, is_grey, try_decode
+from ganedge.train.sources import InMemory, Item, OnDisk, Read, Source, stack, to_device
 
 EXAMPLES = 4
 """Pictures of the test split that previews use."""
@@ -50,131 +50,6 @@ class Options:
     """GiB of decoded pictures that are kept in memory."""
     workers: int | None = None
     """Threads that decode pictures; one per core by default."""
-
-
-Item = tuple[Path, ...]
-"""Files of one item: a picture, the two of a pair, or one file twice that holds both side by side."""
-Read = Callable[[Item], "list[np.ndarray] | str"]
-"""Gives the pictures of an item, uint8 `[H, W, C]` each, or which file cannot be read and why."""
-
-
-class Source(Protocol):
-    """Where items come from. All that an item holds comes from the same place, whatever files cannot be read."""
-
-    keys: tuple[str, ...]
-    """What an item holds, as a batch names it; labels are apart."""
-    labels: Tensor | None
-    """int64 `[N]`: the class of each item, where that is wanted."""
-
-    @property
-    def skipped(self) -> Sequence[str]:
-        """Files that could not be read so far, each with its reason."""
-        ...
-
-    def __len__(self) -> int: ...
-
-    def take(self, places: Tensor) -> dict[str, Tensor]:
-        """The items at these places: uint8 `[N, C, H, W]`, or float `[N, 2]` for points, and `labels`."""
-        ...
-
-    def prepare(self, places: Tensor) -> None:
-        """Begin to read items that will be taken next."""
-        ...
-
-    def move(self, device: torch.device) -> None:
-        """Hold on the device what is held in memory, and nowhere else."""
-        ...
-
-
-class InMemory:
-    """All items as tensors, one for each key."""
-
-    def __init__(self, items: Mapping[str, Tensor], labels: Tensor | None = None, skipped: Sequence[str] = ()) -> None:
-        self.keys = tuple(items)
-        self.labels = labels
-        self.skipped = skipped
-        self._items = dict(items)
-
-    def __len__(self) -> int:
-        return len(self._items[self.keys[0]])
-
-    def take(self, places: Tensor) -> dict[str, Tensor]:
-        """The items at these places."""
-        places = _to(places, self._items[self.keys[0]].device)
-        taken = {key: tensor[places] for key, tensor in self._items.items()}
-        return taken if self.labels is None else {**taken, "labels": self.labels[places]}
-
-    def prepare(self, places: Tensor) -> None:
-        """Nothing to do."""
-
-    def move(self, device: torch.device) -> None:
-        """Move all items; what held them before is let go of one by one."""
-        for key in self.keys:
-            self._items[key] = self._items[key].to(device)
-        self.labels = None if self.labels is None else self.labels.to(device)
-
-
-class OnDisk:
-    """Pictures that are read when they are needed, in threads and one batch ahead. Memory does not grow.
-
-    An item that cannot be read is replaced, whole and with its label, by the next that can: what a batch holds depends
-    on the files alone, and a picture never meets the target or the label of another.
-    """
-
-    def __init__(
-        self,
-        items: Sequence[Item],
-        keys: tuple[str, ...],
-        read: Read,
-        pool: ThreadPoolExecutor,
-        labels: Tensor | None = None,
-    ) -> None:
-        self.keys = keys
-        self.labels = labels
-        self._items = items
-        self._read = read
-        self._pool = pool
-        self._ahead: dict[int, Future[list[np.ndarray] | str]] = {}
-        self._broken: dict[int, str] = {}
-
-    @property
-    def skipped(self) -> Sequence[str]:
-        """Files that could not be read so far, in the order in which they were met."""
-        return tuple(self._broken.values())
-
-    def __len__(self) -> int:
-        return len(self._items)
-
-    def take(self, places: Tensor) -> dict[str, Tensor]:
-        """Read the items at these places, but for what was read ahead."""
-        self.prepare(places)
-        wanted = places.tolist()
-        begun = {place: self._ahead.pop(place) for place in dict.fromkeys(wanted)}
-        found = {place: self._first_readable(place, future) for place, future in begun.items()}
-        taken = {key: _stack([found[place][1][number] for place in wanted]) for number, key in enumerate(self.keys)}
-        if self.labels is not None:
-            taken["labels"] = self.labels[torch.tensor([found[place][0] for place in wanted])]
-        return taken
-
-    def prepare(self, places: Tensor) -> None:
-        """Begin to read items that will be taken next."""
-        for place in places.tolist():
-            if place not in self._ahead:
-                self._ahead[place] = self._pool.submit(self._read, self._items[place])
-
-    def move(self, device: torch.device) -> None:
-        """Nothing is held in memory."""
-
-    def _first_readable(self, place: int, future: Future[list[np.ndarray] | str]) -> tuple[int, list[np.ndarray]]:
-        """The first item from `place` on that can be read, and where it lies."""
-        found = future.result()
-        for at in (*range(place, len(self)), *range(place)):
-            if at != place:
-                found = self._read(self._items[at])
-            if not isinstance(found, str):
-                return at, found
-            self._broken.setdefault(at, found)
-        raise InputError(f"none of {len(self)} pictures can be read any more; the last: {found}")
 
 
 @dataclass(frozen=True)
@@ -256,7 +131,7 @@ class Data:
         for source, places in zip(self.sources, self._places(chosen, partners), strict=True):
             change = _Change(self.wants, len(chosen), part)
             for key, items in source.take(places[part]).items():
-                there = _to(items, device)
+                there = to_device(items, device)
                 raw = key == "labels" or self.wants.kind == "points"
                 batch[key] = there if raw else _scale(change(there), self.wants)
         return batch
@@ -334,23 +209,11 @@ def cut_each(items: Tensor, corners: Tensor, mirrored: Tensor, size: int) -> Ten
 def cut_all(items: Tensor, corners: Tensor, mirrored: Tensor, size: int) -> Tensor:
     """What `cut_each` does, for all pictures at once: on a GPU each operation costs the same for one as for all."""
     along = torch.arange(size)
-    rows = _to(corners[:, :1] + along, items.device)
-    columns = _to(corners[:, 1:] + torch.where(mirrored[:, None], along.flip(0), along), items.device)
+    rows = to_device(corners[:, :1] + along, items.device)
+    columns = to_device(corners[:, 1:] + torch.where(mirrored[:, None], along.flip(0), along), items.device)
     count, channels, _, width = items.shape
     kept = items.gather(2, rows[:, None, :, None].expand(count, channels, size, width))
     return kept.gather(3, columns[:, None, None, :].expand(count, channels, size, size))
-
-
-def _to(tensor: Tensor, device: torch.device) -> Tensor:
-    """The tensor on the device. From pageable memory a GPU would be waited for, from pinned memory it is not."""
-    if tensor.device.type == "cpu" and device.type == "cuda":
-        return tensor.pin_memory().to(device, non_blocking=True)
-    return tensor.to(device)
-
-
-def _stack(pictures: Sequence[np.ndarray]) -> Tensor:
-    """uint8 `[H, W, C]` each to `[N, C, H, W]`."""
-    return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).contiguous()
 
 
 def _scale(pictures: Tensor, wants: Wants) -> Tensor:
@@ -388,7 +251,7 @@ def open_data(spec: str, wants: Wants, options: Options | None = None) -> Data:
         _check_kind(wants, spec, "images")
         pictures, labels, names = BUILT_IN[name](where, options.download)
         kept = _choose(labels, names, wants, options, spec)
-        source = InMemory({"images": _resize(pictures[kept], wants)}, _wanted_labels(labels[kept], wants))
+        source = _built_in(pictures[kept], _wanted_labels(labels[kept], wants), wants, options)
         return Data((source,), spec, wants, _number_classes(source, names, spec))
     if name == CELEBA and (place or not colon):
         _check_kind(wants, spec, "images")
@@ -659,7 +522,7 @@ def _with_examples(data: Data, groups: Sequence[_Group]) -> Data:
         if not found:
             raise InputError(f"data {data.spec!r}: none of the pictures for previews can be read: {broken[0]}")
         for number, key in enumerate(group.keys):
-            examples[key] = _scale(_stack([item[number] for item in found]), wants)
+            examples[key] = _scale(stack([item[number] for item in found]), wants)
     few = min(map(len, examples.values()))
     return replace(data, examples={key: levels[:few] for key, levels in examples.items()})
 
@@ -679,26 +542,31 @@ def _first_few(items: Sequence[Item], size: int, channels: int) -> tuple[list[li
     return found, broken
 
 
-def _resize(pictures: np.ndarray, wants: Wants) -> Tensor:
-    """Bring pictures of one size to the wanted size and channels: uint8 `[N, C, H, W]`."""
+def _built_in(pictures: np.ndarray, labels: Tensor | None, wants: Wants, options: Options) -> InMemory:
+    """Pictures of one size as they are wanted; where that is too much for the memory, as they are, scaled later."""
     images = torch.from_numpy(np.ascontiguousarray(pictures))
     images = images[:, None] if images.ndim == 3 else images.permute(0, 3, 1, 2)
-    side = wants.load_size or wants.size
-    fitted = torch.empty((len(images), wants.channels or images.shape[1], side, side), dtype=torch.uint8)
+    shape = (wants.channels or images.shape[1], wants.load_size or wants.size)
+    size = len(images) * shape[0] * shape[1] ** 2
+    if images.numel() < size and size > options.memory * GIB:
+        return InMemory({"images": images}, labels, fit=lambda taken: _fit(taken, *shape))
+    fitted = torch.empty((len(images), shape[0], shape[1], shape[1]), dtype=torch.uint8)
     for part, into in zip(torch.split(images, 1024), torch.split(fitted, 1024), strict=True):
-        into.copy_(_fit(part, into.shape[1], side))
-    return fitted
+        into.copy_(_fit(part, *shape))
+    return InMemory({"images": fitted}, labels)
 
 
 def _fit(images: Tensor, channels: int, side: int) -> Tensor:
     """Some pictures, uint8 `[N, C, H, W]`, in that many channels and that size."""
     if channels == 1 and images.shape[1] == 3:
-        weights = torch.tensor([0.299, 0.587, 0.114])[:, None, None]  # ITU-R BT.601, as Pillow converts to grey.
+        # ITU-R BT.601, as Pillow converts to grey.
+        weights = torch.tensor([0.299, 0.587, 0.114], device=images.device)[:, None, None]
         images = (images * weights).sum(1, keepdim=True).round().to(torch.uint8)
-    if images.shape[-2:] == (side, side):
-        return images
-    scaled = torch.nn.functional.interpolate(images.float(), (side, side), mode="bicubic", antialias=True)
-    return scaled.round_().clamp_(0, 255).to(torch.uint8)
+    if images.shape[-2:] != (side, side):
+        size = (side, side)
+        scaled = torch.nn.functional.interpolate(images.float(), size, mode="bicubic", antialias=True)
+        images = scaled.round_().clamp_(0, 255).to(torch.uint8)
+    return images.expand(-1, channels, -1, -1).contiguous()
 
 
 def order(length: int, epoch: int, mix: Callable[[int], int]) -> Tensor:

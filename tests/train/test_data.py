@@ -19,6 +19,7 @@ from ganedge.models.variant import Wants
 from ganedge.runtime.errors import InputError, UsageError
 from ganedge.train import data
 from ganedge.train import pictures as reading
+from ganedge.train.sources import InMemory, OnDisk
 
 WANTS = Wants("images", 16, None, (-1.0, 1.0))
 
@@ -268,7 +269,7 @@ def test_a_set_too_large_for_memory_is_read_as_needed(pictures: Path) -> None:
     kept = data.open_data(str(pictures), WANTS)
     (pictures / "zz.png").write_text("x")
     read = data.open_data(str(pictures), WANTS, data.Options(memory=0.0))
-    assert isinstance(read.sources[0], data.OnDisk)
+    assert isinstance(read.sources[0], OnDisk)
     assert len(read) == 25
     read.prepare(torch.tensor([3, 24]))
     batch = batch_of(read, 3, 24, 0)["images"]
@@ -338,7 +339,7 @@ def test_unpaired_sets_stream_and_read_both_sides_ahead(tmp_path: Path) -> None:
     kept, read = (data.open_data(str(tmp_path), wants, data.Options(memory=memory)) for memory in (1.0, 0.0))
     chosen = torch.tensor([5, 6])
     read.prepare(chosen, partners=4)
-    begun = [source._ahead.keys() for source in read.sources if isinstance(source, data.OnDisk)]
+    begun = [source._ahead.keys() for source in read.sources if isinstance(source, OnDisk)]
     assert [len(places) for places in begun] == [2, 2]
     batches = []
     for opened in (kept, read):
@@ -354,7 +355,7 @@ def test_both_sides_share_the_memory(tmp_path: Path) -> None:
     numbered(tmp_path / "trainA", 4)
     numbered(tmp_path / "trainB", 4)
     side = 4 * 3 * 16 * 16 / data.GIB
-    for memory, kind in ((1.5 * side, data.OnDisk), (2.5 * side, data.InMemory)):
+    for memory, kind in ((1.5 * side, OnDisk), (2.5 * side, InMemory)):
         opened = data.open_data(str(tmp_path), Wants("unpaired", 16, 3), data.Options(memory=memory))
         assert all(isinstance(source, kind) for source in opened.sources)
 
@@ -451,6 +452,15 @@ def test_all_at_once_cuts_as_one_after_the_other() -> None:
     mirrored = torch.tensor([True, False] * 3 + [True])
     one, other = (cut(items, corners, mirrored, 16) for cut in (data.cut_each, data.cut_all))
     assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_built_in_set_too_large_for_memory_is_scaled_as_needed(channels: int) -> None:
+    wants = Wants("images", 16, channels, labels=True)
+    kept, later = (data.open_data("digits", wants, data.Options(memory=memory)) for memory in (1.0, 0.0))
+    items = [opened.sources[0]._items["images"] for opened in (kept, later) if hasattr(opened.sources[0], "_items")]
+    assert [tuple(held.shape[1:]) for held in items] == [(channels, 16, 16), (1, 8, 8)]
+    torch.testing.assert_close(batch_of(later, 5, 9, 5), batch_of(kept, 5, 9, 5), rtol=0, atol=0)
 
 
 def test_what_is_moved_is_held_once() -> None:

@@ -14,10 +14,11 @@ from ganedge.models.variant import Wants
 from ganedge.runtime.errors import ArtifactError, MissingExtra, UsageError
 from ganedge.train import checkpoint, metrics, run_folder
 from ganedge.train.__main__ import build
-from ganedge.train.data import Data, InMemory
+from ganedge.train.data import Data
 from ganedge.train.examiner import Examiner
 from ganedge.train.loop import Settings, train
 from ganedge.train.metrics import Judge, SmallFeatures, compare, feature_network, precision_recall
+from ganedge.train.sources import InMemory
 
 
 def test_fid_of_two_gaussians_is_the_closed_form() -> None:
