@@ -33,7 +33,7 @@ EXAMPLES = 4
 """Pictures of the test split that previews use."""
 GIB = 2**30
 HEADERS = 1024
-"""Pictures whose headers are read between two looks at whether one had colours."""
+"""Pictures whose headers are read, at most, between two looks at whether one had colours."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -400,10 +400,10 @@ def _open(groups: Sequence[_Group], spec: str, wants: Wants, options: Options) -
 def _channels(paths: Sequence[Path], pool: ThreadPoolExecutor) -> int:
     """1 where all pictures are grey, 3 otherwise; only their headers are read, up to the first that has colours."""
     seen: set[bool | None] = set()
-    for begin in range(0, len(paths), HEADERS):
-        seen.update(pool.map(is_grey, paths[begin : begin + HEADERS]))
-        if False in seen:
-            break
+    begin, count = 0, 1
+    while begin < len(paths) and False not in seen:
+        seen.update(pool.map(is_grey, paths[begin : begin + count]))
+        begin, count = begin + count, min(2 * count, HEADERS)
     return 1 if seen <= {True, None} and True in seen else 3
 
 
