@@ -158,7 +158,7 @@ class Examiner:
         data = open_data(wanted.data, Wants("images", height, port.channels), Options(download=wanted.download))
         for line in describe_skipped(data.skipped):
             note(line)
-        held = len(data.sources["images"])
+        held = len(data)
         if held < metrics.FEWEST:
             raise UsageError(f"--data {wanted.data}: {held} pictures have no statistics, give {metrics.FEWEST} or more")
         places = torch.linspace(0, held - 1, min(wanted.pictures, held)).long()

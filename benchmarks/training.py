@@ -32,8 +32,9 @@ from ganedge.models import find
 from ganedge.models.variant import Wants
 from ganedge.runtime.errors import EngineError, UsageError
 from ganedge.train import loop
-from ganedge.train.data import Data, InMemory
+from ganedge.train.data import Data
 from ganedge.train.keeper import Keeper
+from ganedge.train.sources import InMemory
 
 SCHEMA = 2
 """Version of the report."""
@@ -127,7 +128,7 @@ def our_steps(
     config = variant.config_class(**given)
     wants: Wants = variant.wants(config)
     items = torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()
-    data = Data({"images": InMemory(items)}, "random", wants)
+    data = Data((InMemory({"images": items}),), "random", wants)
     with tempfile.TemporaryDirectory() as folder:
         settings = loop.Settings(data="random", out=Path(folder), steps=10**9, device=device, precision=precision)
         trainer = loop.Trainer(loop.make_fabric(settings), variant, config, settings, data)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from torch import Tensor, nn
 
@@ -25,8 +25,10 @@ class Config(LatentConfig):
     """Passes over the data."""
     batch: int = 4
     """Items in one step, over all devices."""
-    sample_every: int = 5000
-    """Steps between two plots in the run folder; 5000 are 20 epochs of the built-in circle."""
+    sample_every: int = 20
+    """Epochs, or steps where --sample-unit says so, between two plots in the run folder."""
+    sample_unit: Literal["steps", "epochs"] = "epochs"
+    """What --sample-every counts."""
     latent: int = 2
     """Length of the latent vector."""
     width: int = 8

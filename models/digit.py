@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from torch import Tensor, nn
 
@@ -26,8 +26,12 @@ class Config(PictureConfig):
 
     epochs: int = 26
     """Passes over the data."""
-    sample_every: int = 85
-    """Steps between two pictures of the same noise in the run folder; 85 are one epoch of MNIST's fives."""
+    sample_every: int = 1
+    """Epochs, or steps where --sample-unit says so, between two pictures of the same noise in the run folder."""
+    sample_unit: Literal["steps", "epochs"] = "epochs"
+    """What --sample-every counts."""
+    grid: int = 6
+    """Pictures in a row of a sample in the run folder, and rows."""
     latent: int = 32
     """Length of the latent vector."""
     digit: str = "5"

@@ -68,12 +68,15 @@ class PictureConfig(LatentConfig):
 
     augment: str = ""
     """Change what the discriminator sees, for small data sets: color,translation,cutout or some of them."""
+    grid: int = 8
+    """Pictures in a row of a sample in the run folder, and rows."""
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work."""
         super().__post_init__()
         known = set(self.policy) <= set(augment.POLICIES)
         require(known, "augment", self.augment, f"names out of {','.join(augment.POLICIES)}, separated by commas")
+        require(1 <= self.grid <= 32, "grid", self.grid, "1 to 32")
 
     @property
     def policy(self) -> tuple[str, ...]:
@@ -96,6 +99,8 @@ class ConditionalConfig(PictureConfig):
         """Refuse values that cannot work."""
         super().__post_init__()
         require(self.channels in (None, 1, 3), "channels", self.channels, "1 or 3")
+        useful = self.conditional or not self.class_names
+        require(useful, "class_names", self.class_names, "--conditional with it, or leave it out")
 
     @property
     def classes(self) -> tuple[str, ...]:

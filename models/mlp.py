@@ -31,7 +31,9 @@ class Config(ConditionalConfig, AdamConfig):
     epochs: int = 200
     """Passes over the data."""
     sample_every: int = 400
-    """Steps between two pictures of the same noise in the run folder."""
+    """Steps, or epochs where --sample-unit says so, between two pictures of the same noise in the run folder."""
+    grid: int = 5
+    """Pictures in a row of a sample in the run folder, and rows."""
     size: int = 28
     """Height and width of the pictures, pixels."""
     hidden_g: str = "128,256,512,1024"
@@ -129,7 +131,9 @@ class MLP(LatentGAN):
         "batchnorm": {},
         "dropout": {
             "epochs": 100,
-            "sample_every": 938,
+            "sample_every": 1,
+            "sample_unit": "epochs",
+            "grid": 8,
             "hidden_g": "32,64,128",
             "hidden_d": "128,64,32",
             "batchnorm": False,

@@ -66,7 +66,9 @@ class VariantConfig:
     batch: int = 64
     """Items in one step, over all devices."""
     sample_every: int = 500
-    """Steps between two pictures of the same noise in the run folder."""
+    """Steps, or epochs where --sample-unit says so, between two pictures of the same noise in the run folder."""
+    sample_unit: Literal["steps", "epochs"] = "steps"
+    """What --sample-every counts."""
     ema: float = 0.999
     """Decay per step of the averaged generator that is saved and exported, 0 to below 1; 0 keeps no average."""
     decay: float = 1.0
@@ -137,6 +139,14 @@ class Variant(Protocol):
     def step(self, batch: Batch, step: int, update: Update) -> dict[str, Tensor]:
         """Train on one batch; give the losses as scalars that were not waited for."""
         ...
+
+
+@runtime_checkable
+class Gridded(Protocol):
+    """A config that says how many of the pictures that a generator draws are shown."""
+
+    grid: int
+    """Pictures in a row of a sample, and rows."""
 
 
 @runtime_checkable

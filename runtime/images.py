@@ -7,6 +7,7 @@ tensor = from_uint8(read(Path("photo.jpg")), port)     # uint8 [H, W, C] → one
 
 from __future__ import annotations
 
+import contextlib
 import io
 import math
 import os
@@ -20,7 +21,7 @@ from .errors import InputError, MissingExtra, UsageError
 from .files import whole_file
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -119,7 +120,8 @@ def read(source: Any, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
     if isinstance(source, (bytes, bytearray, memoryview)):
         return _decode(io.BytesIO(source), "this picture", max_pixels, COMMON)
     if hasattr(source, "mode") and hasattr(source, "convert"):
-        return _pixels(source, "this image", max_pixels)
+        with _naming("this image"):
+            return _pixels(source, "this image", max_pixels)
     raise InputError(
         f"a picture is {type(source).__name__}: give a path, bytes, a Pillow image or a uint8 array [H, W, C]"
     )
@@ -292,8 +294,8 @@ def _decode(stream: IO[bytes], name: str, max_pixels: int, formats: Sequence[str
     if formats is not None:
         module.init()
         formats = [known for known in formats if known in module.OPEN]
-    try:
-        # Pillow's own limit is one number for the whole process; ours is the caller's and checked before decoding.
+    # Pillow's own limit is one number for the whole process; ours is the caller's and checked before decoding.
+    with _naming(name):
         with _opening:
             limit, module.MAX_IMAGE_PIXELS = module.MAX_IMAGE_PIXELS, None
             try:
@@ -301,6 +303,13 @@ def _decode(stream: IO[bytes], name: str, max_pixels: int, formats: Sequence[str
             finally:
                 module.MAX_IMAGE_PIXELS = limit
         return _pixels(image, name, max_pixels)
+
+
+@contextlib.contextmanager
+def _naming(name: str) -> Iterator[None]:
+    """Say of which picture it is that something went wrong."""
+    try:
+        yield
     except (InputError, MissingExtra):
         raise
     except OSError as error:

@@ -32,6 +32,8 @@ def cache_folder() -> Path:
 
 CIRCLES = "circles"
 """The built-in set of points."""
+CELEBA = "celeba"
+"""The built-in set that is a folder of pictures."""
 DIGITS = tuple("0123456789")
 
 
@@ -90,7 +92,7 @@ def celeba(place: Path | None, download: bool) -> Path:
         InputError: it cannot be downloaded.
     """
     root = place or cache_folder()
-    _torchvision("celeba", "CelebA", root, download, split="all")
+    _torchvision(CELEBA, "CelebA", root, download, split="all")
     return root / "celeba" / "img_align_celeba"
 
 

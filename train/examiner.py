@@ -56,7 +56,7 @@ class Examiner:
         self._interfaces = gan.generators()
         self._judges: dict[str, Judge] = {}
         for name, key in self._targets().items():
-            held = len(items.sources[key])
+            held = items.count(key)
             places = torch.linspace(0, held - 1, min(count, held)).long()
             pictures = torch.cat([items.pictures(key, chunk) for chunk in torch.split(places, CHUNK)])
             self._judges[name] = Judge(features, pictures, device, download)
@@ -108,7 +108,7 @@ class Examiner:
     def _translate(self, gan: Translator, name: str, networks: Mapping[str, nn.Module], count: int) -> Tensor:
         """Pictures from the first pictures of the data, uint8 `[count, C, H, W]` or fewer where there are fewer."""
         drawn: list[Tensor] = []
-        few = min(count, *map(len, self._items.sources.values()))
+        few = min(count, *map(len, self._items.sources))
         for chunk in torch.split(torch.arange(few), CHUNK // 10):
             outputs = strips(gan, name, networks, self._items.look(chunk), self._device)[1]
             drawn.append(_to_bytes(torch.from_numpy(outputs), self._interfaces[name]))

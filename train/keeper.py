@@ -9,21 +9,21 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping
-from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, NoReturn
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
-from ganedge.models.variant import Translator
+from ganedge.models.variant import Gridded, Translator
 from ganedge.runtime.errors import GanEdgeError
 from ganedge.runtime.manifest import Interface
 from ganedge.runtime.progress import Progress
 from ganedge.runtime.terminal import note
 from ganedge.train import checkpoint, preview, run_folder
+from ganedge.train.data import describe_skipped
 from ganedge.train.record import Record
 
 if TYPE_CHECKING:
@@ -42,6 +42,13 @@ SETTLED = 1000
 """Steps before which a translator's averaged generator may give flat pictures."""
 COLLAPSED = 1e-4
 """Standard deviation over the samples, or over a translated picture, in units of the range: below it is collapse."""
+DISTINCT = 0.01
+"""Standard deviation over the inputs, in the same units, from which other inputs have to give other pictures."""
+FEWEST = 16
+"""Pictures that are drawn at least to see whether all are the same."""
+
+Columns = list[NDArray[np.generic]]
+"""What one generator did: what it drew, or inputs, outputs and what is held against them."""
 
 
 class Keeper:
@@ -61,6 +68,8 @@ class Keeper:
         self._deadline = deadline
         self._losses = Losses()
         self._told = False
+        self._drawn: tuple[int, dict[str, Columns]] = (-1, {})
+        self._sampled = -1
         self._saved_at = time.monotonic()
         self._folder = trainer.settings.out
         self._progress = Progress(trainer.total, "images", trainer.step, "step ")
@@ -89,12 +98,13 @@ class Keeper:
         trainer, settings = self._trainer, self._trainer.settings
         self._losses.add(losses, trainer.config.batch)
 
-        # Report the losses, and make sure they are numbers.
-        if self._losses.age >= REPORT_SECONDS or trainer.step == trainer.total:
+        # Report the losses, and make sure they are numbers: always before a picture, for its plot.
+        sample = self._is_sample_due()
+        if self._losses.age >= REPORT_SECONDS or trainer.step == trainer.total or sample:
             self._report(last=trainer.step == trainer.total)
 
         # Keep what was done.
-        if trainer.step % trainer.config.sample_every == 0:
+        if sample:
             self._write_sample()
         late = time.monotonic() - self._saved_at > CHECKPOINT_SECONDS
         if trainer.step % settings.checkpoint_every == 0 or late:
@@ -111,12 +121,23 @@ class Keeper:
         """Report and keep what the last report and the last checkpoint left out. Raises as `look` does."""
         if self._losses.count:
             self._report(last=True)
-        self._write_sample()
+        if self._sampled != self._trainer.step:
+            self._write_sample()
         self._save()
 
+    def _is_sample_due(self) -> bool:
+        """Whether the last step ended a stretch after which a picture is wanted."""
+        trainer, config = self._trainer, self._trainer.config
+        if config.sample_unit == "steps":
+            return trainer.step % config.sample_every == 0
+        stretch = config.sample_every * len(trainer.items)  # In items: an epoch may end within a step.
+        return trainer.step * config.batch // stretch > (trainer.step - 1) * config.batch // stretch
+
     def _report(self, last: bool) -> None:
-        """Show and record the losses since the last report, and make sure they are numbers."""
+        """Show and record the losses since the last report, make sure they are numbers, and name unreadable files."""
         trainer = self._trainer
+        for line in describe_skipped(trainer.items.news()):
+            note(line)
         means, rate = self._losses.read()
         self._check_finite(means)
         left = min((trainer.total - trainer.step) * trainer.config.batch / rate, self._deadline - time.monotonic())
@@ -137,51 +158,95 @@ class Keeper:
 
     def _give_up(self, what: str) -> NoReturn:
         """Stop because something is NaN or infinite, and say what is left."""
-        last = checkpoint.steps(self._folder)
-        kept = f"the checkpoint of step {last[-1]} is the last good one" if last else "no checkpoint was reached"
         raise GanEdgeError(
-            f"{what} is no longer a finite number at step {self._trainer.step}; {kept}. "
+            f"{what} is no longer a finite number at step {self._trainer.step}; {self._kept()}. "
             "Train with a lower learning rate or --precision fp32 into another --out"
         )
 
+    def _kept(self) -> str:
+        """What there is to go back to."""
+        last = checkpoint.steps(self._folder)
+        return f"the checkpoint of step {last[-1]} is the last good one" if last else "no checkpoint was reached"
+
     def _write_sample(self) -> None:
         """Write what every generator makes of the fixed noise or examples, and the plot of the losses."""
-        samples = self._folder / "samples"
-        for name, interface in self._trainer.interfaces.items():
-            path = samples / f"{name}-{self._trainer.step:08d}.png"
-            if isinstance(self._trainer.gan, Translator):
-                self._write_strips(self._trainer.gan, name, path)
+        trainer, samples = self._trainer, self._folder / "samples"
+        for name, columns in self._look_at_generators().items():
+            path, interface = samples / f"{name}-{trainer.step:08d}.png", trainer.interfaces[name]
+            if isinstance(trainer.gan, Translator):
+                preview.save_strips(columns, interface, path)
             else:
-                output = preview.draw(self._trainer.generators[name], interface, self._trainer.fabric.device)
-                self._check_collapse(name, output.std(axis=0).max())
-                preview.save(output, interface, path, self._real_points())
-            self._record.picture(name, path, self._trainer.step)
+                shown = columns[0] if interface.output.role == "points" else columns[0][: self._grid**2]
+                preview.save(shown, interface, path, self._real_points(), self._grid)
+            self._record.picture(name, path, trainer.step)
         if self._record.path.exists():
             preview.plot_losses(self._record.path, samples / "losses.png")
+        self._sampled = trainer.step
 
-    def _write_strips(self, gan: Translator, name: str, path: Path) -> None:
-        """Write what a generator makes of the example pictures."""
+    @property
+    def _grid(self) -> int:
+        """Pictures in a row of a sample, and rows."""
+        config = self._trainer.config
+        return config.grid if isinstance(config, Gridded) else preview.GRID
+
+    def _look_at_generators(self) -> dict[str, Columns]:
+        """What the generators to export make of the fixed noise or examples, after making sure that it is good.
+
+        The generators under training are looked at too, where they are others: their average shows a collapse late.
+
+        Raises:
+            GanEdgeError: it is not finite, or the same for all inputs.
+        """
         trainer = self._trainer
-        assert trainer.items.examples is not None
-        columns = preview.strips(gan, name, trainer.generators, trainer.items.examples, trainer.fabric.device)
-        if trainer.step >= SETTLED:  # Averaged weights and statistics begin with hardly any output.
-            self._check_collapse(name, columns[1].std(axis=(2, 3)).max())
-        preview.save_strips(columns, trainer.interfaces[name], path)
+        if self._drawn[0] == trainer.step:
+            return self._drawn[1]
+        drawn = self._draw(trainer.generators)
+        self._check_outputs(drawn)
+        if self._is_mature and trainer.config.ema:
+            self._check_outputs(self._draw(trainer.gan.networks))
+        self._drawn = (trainer.step, drawn)
+        return drawn
 
-    def _check_collapse(self, name: str, spread: float) -> None:
-        if self._trainer.step >= MATURE_STEPS and spread < COLLAPSED * _span(self._trainer.interfaces[name]):
-            raise GanEdgeError(
-                f"{name} gives the same output for all inputs at step {self._trainer.step}: it has collapsed. "
-                "Train with a lower learning rate, another --objective or another --seed into another --out"
-            )
+    def _draw(self, networks: Mapping[str, nn.Module]) -> dict[str, Columns]:
+        """What generators make of the fixed noise or examples."""
+        trainer, gan = self._trainer, self._trainer.gan
+        device, count = trainer.fabric.device, max(self._grid**2, FEWEST)
+        if not isinstance(gan, Translator):
+            return {
+                name: [preview.draw(networks[name], interface, device, count)]
+                for name, interface in trainer.interfaces.items()
+            }
+        assert trainer.items.examples is not None
+        generators = {name: networks[name] for name in trainer.interfaces}
+        return {name: preview.strips(gan, name, generators, trainer.items.examples, device) for name in generators}
+
+    @property
+    def _is_mature(self) -> bool:
+        """Whether a generator of this kind should have learnt something by now."""
+        translates = isinstance(self._trainer.gan, Translator)
+        return self._trainer.step >= (SETTLED if translates else MATURE_STEPS)
+
+    def _check_outputs(self, drawn: Mapping[str, Columns]) -> None:
+        """Make sure that outputs are finite and differ."""
+        step = self._trainer.step
+        for name, columns in drawn.items():
+            if not all(np.isfinite(column).all() for column in columns):
+                self._give_up(f"what the {name} gives")
+            if self._is_mature and collapsed(columns, self._trainer.interfaces[name]):
+                raise GanEdgeError(
+                    f"{name} gives the same output for all inputs at step {step}: it has collapsed; {self._kept()}. "
+                    "Train with a lower learning rate, another --objective or another --seed into another --out"
+                )
 
     def _real_points(self) -> NDArray[np.generic] | None:
         """The points of the data set, where it holds points."""
-        source = self._trainer.items.sources.get("points")
-        return None if source is None else source.take(torch.arange(len(source))).cpu().numpy()
+        items = self._trainer.items
+        if items.wants.kind != "points":
+            return None
+        return items.take("points", torch.arange(len(items))).cpu().numpy()
 
     def _save(self) -> None:
-        """Write a checkpoint, and the weights to export; nothing that is not finite is ever written."""
+        """Write a checkpoint, and the weights to export; nothing that is not finite or collapsed is ever written."""
         trainer = self._trainer
         if trainer.saved == trainer.step:
             return
@@ -189,6 +254,8 @@ class Keeper:
         for name, weights in [*state["networks"].items(), *state["averages"].items()]:
             if not all(bool(tensor.isfinite().all()) for tensor in weights.values()):
                 self._give_up(f"a weight of the {name}")
+        if self._is_mature:
+            self._look_at_generators()
         checkpoint.save(self._folder, trainer.step, state, KEEP)
         write_weights(trainer)
         trainer.saved = trainer.step
@@ -204,6 +271,23 @@ class Keeper:
         checkpoint.note_best(self._folder, trainer.step, figures["fid"], terms)
         self._record.write({**self._place(), **figures})
         note(f"step {trainer.step}: " + ", ".join(f"{name} {value:.4g}" for name, value in figures.items()))
+
+
+def collapsed(columns: Columns, interface: Interface) -> bool:
+    """Whether a generator gives the same whatever goes in, or pictures of one colour for pictures.
+
+    Args:
+        columns: What it drew; or what went in, what came out and perhaps more, float `[N, ...]` each.
+        interface: Says the range of values.
+    """
+    low, high = interface.output.range or (-1.0, 1.0)
+    least = COLLAPSED * (high - low)
+    if len(columns) == 1:
+        return bool(columns[0].std(axis=0).max() < least)
+    inputs, outputs = columns[:2]
+    flat = outputs.std(axis=(2, 3)).max() < least
+    distinct = inputs.std(axis=0).max() > DISTINCT * (high - low)
+    return bool(flat or (distinct and outputs.std(axis=0).max() < least))
 
 
 def write_weights(trainer: Trainer) -> None:
@@ -263,8 +347,3 @@ class Losses:
         rate = self._items / max(self.age, 1e-9)
         self._restart()
         return means, rate
-
-
-def _span(interface: Interface) -> float:
-    low, high = interface.output.range or (-1.0, 1.0)
-    return high - low

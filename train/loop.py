@@ -42,6 +42,9 @@ if TYPE_CHECKING:
 AGREE_EVERY = 16
 """Steps after which several processes ask each other whether to stop."""
 
+JUDGED = 5000
+"""Pictures that are compared where nobody says how many."""
+
 Device = Literal["auto", "cpu", "cuda"]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 
@@ -66,7 +69,8 @@ class Settings:
     fraction: float = 1.0
     """Share of the data to use, more than 0, up to 1: a quick look."""
     memory: float = 4.0
-    """GiB of decoded pictures to keep in memory; larger sets are read from disk as they are needed."""
+    """GiB of decoded pictures to keep in memory, both sides of pairs and sets together; larger sets are read from disk
+    as they are needed."""
     workers: int | None = None
     """Threads that decode pictures; one per core by default."""
     steps: int | None = None
@@ -86,7 +90,7 @@ class Settings:
     features: Literal["", "small", "inception"] = ""
     """Measure FID, KID, precision and recall at every checkpoint, and keep the best one: with a small random network,
     or Inception's; only figures of the same network can be compared."""
-    judged: int = 5000
+    judged: int = JUDGED
     """Pictures that --features compares."""
     tensorboard: bool = False
     """Write events for TensorBoard into the run folder too."""
@@ -159,11 +163,13 @@ def train(variant: type[Variant], given: Mapping[str, Any], settings: Settings) 
         _check_settings(run, settings)
     config = run.config if run is not None else _fresh_config(variant, given, settings)
     _check_share(config, fabric)
-    items = data.open_data(settings.data, variant.wants(config), settings.opening)
-    for line in data.describe_skipped(items.skipped) if writes else ():
-        note(line)
-    config = _fill(config, items.facts)
     settings = settings if run is None else _as_before(settings, run)
+    judged = settings.features or settings.judged == JUDGED
+    require(bool(judged), "judged", settings.judged, "--features too, whose pictures it counts, or leave it out")
+    items = data.open_data(settings.data, variant.wants(config), settings.opening)
+    config = _fill(config, items.facts)
+    for line in data.describe_skipped(items.news()) if writes else ():
+        note(line)
     said = {**_plain(settings), "precision": _precision(settings), "device": fabric.device.type}
     found = {"items": len(items), "path": _place(settings.data)}
     with run_folder.locked(settings.out) if writes else contextlib.nullcontext(), _memory_errors():
@@ -258,9 +264,9 @@ class Trainer:
         """Do one step."""
         _seed_all(_mix(self.settings.seed, 3, self.step), self.fabric.device)
         self._set_rates()
-        batch = self.items.batch(self._chosen(self.step), self.fabric.device, self.part)
+        batch = self.items.batch(self._chosen(self.step), self.fabric.device, self.part, self._partners(self.step))
         if self.step + 1 < self.total:
-            self.items.prepare(self._chosen(self.step + 1)[self.part])
+            self.items.prepare(self._chosen(self.step + 1), self.part, self._partners(self.step + 1))
         with self.fabric.autocast():
             losses = self.gan.step(batch, self.step, self._update)
         self.step += 1
@@ -272,6 +278,10 @@ class Trainer:
         """Places of the items of a step's whole batch."""
         begin = step * self.config.batch
         return data.indices(len(self.items), begin, self.config.batch, self.permutation)
+
+    def _partners(self, step: int) -> int:
+        """Seed of what unpaired sets draw for a step."""
+        return _mix(self.settings.seed, 4, step)
 
     def _set_rates(self) -> None:
         """Let the learning rates fall as the config says: a function of the step alone."""

@@ -45,7 +45,8 @@ def _parameter(item: Field[Any], hint: Any, text: str, panel: str) -> inspect.Pa
     flag = f"--{item.name.replace('_', '-')}"
     name = f"{flag}/--no-{flag[2:]}" if hint is bool and item.default is True else flag
     needed = item.default is MISSING
-    shown = False if item.default in (MISSING, None, False) else str(item.default)
+    empty = item.default is None or item.default is False or item.default == ""  # 0 equals False, and is shown.
+    shown = False if needed or empty else str(item.default)
     option = typer.Option(
         ... if needed else None,
         name,

@@ -22,8 +22,8 @@ from ganedge.runtime.files import whole_file
 from ganedge.runtime.latents import LatentStream
 from ganedge.runtime.manifest import Interface
 
-COUNT = 64
-"""Pictures in one sample."""
+GRID = 8
+"""Pictures in a row of a sample, and rows, where nobody says how many."""
 SEED = 0
 """Seed of the fixed noise."""
 NOT_PLOTTED = ("step", "epoch", "images_per_s")
@@ -35,14 +35,20 @@ POINTS = 5000
 
 
 @torch.no_grad()
-def draw(network: nn.Module, interface: Interface, device: torch.device) -> NDArray[np.generic]:
+def draw(network: nn.Module, interface: Interface, device: torch.device, count: int) -> NDArray[np.generic]:
     """Run a generator on the fixed noise in evaluation mode, and leave its mode as it was.
 
+    Args:
+        network: The generator.
+        interface: What it takes and gives.
+        device: Where it is.
+        count: Pictures to draw.
+
     Returns:
-        The raw output, float32 `[64, ...]`; 5000 where they are points.
+        The raw output, float32 `[count, ...]`; 5000 where they are points.
     """
     assert interface.noise is not None
-    count = POINTS if interface.kind == "latent-to-points" else COUNT
+    count = POINTS if interface.kind == "latent-to-points" else count
     latents = LatentStream(interface.noise, interface.inputs[0].item_shape, SEED).take(count)
     inputs = [torch.from_numpy(latents).to(device)]
     if interface.classes:
@@ -79,7 +85,9 @@ def evaluating(network: nn.Module) -> Iterator[None]:
         network.train(training)
 
 
-def save(output: NDArray[np.generic], interface: Interface, path: Path, real: NDArray[np.generic] | None) -> None:
+def save(
+    output: NDArray[np.generic], interface: Interface, path: Path, real: NDArray[np.generic] | None, columns: int
+) -> None:
     """Write what `draw` gave as one picture: a grid, or a plot of the real points (blue) and the generated (orange)."""
     port = interface.output
     if port.role == "points":
@@ -87,7 +95,7 @@ def save(output: NDArray[np.generic], interface: Interface, path: Path, real: ND
         images.save(images.scatter(*clouds), path)
         return
     assert port.range is not None
-    images.save(images.grid(images.to_uint8(output, port.range, port.layout)), path)
+    images.save(images.grid(images.to_uint8(output, port.range, port.layout), columns), path)
 
 
 def save_strips(columns: Sequence[NDArray[np.generic]], interface: Interface, path: Path) -> None:

@@ -104,3 +104,11 @@ def test_a_link_is_written_through(tmp_path: Path) -> None:
     images.save(np.zeros((2, 2, 1), np.uint8), tmp_path / "link.png")
     assert (tmp_path / "link.png").is_symlink()
     assert (tmp_path / "there" / "real.png").is_file()
+
+
+def test_a_damaged_image_object_is_named(tmp_path: Path) -> None:
+    Image.new("RGB", (9, 9)).save(tmp_path / "x.png", exif=b"MM\0*\0")
+    with pytest.raises(InputError, match=r"cannot read this image: it is damaged \(error\)"):
+        images.read(Image.open(tmp_path / "x.png"))
+    with pytest.raises(InputError, match=r"x\.png: it is damaged"):
+        images.read(tmp_path / "x.png")

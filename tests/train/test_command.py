@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -14,7 +15,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from ganedge.models import VARIANTS
+from ganedge.models import VARIANTS, find
 from ganedge.train import options
 from ganedge.train.loop import Settings
 
@@ -45,6 +46,16 @@ def test_list_and_help(command: Command) -> None:
             assert f"--{name.replace('_', '-')}" in shown.out
 
 
+def test_a_default_of_zero_is_shown() -> None:
+    item = next(item for item in dataclasses.fields(find("mlp").config_class) if item.name == "dropout")
+    assert item.default == 0
+    shown = {parameter.name: parameter.default for parameter in options.parameters(find("mlp").config_class, "")}
+    assert shown["dropout"].show_default == "0.0"
+    assert shown["batchnorm"].show_default == "True"
+    assert not shown["conditional"].show_default
+    assert not shown["augment"].show_default
+
+
 def test_every_field_has_its_line() -> None:
     for cls in (Settings, *(variant.config_class for variant in VARIANTS)):
         assert set(options.docstrings(cls)) == set(cls.__dataclass_fields__)
@@ -61,6 +72,18 @@ def test_every_field_has_its_line() -> None:
         (("dcgan", "--data", "digits", "--out", "x", "--lr", "fast"), 2, "fast"),
         (("dcgan", "--data", "digits", "--out", "x", "--steps", "0"), 2, "steps is 0"),
         (("dcgan", "--data", "digits", "--out", "note.txt"), 1, "note.txt"),
+        (("dcgan", "--data", "digits", "--out", "x", "--judged", "40"), 2, "judged is 40: give --features too"),
+        (
+            ("dcgan", "--data", "digits", "--out", "x", "--class-names", "a,b"),
+            2,
+            "class-names is a,b: give --conditional",
+        ),
+        (
+            ("digit", "--data", "digits", "--out", "x", "--digit", "3", "--classes", "7"),
+            2,
+            "classes is 7, but an option",
+        ),
+        (("circles", "--data", "circles", "--out", "x", "--classes", "7"), 2, "classes is 7: only single pictures"),
     ],
 )
 def test_mistakes_get_one_line(

@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import gzip
+import pickle
 import struct
+import tracemalloc
+import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torchvision.datasets import CIFAR10, CelebA
 
 from ganedge.models.variant import Wants
 from ganedge.runtime.errors import InputError, UsageError
 from ganedge.train import data
 from ganedge.train import pictures as reading
+from ganedge.train.sources import InMemory, OnDisk
 
 WANTS = Wants("images", 16, None, (-1.0, 1.0))
 
 
 def everything(opened: data.Data) -> torch.Tensor:
-    return opened.sources["images"].take(torch.arange(len(opened)))
+    return opened.take("images", torch.arange(len(opened)))
 
 
 def write_idx(folder: Path, pixels: np.ndarray, *, zipped: bool) -> None:
@@ -186,8 +191,8 @@ def test_classes_and_labels(pictures: Path) -> None:
         assert index < 24
     both = data.open_data(str(pictures), wants)
     assert both.names == ("less", "more")
-    assert both.labels is not None
-    assert both.labels.tolist() == [0] * 12 + [1] * 12
+    assert both.sources[0].labels is not None
+    assert both.sources[0].labels.tolist() == [0] * 12 + [1] * 12
 
 
 def test_a_list_of_paths(pictures: Path) -> None:
@@ -264,12 +269,14 @@ def test_a_set_too_large_for_memory_is_read_as_needed(pictures: Path) -> None:
     kept = data.open_data(str(pictures), WANTS)
     (pictures / "zz.png").write_text("x")
     read = data.open_data(str(pictures), WANTS, data.Options(memory=0.0))
-    assert isinstance(read.sources["images"], data.OnDisk)
+    assert isinstance(read.sources[0], OnDisk)
     assert len(read) == 25
     read.prepare(torch.tensor([3, 24]))
     batch = batch_of(read, 3, 24, 0)["images"]
     assert torch.equal(batch, batch_of(kept, 3, 0, 0)["images"]), "the next that can be read stands in"
     assert "zz.png" in read.skipped[0]
+    assert len(read.news()) == 1
+    assert not read.news(), "told once"
 
 
 def test_a_share_of_a_batch_is_a_slice_of_it(tmp_path: Path) -> None:
@@ -280,3 +287,233 @@ def test_a_share_of_a_batch_is_a_slice_of_it(tmp_path: Path) -> None:
     torch.manual_seed(0)
     share = opened.batch(torch.arange(4), torch.device("cpu"), slice(2, 4))
     assert torch.equal(whole["target"][2:], share["target"])
+
+
+def numbered(folder: Path, count: int, *, shift: int = 0, size: tuple[int, int] = (20, 20)) -> None:
+    """Pictures whose level is ten times their number."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for index in range(count):
+        level = 10 * index + shift
+        Image.new("RGB", size, (level, level, level)).save(folder / f"{index:02d}.png")
+
+
+@pytest.mark.parametrize("memory", [0.0, 1.0])
+def test_a_broken_half_takes_its_partner_with_it(tmp_path: Path, memory: float) -> None:
+    numbered(tmp_path / "A", 5)
+    numbered(tmp_path / "B", 5, shift=1)
+    (tmp_path / "B" / "03.png").write_bytes((tmp_path / "B" / "03.png").read_bytes()[:60])
+    options = data.Options(memory=memory)
+    opened = data.open_data(str(tmp_path), Wants("pairs", 16, 3, (0.0, 255.0)), options)
+    opened.prepare(torch.tensor([3]))
+    batch = batch_of(opened, *range(len(opened)))
+    assert torch.equal(batch["input"] + 1, batch["target"])
+    assert "B/03.png" in str(opened.skipped)
+    assert len(opened.skipped) == 1
+
+
+def test_a_pair_in_one_file_is_decoded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pair_files(tmp_path, 8)
+    (tmp_path / "8.png").write_text("x")
+    opens: list[Path] = []
+    real = Image.open
+    monkeypatch.setattr(reading.Image, "open", lambda path: opens.append(path) or real(path))
+    opened = data.open_data(str(tmp_path), Wants("pairs", 16, 3))
+    assert len(opened) == 8
+    assert len(opens) == 9 + 5, "each file once, and a few for previews"
+
+
+def test_a_label_goes_with_its_picture_when_streaming(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        numbered(tmp_path / name, 2, shift=100 * (name == "two"))
+    (tmp_path / "one" / "01.png").write_text("x")
+    wants = Wants("images", 16, 1, (0.0, 255.0), labels=True)
+    batch = batch_of(data.open_data(str(tmp_path), wants, data.Options(memory=0.0)), 0, 1, 2)
+    assert batch["images"][:, 0, 0, 0].tolist() == [0, 100, 100]
+    assert batch["labels"].tolist() == [0, 1, 1]
+
+
+def test_unpaired_sets_stream_and_read_both_sides_ahead(tmp_path: Path) -> None:
+    numbered(tmp_path / "trainA", 3)
+    numbered(tmp_path / "trainB", 7, shift=100)
+    wants = Wants("unpaired", 16, 3, (0.0, 255.0), load_size=18, flip=True)
+    kept, read = (data.open_data(str(tmp_path), wants, data.Options(memory=memory)) for memory in (1.0, 0.0))
+    chosen = torch.tensor([5, 6])
+    read.prepare(chosen, partners=4)
+    begun = [source._ahead.keys() for source in read.sources if isinstance(source, OnDisk)]
+    assert [len(places) for places in begun] == [2, 2]
+    batches = []
+    for opened in (kept, read):
+        torch.manual_seed(0)
+        batches.append(opened.batch(chosen, torch.device("cpu"), partners=4))
+    torch.testing.assert_close(batches[0], batches[1], rtol=0, atol=0)
+    assert not any(begun), "what was read ahead is what was taken"
+    partners = [kept.batch(chosen, torch.device("cpu"), partners=seed)["b"][:, 0, 0, 0] for seed in range(9)]
+    assert any(not torch.equal(one, partners[0]) for one in partners)
+
+
+def test_both_sides_share_the_memory(tmp_path: Path) -> None:
+    numbered(tmp_path / "trainA", 4)
+    numbered(tmp_path / "trainB", 4)
+    side = 4 * 3 * 16 * 16 / data.GIB
+    for memory, kind in ((1.5 * side, OnDisk), (2.5 * side, InMemory)):
+        opened = data.open_data(str(tmp_path), Wants("unpaired", 16, 3), data.Options(memory=memory))
+        assert all(isinstance(source, kind) for source in opened.sources)
+
+
+def test_pictures_are_held_once(tmp_path: Path) -> None:
+    numbered(tmp_path, 40, size=(8, 8))
+    (tmp_path / "05.png").write_text("x")
+    tracemalloc.start()
+    opened = data.open_data(str(tmp_path), Wants("images", 256, 3, (0.0, 255.0)), data.Options(workers=2))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 39 * 3 * 256 * 256 / 2, "beside the one tensor that holds them"
+    numbers = [index for index in range(40) if index != 5]
+    assert everything(opened)[:, 0, 0, 0].tolist() == [min(10 * index, 255) for index in numbers]
+
+
+def test_examples_come_from_the_test_split_whatever_the_sides_hold(tmp_path: Path) -> None:
+    for split, counts in (("train", (2, 2)), ("test", (5, 20))):
+        for side, count in zip("AB", counts, strict=True):
+            numbered(tmp_path / split / side, count, shift=5 * (split == "test"))
+    for index in (0, 2):
+        (tmp_path / "test" / "A" / f"0{index}.png").write_text("x")
+    opened = data.open_data(str(tmp_path), Wants("unpaired", 8, 3, (0.0, 255.0)))
+    assert opened.examples is not None
+    assert opened.examples["a"][:, 0, 0, 0].sort().values.tolist() == [15, 35, 45]
+    assert opened.examples["b"].shape == (3, 3, 8, 8)
+    assert all(level % 10 == 5 for level in opened.examples["b"][:, 0, 0, 0].tolist())
+    assert len(opened.skipped) == 2
+    assert "test/A/02.png" in str(opened.skipped)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
+def test_a_damaged_exif_block_is_named(tmp_path: Path, kind: str) -> None:
+    numbered(tmp_path, 1)
+    for length in range(12):
+        path = tmp_path / f"{length}.{kind.lower()}"
+        Image.new("RGB", (9, 9)).save(path, kind, exif=b"MM\0*\0\0\0\x08\0\1\1\x12"[:length], dpi=(72, 72))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Pillow's, on what it overlooks.
+        opened = data.open_data(str(tmp_path), WANTS, data.Options(workers=1))
+    assert len(opened) + len(opened.skipped) == 13
+    assert all("EXIF" in line or "TIFF" in line or "damaged" in line for line in opened.skipped)
+
+
+def test_channels_are_those_of_the_files(tmp_path: Path) -> None:
+    (tmp_path / "deep").mkdir()
+    for name, mode in (("1", "L"), ("2", "LA"), ("deep/3", "I;16"), ("4", "1")):
+        Image.new(mode, (9, 9)).save(tmp_path / f"{name}.png")
+    Image.new("L", (9, 9)).quantize(4).save(tmp_path / "5.png")
+    (tmp_path / "6.png").write_text("x")
+    (tmp_path / "list.csv").write_text("1.png\n2.png\n")
+    for spec in (tmp_path, tmp_path / "list.csv"):
+        for memory in (0.0, 1.0):
+            opened = data.open_data(str(spec), WANTS, data.Options(memory=memory))
+            assert opened.facts == {"channels": 1}
+            assert batch_of(opened, 0)["images"].shape[1] == 1
+    Image.new("RGB", (9, 9)).save(tmp_path / "deep" / "7.png")
+    assert data.open_data(str(tmp_path), WANTS).facts == {"channels": 3}
+
+
+def test_a_list_with_classes(tmp_path: Path) -> None:
+    numbered(tmp_path, 4)
+    (tmp_path / "list.csv").write_text("00.png,x\n01.png,y\n02.png,z\n03.png,y\n")
+    wants = Wants("images", 16, 1, (0.0, 255.0), labels=True)
+    for memory in (0.0, 1.0):
+        options = data.Options(classes=("y", "z"), memory=memory)
+        batch = batch_of(data.open_data(str(tmp_path / "list.csv"), wants, options), 0, 1, 2)
+        assert batch["images"][:, 0, 0, 0].tolist() == [10, 20, 30]
+        assert batch["labels"].tolist() == [0, 1, 0]
+
+
+@pytest.mark.parametrize(
+    ("spec", "wants", "said"),
+    [
+        ("circles", Wants("points"), "classes is 7: only single pictures"),
+        ("{tmp}", Wants("pairs", 16, 3), "classes is 7: only single pictures"),
+        ("{tmp}", Wants("unpaired", 16, 3), "classes is 7: only single pictures"),
+        ("digits", Wants("images", 16, 1, classes=("3",)), "classes is 7, but an option of this variant says 3"),
+    ],
+)
+def test_classes_are_never_left_out_in_silence(tmp_path: Path, spec: str, wants: Wants, said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        data.open_data(spec.format(tmp=tmp_path), wants, data.Options(classes=("7",)))
+
+
+def test_faces_are_no_pairs() -> None:
+    with pytest.raises(UsageError, match="pairs of pictures: give a folder"):
+        data.open_data("celeba", Wants("pairs", 16, 3))
+
+
+def test_all_at_once_cuts_as_one_after_the_other() -> None:
+    items = torch.randint(0, 256, (7, 3, 20, 20), dtype=torch.uint8)
+    corners = torch.randint(5, (7, 2))
+    mirrored = torch.tensor([True, False] * 3 + [True])
+    one, other = (cut(items, corners, mirrored, 16) for cut in (data.cut_each, data.cut_all))
+    assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_built_in_set_too_large_for_memory_is_scaled_as_needed(channels: int) -> None:
+    wants = Wants("images", 16, channels, labels=True)
+    kept, later = (data.open_data("digits", wants, data.Options(memory=memory)) for memory in (1.0, 0.0))
+    items = [opened.sources[0]._items["images"] for opened in (kept, later) if hasattr(opened.sources[0], "_items")]
+    assert [tuple(held.shape[1:]) for held in items] == [(channels, 16, 16), (1, 8, 8)]
+    torch.testing.assert_close(batch_of(later, 5, 9, 5), batch_of(kept, 5, 9, 5), rtol=0, atol=0)
+
+
+def test_what_is_moved_is_held_once() -> None:
+    opened = data.open_data("digits", Wants("images", 16, labels=True))
+    meta = torch.device("meta")
+    assert opened.on(meta) is opened
+    taken = opened.sources[0].take(torch.tensor([1]).to(meta))
+    assert {tensor.device.type for tensor in taken.values()} == {"meta"}
+
+
+def test_fashion_mnist(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 28, 28), np.uint8)
+    write_idx(tmp_path, pixels, zipped=True)
+    wants = Wants("images", 28, 1, labels=True)
+    opened = data.open_data(f"fashion-mnist:{tmp_path}", wants, data.Options(classes=("coat", "bag")))
+    assert opened.names == ("coat", "bag")
+    np.testing.assert_array_equal(everything(opened)[:, 0].numpy(), pixels[[4, 8, 14, 18]])
+    assert batch_of(opened, 0, 1, 2, 3)["labels"].tolist() == [0, 1, 0, 1]
+
+
+def test_cifar10(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / CIFAR10.base_folder
+    folder.mkdir()
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 2, 3, 32, 32), np.uint8)
+    for number, (name, _) in enumerate(CIFAR10.train_list):
+        said = {"data": pixels[number].reshape(2, -1), "labels": [number, 9]}
+        (folder / name).write_bytes(pickle.dumps(said))
+    (folder / CIFAR10.meta["filename"]).write_bytes(pickle.dumps({"label_names": list("abcdefghij")}))
+    monkeypatch.setattr(CIFAR10, "_check_integrity", lambda self: True)
+    monkeypatch.setattr("torchvision.datasets.cifar.check_integrity", lambda path, md5: True)
+    opened = data.open_data(f"cifar10:{tmp_path}", Wants("images", 32, None, labels=True))
+    assert opened.names == tuple("abcdej")
+    np.testing.assert_array_equal(everything(opened).numpy(), pixels.reshape(10, 3, 32, 32))
+    grey = data.open_data(f"cifar10:{tmp_path}", Wants("images", 32, 1), data.Options(classes=("j",)))
+    assert everything(grey).shape == (5, 1, 32, 32)
+
+
+def test_celeba(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UsageError, match="--download"):
+        data.open_data(f"celeba:{tmp_path}", WANTS)
+    numbered(tmp_path / "celeba" / "img_align_celeba", 3)
+    for name, lines in (
+        ("list_eval_partition.txt", "{0:02d}.png 0"),
+        ("identity_CelebA.txt", "{0:02d}.png 1"),
+        ("list_bbox_celeba.txt", "{0:02d}.png 1 1 1 1"),
+        ("list_landmarks_align_celeba.txt", "{0:02d}.png 1"),
+        ("list_attr_celeba.txt", "{0:02d}.png 1"),
+    ):
+        head = {"list_bbox_celeba.txt": "3\nimage_id a b c d\n"}.get(
+            name, "3\na\n" if "align" in name or "attr" in name else ""
+        )
+        (tmp_path / "celeba" / name).write_text(head + "".join(lines.format(index) + "\n" for index in range(3)))
+    monkeypatch.setattr(CelebA, "_check_integrity", lambda self: True)
+    opened = data.open_data(f"celeba:{tmp_path}", Wants("images", 16, None, (0.0, 255.0)))
+    assert batch_of(opened, 0, 1, 2)["images"][:, 0, 0, 0].tolist() == [0, 10, 20]
+    assert opened.facts == {"channels": 3}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -81,7 +82,9 @@ def test_killed_at_any_moment(tiny_run: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     options = [f"--{name.replace('_', '-')}={value}" for name, value in TINY.items()]
     base = [sys.executable, "-m", "ganedge.train", "dcgan", "--data=digits", f"--out={out}", "--device=cpu"]
-    run = subprocess.Popen([*base, *options, "--steps=100000", "--checkpoint-every=1"], stderr=subprocess.DEVNULL)
+    command = [*base, *options, "--steps=100000", "--checkpoint-every=1"]
+    threads = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}  # Sums depend on how many share them.
+    run = subprocess.Popen(command, env=threads, stderr=subprocess.DEVNULL)
     end = time.monotonic() + 60
     while not checkpoint.steps(out) and time.monotonic() < end:
         time.sleep(0.01)
@@ -184,6 +187,69 @@ def test_a_collapsed_generator_stops(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
     with pytest.raises(GanEdgeError, match="collapsed"):
         train(Flat, {**TINY, "ema": 0.0}, settings(tmp_path / "run"))
+
+
+@pytest.mark.parametrize("ema", [0.0, 0.999])
+def test_a_collapsed_generator_is_not_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ema: float) -> None:
+    monkeypatch.setattr(keeper, "MATURE_STEPS", 4)
+
+    class Flat(DCGAN):
+        def step(self, batch: Any, step: int, update: Any) -> dict[str, torch.Tensor]:
+            losses = super().step(batch, step, update)
+            if step == 5:
+                with torch.no_grad():
+                    self.generator.project.weight.zero_()
+            return losses
+
+    out = tmp_path / "run"
+    with pytest.raises(GanEdgeError, match="collapsed; the checkpoint of step 4 is the last good one"):
+        train(Flat, {**TINY, "ema": ema, "sample_every": 100}, settings(out, checkpoint_every=2))
+    assert checkpoint.steps(out) == [2, 4]
+    assert run_folder.weights_step(out, "generator") == 4
+
+
+def test_one_picture_for_all_inputs_is_collapse() -> None:
+    random = np.random.default_rng(0)
+    interface = find("pix2pix")(find("pix2pix").config_class(size=32, width=4)).generators()["generator"]
+    inputs, picture = random.uniform(-1, 1, (4, 3, 8, 8)), random.uniform(-1, 1, (1, 3, 8, 8))
+    same = np.repeat(picture, 4, 0)
+    assert keeper.collapsed([inputs, same, inputs], interface)
+    assert keeper.collapsed([inputs, np.zeros_like(inputs)], interface), "flat"
+    assert not keeper.collapsed([inputs, same + 0.01 * inputs], interface)
+    assert not keeper.collapsed([same, same], interface), "the same inputs"
+    assert not keeper.collapsed([inputs[:1], picture], interface), "one input"
+    assert keeper.collapsed([same], interface)
+    assert not keeper.collapsed([inputs], interface)
+
+
+def test_no_sample_of_what_is_not_finite(tmp_path: Path) -> None:
+    class Bad(DCGAN):
+        def step(self, batch: Any, step: int, update: Any) -> dict[str, torch.Tensor]:
+            losses = super().step(batch, step, update)
+            with torch.no_grad():
+                self.generator.project.weight.fill_(torch.nan)
+            return losses
+
+    with pytest.raises(GanEdgeError, match="what the generator gives is no longer a finite number at step 1; no check"):
+        train(Bad, {**TINY, "sample_every": 1, "ema": 0.0}, settings(tmp_path / "run"))
+    assert not list((tmp_path / "run").glob("samples/*"))
+
+
+def test_samples_by_epochs_and_in_a_grid(tmp_path: Path) -> None:
+    config = {"size": 8, "batch": 600, "hidden_g": "8", "hidden_d": "8", "sample_unit": "epochs", "sample_every": 1}
+    out = train(find("mlp"), config, settings(tmp_path / "run", steps=7))
+    samples = sorted((out / "samples").glob("generator-*"))
+    assert [int(path.stem[-8:]) for path in samples] == [3, 6, 7], "1797 digits are three steps, and the end"
+    assert np.asarray(Image.open(samples[0])).shape == (5 * 10 - 2, 5 * 10 - 2)
+    assert (out / "samples" / "losses.png").is_file()
+
+
+def test_what_cannot_be_read_is_named_when_it_is_met(
+    pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (pictures / "zz.png").write_text("x")
+    train(DCGAN, {**TINY, "batch": 5}, settings(tmp_path / "run", data=str(pictures), memory=0.0, steps=12))
+    assert capsys.readouterr().err.count("zz.png: not a picture") == 1
 
 
 def test_a_young_deep_generator_has_not_collapsed(tmp_path: Path) -> None:

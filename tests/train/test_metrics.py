@@ -14,10 +14,11 @@ from ganedge.models.variant import Wants
 from ganedge.runtime.errors import ArtifactError, MissingExtra, UsageError
 from ganedge.train import checkpoint, metrics, run_folder
 from ganedge.train.__main__ import build
-from ganedge.train.data import Data, InMemory
+from ganedge.train.data import Data
 from ganedge.train.examiner import Examiner
 from ganedge.train.loop import Settings, train
 from ganedge.train.metrics import Judge, SmallFeatures, compare, feature_network, precision_recall
+from ganedge.train.sources import InMemory
 
 
 def test_fid_of_two_gaussians_is_the_closed_form() -> None:
@@ -85,7 +86,7 @@ def test_inception_says_what_it_needs(monkeypatch: pytest.MonkeyPatch, tmp_path:
 def test_the_examiner_leaves_the_training_alone() -> None:
     gan = find("dcgan")(find("dcgan").config_class(size=16, width=4, channels=1))
     items = torch.randint(0, 256, (40, 1, 16, 16), dtype=torch.uint8)
-    data = Data({"images": InMemory(items)}, "random", Wants("images", 16, 1))
+    data = Data((InMemory({"images": items}),), "random", Wants("images", 16, 1))
     examiner = Examiner(gan, data, "small", 1000, torch.device("cpu"))
     state = torch.get_rng_state()
     before = {key: value.clone() for key, value in gan.networks["generator"].state_dict().items()}
@@ -99,7 +100,7 @@ def test_the_examiner_leaves_the_training_alone() -> None:
 def test_both_directions_of_a_translator_are_measured() -> None:
     variant = find("cyclegan")
     gan = variant(variant.config_class(size=32, width=4, blocks=1))
-    sides = {key: InMemory(torch.randint(0, 256, (20, 3, 40, 40), dtype=torch.uint8)) for key in "ab"}
+    sides = tuple(InMemory({key: torch.randint(0, 256, (20, 3, 40, 40), dtype=torch.uint8)}) for key in "ab")
     data = Data(sides, "random", Wants("unpaired", 32, 3, load_size=40))
     figures = Examiner(gan, data, "small", 18, torch.device("cpu"))(gan.networks)
     assert figures["fid"] == pytest.approx((figures["fid_a2b"] + figures["fid_b2a"]) / 2)

@@ -1,0 +1,173 @@
+"""Where a data set's items come from: tensors in memory, or files that are read when they are needed.
+
+    source = InMemory({"images": pictures}, labels)
+    source.take(torch.tensor([3, 1]))       # {"images": uint8 [2, C, H, W], "labels": int64 [2]}
+
+An item is all that belongs together: a picture and its label, or both pictures of a pair.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import chain
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ganedge.runtime.errors import InputError
+
+Item = tuple[Path, ...]
+"""Files of one item: a picture, the two of a pair, or one file twice that holds both side by side."""
+Read = Callable[[Item], "list[np.ndarray] | str"]
+"""Gives the pictures of an item, uint8 `[H, W, C]` each, or which file cannot be read and why."""
+
+
+class Source(Protocol):
+    """Where items come from. All that an item holds comes from the same place, whatever files cannot be read."""
+
+    keys: tuple[str, ...]
+    """What an item holds, as a batch names it; labels are apart."""
+    labels: Tensor | None
+    """int64 `[N]`: the class of each item, where that is wanted."""
+
+    @property
+    def skipped(self) -> Sequence[str]:
+        """Files that could not be read so far, each with its reason."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def take(self, places: Tensor) -> dict[str, Tensor]:
+        """The items at these places: uint8 `[N, C, H, W]`, or float `[N, 2]` for points, and `labels`."""
+        ...
+
+    def prepare(self, places: Tensor) -> None:
+        """Begin to read items that will be taken next."""
+        ...
+
+    def move(self, device: torch.device) -> None:
+        """Hold on the device what is held in memory, and nowhere else."""
+        ...
+
+
+class InMemory:
+    """All items as tensors, one for each key.
+
+    Args:
+        items: The tensors, `[N, ...]`.
+        labels: The class of each item.
+        skipped: Files that could not be read, each with its reason.
+        fit: What is done to the items of a key when they are taken.
+    """
+
+    def __init__(
+        self,
+        items: Mapping[str, Tensor],
+        labels: Tensor | None = None,
+        skipped: Sequence[str] = (),
+        fit: Callable[[Tensor], Tensor] | None = None,
+    ) -> None:
+        self.keys = tuple(items)
+        self.labels = labels
+        self.skipped = skipped
+        self._items = dict(items)
+        self._fit = fit
+
+    def __len__(self) -> int:
+        return len(self._items[self.keys[0]])
+
+    def take(self, places: Tensor) -> dict[str, Tensor]:
+        """The items at these places."""
+        places = to_device(places, self._items[self.keys[0]].device)
+        taken = {key: tensor[places] for key, tensor in self._items.items()}
+        if self._fit is not None:
+            taken = {key: self._fit(items) for key, items in taken.items()}
+        return taken if self.labels is None else {**taken, "labels": self.labels[places]}
+
+    def prepare(self, places: Tensor) -> None:
+        """Nothing to do."""
+
+    def move(self, device: torch.device) -> None:
+        """Move all items; what held them before is let go of one by one."""
+        for key in self.keys:
+            self._items[key] = self._items[key].to(device)
+        self.labels = None if self.labels is None else self.labels.to(device)
+
+
+class OnDisk:
+    """Pictures that are read when they are needed, in threads and one batch ahead. Memory does not grow.
+
+    An item that cannot be read is replaced, whole and with its label, by the next that can: what a batch holds depends
+    on the files alone, and a picture never meets the target or the label of another.
+    """
+
+    def __init__(
+        self,
+        items: Sequence[Item],
+        keys: tuple[str, ...],
+        read: Read,
+        pool: ThreadPoolExecutor,
+        labels: Tensor | None = None,
+    ) -> None:
+        self.keys = keys
+        self.labels = labels
+        self._items = items
+        self._read = read
+        self._pool = pool
+        self._ahead: dict[int, Future[list[np.ndarray] | str]] = {}
+        self._broken: dict[int, str] = {}
+
+    @property
+    def skipped(self) -> Sequence[str]:
+        """Files that could not be read so far, in the order in which they were met."""
+        return tuple(self._broken.values())
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def take(self, places: Tensor) -> dict[str, Tensor]:
+        """Read the items at these places, but for what was read ahead."""
+        self.prepare(places)
+        wanted = places.tolist()
+        begun = {place: self._ahead.pop(place) for place in dict.fromkeys(wanted)}
+        found = {place: self._first_readable(place, future) for place, future in begun.items()}
+        taken = {key: stack([found[place][1][number] for place in wanted]) for number, key in enumerate(self.keys)}
+        if self.labels is not None:
+            taken["labels"] = self.labels[torch.tensor([found[place][0] for place in wanted])]
+        return taken
+
+    def prepare(self, places: Tensor) -> None:
+        """Begin to read items that will be taken next."""
+        for place in places.tolist():
+            if place not in self._ahead:
+                self._ahead[place] = self._pool.submit(self._read, self._items[place])
+
+    def move(self, device: torch.device) -> None:
+        """Nothing is held in memory."""
+
+    def _first_readable(self, place: int, future: Future[list[np.ndarray] | str]) -> tuple[int, list[np.ndarray]]:
+        """The first item from `place` on that can be read, and where it lies."""
+        found = future.result()
+        for at in chain(range(place, len(self)), range(place)):
+            if at != place:
+                found = self._read(self._items[at])
+            if not isinstance(found, str):
+                return at, found
+            self._broken.setdefault(at, found)
+        raise InputError(f"none of {len(self)} pictures can be read any more; the last: {found}")
+
+
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """The tensor on the device. From pageable memory a GPU would be waited for, from pinned memory it is not."""
+    if tensor.device.type == "cpu" and device.type == "cuda":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
+
+
+def stack(pictures: Sequence[np.ndarray]) -> Tensor:
+    """uint8 `[H, W, C]` each to `[N, C, H, W]`."""
+    return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).contiguous()
