@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from pathlib import Path
 from typing import Any
 
@@ -152,9 +153,21 @@ def test_classes(name: str, tmp_path: Path) -> None:
         train(variant, {**small, "class_names": "1,2"}, Settings(data="digits", out=tmp_path / "other", device="cpu"))
 
 
+@pytest.mark.parametrize("name", SMALL)
+def test_it_trains_in_bf16(every_data: dict[str, str], tmp_path: Path, name: str) -> None:
+    variant = find(name)
+    spec = every_data[variant.wants(variant.config_class(**SMALL[name])).kind]
+    settings = Settings(data=spec, out=tmp_path / "run", steps=2, device="cpu", precision="bf16")
+    said = json.loads((train(variant, SMALL[name], settings) / "metrics.jsonl").read_text().splitlines()[-1])
+    losses = [value for key, value in said.items() if "_" in key]
+    assert len(losses) >= 3
+    assert np.isfinite(losses).all()
+
+
+@pytest.mark.parametrize("autocast", [False, True], ids=["fp32", "bf16"])
 @pytest.mark.parametrize("objective", OBJECTIVES)
 @pytest.mark.parametrize("name", ["circles", "mlp", "digit", "dcgan", "wgan"])
-def test_every_objective_on_every_latent_variant(name: str, objective: str) -> None:
+def test_every_objective_on_every_latent_variant(name: str, objective: str, autocast: bool) -> None:
     torch.manual_seed(0)
     extra = {} if name == "circles" else {"augment": "color,translation,cutout"}
     gan = build(name, **{**SMALL[name], "objective": objective, "r1": 1.0, "spectral_norm": True, **extra})
@@ -170,7 +183,9 @@ def test_every_objective_on_every_latent_variant(name: str, objective: str) -> N
     wants = gan.wants(gan.config)
     shape = (8, 2) if name == "circles" else (8, *gan.generators()["generator"].output.item_shape)
     for step in range(2):
-        losses = gan.step({gan.real_key: torch.rand(shape) * 2 - 1}, step, update)
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            losses = gan.step({gan.real_key: torch.rand(shape) * 2 - 1}, step, update)
+        assert all(value.dtype == torch.float32 for value in losses.values())
         assert all(torch.isfinite(value) for value in losses.values()), wants
     for key, network in gan.networks.items():
         moved = [not torch.equal(a, b) for a, b in zip(network.parameters(), before[key], strict=True)]
@@ -234,9 +249,28 @@ def test_wgan_signs_and_clipping() -> None:
     assert "loss_g" not in losses, "one generator step for two of the critic"
     assert max(float(p.detach().abs().max()) for p in critic.parameters()) <= 0.01
     losses |= gan.step({"images": real}, 1, lambda name, loss, keep_graph=False: seen.update({name: loss.detach()}))
-    torch.testing.assert_close(losses["real_d"], -critic(real).mean().detach())
-    torch.testing.assert_close(losses["loss_d"], losses["fake_d"] - losses["real_d"])  # C(real) - C(fake)
-    torch.testing.assert_close(losses["loss_g"], -losses["fake_d"])  # C(G(z))
+    torch.testing.assert_close(losses["real_d"], critic(real).mean().detach())
+    torch.testing.assert_close(losses["loss_d"], losses["real_d"] - losses["fake_d"])
+    torch.testing.assert_close(losses["loss_g"], losses["fake_d"])  # C(G(z)): nothing moved in between.
+
+
+def test_a_wgan_that_learns_gives_low_numbers_to_real_pictures(tmp_path: Path) -> None:
+    config = {**SMALL["wgan"], "nets": "mlp", "hidden": 16, "lr": 1e-3}
+    out = train(find("wgan"), config, Settings(data="digits", out=tmp_path / "run", steps=40, device="cpu"))
+    said = json.loads((out / "metrics.jsonl").read_text().splitlines()[-1])
+    assert said["real_d"] < said["fake_d"]
+    assert said["loss_d"] == pytest.approx(said["real_d"] - said["fake_d"], abs=1e-6)
+
+
+@pytest.mark.parametrize("warm_up", [False, True])
+def test_the_generator_follows_a_whole_round_of_the_critic(warm_up: bool) -> None:
+    gan = build("wgan", size=16, width=1, nets="mlp", hidden=2, d_steps=3, warm_up=warm_up)
+    taken: list[str] = []
+    steps = 201 if warm_up else 6
+    for step in range(steps):
+        gan.step({"images": torch.zeros(2, 3, 16, 16)}, step, lambda name, loss, keep_graph=False: taken.append(name))
+    round_of = [*["discriminator"] * (100 if warm_up else 3), "generator"]
+    assert taken == [*round_of, *round_of, *["discriminator"] * warm_up]
 
 
 def test_one_pass_of_the_fakes_serves_both_networks() -> None:
