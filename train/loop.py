@@ -30,7 +30,7 @@ from ganedge.models import Variant
 from ganedge.models.variant import VariantConfig, check_types, require
 from ganedge.runtime.errors import ArtifactError, EngineError, GanEdgeError, UsageError
 from ganedge.runtime.terminal import note
-from ganedge.train import checkpoint, data, run_folder
+from ganedge.train import checkpoint, data, instance_norm, run_folder
 from ganedge.train.columns import use_columns
 from ganedge.train.data import Options as DataOptions
 from ganedge.train.keeper import Keeper, write_weights
@@ -203,6 +203,7 @@ class Trainer:
             network.to(fabric.device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
             if fabric.device.type == "cpu":
                 use_columns(network)
+                instance_norm.mend(network)
             elif fabric.world_size > 1:  # On CPUs each process keeps statistics of its own share: there is no other.
                 nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
         self.optimizers: dict[str, Any] = {
