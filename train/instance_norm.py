@@ -3,7 +3,7 @@
     mend(network)          # before training; state dict and what is exported stay as they are
 
 PyTorch 2.15's backward pass reads a channels-last gradient as if it were contiguous when the batch is one picture, as
-CycleGAN's is: what comes out was measured to be 1.4 times the gradient's length away from it, without a word. Batches of
+CycleGAN's is: what comes out was measured to be 1.4 times the gradient's length away from it, silently. Batches of
 two or more are right. GroupNorm with a group for each channel is the same function, right, and in FP32 up to 1.6 times
 as fast; under autocast it is slower, so there the gradient is laid out as the backward pass takes it.
 """

@@ -164,6 +164,23 @@ def test_it_trains_in_bf16(every_data: dict[str, str], tmp_path: Path, name: str
     assert np.isfinite(losses).all()
 
 
+def test_translators_start_from_networks_alone(every_data: dict[str, str], tmp_path: Path) -> None:
+    def settings(out: str, **given: Any) -> Settings:
+        return Settings(data=every_data["unpaired"], out=tmp_path / out, device="cpu", steps=1, **given)
+
+    small = {**SMALL["cyclegan"], "replay": 2}
+    first = train(find("cyclegan"), small, settings("first"))
+    second = {**small, "size": 64, "replay": 1, "lr": 1e-30}
+    last = checkpoint.load_latest(train(find("cyclegan"), second, settings("second", init=first)))
+    begun = checkpoint.load_latest(first)
+    assert begun is not None
+    assert last is not None
+    for name, network in begun[1]["networks"].items():
+        if not name.startswith("replay"):
+            torch.testing.assert_close(last[1]["networks"][name], network, rtol=0, atol=1e-6)
+    assert last[1]["networks"]["replay-a"]["pictures"].shape == (1, 3, 64, 64)
+
+
 @pytest.mark.parametrize("autocast", [False, True], ids=["fp32", "bf16"])
 @pytest.mark.parametrize("objective", OBJECTIVES)
 @pytest.mark.parametrize("name", ["circles", "mlp", "digit", "dcgan", "wgan"])
