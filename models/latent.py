@@ -24,7 +24,7 @@ from ganedge.models.objectives import (
     r1_penalty,
     smoothed_bce_discriminator,
 )
-from ganedge.models.variant import Batch, Update, VariantConfig, require
+from ganedge.models.variant import Batch, Update, VariantConfig, only_with, require
 from ganedge.runtime.manifest import Interface, Noise, Port
 
 
@@ -40,10 +40,11 @@ class LatentConfig(VariantConfig):
     """Target of the discriminator for real items with the objective bce; 0.9 smooths it."""
     d_steps: int = 1
     """Steps of the discriminator for one of the generator, each with a batch of its own."""
-    clip: float = 0.01
-    """With the objective wgan, the critic's weights are clipped to ± this before each of its steps."""
-    gp: float = 10.0
-    """With the objective wgan-gp, weight of the gradient penalty."""
+    clip: float = only_with("objective", "wgan", 0.01)
+    """With the objective wgan, the critic's weights are clipped to ± this before each step."""
+    gp: float = only_with("objective", "wgan-gp", 10.0)
+    """With the objective wgan-gp, weight of the gradient penalty. Its discriminator has layer normalisation in place
+    of BatchNorm, with which the penalty would not be each item's own."""
     r1: float = 0.0
     """Weight of the R1 gradient penalty on real items; 0 leaves it out."""
     spectral_norm: bool = False
@@ -89,7 +90,7 @@ class ConditionalConfig(PictureConfig):
     """1 grey, 3 colour; as the data has by default."""
     conditional: bool = False
     """Learn the class of each picture, so that a label chooses what is drawn."""
-    class_names: str | None = None
+    class_names: str | None = only_with("conditional", True, None)
     """Names of the classes, separated by commas; as the data has by default."""
 
     def __post_init__(self) -> None:
@@ -126,6 +127,8 @@ class LatentGAN:
     """One for each network, by its name; each variant makes its own."""
 
     def __init__(self, config: LatentConfig, generator: nn.Module, discriminator: nn.Module) -> None:
+        if config.objective == "wgan-gp":
+            _separate(discriminator)
         if config.spectral_norm:
             discriminator.apply(_normalise)
         self.settings = config
@@ -248,6 +251,18 @@ def to_pictures(config: LatentConfig, channels: int, size: int, **given: Any) ->
     shape = ("batch", channels, size, size)
     image = Port("image", "image", "float32", shape, "NCHW", given.get("range", (-1.0, 1.0)))
     return Interface("latent-to-image", tuple(inputs), (image,), given.get("noise", "normal"), classes)
+
+
+def _separate(network: nn.Module) -> None:
+    """Layer normalisation in place of BatchNorm, Gulrajani et al. 2017 (arXiv:1704.00028), section 4.
+
+    With BatchNorm a score depends on the whole batch, and the norm of a picture's gradient is no longer its own.
+    """
+    for name, module in network.named_children():
+        if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)):
+            setattr(network, name, nn.GroupNorm(1, module.num_features))
+        else:
+            _separate(module)
 
 
 def _normalise(module: nn.Module) -> None:

@@ -19,7 +19,7 @@ from ganedge.models import weights
 from ganedge.models.latent import LatentGAN, PictureConfig, to_pictures
 from ganedge.models.objectives import Name
 from ganedge.models.optimizers import rmsprops
-from ganedge.models.variant import VariantConfig, Wants, require
+from ganedge.models.variant import VariantConfig, Wants, only_with, require
 from ganedge.runtime.manifest import Interface
 
 WARM_UP = 25
@@ -40,13 +40,13 @@ class Config(PictureConfig):
     """Height and width of the pictures, pixels: a power of two, 16 or more."""
     channels: int | None = None
     """1 grey, 3 colour; as the data has by default."""
-    width: int = 64
+    width: int = only_with("nets", "conv", 64)
     """Channels of the widest pictures' feature maps; each halving of the size doubles them."""
-    extra_layers: int = 0
+    extra_layers: int = only_with("nets", "conv", 0)
     """More convolutions (3×3, stride 1) at the widest pictures' feature maps, in both networks."""
     nets: Literal["conv", "mlp"] = "conv"
     """Convolutional networks, or fully connected ones with three hidden layers."""
-    hidden: int = 512
+    hidden: int = only_with("nets", "mlp", 512)
     """Features of the hidden layers with --nets mlp."""
     objective: Name = "wgan"
     """Adversarial loss."""

@@ -30,7 +30,7 @@ from torch import Tensor, nn
 
 from ganedge.models import Variant
 from ganedge.models.noise import together
-from ganedge.models.variant import VariantConfig, check_types, require
+from ganedge.models.variant import VariantConfig, check_given, check_types, require
 from ganedge.runtime.errors import ArtifactError, EngineError, GanEdgeError, UsageError
 from ganedge.runtime.terminal import note
 from ganedge.train import checkpoint, data, instance_norm, run_folder
@@ -272,7 +272,9 @@ class Trainer:
         states = {
             f"{key}.{name}": each for key, net in self.gan.networks.items() for name, each in net.state_dict().items()
         }
-        whole = safetensors.torch.save({name: each.detach().cpu().contiguous() for name, each in states.items()})
+        whole = safetensors.torch.save(
+            {name: each.detach().cpu().clone(memory_format=torch.contiguous_format) for name, each in states.items()}
+        )
         return hashlib.sha256(whole).hexdigest()[:12]
 
     def run(self, deadline: float) -> None:
@@ -540,7 +542,9 @@ def _from_file(variant: type[Variant], settings: Settings) -> Mapping[str, Any]:
 
 def _fresh_config(variant: type[Variant], given: Mapping[str, Any], settings: Settings) -> VariantConfig:
     """The config of a new run: defaults, then `--config`, then `--preset`, then what was given."""
-    return variant.config_class(**{**_from_file(variant, settings), **_preset(variant, settings.preset), **given})
+    config = variant.config_class(**{**_from_file(variant, settings), **_preset(variant, settings.preset), **given})
+    check_given(config, given)
+    return config
 
 
 def _resumed(variant: type[Variant], given: Mapping[str, Any], settings: Settings) -> run_folder.Run | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from torch import nn
 from ganedge.models import VARIANTS, find
 from ganedge.models.cyclegan import Replay
 from ganedge.models.objectives import OBJECTIVES
+from ganedge.models.variant import check_given
 from ganedge.models.wgan import is_last_critic_step
 from ganedge.runtime.errors import UsageError
 from ganedge.train import checkpoint
@@ -209,6 +211,56 @@ def test_every_objective_on_every_latent_variant(name: str, objective: str, auto
         assert any(moved), key
 
 
+@pytest.mark.parametrize("name", ["dcgan", "wgan"])
+def test_the_gradient_penalty_is_each_pictures_own(name: str) -> None:
+    torch.manual_seed(0)
+    gan = build(name, **{**SMALL[name], "objective": "wgan-gp"})
+    pictures = torch.rand(4, 3, 16, 16, requires_grad=True)
+    (of_first,) = torch.autograd.grad(gan.judge(pictures, None)[0].sum(), pictures)
+    assert (of_first != 0).flatten(1).any(1).tolist() == [True, False, False, False]
+    assert kinds(gan.networks["generator"], nn.BatchNorm2d), "the generator keeps its own"
+    assert kinds(build(name, **SMALL[name]).networks["discriminator"], nn.BatchNorm2d), "as do other objectives"
+
+
+def test_spectral_norm_makes_the_norm_one() -> None:
+    torch.manual_seed(0)
+    judge = build("dcgan", **SMALL["dcgan"], spectral_norm=True).networks["discriminator"]
+    for _ in range(30):  # One power iteration each.
+        judge(torch.rand(2, 3, 16, 16))
+    judge.eval()
+    layers = [module for module in judge.modules() if isinstance(module, (nn.Conv2d, nn.Linear))]
+    assert len(layers) == 3
+    for layer in layers:
+        assert torch.linalg.matrix_norm(layer.weight.flatten(1), 2).item() == pytest.approx(1, abs=0.02)
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "said"),
+    [
+        ("dcgan", {"gp": 10.0}, "gp is 10.0, but has an effect with --objective wgan-gp only"),
+        ("wgan", {"clip": 0.1, "objective": "hinge"}, "clip is 0.1, but has an effect with --objective wgan only"),
+        ("wgan", {"hidden": 8}, "hidden is 8, but has an effect with --nets mlp only"),
+        ("wgan", {"width": 8, "nets": "mlp"}, "width is 8, but has an effect with --nets conv only"),
+        ("wgan", {"extra_layers": 1, "nets": "mlp"}, "extra-layers is 1"),
+        ("mlp", {"class_names": "a,b"}, "class-names is a,b, but has an effect with --conditional only"),
+    ],
+)
+def test_an_option_without_effect_is_refused(tmp_path: Path, name: str, given: dict[str, Any], said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        train(find(name), given, Settings(data="digits", out=tmp_path / "run", device="cpu"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_every_condition_names_a_field_and_a_value_it_takes() -> None:
+    for variant in VARIANTS:
+        for item in fields(variant.config_class):
+            if "with" in item.metadata:
+                other, value = item.metadata["with"]
+                more = {"class_names": "a,b"} if other == "conditional" else {}
+                config = variant.config_class(**{other: value, **more})
+                check_given(config, {item.name})
+
+
 def test_circles_shapes() -> None:
     gan = build("circles")
     assert shapes(gan.networks["generator"]) == [(2, 8), (8, 8), (8, 2)]
@@ -272,7 +324,7 @@ def test_wgan_signs_and_clipping() -> None:
 
 
 def test_a_wgan_that_learns_gives_low_numbers_to_real_pictures(tmp_path: Path) -> None:
-    config = {**SMALL["wgan"], "nets": "mlp", "hidden": 16, "lr": 1e-3}
+    config = {"size": 16, "batch": 8, "d_steps": 2, "nets": "mlp", "hidden": 16, "lr": 1e-3}
     out = train(find("wgan"), config, Settings(data="digits", out=tmp_path / "run", steps=40, device="cpu"))
     said = json.loads((out / "metrics.jsonl").read_text().splitlines()[-1])
     assert said["real_d"] < said["fake_d"]
