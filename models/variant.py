@@ -2,6 +2,9 @@
 
 A variant is one file with four parts, read from top to bottom: its config, its networks, its losses, and one training
 step. Whoever writes such a file and adds its class to `ganedge.models.VARIANTS` has added a GAN to all four commands.
+
+What a step draws at random for each item, dropout too, comes through `ganedge.models.noise`, so that several processes
+train what one would.
 """
 
 from __future__ import annotations

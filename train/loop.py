@@ -597,7 +597,7 @@ def _check_processes(run: run_folder.Run, trainer: Trainer) -> None:
     if normalises and shares[0] != shares[1]:
         raise UsageError(
             f"devices is {now}, but {run.folder} was trained on {before}, and on CPUs BatchNorm sees each one's share "
-            f"of the batch alone: resume on {before}"
+            f"of the batch alone: give --devices {before} to resume"
         )
     if before != now and trainer.fabric.is_global_zero:
         note(f"{run.folder} was trained on {before} devices: on {now} it goes on the same up to rounding")
