@@ -10,8 +10,6 @@ as fast; under autocast it is slower, so there the gradient is laid out as the b
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -24,20 +22,10 @@ class MendedInstanceNorm2d(nn.InstanceNorm2d):
         """Normalise each channel of each picture, `[N, C, H, W]`."""
         if input.dtype == torch.float32 and not torch.is_autocast_enabled("cpu"):
             return F.group_norm(input, self.num_features, self.weight, self.bias, self.eps)
-        output: Tensor = _ContiguousGradient.apply(super().forward(input))
+        output: Tensor = super().forward(input)
+        if output.requires_grad:
+            output.register_hook(Tensor.contiguous)  # type: ignore[no-untyped-call]
         return output
-
-
-class _ContiguousGradient(torch.autograd.Function):
-    """Hands on what it is given, and its gradient in contiguous memory."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:  # noqa: ARG004 - as the library has it
-        return x.view_as(x)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Tensor:  # noqa: ARG004 - as the library has it
-        return gradients[0].contiguous()
 
 
 def mend(network: nn.Module) -> None:
