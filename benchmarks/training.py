@@ -134,7 +134,7 @@ def our_steps(
         trainer = loop.Trainer(loop.make_fabric(settings), variant, config, settings, data)
         with contextlib.redirect_stderr(io.StringIO()):
             keeper = Keeper(trainer, math.inf)
-        computes = loop._precision(settings)
+        computes = loop.settled_precision(settings)
         while True:
             losses = trainer.advance()
             with contextlib.redirect_stderr(io.StringIO()):  # Its progress would be printed among ours.

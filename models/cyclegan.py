@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ganedge.models import weights
+from ganedge.models.noise import rows, whole
 from ganedge.models.objectives import OBJECTIVES
 from ganedge.models.optimizers import adams
 from ganedge.models.patchgan import PatchGAN
@@ -112,7 +113,8 @@ class ConvGenerator(nn.Sequential):
 class Replay(nn.Module):
     """Generated pictures of earlier steps, Shrivastava et al. 2017 (arXiv:1612.07828), section 2.3.
 
-    It is a module so that its pictures are saved with the networks and a resumed training finds them again.
+    It is a module so that its pictures are saved with the networks and a resumed training finds them again. Where
+    several processes share a batch, each keeps the pictures of all of them, so that all hold what one would.
     """
 
     pictures: Tensor
@@ -126,17 +128,24 @@ class Replay(nn.Module):
 
     def forward(self, pictures: Tensor) -> Tensor:  # [N, C, H, W] → [N, C, H, W]
         """Until it is full, keep and return each picture; then exchange it for an earlier one with probability ½."""
+        if not len(self.pictures):
+            return pictures.detach()
+        batch = whole(pictures)
+        return rows(len(pictures), lambda _: self._exchange(batch))
+
+    def _exchange(self, pictures: Tensor) -> Tensor:
+        """Keep the pictures of a whole batch one after the other, and give what the discriminator sees for each."""
         size = len(self.pictures)
         chosen = torch.rand(len(pictures), 2).tolist()
         seen: list[Tensor] = []
-        for picture, (coin, place) in zip(pictures.detach(), chosen, strict=True):
+        for picture, (coin, place) in zip(pictures, chosen, strict=True):
             filled = self._count()
             if filled < size:
                 self.pictures[filled] = picture
                 self.count += 1
                 self._filled += 1
                 seen.append(picture)
-            elif size and coin < 0.5:
+            elif coin < 0.5:
                 index = int(place * size)
                 seen.append(self.pictures[index].clone().to(picture.dtype))
                 self.pictures[index] = picture

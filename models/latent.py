@@ -24,7 +24,7 @@ from ganedge.models.objectives import (
     r1_penalty,
     smoothed_bce_discriminator,
 )
-from ganedge.models.variant import Batch, Update, VariantConfig, require
+from ganedge.models.variant import Batch, Update, VariantConfig, only_with, require
 from ganedge.runtime.manifest import Interface, Noise, Port
 
 
@@ -40,10 +40,11 @@ class LatentConfig(VariantConfig):
     """Target of the discriminator for real items with the objective bce; 0.9 smooths it."""
     d_steps: int = 1
     """Steps of the discriminator for one of the generator, each with a batch of its own."""
-    clip: float = 0.01
-    """With the objective wgan, the critic's weights are clipped to ± this before each of its steps."""
-    gp: float = 10.0
-    """With the objective wgan-gp, weight of the gradient penalty."""
+    clip: float = only_with("objective", "wgan", 0.01)
+    """With the objective wgan, the critic's weights are clipped to ± this before each step."""
+    gp: float = only_with("objective", "wgan-gp", 10.0)
+    """With the objective wgan-gp, weight of the gradient penalty. Its discriminator has layer normalisation in place
+    of BatchNorm, with which the penalty would not be each item's own."""
     r1: float = 0.0
     """Weight of the R1 gradient penalty on real items; 0 leaves it out."""
     spectral_norm: bool = False
@@ -92,15 +93,13 @@ class ConditionalConfig(PictureConfig):
     """1 grey, 3 colour; as the data has by default."""
     conditional: bool = False
     """Learn the class of each picture, so that a label chooses what is drawn."""
-    class_names: str | None = None
+    class_names: str | None = only_with("conditional", True, None)
     """Names of the classes, separated by commas; as the data has by default."""
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work."""
         super().__post_init__()
         require(self.channels in (None, 1, 3), "channels", self.channels, "1 or 3")
-        useful = self.conditional or not self.class_names
-        require(useful, "class_names", self.class_names, "--conditional with it, or leave it out")
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -125,10 +124,14 @@ class LatentGAN:
     """Where a batch holds the real items."""
     d_factor: float = 1.0
     """What the discriminator's loss, real + fake, is multiplied by."""
+    low_is_real: bool = False
+    """Whether the discriminator gives low numbers to real items."""
     optimizers: Mapping[str, Optimizer]
     """One for each network, by its name; each variant makes its own."""
 
     def __init__(self, config: LatentConfig, generator: nn.Module, discriminator: nn.Module) -> None:
+        if config.objective == "wgan-gp":
+            _separate(discriminator)
         if config.spectral_norm:
             discriminator.apply(_normalise)
         self.settings = config
@@ -141,41 +144,62 @@ class LatentGAN:
         return items
 
     def judge(self, items: Tensor, labels: Tensor | None) -> Tensor:
-        """The discriminator's outputs for items as it sees them: high means real."""
+        """The discriminator's outputs for items as it sees them, turned round where low is real: high means real."""
         if isinstance(self.settings, PictureConfig):
             items = augment.augment(items, self.settings.policy)
         logits: Tensor = self.networks["discriminator"](items, *([] if labels is None else [labels]))
-        return logits
+        logits = -logits if self.low_is_real else logits
+        return logits.float()  # Losses of bf16's eight bits would say little of a mean or a difference.
+
+    @property
+    def has_rounds(self) -> bool:
+        """Whether the discriminator ever takes several steps for one of the generator."""
+        return self.settings.d_steps > 1
 
     def is_generators_turn(self, step: int) -> bool:
-        """Whether the generator takes a step before the discriminator's in this one."""
+        """Whether the generator takes a step in this one too: the last of a round."""
         return (step + 1) % self.settings.d_steps == 0
 
     def step(self, batch: Batch, step: int, update: Update) -> dict[str, Tensor]:
-        """Update the generator if it is its turn, then the discriminator.
+        """Update the discriminator, and the generator if it is its turn.
 
-        Neither update changes what the other was computed from, so both share one pass of the fakes through the
-        discriminator: a tenth less arithmetic than judging them anew, for the same gradients.
+        With one step each, the generator goes first. Neither update changes what the other was computed from, so both
+        share one pass of the fakes through the discriminator: a tenth less arithmetic than judging them anew, for the
+        same gradients. In rounds the generator goes last, so that it meets a discriminator with all its steps.
         """
         real, labels = batch[self.real_key], batch.get("labels")
         turn = self.is_generators_turn(step)
-        if self.settings.objective == "wgan":
-            clip_weights(self.networks["discriminator"], self.settings.clip)
+        shared = turn and not self.has_rounds
+        losses: dict[str, Tensor] = {}
         with torch.set_grad_enabled(turn):
             fake = self.draw(len(real), labels, real.device)
-        verdict = self.judge(fake, labels)
-        losses = {}
+        self._clip()
+        verdict = self.judge(fake if shared else fake.detach(), labels)
 
-        # Update the generator.
-        if turn:
-            loss_g = OBJECTIVES[self.settings.objective].generator(verdict)
-            update("generator", loss_g, keep_graph=True)
-            losses["loss_g"] = loss_g.detach()
+        # Update the generator, with one step each.
+        if shared:
+            losses["loss_g"] = self._update_generator(verdict, update, keep_graph=True)
 
         # Update the discriminator.
         loss_d, of_d = self.discriminator_loss(real, fake.detach(), verdict, labels)
         update("discriminator", loss_d)
+
+        # Update the generator, after a round.
+        if turn and not shared:
+            self._clip()
+            losses["loss_g"] = self._update_generator(self.judge(fake, labels), update)
         return {**of_d, **losses}
+
+    def _clip(self) -> None:
+        """Bound the critic's weights before it is used, with the objective wgan."""
+        if self.settings.objective == "wgan":
+            clip_weights(self.networks["discriminator"], self.settings.clip)
+
+    def _update_generator(self, verdict: Tensor, update: Update, keep_graph: bool = False) -> Tensor:
+        """Take the generator's step for what the discriminator says of its items; give the loss."""
+        loss = OBJECTIVES[self.settings.objective].generator(verdict)
+        update("generator", loss, keep_graph=keep_graph)
+        return loss.detach()
 
     def discriminator_loss(
         self, real: Tensor, fake: Tensor, fake_logits: Tensor, labels: Tensor | None
@@ -192,7 +216,8 @@ class LatentGAN:
         losses = {"loss_d": loss.detach()}
         with torch.no_grad():
             if objective.boundary is None:
-                losses |= {"real_d": real_logits.mean(), "fake_d": fake_logits.mean()}
+                sign = -1 if self.low_is_real else 1  # Reported as the network gives them.
+                losses |= {"real_d": sign * real_logits.mean(), "fake_d": sign * fake_logits.mean()}
             else:
                 losses["accuracy_d"] = accuracy(real_logits, fake_logits, objective.boundary)
         if config.r1 > 0:
@@ -229,6 +254,18 @@ def to_pictures(config: LatentConfig, channels: int, size: int, **given: Any) ->
     shape = ("batch", channels, size, size)
     image = Port("image", "image", "float32", shape, "NCHW", given.get("range", (-1.0, 1.0)))
     return Interface("latent-to-image", tuple(inputs), (image,), given.get("noise", "normal"), classes)
+
+
+def _separate(network: nn.Module) -> None:
+    """Layer normalisation in place of BatchNorm, Gulrajani et al. 2017 (arXiv:1704.00028), section 4.
+
+    With BatchNorm a score depends on the whole batch, and the norm of a picture's gradient is no longer its own.
+    """
+    for name, module in network.named_children():
+        if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)):
+            setattr(network, name, nn.GroupNorm(1, module.num_features))
+        else:
+            _separate(module)
 
 
 def _normalise(module: nn.Module) -> None:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ganedge.models.latent import ConditionalConfig, LatentGAN, to_pictures
+from ganedge.models.noise import Dropout
 from ganedge.models.optimizers import AdamConfig, adams
 from ganedge.models.variant import VariantConfig, Wants, require
 from ganedge.runtime.manifest import Interface, Noise
@@ -81,7 +82,7 @@ class Generator(nn.Module):
                 layers.append(nn.BatchNorm1d(wide, EPS))
             layers.append(nn.LeakyReLU(0.2, inplace=True))
             if config.dropout:
-                layers.append(nn.Dropout(config.dropout))
+                layers.append(Dropout(config.dropout))
             features = wide
         channels, height, width = config.shape
         layers += [nn.Linear(features, channels * height * width), nn.Tanh(), nn.Unflatten(1, config.shape)]
@@ -108,7 +109,7 @@ class Discriminator(nn.Module):
         for wide in map(int, config.hidden_d.split(",")):
             layers += [nn.Linear(features, wide), nn.LeakyReLU(0.2, inplace=True)]
             if config.dropout:
-                layers.append(nn.Dropout(config.dropout))
+                layers.append(Dropout(config.dropout))
             features = wide
         self.judge = nn.Sequential(*layers, nn.Linear(features, 1))
 

@@ -1,4 +1,4 @@
-"""Random numbers that do not depend on how a batch is spread over processes.
+"""What does not depend on how a batch is spread over processes: random numbers, and what is kept of whole batches.
 
     latents = draw("normal", 64, 100, device)      # [64, 100]
 
@@ -8,12 +8,15 @@ each see the noise that one device with 64 items sees.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 
+from ganedge.runtime.errors import GanEdgeError
 from ganedge.runtime.manifest import Noise
 
 
@@ -24,7 +27,7 @@ def rows(count: int, sample: Callable[[int], Tensor]) -> Tensor:
         count: Items that this process has.
         sample: Draws that many items, `[N, ...]`.
     """
-    if not (dist.is_available() and dist.is_initialized()):
+    if not _are_several():
         return sample(count)
     begin = dist.get_rank() * count
     return sample(count * dist.get_world_size())[begin : begin + count]
@@ -35,3 +38,42 @@ def draw(noise: Noise, count: int, length: int, device: torch.device) -> Tensor:
     if noise == "normal":
         return rows(count, lambda n: torch.randn(n, length, device=device))
     return rows(count, lambda n: torch.rand(n, length, device=device).mul_(2).sub_(1))
+
+
+class Dropout(nn.Dropout):
+    """Dropout that drops the same features of the same items, however many processes share the batch."""
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - the name is the library's
+        """Drop features in training, and scale up the others."""
+        if not (self.training and self.p):
+            return input
+        shape = input.shape[1:]
+        return input * rows(len(input), lambda n: F.dropout(input.new_ones(n, *shape), self.p))
+
+
+def whole(items: Tensor) -> Tensor:
+    """The items of all processes in the order of the batch, without gradients, given this process's own `[N, ...]`."""
+    items = items.detach()
+    if not _are_several():
+        return items
+    parts = [torch.empty_like(items, memory_format=torch.contiguous_format) for _ in range(dist.get_world_size())]
+    with together():
+        dist.all_gather(parts, items.contiguous())
+    return torch.cat(parts)
+
+
+@contextlib.contextmanager
+def together() -> Iterator[None]:
+    """Something that all processes do at once.
+
+    Raises:
+        GanEdgeError: one of them is gone.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        raise GanEdgeError("another process of this training has stopped; its message says why") from error
+
+
+def _are_several() -> bool:
+    return dist.is_available() and dist.is_initialized()

@@ -97,6 +97,7 @@ def gradient_penalty(judge: Callable[[Tensor], Tensor], real: Tensor, fake: Tens
         fake: `[N, ...]`, detached.
         mix: 0 to 1, `[N, 1, ...]`: where between fake and real each x̂ lies.
     """
+    fake, mix = fake.to(real.dtype), mix.to(real.dtype)  # Under autocast fakes have fewer bits than the data.
     between = torch.lerp(fake, real.detach(), mix).requires_grad_()
     (gradient,) = torch.autograd.grad(judge(between).sum(), between, create_graph=True)
     lengths: Tensor = gradient.flatten(1).norm(dim=1)

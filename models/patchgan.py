@@ -47,4 +47,4 @@ class PatchGAN(nn.Module):
     def forward(self, pictures: Tensor) -> Tensor:  # [N, C, H, W] → [N, 1, H', W']
         """Judge each patch."""
         verdicts: Tensor = self.judge(pictures)
-        return verdicts
+        return verdicts.float()  # Losses of bf16's eight bits would say little of a mean or a difference.

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ganedge.models import weights
+from ganedge.models.noise import Dropout
 from ganedge.models.objectives import OBJECTIVES
 from ganedge.models.optimizers import adams
 from ganedge.models.patchgan import PatchGAN
@@ -163,5 +164,5 @@ def _up(config: Config, channels: int, features: int, level: int) -> nn.Sequenti
         return nn.Sequential(*layers, nn.Tanh())
     layers.append(config.make_norm(features))
     if config.dropout and config.depth - 4 <= level < config.depth - 1:
-        layers.append(nn.Dropout(config.dropout))
+        layers.append(Dropout(config.dropout))
     return nn.Sequential(*layers)

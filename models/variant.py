@@ -2,14 +2,17 @@
 
 A variant is one file with four parts, read from top to bottom: its config, its networks, its losses, and one training
 step. Whoever writes such a file and adds its class to `ganedge.models.VARIANTS` has added a GAN to all four commands.
+
+What a step draws at random for each item, dropout too, comes through `ganedge.models.noise`, so that several processes
+train what one would.
 """
 
 from __future__ import annotations
 
 import math
 import types
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, fields
 from typing import (
     Any,
     ClassVar,
@@ -184,6 +187,26 @@ def check_types(config: object) -> None:
         named = [str(choice) for option in options for choice in get_args(option)]
         wanted = ", ".join(named) or " or ".join(getattr(option, "__name__", "none") for option in options)
         require(fits, item.name, value, wanted)
+
+
+def only_with(other: str, value: object, default: Any) -> Any:
+    """A config field that has an effect only where the field `other` is `value`."""
+    return field(default=default, metadata={"with": (other, value)})
+
+
+def check_given(config: VariantConfig, given: Collection[str]) -> None:
+    """Refuse fields that somebody asked for and that would have no effect, as `only_with` says.
+
+    Raises:
+        UsageError: naming the field and what it needs.
+    """
+    for item in fields(config):
+        other, value = item.metadata.get("with", ("", ""))
+        if item.name in given and other and getattr(config, other) != value:
+            name, other = item.name.replace("_", "-"), other.replace("_", "-")
+            needed = f"--{other}" if value is True else f"--{other} {value}"
+            said = f"{name} is {getattr(config, item.name)}, but has an effect with {needed} only"
+            raise UsageError(f"{said}: leave it out, or add that")
 
 
 def _fits(value: object, hint: Any) -> bool:

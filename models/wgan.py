@@ -3,7 +3,8 @@
     gan-train wgan --data faces/ --out runs/wgan
     gan-train wgan --data faces.csv --fraction 0.1 --out runs/wgan --nets mlp
 
-The critic gives low numbers to real pictures: it minimises C(real) - C(fake), and the generator C(G(z)).
+The critic gives low numbers to real pictures: it minimises C(real) - C(fake), and the generator C(G(z)). Reported are
+`loss_d`, that is C(real) - C(fake), its parts `real_d` and `fake_d`, and `loss_g`, that is C(G(z)).
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from ganedge.models import weights
 from ganedge.models.latent import LatentGAN, PictureConfig, to_pictures
 from ganedge.models.objectives import Name
 from ganedge.models.optimizers import rmsprops
-from ganedge.models.variant import VariantConfig, Wants, require
+from ganedge.models.variant import VariantConfig, Wants, only_with, require
 from ganedge.runtime.manifest import Interface
 
 WARM_UP = 25
@@ -39,13 +40,13 @@ class Config(PictureConfig):
     """Height and width of the pictures, pixels: a power of two, 16 or more."""
     channels: int | None = None
     """1 grey, 3 colour; as the data has by default."""
-    width: int = 64
+    width: int = only_with("nets", "conv", 64)
     """Channels of the widest pictures' feature maps; each halving of the size doubles them."""
-    extra_layers: int = 0
+    extra_layers: int = only_with("nets", "conv", 0)
     """More convolutions (3×3, stride 1) at the widest pictures' feature maps, in both networks."""
     nets: Literal["conv", "mlp"] = "conv"
     """Convolutional networks, or fully connected ones with three hidden layers."""
-    hidden: int = 512
+    hidden: int = only_with("nets", "mlp", 512)
     """Features of the hidden layers with --nets mlp."""
     objective: Name = "wgan"
     """Adversarial loss."""
@@ -140,6 +141,7 @@ class WGAN(LatentGAN):
     summary: ClassVar[str] = "latents to pictures with a Wasserstein critic, convolutional or fully connected"
     config_class: ClassVar[type[VariantConfig]] = Config
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    low_is_real = True
 
     def __init__(self, config: Config) -> None:
         if config.nets == "conv":
@@ -164,12 +166,13 @@ class WGAN(LatentGAN):
         channels, size, _ = self.config.shape
         return {"generator": to_pictures(self.config, channels, size)}
 
-    def judge(self, items: Tensor, labels: Tensor | None) -> Tensor:
-        """The critic's scores turned round, because objectives take high for real."""
-        return -super().judge(items, labels)
+    @property
+    def has_rounds(self) -> bool:
+        """Whether the critic ever takes several steps for one of the generator."""
+        return super().has_rounds or self.config.warm_up
 
     def is_generators_turn(self, step: int) -> bool:
-        """Whether the generator takes a step in this one too."""
+        """Whether the generator takes a step in this one too: the last of a round."""
         if not self.config.warm_up:
             return super().is_generators_turn(step)
         return is_last_critic_step(step, self.config.d_steps)

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from ganedge.benchmarks import competitor, latency
 from ganedge.models import find
@@ -41,6 +42,19 @@ def test_training_goes_on_where_it_stopped(tmp_path: Path, precision: Any) -> No
         settings = Settings(data="digits", out=out, steps=steps, device="cuda", precision=precision, resume=steps > 3)
         train(find("dcgan"), TINY if steps == 3 else {}, settings)
     assert checkpoint.steps(out)[-1] == 6
+
+
+def test_the_gradient_of_instance_norm_of_one_picture() -> None:
+    pictures, pull = (torch.randn(1, 4, 6, 8, dtype=torch.float64) for _ in range(2))
+    found = []
+    for layout, dtype, device in (
+        (torch.channels_last, torch.float32, "cuda"),
+        (torch.contiguous_format, torch.float64, "cpu"),
+    ):
+        x = pictures.to(device, dtype).contiguous(memory_format=layout).requires_grad_()
+        pulled = pull.to(device, dtype).contiguous(memory_format=layout)
+        found.append(torch.autograd.grad(torch.nn.functional.instance_norm(x), x, pulled)[0].double().cpu())
+    torch.testing.assert_close(found[0], found[1], rtol=1e-4, atol=1e-5)
 
 
 @needs_provider

@@ -8,7 +8,6 @@ gan-train dcgan --data digits --out runs/digits --resume
 from __future__ import annotations
 
 import os
-from dataclasses import fields
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -45,15 +44,12 @@ def build() -> typer.Typer:
 
 def _add(app: typer.Typer, variant: type[Variant]) -> None:
     """Add one variant as a subcommand, with the options of its config and of the trainer."""
-    from ganedge.train import options, run_folder
+    from ganedge.train import options
     from ganedge.train.loop import Settings, train
 
     def run(**given: Any) -> None:
         asked = options.split(Settings, given)
-        if "config" in asked:
-            repeated = run_folder.read_settings(asked["config"], {item.name for item in fields(Settings)})
-            asked = {**repeated, **asked}
-        settings = Settings(**asked)
+        settings = Settings.repeat(**asked) if "config" in asked else Settings(**asked)
         out = train(variant, given, settings)
         if int(os.environ.get("LOCAL_RANK", 0)) == 0:
             terminal.note(f"{out}: next, gan-export {out} --format onnx")

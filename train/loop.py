@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import hashlib
 import math
 import os
 import signal
@@ -22,15 +23,17 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import safetensors.torch
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
 from ganedge.models import Variant
-from ganedge.models.variant import VariantConfig, check_types, require
+from ganedge.models.noise import together
+from ganedge.models.variant import VariantConfig, check_given, check_types, require
 from ganedge.runtime.errors import ArtifactError, EngineError, GanEdgeError, UsageError
 from ganedge.runtime.terminal import note
-from ganedge.train import checkpoint, data, run_folder
+from ganedge.train import checkpoint, data, instance_norm, run_folder
 from ganedge.train.columns import use_columns
 from ganedge.train.data import Options as DataOptions
 from ganedge.train.keeper import Keeper, write_weights
@@ -82,7 +85,8 @@ class Settings:
     device: Device = "auto"
     """Where to train: auto takes CUDA where there is one."""
     devices: int = 1
-    """Devices or processes to train on; each takes its share of the batch."""
+    """Devices or processes to train on; each takes its share of the batch. For several machines use torchrun, which
+    needs no --devices. On CPUs BatchNorm sees each process's share alone."""
     precision: Precision = "auto"
     """Arithmetic: auto takes bf16 where this device is fast at it, else fp32."""
     checkpoint_every: int = 1000
@@ -101,6 +105,8 @@ class Settings:
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work."""
+        if not self.data and self.config is not None:
+            raise UsageError(f"no data: give some, or take it from {self.config} too with Settings.repeat")
         if not self.data:
             raise UsageError("no data: give --data with a built-in set or a folder, or --config with an earlier run")
         check_types(self)
@@ -113,6 +119,21 @@ class Settings:
         require(0 <= self.seed < 2**63, "seed", self.seed, "0 or more, below 2^63")
         require(self.judged >= FEWEST, "judged", self.judged, f"{FEWEST} or more")
         require(self.checkpoint_every >= 1, "checkpoint-every", self.checkpoint_every, "1 or more")
+
+    @classmethod
+    def repeat(cls, config: Path, **given: Any) -> Settings:
+        """The settings of an earlier run but for what is given, with its config to start from.
+
+        Args:
+            config: A run folder or a config.json.
+            **given: Fields of this class, `out` among them.
+
+        Raises:
+            ArtifactError: not a run's config.
+            UsageError: values that cannot work.
+        """
+        repeated = run_folder.read_settings(config, {item.name for item in fields(cls)})
+        return cls(**{**repeated, **given, "config": config})
 
     @property
     def opening(self) -> DataOptions:
@@ -170,7 +191,8 @@ def train(variant: type[Variant], given: Mapping[str, Any], settings: Settings) 
     config = _fill(config, items.facts)
     for line in data.describe_skipped(items.news()) if writes else ():
         note(line)
-    said = {**_plain(settings), "precision": _precision(settings), "device": fabric.device.type}
+    here = {"device": fabric.device.type, "processes": fabric.world_size}
+    said = {**_plain(settings), "precision": settled_precision(settings), **here}
     found = {"items": len(items), "path": _place(settings.data)}
     with run_folder.locked(settings.out) if writes else contextlib.nullcontext(), _memory_errors():
         if run is not None:
@@ -178,6 +200,9 @@ def train(variant: type[Variant], given: Mapping[str, Any], settings: Settings) 
         elif writes:
             run_folder.check_free(settings.out)
         trainer = Trainer(fabric, variant, config, settings, items)
+        if run is not None:
+            _check_processes(run, trainer)
+        trainer.agree()
         if writes:
             run_folder.write_config(settings.out, variant, config, said, found)
         trainer.run(started + settings.max_minutes * 60 if settings.max_minutes else math.inf)
@@ -209,6 +234,7 @@ class Trainer:
             network.to(fabric.device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
             if fabric.device.type == "cpu":
                 use_columns(network)
+                instance_norm.mend(network)
             elif fabric.world_size > 1:  # On CPUs each process keeps statistics of its own share: there is no other.
                 nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
         self.optimizers: dict[str, Any] = {
@@ -224,6 +250,42 @@ class Trainer:
         self.saved = -1
         if settings.resume:
             self._restore()
+
+    def agree(self) -> None:
+        """Make sure that all processes begin alike: those of other machines read data and run folders of their own.
+
+        Raises:
+            UsageError: naming what differs.
+        """
+        if self.fabric.world_size == 1:
+            return
+        here: dict[str, Any] = {"step": self.step, "steps": self.total}
+        here |= {"seed": self.settings.seed, "items": len(self.items)}
+        here |= {
+            **asdict(self.config),
+            "precision": settled_precision(self.settings),
+            "digest of the weights": self._digest(),
+        }
+        all_said: list[dict[str, Any]] = [{} for _ in range(self.fabric.world_size)]
+        with together():
+            dist.all_gather_object(all_said, here)
+        for rank, said in enumerate(all_said):
+            for name, value in all_said[0].items():
+                if said.get(name) != value:
+                    raise UsageError(
+                        f"{name} is {said.get(name)} in process {rank} and {value} in process 0: give all the same "
+                        f"options and data, and {self.settings.out} on a disk they share, or a copy on each machine"
+                    )
+
+    def _digest(self) -> str:
+        """sha256 over all networks, shortened."""
+        states = {
+            f"{key}.{name}": each for key, net in self.gan.networks.items() for name, each in net.state_dict().items()
+        }
+        whole = safetensors.torch.save(
+            {name: each.detach().cpu().clone(memory_format=torch.contiguous_format) for name, each in states.items()}
+        )
+        return hashlib.sha256(whole).hexdigest()[:12]
 
     def run(self, deadline: float) -> None:
         """Train until the last step, the deadline (of the monotonic clock) or a signal."""
@@ -257,7 +319,8 @@ class Trainer:
         if self.step % AGREE_EVERY:
             return False
         votes = torch.tensor(float(asked), device=self.fabric.device)
-        dist.all_reduce(votes)
+        with together():
+            dist.all_reduce(votes)
         return bool(votes > 0)
 
     def advance(self) -> dict[str, Tensor]:
@@ -316,10 +379,8 @@ class Trainer:
     def _average(self, gradients: list[Tensor]) -> None:
         """Replace gradients by their mean over all processes, in one exchange."""
         flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
-        try:
+        with together():
             dist.all_reduce(flat)
-        except RuntimeError as error:
-            raise GanEdgeError("another process of this training has stopped; its message says why") from error
         flat /= self.fabric.world_size
         for gradient, mean in zip(gradients, torch.split(flat, [g.numel() for g in gradients]), strict=True):
             gradient.copy_(mean.view_as(gradient))
@@ -346,6 +407,8 @@ class Trainer:
         for name, state in states.items():
             if name not in self.gan.networks:
                 raise UsageError(f"init {self.settings.init} holds a {name}, which this variant does not have")
+            if not any(True for _ in self.gan.networks[name].parameters()):
+                continue  # It learns nothing: what another training remembers, as its earlier pictures.
             try:
                 self.gan.networks[name].load_state_dict(state)
             except RuntimeError as error:
@@ -420,9 +483,14 @@ def make_fabric(settings: Settings) -> Fabric:
     device = "cuda" if settings.device != "cpu" and cuda else "cpu"
     if settings.precision == "fp16" and device == "cpu":
         raise UsageError("precision fp16 trains on CUDA only: use --precision bf16 or fp32 on a CPU")
-    precision = _precision(settings)
+    precision = settled_precision(settings)
     names: dict[str, Any] = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
     local = int(os.environ.get("LOCAL_WORLD_SIZE", settings.devices))  # Set by torchrun, which has begun them all.
+    if settings.devices not in (1, local):
+        raise UsageError(
+            f"devices is {settings.devices}, but torchrun began {local} here: leave out --devices, "
+            f"or give torchrun --nproc-per-node {settings.devices}"
+        )
     nodes = int(os.environ.get("WORLD_SIZE", local)) // local if "LOCAL_WORLD_SIZE" in os.environ else 1
     if device == "cuda" and local > torch.cuda.device_count():
         raise EngineError(
@@ -434,12 +502,13 @@ def make_fabric(settings: Settings) -> Fabric:
     return fabric
 
 
-def _precision(settings: Settings) -> Precision:
+def settled_precision(settings: Settings) -> Precision:
     """What "auto" comes to on this device."""
     if settings.precision != "auto":
         return settings.precision
     cuda = settings.device != "cpu" and torch.cuda.is_available()
-    fast = torch.cuda.is_bf16_supported() if cuda else torch.cpu._is_amx_tile_supported()
+    cuda_has = torch.cuda.is_bf16_supported  # Older GPUs emulate it, slower than FP32.
+    fast = cuda_has(including_emulation=False) if cuda else torch.cpu._is_amx_tile_supported()
     return "bf16" if fast else "fp32"
 
 
@@ -472,21 +541,24 @@ def _preset(variant: type[Variant], name: str | None) -> Mapping[str, Any]:
     return variant.presets[name]
 
 
-def _from_file(variant: type[Variant], path: Path | None) -> Mapping[str, Any]:
-    """The config values of the run that `--config` names."""
-    if path is None:
+def _from_file(variant: type[Variant], settings: Settings) -> Mapping[str, Any]:
+    """The config values of the run that `--config` names. Names of classes belong to its data, and stay with them."""
+    if settings.config is None:
         return {}
-    run = run_folder.read_config(path)
+    run = run_folder.read_config(settings.config)
     if run.variant is not variant:
-        raise UsageError(f"config {path} is of a {run.variant.name}, not of a {variant.name}: repeat it as that")
-    return asdict(run.config)
+        raise UsageError(
+            f"config {settings.config} is of a {run.variant.name}, not of a {variant.name}: repeat it as that"
+        )
+    same = _is_same_data(run, settings) and settings.classes == run.settings.get("classes", "")
+    return {name: value for name, value in asdict(run.config).items() if same or name != "class_names"}
 
 
 def _fresh_config(variant: type[Variant], given: Mapping[str, Any], settings: Settings) -> VariantConfig:
     """The config of a new run: defaults, then `--config`, then `--preset`, then what was given."""
-    return variant.config_class(
-        **{**_from_file(variant, settings.config), **_preset(variant, settings.preset), **given}
-    )
+    config = variant.config_class(**{**_from_file(variant, settings), **_preset(variant, settings.preset), **given})
+    check_given(config, given)
+    return config
 
 
 def _resumed(variant: type[Variant], given: Mapping[str, Any], settings: Settings) -> run_folder.Run | None:
@@ -496,26 +568,53 @@ def _resumed(variant: type[Variant], given: Mapping[str, Any], settings: Setting
     run = run_folder.read(settings.out)
     if run.variant is not variant:
         raise UsageError(f"{settings.out} holds a {run.variant.name}, not a {variant.name}: resume it as that")
-    for name, value in given.items():
+    asked = {**_from_file(variant, settings), **_preset(variant, settings.preset)} if settings.config else {}
+    asked = {name: value for name, value in {**asked, **given}.items() if value is not None}  # None: as the data has.
+    for name, value in asked.items():
         if getattr(run.config, name) != value:
             raise UsageError(
-                f"{name.replace('_', '-')} is {value}, but {settings.out} was trained with "
-                f"{getattr(run.config, name)}: leave it out to go on with the run, or give another --out"
+                f"{name.replace('_', '-')} is {value}{'' if name in given else f' in {settings.config}'}, but "
+                f"{settings.out} was trained with {getattr(run.config, name)}: "
+                f"leave {'it' if name in given else '--config'} out to go on with the run, or give another --out"
             )
     return run
 
 
 def _check_settings(run: run_folder.Run, settings: Settings) -> None:
     """Refuse to go on with another data set, seed or arithmetic: it would be another training."""
-    said = {**_plain(settings), "precision": _precision(settings)}
+    said = {**_plain(settings), "precision": settled_precision(settings)}
     for name in FIXED if settings.preset is None else (*FIXED, "preset"):
-        place = _place(settings.data)
-        moved = name == "data" and place is not None and place == run.data.get("path")  # By another name.
+        moved = name == "data" and _is_same_data(run, settings)
         if said[name] != run.settings.get(name) and not moved:
             raise UsageError(
                 f"{name} is {said[name]}, but {run.folder} was trained with {run.settings.get(name)}: "
                 "give the same to resume"
             )
+    init = run.settings.get("init")
+    if settings.init is not None and (init is None or Path(str(init)).resolve() != settings.init.resolve()):
+        raise UsageError(
+            f"init is {settings.init}, but {run.folder} was begun from {init or 'random weights'}: "
+            "leave it out to go on with the run, or give another --out"
+        )
+
+
+def _check_processes(run: run_folder.Run, trainer: Trainer) -> None:
+    """Refuse to go on with batches shared out otherwise, where BatchNorm would see that; else say what it changes."""
+    before, now = run.settings.get("processes", run.settings.get("devices", 1)), trainer.fabric.world_size
+    on_cpu = [device == "cpu" for device in (run.settings.get("device"), trainer.fabric.device.type)]
+    shares = [count if cpu else 1 for count, cpu in zip((before, now), on_cpu, strict=True)]
+    normalises = any(
+        isinstance(module, nn.modules.batchnorm._BatchNorm)
+        for network in trainer.gan.networks.values()
+        for module in network.modules()
+    )
+    if normalises and shares[0] != shares[1]:
+        raise UsageError(
+            f"devices is {now}, but {run.folder} was trained on {before}, and on CPUs BatchNorm sees each one's share "
+            f"of the batch alone: give --devices {before} to resume"
+        )
+    if before != now and trainer.fabric.is_global_zero:
+        note(f"{run.folder} was trained on {before} devices: on {now} it goes on the same up to rounding")
 
 
 def _as_before(settings: Settings, run: run_folder.Run) -> Settings:
@@ -536,6 +635,12 @@ def _check_items(run: run_folder.Run, count: int) -> None:
         raise UsageError(
             f"the data holds {count} items, but {run.folder} was trained on {before}: resume with the same data"
         )
+
+
+def _is_same_data(run: run_folder.Run, settings: Settings) -> bool:
+    """Whether the settings name the run's data, perhaps as another path to the same place."""
+    place = _place(settings.data)
+    return settings.data == run.settings.get("data") or (place is not None and place == run.data.get("path"))
 
 
 def _place(spec: str) -> str | None:

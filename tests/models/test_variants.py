@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import json
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from torch import nn
 from ganedge.models import VARIANTS, find
 from ganedge.models.cyclegan import Replay
 from ganedge.models.objectives import OBJECTIVES
+from ganedge.models.variant import check_given
 from ganedge.models.wgan import is_last_critic_step
 from ganedge.runtime.errors import UsageError
 from ganedge.train import checkpoint
@@ -152,9 +155,38 @@ def test_classes(name: str, tmp_path: Path) -> None:
         train(variant, {**small, "class_names": "1,2"}, Settings(data="digits", out=tmp_path / "other", device="cpu"))
 
 
+@pytest.mark.parametrize("name", SMALL)
+def test_it_trains_in_bf16(every_data: dict[str, str], tmp_path: Path, name: str) -> None:
+    variant = find(name)
+    spec = every_data[variant.wants(variant.config_class(**SMALL[name])).kind]
+    settings = Settings(data=spec, out=tmp_path / "run", steps=2, device="cpu", precision="bf16")
+    said = json.loads((train(variant, SMALL[name], settings) / "metrics.jsonl").read_text().splitlines()[-1])
+    losses = [value for key, value in said.items() if "_" in key]
+    assert len(losses) >= 3
+    assert np.isfinite(losses).all()
+
+
+def test_translators_start_from_networks_alone(every_data: dict[str, str], tmp_path: Path) -> None:
+    def settings(out: str, **given: Any) -> Settings:
+        return Settings(data=every_data["unpaired"], out=tmp_path / out, device="cpu", steps=1, **given)
+
+    small = {**SMALL["cyclegan"], "replay": 2}
+    first = train(find("cyclegan"), small, settings("first"))
+    second = {**small, "size": 64, "replay": 1, "lr": 1e-30}
+    last = checkpoint.load_latest(train(find("cyclegan"), second, settings("second", init=first)))
+    begun = checkpoint.load_latest(first)
+    assert begun is not None
+    assert last is not None
+    for name, network in begun[1]["networks"].items():
+        if not name.startswith("replay"):
+            torch.testing.assert_close(last[1]["networks"][name], network, rtol=0, atol=1e-6)
+    assert last[1]["networks"]["replay-a"]["pictures"].shape == (1, 3, 64, 64)
+
+
+@pytest.mark.parametrize("autocast", [False, True], ids=["fp32", "bf16"])
 @pytest.mark.parametrize("objective", OBJECTIVES)
 @pytest.mark.parametrize("name", ["circles", "mlp", "digit", "dcgan", "wgan"])
-def test_every_objective_on_every_latent_variant(name: str, objective: str) -> None:
+def test_every_objective_on_every_latent_variant(name: str, objective: str, autocast: bool) -> None:
     torch.manual_seed(0)
     extra = {} if name == "circles" else {"augment": "color,translation,cutout"}
     gan = build(name, **{**SMALL[name], "objective": objective, "r1": 1.0, "spectral_norm": True, **extra})
@@ -170,11 +202,63 @@ def test_every_objective_on_every_latent_variant(name: str, objective: str) -> N
     wants = gan.wants(gan.config)
     shape = (8, 2) if name == "circles" else (8, *gan.generators()["generator"].output.item_shape)
     for step in range(2):
-        losses = gan.step({gan.real_key: torch.rand(shape) * 2 - 1}, step, update)
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            losses = gan.step({gan.real_key: torch.rand(shape) * 2 - 1}, step, update)
+        assert all(value.dtype == torch.float32 for value in losses.values())
         assert all(torch.isfinite(value) for value in losses.values()), wants
     for key, network in gan.networks.items():
         moved = [not torch.equal(a, b) for a, b in zip(network.parameters(), before[key], strict=True)]
         assert any(moved), key
+
+
+@pytest.mark.parametrize("name", ["dcgan", "wgan"])
+def test_the_gradient_penalty_is_each_pictures_own(name: str) -> None:
+    torch.manual_seed(0)
+    gan = build(name, **{**SMALL[name], "objective": "wgan-gp"})
+    pictures = torch.rand(4, 3, 16, 16, requires_grad=True)
+    (of_first,) = torch.autograd.grad(gan.judge(pictures, None)[0].sum(), pictures)
+    assert (of_first != 0).flatten(1).any(1).tolist() == [True, False, False, False]
+    assert kinds(gan.networks["generator"], nn.BatchNorm2d), "the generator keeps its own"
+    assert kinds(build(name, **SMALL[name]).networks["discriminator"], nn.BatchNorm2d), "as do other objectives"
+
+
+def test_spectral_norm_makes_the_norm_one() -> None:
+    torch.manual_seed(0)
+    judge = build("dcgan", **SMALL["dcgan"], spectral_norm=True).networks["discriminator"]
+    for _ in range(30):  # One power iteration each.
+        judge(torch.rand(2, 3, 16, 16))
+    judge.eval()
+    layers = [module for module in judge.modules() if isinstance(module, (nn.Conv2d, nn.Linear))]
+    assert len(layers) == 3
+    for layer in layers:
+        assert torch.linalg.matrix_norm(layer.weight.flatten(1), 2).item() == pytest.approx(1, abs=0.02)
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "said"),
+    [
+        ("dcgan", {"gp": 10.0}, "gp is 10.0, but has an effect with --objective wgan-gp only"),
+        ("wgan", {"clip": 0.1, "objective": "hinge"}, "clip is 0.1, but has an effect with --objective wgan only"),
+        ("wgan", {"hidden": 8}, "hidden is 8, but has an effect with --nets mlp only"),
+        ("wgan", {"width": 8, "nets": "mlp"}, "width is 8, but has an effect with --nets conv only"),
+        ("wgan", {"extra_layers": 1, "nets": "mlp"}, "extra-layers is 1"),
+        ("mlp", {"class_names": "a,b"}, "class-names is a,b, but has an effect with --conditional only"),
+    ],
+)
+def test_an_option_without_effect_is_refused(tmp_path: Path, name: str, given: dict[str, Any], said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        train(find(name), given, Settings(data="digits", out=tmp_path / "run", device="cpu"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_every_condition_names_a_field_and_a_value_it_takes() -> None:
+    for variant in VARIANTS:
+        for item in fields(variant.config_class):
+            if "with" in item.metadata:
+                other, value = item.metadata["with"]
+                more = {"class_names": "a,b"} if other == "conditional" else {}
+                config = variant.config_class(**{other: value, **more})
+                check_given(config, {item.name})
 
 
 def test_circles_shapes() -> None:
@@ -234,9 +318,28 @@ def test_wgan_signs_and_clipping() -> None:
     assert "loss_g" not in losses, "one generator step for two of the critic"
     assert max(float(p.detach().abs().max()) for p in critic.parameters()) <= 0.01
     losses |= gan.step({"images": real}, 1, lambda name, loss, keep_graph=False: seen.update({name: loss.detach()}))
-    torch.testing.assert_close(losses["real_d"], -critic(real).mean().detach())
-    torch.testing.assert_close(losses["loss_d"], losses["fake_d"] - losses["real_d"])  # C(real) - C(fake)
-    torch.testing.assert_close(losses["loss_g"], -losses["fake_d"])  # C(G(z))
+    torch.testing.assert_close(losses["real_d"], critic(real).mean().detach())
+    torch.testing.assert_close(losses["loss_d"], losses["real_d"] - losses["fake_d"])
+    torch.testing.assert_close(losses["loss_g"], losses["fake_d"])  # C(G(z)): nothing moved in between.
+
+
+def test_a_wgan_that_learns_gives_low_numbers_to_real_pictures(tmp_path: Path) -> None:
+    config = {"size": 16, "batch": 8, "d_steps": 2, "nets": "mlp", "hidden": 16, "lr": 1e-3}
+    out = train(find("wgan"), config, Settings(data="digits", out=tmp_path / "run", steps=40, device="cpu"))
+    said = json.loads((out / "metrics.jsonl").read_text().splitlines()[-1])
+    assert said["real_d"] < said["fake_d"]
+    assert said["loss_d"] == pytest.approx(said["real_d"] - said["fake_d"], abs=1e-6)
+
+
+@pytest.mark.parametrize("warm_up", [False, True])
+def test_the_generator_follows_a_whole_round_of_the_critic(warm_up: bool) -> None:
+    gan = build("wgan", size=16, width=1, nets="mlp", hidden=2, d_steps=3, warm_up=warm_up)
+    taken: list[str] = []
+    steps = 201 if warm_up else 6
+    for step in range(steps):
+        gan.step({"images": torch.zeros(2, 3, 16, 16)}, step, lambda name, loss, keep_graph=False: taken.append(name))
+    round_of = [*["discriminator"] * (100 if warm_up else 3), "generator"]
+    assert taken == [*round_of, *round_of, *["discriminator"] * warm_up]
 
 
 def test_one_pass_of_the_fakes_serves_both_networks() -> None:

@@ -144,6 +144,38 @@ def test_a_changed_config_cannot_resume(tiny_run: Path, config: Any, changed: An
         train(DCGAN, config, settings(tiny_run, resume=True, **changed))
 
 
+def test_resuming_from_elsewhere_is_refused(tiny_run: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"init is .*other, but .* was begun from random weights"):
+        train(DCGAN, {}, settings(tiny_run, resume=True, init=tmp_path / "other"))
+    other = train(DCGAN, {**TINY, "lr": 1e-3}, settings(tmp_path / "other", steps=1, init=tiny_run))
+    with pytest.raises(UsageError, match=r"lr is 0.001 in .*other, but .* 0.0002: leave --config out"):
+        train(DCGAN, {}, settings(tiny_run, resume=True, config=other))
+    assert json.loads((tiny_run / "config.json").read_text())["training"]["init"] is None
+    train(DCGAN, {}, settings(other, steps=2, resume=True, init=tiny_run / "samples" / ".."))
+    assert_equal(tiny_run, train(DCGAN, {}, settings(tiny_run, resume=True, config=tiny_run)))
+
+
+def test_a_run_is_repeated_from_the_library(tiny_run: Path, tmp_path: Path) -> None:
+    again = Settings.repeat(tiny_run, out=tmp_path / "again")
+    assert (again.data, again.steps) == ("digits", 8)
+    assert_equal(tiny_run, train(DCGAN, {}, again))
+    with pytest.raises(UsageError, match=r"Settings\.repeat"):
+        Settings(out=tmp_path / "third", config=tiny_run)
+
+
+def test_names_of_classes_stay_with_their_data(tmp_path: Path) -> None:
+    small = {**TINY, "conditional": True}
+    first = train(DCGAN, {**small, "class_names": "one,two"}, settings(tmp_path / "first", steps=1, classes="1,2"))
+
+    def names(out: Path) -> str:
+        return str(json.loads((out / "config.json").read_text())["config"]["class_names"])
+
+    same = Settings.repeat(first, out=tmp_path / "same")
+    assert names(train(DCGAN, {}, same)) == "one,two"
+    other = Settings.repeat(first, out=tmp_path / "other", classes="3,4")
+    assert names(train(DCGAN, {}, other)) == "3,4"
+
+
 def test_a_run_is_not_overwritten(tiny_run: Path) -> None:
     with pytest.raises(UsageError, match="already holds a run"):
         train(DCGAN, TINY, settings(tiny_run))

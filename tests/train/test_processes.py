@@ -1,0 +1,124 @@
+"""Several processes, begun by torchrun, train what one would; and what differs between their machines is refused."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from ganedge.models import find
+from ganedge.models.noise import Dropout
+from ganedge.runtime.errors import UsageError
+from ganedge.train import checkpoint, loop
+from ganedge.train.loop import Settings, train
+
+SETS = {"size": 32, "width": 2, "blocks": 1, "batch": 2, "replay": 3, "jitter": False}
+PROGRAM = """
+import os, sys, torch
+from pathlib import Path
+from ganedge.models import find
+from ganedge.runtime.errors import UsageError
+from ganedge.train.__main__ import main
+from ganedge.train.loop import Settings, train
+
+place, rank, small = Path(sys.argv[1]), os.environ["RANK"], {small!r}
+
+def run(out, steps, given=small, **more):
+    settings = Settings(data=str(place / "sets"), out=place / out, steps=steps, device="cpu", precision="fp32", **more)
+    train(find("cyclegan"), given, settings)
+    torch.distributed.barrier()  # Process 0 writes to the end.
+
+run("whole", 4)
+run("parts", 2)
+run("parts", 4, {{}}, resume=True)
+for out, lr, resume in (("parts", 2e-4, True), ("other", 1e-3 * (1 + int(rank)), False)):
+    try:  # Process 1 as on a machine of its own, that has no copy of the run, and with another learning rate.
+        run(out if rank == "0" else "elsewhere", 6, {{**small, "lr": lr}}, resume=resume)
+    except UsageError as error:
+        print(f"refused {{rank}}: {{error}}", flush=True)
+sys.argv = ["gan-train", "mlp", "--data=digits", f"--out={{place / 'mlp'}}", "--devices=4"]
+main()
+"""
+
+
+@pytest.fixture
+def sets(tmp_path: Path) -> Path:
+    random = np.random.default_rng(0)
+    for side in ("trainA", "trainB"):
+        (tmp_path / "sets" / side).mkdir(parents=True)
+        for index in range(5):
+            pixels = random.integers(0, 256, (32, 32, 3), np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "sets" / side / f"{index}.png")
+    return tmp_path
+
+
+def test_two_processes_of_torchrun_train_as_one(sets: Path) -> None:
+    settings = Settings(data=str(sets / "sets"), out=sets / "one", steps=4, device="cpu", precision="fp32")
+    one = checkpoint.load_latest(train(find("cyclegan"), SETS, settings))
+    (sets / "program.py").write_text(PROGRAM.format(small=SETS))
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    done = subprocess.run(
+        [*torchrun, str(sets / "program.py"), str(sets)],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+    )
+    whole, parts = (checkpoint.load_latest(sets / out) for out in ("whole", "parts"))
+    assert whole is not None, done.stderr
+    assert one is not None
+    assert parts is not None
+    torch.testing.assert_close(parts, whole, rtol=0, atol=0)
+    pictures = [found[1]["networks"]["replay-a"]["pictures"] for found in (one, whole)]
+    assert (pictures[1] - pictures[0]).abs().max() < 0.01 < pictures[0].std(), "rounding alone, and the same pictures"
+    assert whole[1]["networks"]["replay-a"]["count"] == 3
+    for rank in (0, 1):
+        assert f"refused {rank}: step is 0 in process 1 and 4 in process 0" in done.stdout, done.stdout
+        assert f"refused {rank}: lr is 0.002 in process 1 and 0.001 in process 0" in done.stdout
+    assert "devices is 4, but torchrun began 2 here" in done.stderr
+    assert done.returncode
+
+
+@pytest.mark.parametrize(("given", "refused"), [({"batchnorm": True}, True), ({"batchnorm": False}, False)])
+def test_going_on_with_other_devices(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], given: dict[str, Any], refused: bool
+) -> None:
+    small = {"size": 8, "batch": 8, "hidden_g": "8,8", "hidden_d": "8", **given}
+    out = train(find("mlp"), small, Settings(data="digits", out=tmp_path / "run", steps=1, device="cpu"))
+    config = out / "config.json"
+    config.write_text(config.read_text().replace('"processes": 1', '"processes": 2'))
+    again = Settings(data="digits", out=out, steps=2, device="cpu", resume=True)
+    if refused:
+        with pytest.raises(UsageError, match=r"devices is 1, but .* was trained on 2, and on CPUs BatchNorm"):
+            train(find("mlp"), {}, again)
+        assert '"processes": 2' in config.read_text(), "left as it was"
+    else:
+        train(find("mlp"), {}, again)
+        assert "trained on 2 devices: on 1 it goes on the same up to rounding" in capsys.readouterr().err
+
+
+def test_dropout_drops_the_share_it_says() -> None:
+    torch.manual_seed(0)
+    dropout = Dropout(0.25)
+    given = torch.ones(4, 1000, requires_grad=True)
+    dropped = dropout(given)
+    assert dropped.unique().tolist() == pytest.approx([0.0, 4 / 3])
+    assert (dropped == 0).float().mean().item() == pytest.approx(0.25, abs=0.03)
+    dropped.sum().backward()  # type: ignore[no-untyped-call]
+    assert given.grad is not None
+    assert torch.equal(given.grad, dropped.detach())
+    assert dropout.eval()(given) is given
+
+
+def test_auto_takes_no_emulated_bf16(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation)
+    assert loop.settled_precision(Settings(data="digits", out=tmp_path)) == "fp32"
