@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 
-SIDE = {"cpu": 2048, "cuda": 8192}
+SIDE = {"cpu": 1024, "cuda": 8192}
 """Rows and columns of the matrices that the peak is measured with."""
-ROOF_SECONDS = 0.5
+ROOF_SECONDS = 0.2
 """How long each peak is looked for."""
 COPIED = 2**28
 """Bytes of the copy that memory's speed is measured with: more than caches hold."""

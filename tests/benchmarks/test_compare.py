@@ -345,9 +345,6 @@ def test_the_state_while_it_is_measured(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_the_peak_of_each_kind_of_number(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(arithmetic, "SIDE", {"cpu": 64, "cuda": 64})
-    monkeypatch.setattr(arithmetic, "ROOF_SECONDS", 0.01)
-    monkeypatch.setattr(arithmetic, "COPIED", 2**16)
     here = arithmetic.peak(1, "cpu")
     assert here["flops"].keys() == {"fp32", "bf16", "int8"}
     assert min(*here["flops"].values(), here["bandwidth"]) > 1e6

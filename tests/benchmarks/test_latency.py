@@ -283,6 +283,7 @@ def test_inputs_are_more_than_the_caches_hold(artifact: Path, monkeypatch: pytes
     (tmp_path / "index3").mkdir()
     (tmp_path / "index3" / "size").write_text("64K\n")
     monkeypatch.setattr(pools, "CACHES", tmp_path)
+    monkeypatch.setattr(pools, "BEYOND", 2.0)
     interface = read_artifact(artifact)[0].interface
     batches, said = pools.make(interface, 4)
     assert said == {"batches": len(batches), "bytes": sum(one[0].nbytes for one in batches), "cache_bytes": 65536}
