@@ -130,11 +130,12 @@ def _latency(
     _check_options(given, against, fid or data is not None)
     wanted = None if choose is None else choice.read_choice(choose)
     least, calls = (latency.STRICT_SECONDS, latency.STRICT_QUERIES) if strict else (3.0, 50)
+    with_torch = against is not None and engines.installed("torch")
     if wanted is not None:
         choice.check_figures(
             wanted,
-            compared=against is not None or len(files) > 1 or engine == "all",
-            eager=against is not None,
+            compared=with_torch or len(files) > 1 or engine == "all",
+            eager=with_torch,
             distance=fid or data is not None,
             data=data is not None,
             processes=processes > 0,
@@ -233,6 +234,8 @@ def _train(
     measured = training.measure(seconds, threads, precision, typer.echo, device)
     measured["command"] = shlex.join(["gan-bench", *_arguments()])
     _write(measured, json_file)
+    if measured["failed"]:
+        raise GanEdgeError("; ".join(f"{one['variant']}: {one['reason']}" for one in measured["failed"]))
     if measured["partial"]:
         raise KeyboardInterrupt
 

@@ -1,7 +1,7 @@
 """How much there is to compute, and how much this machine can.
 
     macs = multiply_accumulates(model, {"latent": (1, 100)})        # of one call, from the ONNX graph
-    peak = peak_flops(threads=2, device="cpu")                      # FLOP/s of a large FP32 matrix product
+    found = peak(threads=2, device="cpu")                           # FLOP/s of matrix products, by kind of number
 
 A multiply-accumulate is two floating-point operations. Only convolutions and matrix products are counted; what
 normalisation, activations and padding cost shows as a lower share of the peak.
@@ -15,6 +15,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+
+from ganedge.runtime.engines import ort
 
 SIDE = {"cpu": 1024, "cuda": 8192}
 """Rows and columns of the matrices that the peak is measured with."""
@@ -72,7 +74,7 @@ def _of_node(node: object, known: Mapping[str, list[int]]) -> int | None:
 
 def kind(computes: str) -> str:
     """The type of numbers that products are made of: `fp32 (fp16 weights)` is computed in FP32."""
-    return computes.partition(" ")[0]
+    return "tf32" if "TF32" in computes else computes.partition(" ")[0]
 
 
 def peak(threads: int, device: str) -> dict[str, Any]:
@@ -83,7 +85,7 @@ def peak(threads: int, device: str) -> dict[str, Any]:
         device: cpu or cuda.
 
     Returns:
-        `flops`: FLOP/s by type (fp32, bf16 and int8; on CUDA fp16 too), without those that cannot be measured here;
+        `flops`: FLOP/s by type (fp32, bf16 and int8; on CUDA tf32 and fp16 too), without those that cannot be measured;
         `bandwidth`: bytes/s read and written by a copy, or None; `how`: how that was found out, and what is missing.
     """
     found: dict[str, float] = {}
@@ -96,7 +98,7 @@ def peak(threads: int, device: str) -> dict[str, Any]:
     else:
         torch.set_num_threads(threads)
         try:
-            for name in ("fp32", "bf16", "fp16") if device == "cuda" else ("fp32", "bf16"):
+            for name in ("fp32", "tf32", "bf16", "fp16") if device == "cuda" else ("fp32", "bf16"):
                 found[name] = _product(name, device)
             bandwidth = _copy(device)
             if device == "cuda":
@@ -106,8 +108,8 @@ def peak(threads: int, device: str) -> dict[str, Any]:
     if device == "cpu":
         try:
             found["int8"] = _integers(threads)
-        except ModuleNotFoundError as error:
-            missing.append(f"{error.name} is not installed, which multiplies whole numbers")
+        except Exception as error:  # noqa: BLE001 - it may be missing, or half of it overwritten by another wheel
+            missing.append(f"no product of bytes in ONNX Runtime ({str(error).partition(chr(10))[0][:120]})")
     how = f"matrix products {SIDE[device]} × {SIDE[device]}, the best of {ROOF_SECONDS} s each"
     if "int8" in found and device == "cpu":
         how += ", INT8 by ONNX Runtime"
@@ -122,9 +124,14 @@ def _product(name: str, device: str) -> float:
     if name == "int8":
         whole = [torch.randint(-127, 127, (side, side), dtype=torch.int8, device=device) for _ in range(2)]
         return 2 * side**3 / _best(lambda: torch._int_mm(*whole), device)
-    types = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-    a, b = (torch.rand(side, side, dtype=types[name], device=device) for _ in range(2))
-    return 2 * side**3 / _best(lambda: torch.mm(a, b), device)
+    types = {"bf16": torch.bfloat16, "fp16": torch.float16}
+    a, b = (torch.rand(side, side, dtype=types.get(name, torch.float32), device=device) for _ in range(2))
+    allowed = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = name == "tf32"
+    try:
+        return 2 * side**3 / _best(lambda: torch.mm(a, b), device)
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = allowed
 
 
 def _copy(device: str) -> float:
@@ -139,9 +146,9 @@ def _copy(device: str) -> float:
 def _integers(threads: int) -> float:
     """Operations a second of a square product of bytes in ONNX Runtime, which uses the instructions made for it."""
     import onnx
-    import onnxruntime
     from onnx import TensorProto, helper, numpy_helper
 
+    onnxruntime = ort._package()
     side = SIDE["cpu"]
     random = np.random.default_rng(0)
     weights = random.integers(-127, 127, (side, side)).astype(np.int8)

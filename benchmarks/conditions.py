@@ -41,14 +41,15 @@ def machine(threads: int) -> dict[str, object]:
     }
 
 
-def conditions(root: Path = SYSFS) -> dict[str, object]:
+def conditions(root: Path = SYSFS, *, gpu: bool = True) -> dict[str, object]:
     """What the machine says of its state now.
 
     Args:
         root: Where sysfs is mounted.
+        gpu: Whether to ask NVIDIA's driver too.
 
     Returns:
-        Some of: load (of the last minute), governor, clock_mhz (mean over the cores), temperature_c (the
+        Some of: load (of the last minute), governor, clock_mhz (mean over the cores this may use), temperature_c (the
             hottest zone), power_w by rail, gpu.
     """
     found: dict[str, object] = {}
@@ -58,7 +59,8 @@ def conditions(root: Path = SYSFS) -> dict[str, object]:
     governors = sorted({_text(path) for path in cpu.glob("cpu[0-9]*/cpufreq/scaling_governor")} - {""})
     if governors:
         found["governor"] = ", ".join(governors)
-    clocks = [_number(path) for path in cpu.glob("cpu[0-9]*/cpufreq/scaling_cur_freq")]
+    names = [f"cpu{core}" for core in os.sched_getaffinity(0)] if hasattr(os, "sched_getaffinity") else ["cpu[0-9]*"]
+    clocks = [_number(path) for name in names for path in cpu.glob(f"{name}/cpufreq/scaling_cur_freq")]
     known = [clock for clock in clocks if clock is not None]
     if known:
         found["clock_mhz"] = sum(known) / len(known) / 1000
@@ -69,9 +71,9 @@ def conditions(root: Path = SYSFS) -> dict[str, object]:
     rails = _rails(root)
     if rails:
         found["power_w"] = rails
-    gpu = _nvidia(",".join(NVIDIA))
-    if gpu:
-        found["gpu"] = dict(zip(NVIDIA, (part.strip() for part in gpu.split(",")), strict=False))
+    told = _nvidia(",".join(NVIDIA)) if gpu else ""
+    if told:
+        found["gpu"] = dict(zip(NVIDIA, (part.strip() for part in told.split(",")), strict=False))
     return found
 
 
@@ -79,10 +81,12 @@ class Watch:
     """The machine's state while something is timed: looked at between turns, and not often.
 
     Args:
+        device: cpu or cuda: a GPU that is not used is not looked at.
         root: Where sysfs is mounted.
     """
 
-    def __init__(self, root: Path = SYSFS) -> None:
+    def __init__(self, device: str = "cpu", root: Path = SYSFS) -> None:
+        self._device = device
         self._root = root
         self._next = 0.0
         self._seen: list[dict[str, float]] = []
@@ -92,7 +96,7 @@ class Watch:
         """Take the state down, unless that was done a moment ago."""
         if time.monotonic() < self._next:
             return
-        self._seen.append(_figures(conditions(self._root)))
+        self._seen.append(_figures(conditions(self._root, gpu=self._device != "cpu")))
         self._energy.append((time.monotonic(), _energy(self._root)))
         self._next = time.monotonic() + WATCH_SECONDS
 
@@ -198,18 +202,26 @@ def _rails(root: Path) -> dict[str, float]:
 
 
 def _nvidia(query: str) -> str:
-    """NVIDIA's driver's answer about the first GPU that CUDA shows this process; empty where there is none."""
+    """What NVIDIA's driver says of the first GPU that CUDA shows this process, by the bus; empty without one."""
     program = shutil.which("nvidia-smi")
     if program is None:
         return ""
     line = [program, f"--query-gpu={query}", "--format=csv,noheader"]
-    first = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")[0]
-    line += ["-i", first] if first else []
+    shown = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if shown is not None and not shown.strip():
+        return ""  # CUDA shows this process none.
+    line += ["-i", shown.split(",")[0]] if shown else []
     try:
         done = subprocess.run(line, capture_output=True, text=True, timeout=20)  # noqa: S603 - our own command line
     except (OSError, subprocess.TimeoutExpired):
         return ""
     return done.stdout.splitlines()[0].strip() if done.returncode == 0 and done.stdout else ""
+
+
+def gpu_memory() -> int | None:
+    """Bytes that the GPU's memory holds, whoever they belong to; None where the driver does not tell."""
+    told = _nvidia("memory.used").split()
+    return int(told[0]) * 2**20 if told and told[0].isdigit() else None
 
 
 def _text(path: Path) -> str:

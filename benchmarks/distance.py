@@ -21,7 +21,7 @@ from ganedge.benchmarks.competitor import Competitor
 from ganedge.export import parity
 from ganedge.models.variant import Wants
 from ganedge.runtime import engines
-from ganedge.runtime.errors import EngineError, GanEdgeError, MissingExtra, UsageError
+from ganedge.runtime.errors import EngineError, MissingExtra, UsageError
 from ganedge.runtime.images import to_uint8
 from ganedge.runtime.manifest import Interface
 from ganedge.runtime.terminal import note
@@ -109,18 +109,18 @@ class Examiner:
         found: dict[str, dict[str, float]] = {}
         first: Tensor | None = None
         for one in sorted(competitors, key=lambda other: other is not judge):  # The judge is first.
+            figures: dict[str, float] = {}
             try:
                 own = self._features(one)
-            except (GanEdgeError, MemoryError) as error:
+                if one is judge:
+                    first = own
+                elif first is not None:
+                    figures |= _apart(first, own, "")
+                if self._real is not None:
+                    figures |= _apart(self._real, own, "data_")
+            except Exception as error:  # noqa: BLE001 - PyTorch's own too, where memory ends: what was timed is kept
                 failed(one.name, error)
                 continue
-            figures: dict[str, float] = {}
-            if one is judge:
-                first = own
-            elif first is not None:
-                figures |= _apart(first, own, "")
-            if self._real is not None:
-                figures |= _apart(self._real, own, "data_")
             found[one.name] = figures
         return found
 

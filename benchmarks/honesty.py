@@ -133,7 +133,7 @@ def measure(runs: int, seconds: float, say: Say) -> dict[str, Any]:
     report: dict[str, Any] = {
         "schema": SCHEMA,
         "partial": partial,
-        "machine": machine(latency.cores()),
+        "machine": machine(engines.cores()),
         "conditions": {"before": before, "after": conditions()},
         "seconds": seconds,
         "bars": bars(rows, wrong),
@@ -206,7 +206,7 @@ def overhead(artifact: Path, seconds: float) -> dict[str, float]:
         `bare_s` and `added_s`, medians over the rounds of the turns' lower quartiles, seconds.
     """
     manifest, model = read_artifact(artifact)
-    threads = latency.cores()
+    threads = engines.cores()
     (one,), _ = artifact_competitors([artifact], "onnxruntime", "cpu", threads)
     engine = engines.start(model, manifest.precision, "onnxruntime", "cpu", threads)
     pool, _ = pools.make(manifest.interface, 1)

@@ -8,8 +8,7 @@ time, on the same number of threads for all. The report is a table ready for JSO
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -22,7 +21,7 @@ from ganedge.benchmarks import arithmetic, pools, process, size, timing
 from ganedge.benchmarks.competitor import ALONE, EAGER, TORCH, Competitor, Inputs, Split, artifact_competitors, common
 from ganedge.benchmarks.conditions import Others, Watch, conditions, machine
 from ganedge.export import parity
-from ganedge.runtime import fidelity
+from ganedge.runtime import engines, fidelity
 from ganedge.runtime.errors import EngineError, MissingExtra, UsageError
 from ganedge.runtime.manifest import Interface, Precision, read_artifact
 
@@ -149,7 +148,7 @@ def measure(
     settings = settings or Settings()
     if not files:
         raise UsageError("nothing to measure: give artifacts that gan-export wrote")
-    threads = settings.threads or cores()
+    threads = settings.threads or engines.cores()
     before = conditions()
     subject = _open(files, against, settings, said, threads)
     if change is not None:
@@ -174,7 +173,7 @@ def measure(
         "results": [],
         "warnings": [],
     }
-    watch = Watch()
+    watch = Watch(settings.device)
     others: list[float] = []
     try:
         report["peak"] = arithmetic.peak(threads, settings.device)
@@ -197,14 +196,9 @@ def measure(
     report["conditions"]["after"] = conditions()
     load = before.get("load")
     known = load if isinstance(load, float) else None
-    report["warnings"] += warnings(report["results"], max(others, default=None), known, cores())
+    report["warnings"] += warnings(report["results"], max(others, default=None), known, engines.cores())
     report["warnings"] += watch.warnings()
     return report
-
-
-def cores() -> int:
-    """Those that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _method(settings: Settings, subject: Subject) -> dict[str, Any]:
@@ -218,7 +212,8 @@ def _method(settings: Settings, subject: Subject) -> dict[str, Any]:
         else f"interleaved in turns of {timing.TURN_SECONDS} s and {timing.TURN_CALLS} calls, "
         f"{timing.TURN_LONGEST} s at most, in a new order each round, after all threads have gone to sleep",
         "ratio": "of the lower quartiles of turns within a round, their median over the rounds",
-        "interval": f"{timing.LEVEL:.0%}, rounds resampled {timing.RESAMPLES} times",
+        "interval": f"{timing.LEVEL:.0%}, rounds resampled {timing.RESAMPLES} times"
+        + (", without what drifted between two competitors" if settings.strict else ""),
         "seconds": settings.seconds,
         "iterations": settings.iterations,
         "device": settings.device,
@@ -369,18 +364,19 @@ def _at_batch(
         interrupted = True
         # Its own time of the rounds that are whole is kept; what was not compared by then is compared no more.
     turns = timing.whole_rounds(turns)
-    rounds = turns.pop("yardstick", [])
+    yardstick = turns.pop("yardstick", [])
     judge = _judge(subject.competitors, outputs, failed, report["reference"])
     report["reference"] = report["reference"] or (None if judge is None else judge.name)
-    if rounds:
-        report["yardstick"][str(batch)] = _rounded(timing.undisturbed(rounds))
+    if yardstick:
+        report["yardstick"][str(batch)] = _rounded(timing.undisturbed(yardstick))
+    if turns:
         if pictures is not None:
             pictures.update({name: output[:4] for name, output in outputs.items() if name not in pictures})
         for one in subject.competitors:
             if one.name in turns and one.name not in failed:
                 with timing.noted(one.name, failed):
                     fidelity_of = _fidelity(subject.interface, one, judge, outputs)
-                    row = _figures(report, one, batch, turns) | fidelity_of
+                    row = _figures(report, one, batch, turns, failed) | fidelity_of
                     row["split"] = asdict(splits[one.name]) if one.name in splits else None
                     report["results"].append(row)
     report["failed"] += [_failure(name, batch, error) for name, error in failed.items()]
@@ -481,11 +477,14 @@ def _judge(
     return None
 
 
-def _figures(report: dict[str, Any], one: Competitor, batch: int, turns: timing.Turns) -> dict[str, Any]:
+def _figures(
+    report: dict[str, Any], one: Competitor, batch: int, turns: timing.Turns, failed: Collection[str]
+) -> dict[str, Any]:
     """One row of the report: times, throughput, ratio to eager PyTorch and share of the peak."""
     found = timing.figures(turns[one.name])
     rounds = timing.undisturbed(turns[one.name])
-    ratio = timing.ratio(timing.undisturbed(turns[EAGER]), rounds) if EAGER in turns else None
+    eager = EAGER in turns and EAGER not in failed
+    ratio = timing.ratio(timing.undisturbed(turns[EAGER]), rounds) if eager else None
     macs = report["competitors"][one.name]["macs"]
     peak = report["peak"]["flops"].get(arithmetic.kind(report["competitors"][one.name]["computes"]))
     times = np.concatenate(turns[one.name])

@@ -17,17 +17,17 @@ from ganedge.runtime.errors import GanEdgeError
 LIMIT = 300
 """Seconds after which a process counts as stuck."""
 DEVICE = """
-import os, subprocess
+import time
+asking = 0.0
 def held():
-    line = ["nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits"]
-    device = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")[0]
-    try:
-        told = subprocess.run(line + (["-i", device] if device else []), capture_output=True, text=True, timeout=20)
-        return 2**20 * int(told.stdout.split()[0])
-    except (OSError, subprocess.SubprocessError, IndexError, ValueError):
-        return 0
+    global asking
+    from ganedge.benchmarks.conditions import gpu_memory
+    begin = time.perf_counter()
+    told = gpu_memory() or 0
+    asking += time.perf_counter() - begin
+    return told
 """
-"""What a GPU's memory holds; nothing else may come or go there meanwhile. Asked on CUDA only, as asking takes time."""
+"""What a GPU's memory holds; nothing else may come or go there meanwhile. Asked on CUDA only; that time is not its."""
 PEAK = """
 import sys
 try:
@@ -40,6 +40,7 @@ print("peak", peak)
 """A process's own high-water mark: what its parent held does not count, as it does in getrusage."""
 DEVICE_PEAK = """
 print("device", max(0, held() - empty) if empty else 0)
+print("asking", asking)
 """
 SIZED = """
 from dataclasses import replace
@@ -138,14 +139,14 @@ def measure(
         for name in [name for name in scripts if name not in failed]:
             begin = time.perf_counter()
             try:
-                memory = _run(scripts[name])
+                *memory, asking = _run(scripts[name])
             except GanEdgeError as error:
                 failed[name] = str(error)
                 found.pop(name, None)
                 continue
-            peaks[name] = [max(pair) for pair in zip(peaks[name], memory, strict=True)]
+            peaks[name] = [max(int(most), int(now)) for most, now in zip(peaks[name], memory, strict=True)]
             if turn:
-                times[name].append(time.perf_counter() - begin)
+                times[name].append(time.perf_counter() - begin - asking)
                 host, device = (most or None for most in peaks[name])
                 found[name] = {
                     "cold_start_s": statistics.median(times[name]),
@@ -155,13 +156,13 @@ def measure(
     return found
 
 
-def _run(script: list[str]) -> tuple[int, int]:
-    """Run one process; its peak memory on the host and on a GPU, bytes, 0 where unknown."""
+def _run(script: list[str]) -> tuple[int, int, float]:
+    """Run one process; its peak memory on the host and on a GPU, bytes, 0 where unknown; seconds it asked for that."""
     try:
         done = subprocess.run(script, capture_output=True, text=True, timeout=LIMIT)  # noqa: S603 - our own
     except subprocess.TimeoutExpired as error:
         raise GanEdgeError(f"a whole process gave no result within {LIMIT} s") from error
     if done.returncode:
         raise GanEdgeError(f"a whole process failed: {(done.stderr.strip().splitlines() or ['no reason'])[-1]}")
-    told = dict(line.split() for line in done.stdout.splitlines() if line.startswith(("peak ", "device ")))
-    return int(told.get("peak", 0)), int(told.get("device", 0))
+    told = dict(line.split() for line in done.stdout.splitlines() if line.startswith(("peak ", "device ", "asking ")))
+    return int(told.get("peak", 0)), int(told.get("device", 0)), float(told.get("asking", 0))

@@ -49,6 +49,8 @@ QUARTER = 0.25
 """The share of a turn's calls that are as fast as the figure its ratios are made of."""
 RESAMPLES = 2000
 """Draws of a bootstrap interval."""
+DRAWN = 2**20
+"""Values drawn at once: hours of rounds would not fit into the memory otherwise."""
 LEVEL = 0.95
 """How sure an interval is."""
 RENEWAL = 0.5
@@ -133,9 +135,12 @@ def interleaved(
     ready()
     order = random.Random(0)  # noqa: S311 - the same in every run, and no one's secret
     rounds, look = 0, 0
+    leading = names[0] if names else ""
     while names:
         if all(timed[name] >= seconds and calls[name] >= iterations for name in names):
-            unsure = [name for name in names if settled is None or name in settled]
+            # Ratios are to the first; where that one failed, none has to be known.
+            asked = names if leading in names else []
+            unsure = [name for name in asked if settled is None or name in settled]
             if all(timed[name] >= LONGEST * seconds for name in unsure):
                 break
             if rounds >= look:
@@ -180,7 +185,8 @@ def one_by_one(
         between: Called between two competitors.
 
     Returns:
-        For each, its times in seconds, cut into as many turns for all, so that ratios have rounds to resample.
+        For each, its times in seconds, cut into as many turns for all. What drifts between two competitors is in no
+        interval that these make: they were not timed at the same time.
     """
     turns = {} if turns is None else turns
     names = _warm(competitors, turns, failed)
@@ -229,9 +235,9 @@ def noted(name: str, failed: dict[str, Exception] | None) -> Iterator[None]:
 
 
 def whole_rounds(turns: Turns) -> Turns:
-    """The same without the round that an interruption cut short."""
-    rounds = min(map(len, turns.values()), default=0)
-    return {name: found[:rounds] for name, found in turns.items()}
+    """The same without the round that an interruption cut short, and without those that had no turn yet."""
+    rounds = min((len(found) for found in turns.values() if found), default=0)
+    return {name: found[:rounds] for name, found in turns.items() if found}
 
 
 def figures(turns: Sequence[NDArray[np.float64]]) -> Figures:
@@ -276,8 +282,13 @@ def ratio(slow: Sequence[float] | NDArray[np.float64], fast: Sequence[float] | N
 
 def resampled(values: NDArray[np.float64], seed: int = 0) -> NDArray[np.float64]:
     """Medians of `values` drawn again with replacement, `RESAMPLES` times: rounds, not calls, are what is drawn."""
-    chosen = np.random.default_rng(seed).integers(0, len(values), (RESAMPLES, len(values)))
-    return np.asarray(np.median(values[chosen], axis=1))
+    random = np.random.default_rng(seed)
+    at_once = max(1, DRAWN // len(values))
+    parts = []
+    for begin in range(0, RESAMPLES, at_once):
+        chosen = random.integers(0, len(values), (min(at_once, RESAMPLES - begin), len(values)))
+        parts.append(np.median(values[chosen], axis=1))
+    return np.concatenate(parts)
 
 
 def _turn(run: Competitor, first: int) -> NDArray[np.float64]:

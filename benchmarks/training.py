@@ -4,7 +4,8 @@
 
 The plain loop reads pictures through a DataLoader with per-picture transforms, trains in FP32 with the default Adam,
 lets the generator's loss go back through the discriminator's weights, and asks for every loss with `.item()`. Both
-train in turns of whole steps, each step is timed, and nothing after the warm-up is dropped. The data are random
+train in turns of whole steps (one on a CPU, more on CUDA), each turn is timed, and nothing after the warm-up is
+dropped. The data are random
 pictures of the right size, kept in memory by both. Ours is measured with all it does beside the steps.
 """
 
@@ -30,7 +31,8 @@ from ganedge.benchmarks import latency, timing
 from ganedge.benchmarks.conditions import Others, conditions, machine
 from ganedge.models import find
 from ganedge.models.variant import Wants
-from ganedge.runtime.errors import EngineError, UsageError
+from ganedge.runtime import engines
+from ganedge.runtime.errors import EngineError, GanEdgeError, UsageError
 from ganedge.train import loop
 from ganedge.train.data import Data
 from ganedge.train.keeper import Keeper
@@ -168,6 +170,8 @@ def compare(name: str, seconds: float, precision: loop.Precision = "auto", devic
     for key, steps in runs.items():
         for _ in range(WARM_UP):
             computes[key] = next(steps)
+        if device == "cuda":
+            torch.cuda.synchronize()
     while min(map(sum, times.values())) < seconds or len(times["plain"]) < 2:
         for key, steps in runs.items():
             times[key].append(_timed(steps, turn, device))
@@ -179,6 +183,7 @@ def compare(name: str, seconds: float, precision: loop.Precision = "auto", devic
         "precision": precision,
         "computes": computes,
         "device": device,
+        "turn": turn,
         "steps": {key: len(found) * turn for key, found in times.items()},
         "step_s": {
             key: {part: float(np.percentile(found, int(part[1:]))) for part in ("p50", "p90", "p95", "p99")}
@@ -219,7 +224,7 @@ def measure(
         raise UsageError(f"--seconds {seconds:g}: give 0 to 86400, a day")
     if device == "cuda" and not torch.cuda.is_available():
         raise EngineError("device cuda: PyTorch sees no CUDA device here")
-    used = threads or latency.cores()
+    used = threads or engines.cores()
     torch.set_num_threads(used)
     report: dict[str, Any] = {
         "schema": SCHEMA,
@@ -229,6 +234,7 @@ def measure(
         "machine": machine(used),
         "conditions": {"before": conditions()},
         "results": [],
+        "failed": [],
         "warnings": [],
     }
     others = Others()
@@ -237,13 +243,15 @@ def measure(
             result = compare(name, seconds, precision, device)
             report["results"].append(result)
             say(line(result))
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, GanEdgeError) as error:
         report["partial"] = True
         if not report["results"]:
             raise
+        if isinstance(error, GanEdgeError):
+            report["failed"] = [{"variant": name, "reason": str(error)}]
     share = others.share()
     report["conditions"] |= {"during": {} if share is None else {"others": share}, "after": conditions()}
-    report["warnings"] = latency.warnings([], share, None, latency.cores())
+    report["warnings"] = latency.warnings([], share, None, engines.cores())
     for text in report["warnings"]:
         say(f"warning: {text}")
     return report

@@ -13,7 +13,6 @@ from __future__ import annotations
 import contextlib
 import csv
 import math
-import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -24,6 +23,7 @@ import torch
 from torch import Tensor
 
 from ganedge.models.variant import Wants
+from ganedge.runtime import engines
 from ganedge.runtime.errors import GanEdgeError, InputError, UsageError
 from ganedge.train.builtin import BUILT_IN, CELEBA, CIRCLES, celeba, points
 from ganedge.train.pictures import PICTURES, find_pictures, is_grey, try_decode
@@ -384,7 +384,7 @@ class _Group:
 def _open(groups: Sequence[_Group], spec: str, wants: Wants, options: Options) -> tuple[Source, ...]:
     """Pictures from files: all of them in memory if all fit, else all read as they are needed."""
     size = wants.load_size or wants.size
-    pool = ThreadPoolExecutor(options.workers or len(os.sched_getaffinity(0)))
+    pool = ThreadPoolExecutor(options.workers or engines.cores())
     channels = wants.channels or _channels([path for group in groups for item in group.items for path in item], pool)
 
     def read(item: Item) -> list[np.ndarray] | str:

@@ -160,7 +160,8 @@ def read(folder: Path, name: str = CONFIG) -> Run:
             raise ArtifactError(f"{path} is from a newer ganedge (schema {said['schema']}): pip install -U ganedge")
         variant = find(said["variant"])
         settings = dict(said["training"])
-        config = variant.config_class(**said["config"])
+        # Before there was a unit, pictures were steps apart.
+        config = variant.config_class(**{"sample_unit": "steps", **said["config"]})
         data = dict(said["data"])
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise ArtifactError(f"{path} is damaged: {type(error).__name__} {error}") from error

@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 import time
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ import pytest
 
 from ganedge.benchmarks import arithmetic, choice, compare, conditions, latency, page, process, report, results, timing
 from ganedge.benchmarks.competitor import ALONE, EAGER, NOT_ASKED
+from ganedge.runtime.engines import ort
 from ganedge.runtime.errors import EngineError, GanEdgeError, InputError
 from ganedge.runtime.manifest import Port
 
@@ -243,11 +245,12 @@ def test_a_process_that_fails_costs_its_own_figures_only() -> None:
     failed: dict[str, str] = {}
     good, bad = (
         [sys.executable, "-c", code]
-        for code in ("print('device 7')\nprint('peak 5')", "raise SystemExit('no such engine')")
+        for code in ("print('device 7')\nprint('peak 5')\nprint('asking 1000')", "raise SystemExit('no such engine')")
     )
     found = process.measure({"bad": bad, "good": good}, 1, failed)
     assert found.keys() == {"good"}
     assert (found["good"]["peak_bytes"], found["good"]["device_bytes"]) == (5, 7)
+    assert found["good"]["cold_start_s"] < 0, "what asking took is not its own"
     assert "no such engine" in failed["bad"]
 
 
@@ -333,7 +336,7 @@ def test_the_state_while_it_is_measured(tmp_path: Path, monkeypatch: pytest.Monk
         for path, value in ((heat, 1000 * degrees), (speed, kilohertz), (joules, 30_000_000 * step)):
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(f"{value}\n")
-        watch = watch or conditions.Watch(tmp_path)
+        watch = watch or conditions.Watch("cpu", tmp_path)
         watch.look()
         watch.look()  # A moment later: not taken down again.
         clock["now"] += 3
@@ -353,6 +356,47 @@ def test_the_peak_of_each_kind_of_number(monkeypatch: pytest.MonkeyPatch) -> Non
     there = arithmetic.peak(1, "cuda")
     assert (there["flops"], there["bandwidth"]) == ({}, None)
     assert "PyTorch could not on cuda: no CUDA GPUs are available" in there["how"]
+
+
+def test_a_broken_engine_costs_its_peak_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    def overwritten() -> Any:
+        raise EngineError("onnxruntime is installed and does not start")
+
+    monkeypatch.setattr(ort, "_package", overwritten)
+    found = arithmetic.peak(1, "cpu")
+    assert found["flops"].keys() == {"fp32", "bf16"}
+    assert "onnxruntime is installed and does not start" in found["how"]
+    assert arithmetic.kind("fp32 (TF32 allowed)") == "tf32", "which is not FP32's peak"
+
+
+def test_a_gpu_that_cuda_does_not_show_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[list[str]] = []
+
+    def run(line: list[str], **_: Any) -> Any:
+        asked.append(line)
+        return subprocess.CompletedProcess(line, 0, "512", "")
+
+    monkeypatch.setattr(conditions.shutil, "which", lambda _: "nvidia-smi")
+    monkeypatch.setattr(conditions.subprocess, "run", run)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert conditions.gpu_memory() is None
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,0")
+    assert conditions.gpu_memory() == 512 * 2**20
+    assert asked[-1][-2:] == ["-i", "2"]
+    asked.clear()
+    conditions.Watch("cpu").look()
+    assert not asked, "nothing runs there"
+
+
+def test_hours_of_rounds_fit_into_the_memory() -> None:
+    values = np.random.default_rng(0).normal(0, 1, 60_000)
+    tracemalloc.start()
+    draws = timing.resampled(values)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1e8
+    assert draws.shape == (timing.RESAMPLES,)
+    assert abs(draws.std() - 1.2533 / np.sqrt(60_000)) < 1e-3
 
 
 def _no_device(*_: Any) -> float:

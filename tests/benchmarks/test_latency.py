@@ -279,6 +279,27 @@ def test_strict_is_one_after_the_other(artifact: Path, monkeypatch: pytest.Monke
     assert not {"renewed", "longer"} & found["method"].keys()
 
 
+def test_strict_keeps_those_that_were_done(artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(latency, "STRICT_SECONDS", 0.05)
+
+    def change(subject: latency.Subject) -> None:
+        calls = iter(range(10**6))
+        run = subject.competitors[1].run
+
+        def stops(arrays: Any) -> Any:
+            if next(calls) > 500:
+                raise KeyboardInterrupt
+            return run(arrays)
+
+        object.__setattr__(subject.competitors[1], "run", stops)
+
+    settings = latency.Settings((1,), engine="onnxruntime", seconds=0.05, iterations=1024, processes=0, strict=True)
+    monkeypatch.setattr(timing, "WARMUP_BLOCKS", 1)
+    found = latency.measure([artifact, artifact], settings=settings, change=change)
+    assert found["partial"] is True
+    assert f"{artifact}, onnxruntime" in [row["competitor"] for row in found["results"]]
+
+
 def test_inputs_are_more_than_the_caches_hold(artifact: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "index3").mkdir()
     (tmp_path / "index3" / "size").write_text("64K\n")

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 HERE = Path(__file__).parent
-SHORT = "gan-train;gan-export;gan-run translate, a folder;gan-bench"
+SHORT = "gan-train;gan-export;gan-run translate, a folder"
 """The victims that are killed here; `make hostile` kills them all."""
 
 
@@ -30,9 +30,11 @@ def report(path: Path) -> dict[str, Any]:
 
 
 def test_damaged_files_end_well(tmp_path: Path) -> None:
-    done = suite("fuzz", "--cases", 200, "--seconds", 35, "--quick", "--seed", 7, "--report", tmp_path / "fuzz.json")
+    done = suite("fuzz", "--cases", 200, "--seconds", 20, "--quick", "--seed", 7, "--report", tmp_path / "fuzz.json")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert report(tmp_path / "fuzz.json")["cases"] > 0, "as many as there is time for; a hundred on a quiet machine"
+    assert report(tmp_path / "fuzz.json")["cases"] > 0, (
+        "as many as there is time for; half a hundred on a quiet machine"
+    )
 
 
 def test_the_fuzzer_sees_what_is_wrong() -> None:
@@ -71,9 +73,9 @@ def test_damage_can_be_done_again(seed: int) -> None:
 
 
 def test_killed_commands_leave_whole_files_and_go_on(tmp_path: Path) -> None:
-    done = suite("kill", "--kills", 5, "--only", SHORT, "--report", tmp_path / "kill.json")
+    done = suite("kill", "--kills", 4, "--only", SHORT, "--report", tmp_path / "kill.json")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert report(tmp_path / "kill.json")["kills"] == 5
+    assert report(tmp_path / "kill.json")["kills"] == 4
 
 
 def test_the_judge_of_killed_commands_sees_what_is_not_whole(tiny_run: Path, artifact: Path, tmp_path: Path) -> None:

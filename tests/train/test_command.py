@@ -143,7 +143,7 @@ def test_two_devices_train_as_one(command: Command, tmp_path: Path) -> None:
         "--hidden-d=16",
         "--no-batchnorm",
         "--dropout=0.3",
-        "--steps=20",
+        "--steps=6",
     )
     options = ("mlp", "--data=digits", "--device=cpu", "--precision=fp32", *small)
     done = command("gan-train", *options, f"--out={tmp_path / '1'}")

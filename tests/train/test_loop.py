@@ -352,3 +352,10 @@ def test_any_state_survives_a_checkpoint(tmp_path: Path) -> None:
 
 def test_every_variant_is_found() -> None:
     assert find("dcgan") is DCGAN
+
+
+def test_pictures_of_runs_without_a_unit_are_steps_apart(tiny_run: Path, tmp_path: Path) -> None:
+    said = json.loads((tiny_run / "config.json").read_text())
+    said["variant"], said["config"] = "circles", {"sample_every": 5000}
+    (tmp_path / "config.json").write_text(json.dumps(said))
+    assert run_folder.read(tmp_path).config.sample_unit == "steps"
