@@ -32,6 +32,9 @@ TURN_SECONDS, TURN_CALLS = 0.02, 4
 changed, and many rounds fit in."""
 TURN_LONGEST = 0.05
 """It ends here with fewer calls, but never with none."""
+OF_SLOWEST = 0.1
+"""Where one call of the slowest takes long, the others' turns are longer: this share of it. Else the slowest would be
+called again and again until those have been timed for long enough."""
 LOOK_SECONDS = 0.002
 """Between two turns this process is looked at so often, until no other thread of it works: pools that spin while they
 wait for work (ONNX Runtime's for 45 ms) would take the next one's cores."""
@@ -130,7 +133,9 @@ def interleaved(
         For each, the times of its turns in seconds, one array a turn. Every call after the warm-up is in them.
     """
     turns = {} if turns is None else turns
-    names = _warm(competitors, turns, failed)
+    medians_of = _warm(competitors, turns, failed)
+    names = list(medians_of)
+    long = OF_SLOWEST * max(medians_of.values(), default=0.0)
     spent, timed, calls = dict.fromkeys(names, 0.0), dict.fromkeys(names, 0.0), dict.fromkeys(names, 0)
     ready()
     order = random.Random(0)  # noqa: S311 - the same in every run, and no one's secret
@@ -152,7 +157,7 @@ def interleaved(
             with noted(name, failed):
                 if renew is not None and name in renew and spent[name] < RENEWAL * timed[name]:
                     spent[name] += _renewed(renew[name], competitors[name])
-                turn = _turn(competitors[name], calls[name])
+                turn = _turn(competitors[name], calls[name], long)
                 turns[name].append(turn)
                 timed[name] += float(turn.sum())
                 calls[name] += len(turn)
@@ -189,7 +194,7 @@ def one_by_one(
         interval that these make: they were not timed at the same time.
     """
     turns = {} if turns is None else turns
-    names = _warm(competitors, turns, failed)
+    names = list(_warm(competitors, turns, failed))
     ready()
     for name in names:
         _wait_for_sleep()
@@ -212,15 +217,14 @@ def one_by_one(
     return turns
 
 
-def _warm(competitors: Mapping[str, Competitor], turns: Turns, failed: dict[str, Exception] | None) -> list[str]:
-    """Warm all up; the names of those that could be, each with a place in the table."""
-    names = []
+def _warm(competitors: Mapping[str, Competitor], turns: Turns, failed: dict[str, Exception] | None) -> dict[str, float]:
+    """Warm all up; of those that could be, the last median call, seconds; each gets a place in the table."""
+    found = {}
     for name, run in competitors.items():
         with noted(name, failed):
-            _warm_up(run)
-            names.append(name)
-    turns.update({name: [] for name in names})
-    return names
+            found[name] = _warm_up(run)
+    turns.update({name: [] for name in found})
+    return found
 
 
 @contextlib.contextmanager
@@ -291,11 +295,12 @@ def resampled(values: NDArray[np.float64], seed: int = 0) -> NDArray[np.float64]
     return np.concatenate(parts)
 
 
-def _turn(run: Competitor, first: int) -> NDArray[np.float64]:
-    """Call for one turn's time, and at least once."""
+def _turn(run: Competitor, first: int, least: float = 0.0) -> NDArray[np.float64]:
+    """Call for one turn's time, for `least` seconds where that is longer, and at least once."""
     times: list[float] = []
+    short, longest = max(TURN_SECONDS, least), max(TURN_LONGEST, least)
     begin = before = time.perf_counter()
-    while before - begin < (TURN_LONGEST if len(times) < TURN_CALLS else TURN_SECONDS) or not times:
+    while before - begin < (longest if len(times) < TURN_CALLS else short) or not times:
         run(first + len(times))
         after = time.perf_counter()
         times.append(after - before)
@@ -338,14 +343,16 @@ def _renewed(renew: Renew, run: Competitor) -> float:
     return time.perf_counter() - begin
 
 
-def _warm_up(run: Competitor) -> None:
-    """Run until the median settles: allocators, caches and just-in-time compilers have then done their work."""
+def _warm_up(run: Competitor) -> float:
+    """Run until the median settles, and give it: allocators, caches and just-in-time compilers have done their work."""
     last = float("inf")
     for _ in range(WARMUP_BLOCKS):
         median = float(np.median(_turn(run, 0)))
-        if abs(median / last - 1) < SETTLED:
-            return
+        settled = abs(median / last - 1) < SETTLED
         last = median
+        if settled:
+            break
+    return last
 
 
 def _vague(turns: Turns, names: Sequence[str]) -> bool:

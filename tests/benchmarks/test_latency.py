@@ -49,6 +49,12 @@ def test_a_turn_ends_by_time_and_calls() -> None:
     assert len(slow) == 1
 
 
+def test_a_slow_one_is_not_called_until_the_fast_have_had_their_time() -> None:
+    turns = timing.interleaved({"slow": lambda _: time.sleep(0.3), "fast": lambda _: time.sleep(0.0005)}, 0.3, 5)
+    assert 5 <= len(turns["slow"]) <= 12, "by turns of 20 ms it would have been 15 times"
+    assert min(float(turn.sum()) for turn in turns["fast"]) >= 0.8 * timing.OF_SLOWEST * 0.3
+
+
 def test_a_turn_waits_for_threads_that_spin(monkeypatch: pytest.MonkeyPatch) -> None:
     spun = threading.Event()
 
