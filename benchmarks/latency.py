@@ -210,8 +210,8 @@ def _method(settings: Settings, subject: Subject) -> dict[str, Any]:
         "order": "one competitor after the other, each call as soon as the one before is done"
         if settings.strict
         else f"interleaved in turns of {timing.TURN_SECONDS} s and {timing.TURN_CALLS} calls, "
-        f"{timing.TURN_LONGEST} s at most (a tenth of the slowest one's call where that is longer), in a new order each "
-        "round, after all threads have gone to sleep",
+        f"{timing.TURN_LONGEST} s at most (a tenth of the slowest one's call where that is longer), in a new order "
+        "each round, after all threads have gone to sleep",
         "ratio": "of the lower quartiles of turns within a round, their median over the rounds",
         "interval": f"{timing.LEVEL:.0%}, rounds resampled {timing.RESAMPLES} times"
         + (", without what drifted between two competitors" if settings.strict else ""),
