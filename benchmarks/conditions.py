@@ -13,6 +13,7 @@ import itertools
 import os
 import platform
 import shutil
+import statistics
 import subprocess
 import time
 from pathlib import Path
@@ -104,13 +105,10 @@ class Watch:
         """Lowest clocks, highest temperatures and mean power, of those figures that the platform tells."""
         found = {}
         for name in {name: None for seen in self._seen for name in seen}:
-            values = [seen[name] for seen in self._seen if name in seen]
             if name == "load":
                 continue
-            worst = (
-                min(values) if "clock" in name else max(values) if "temperature" in name else sum(values) / len(values)
-            )
-            found[name] = worst
+            told = min if "clock" in name else max if "temperature" in name else statistics.fmean
+            found[name] = told([seen[name] for seen in self._seen if name in seen])
         joules = sum(
             now[1] - then[1]
             for then, now in itertools.pairwise(self._energy)

@@ -5,8 +5,9 @@
 
 Three bars. The same artifact under two names is as fast as itself: a ratio within `NEAR` of 1, its interval over 1.
 A competitor made 10 % slower is found by `gan-bench compare`, and nothing where nothing was changed. An artifact with
-one layer's weights scaled by 1.1 is called unfaithful, for every layer. Each report comes from a process of its own, as
-in use: memory lies elsewhere, so that two processes are never quite alike.
+one layer's weights scaled by 1.1 is called unfaithful, for every layer. Beside them stands what gan-bench itself
+adds to a call. Each report comes from a process of its own, as in use: memory lies elsewhere, so that two processes
+are never quite alike.
 """
 
 from __future__ import annotations

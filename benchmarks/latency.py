@@ -363,7 +363,7 @@ def _at_batch(
                     splits[one.name] = one.split(pool)
     except KeyboardInterrupt:
         interrupted = True
-        # Its own time of the rounds that are whole is kept; what was not compared by then is compared no more.
+        # Whole rounds are kept; what was not compared by then is compared no more.
     turns = timing.whole_rounds(turns)
     yardstick = turns.pop("yardstick", [])
     judge = _judge(subject.competitors, outputs, failed, report["reference"])
@@ -376,8 +376,8 @@ def _at_batch(
         for one in subject.competitors:
             if one.name in turns and one.name not in failed:
                 with timing.noted(one.name, failed):
-                    fidelity_of = _fidelity(subject.interface, one, judge, outputs)
-                    row = _figures(report, one, batch, turns, failed) | fidelity_of
+                    row = _figures(report, one, batch, turns, failed)
+                    row |= _fidelity(subject.interface, one, judge, outputs)
                     row["split"] = asdict(splits[one.name]) if one.name in splits else None
                     report["results"].append(row)
     report["failed"] += [_failure(name, batch, error) for name, error in failed.items()]

@@ -21,8 +21,8 @@ import time
 asking = 0.0
 def held():
     global asking
-    from ganedge.benchmarks.conditions import gpu_memory
     begin = time.perf_counter()
+    from ganedge.benchmarks.conditions import gpu_memory
     told = gpu_memory() or 0
     asking += time.perf_counter() - begin
     return told
