@@ -106,7 +106,8 @@ GPU := PYTHONPATH=.typecheck $(PYTHON) -m
 gpu: .typecheck/ganedge ## Every test marked gpu and the benchmarks on CUDA, with PYTHON as it is: installs nothing
 	$(GPU) pytest -W default -m gpu tests/test_gpu.py
 	mkdir -p $(RESULTS)/training build && rm -rf build/gpu
-	$(GPU) ganedge.benchmarks train --device cuda --seconds 15 --json $(RESULTS)/training/$(MACHINE).json
+	$(GPU) ganedge.benchmarks train --device cuda --seconds 15 --json $(RESULTS)/training/$(MACHINE)-cuda.json
+	$(GPU) ganedge.benchmarks train --device cuda --seconds 15 --compile --json $(RESULTS)/training/$(MACHINE)-cuda-compiled.json
 	$(GPU) ganedge.train dcgan --data digits --size 64 --width 64 --channels 3 --steps 200 --device cuda --out build/gpu/run
 	$(GPU) ganedge.export build/gpu/run -o build/gpu/dcgan64-fp32.onnx
 	$(GPU) ganedge.export build/gpu/run --fp16 -o build/gpu/dcgan64-fp16.onnx

@@ -226,12 +226,13 @@ def _train(
         Literal["auto", "fp32", "bf16"], typer.Option(help="Of our loop; the plain one is FP32.")
     ] = "auto",
     device: Annotated[Literal["cpu", "cuda"], typer.Option(help="Of both loops.")] = "cpu",
+    compiled: Annotated[bool, typer.Option("--compile", help="Ours with gan-train's --compile.")] = False,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the whole report here.")] = None,
 ) -> None:
     """Training speed of this project's loop beside a plain one, in turns."""
     from ganedge.benchmarks import training
 
-    measured = training.measure(seconds, threads, precision, typer.echo, device)
+    measured = training.measure(seconds, threads, precision, typer.echo, device, compiled)
     measured["command"] = shlex.join(["gan-bench", *_arguments()])
     _write(measured, json_file)
     if measured["failed"]:

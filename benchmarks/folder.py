@@ -10,7 +10,6 @@ throughputs over all groups.
 from __future__ import annotations
 
 import json
-import os
 import tempfile
 import time
 from pathlib import Path
@@ -19,9 +18,9 @@ from typing import Annotated
 import numpy as np
 import typer
 
-from ganedge.benchmarks.latency import machine
+from ganedge.benchmarks.conditions import machine
 from ganedge.runtime import images, terminal, tiles
-from ganedge.runtime.engines import start
+from ganedge.runtime.engines import cores, start
 from ganedge.runtime.errors import InputError, UsageError
 from ganedge.runtime.folder import plan, translate_files
 from ganedge.runtime.generator import load
@@ -106,7 +105,7 @@ def build() -> typer.Typer:
             f"{found['pictures_per_s']:.2f} pictures/s through the pipeline, {found['bare_per_s']:.2f} bare: "
             f"{found['ratio']:.3f} x"
         )
-        typer.echo(json.dumps({"schema": 1, "machine": machine(os.cpu_count() or 0), "engine": engine, **found}))
+        typer.echo(json.dumps({"schema": 1, "machine": machine(cores()), "engine": engine, **found}))
 
     return app
 

@@ -20,7 +20,7 @@ import typer
 from numpy.typing import NDArray
 
 from ganedge.benchmarks import timing
-from ganedge.benchmarks.latency import machine
+from ganedge.benchmarks.conditions import machine
 from ganedge.export import artifact, parity, quantize
 from ganedge.export.original import Original
 from ganedge.runtime import engines, fidelity, terminal

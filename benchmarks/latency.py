@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from ganedge.benchmarks.distance import Distance, Examiner
     from ganedge.benchmarks.reference import Said
 
-__all__ = ["EAGER", "Settings", "machine", "measure"]
+__all__ = ["EAGER", "Settings", "measure"]
 
 SCHEMA = 4
 """Version of the report."""

@@ -18,7 +18,7 @@ import numpy as np
 import typer
 from PIL import Image
 
-from ganedge.benchmarks import latency
+from ganedge.benchmarks.conditions import machine
 from ganedge.models import find
 from ganedge.runtime import engines, memory, terminal
 from ganedge.runtime.errors import GanEdgeError
@@ -90,7 +90,7 @@ def build() -> typer.Typer:
             write_pictures(Path(folder), pictures)
             found = measure(Path(folder), epochs)
         typer.echo(f"{found['pictures']} pictures: {found['resident_mb']} MB after each epoch, {found['growth']:+.2%}")
-        line = json.dumps({"schema": SCHEMA, "machine": latency.machine(engines.cores()), **found})
+        line = json.dumps({"schema": SCHEMA, "machine": machine(engines.cores()), **found})
         typer.echo(line)
         if json_file is not None:
             write_whole(json_file, line + "\n")

@@ -11,7 +11,6 @@ and gives uint8 pictures. Both take turns call by call, so that a busy neighbour
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -22,9 +21,9 @@ import numpy as np
 import typer
 from numpy.typing import NDArray
 
-from ganedge.benchmarks.latency import machine
+from ganedge.benchmarks.conditions import machine
 from ganedge.runtime import terminal
-from ganedge.runtime.engines import start
+from ganedge.runtime.engines import cores, start
 from ganedge.runtime.errors import GanEdgeError
 from ganedge.runtime.generator import Generator, load
 from ganedge.runtime.images import from_uint8
@@ -144,7 +143,7 @@ def build() -> typer.Typer:
         if agree:
             found["agree"] = threads_agree(file, engine, size)
             typer.echo(f"8 threads × 500 calls equal serial ones: {'yes' if found['agree'] else 'NO'}")
-        typer.echo(json.dumps({"schema": 1, "machine": machine(os.cpu_count() or 0), "engine": engine, **found}))
+        typer.echo(json.dumps({"schema": 1, "machine": machine(cores()), "engine": engine, **found}))
 
     return app
 

@@ -1,22 +1,25 @@
-"""The README's table of latencies, made from the committed reports: never typed.
+"""The README's tables, made from the committed reports: never typed.
 
     make results                              # measure this machine, then the line below
-    python -m ganedge.benchmarks.results      # README.md between its markers, from benchmarks/results/*.json
+    python -m ganedge.benchmarks.results      # README.md between its markers, from benchmarks/results/
 
-Each report is one that `gan-bench --json` wrote; the line above also draws the latencies of each into an SVG beside it,
-one for each batch size.
+Reports of latencies (`gan-bench --json`) lie in the folder itself, those of `gan-bench train --json` in `training/`,
+and those of `make honesty` in `honesty/`. The line above also draws the latencies of each report into an SVG beside
+it, one for each batch size.
 """
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from ganedge.benchmarks import compare, page
+from ganedge.benchmarks import compare, honesty, page, training
 from ganedge.benchmarks import report as words
 from ganedge.benchmarks.report import escaped
 from ganedge.runtime import terminal
@@ -24,27 +27,71 @@ from ganedge.runtime.errors import InputError
 from ganedge.runtime.files import write_whole
 
 BEGIN, END = "<!-- results: begin -->\n", "<!-- results: end -->\n"
+Reports = Mapping[str, Mapping[str, Any]]
+"""By the names of their files."""
 
 
-def table(reports: Mapping[str, Mapping[str, Any]]) -> str:
-    """The reports as Markdown, one table each.
+@dataclass(frozen=True)
+class Committed:
+    """Every report of a folder, by kind."""
 
-    Args:
-        reports: By name.
-    """
-    return "\n".join(_one(name, report) for name, report in reports.items())
+    latencies: Reports
+    training: Reports
+    honesty: Reports
+
+
+def tables(found: Committed) -> str:
+    """The reports as Markdown: a table for each of latencies, one for all trainings, one for all of `make honesty`."""
+    parts = [_one(name, report) for name, report in found.latencies.items()]
+    parts += [_trained(found.training)] if found.training else []
+    parts += [_honest(found.honesty)] if found.honesty else []
+    return "\n".join(parts)
+
+
+def _trained(reports: Reports) -> str:
+    """A line for each machine and variant that `gan-bench train` trained."""
+    lines = [
+        "Our training loop beside a tutorial's on the same networks (`gan-bench train`):\n",
+        "| machine | variant | plain: images/s | ganedge: images/s | times as fast (95 %) |",
+        "|---|---|---:|---:|---:|",
+    ]
+    for name, report in reports.items():
+        for one in report["results"]:
+            size, batch = one["config"]["size"], one["config"]["batch"]
+            how = f"{one['computes']['ganedge']}{', compiled' if one['compiled'] else ''}"
+            plain, ours = (f"{one['images_per_s'][key]:.0f}" for key in ("plain", "ganedge"))
+            lines.append(
+                f"| `{name}`: {_where(report, one['device'])} | {one['variant']}, {size} × {size}, batch {batch}, {how} "
+                f"| {plain} | {ours} | {_ratio(one)} |"
+            )
+    told = [f"`{name}`: {text}" for name, report in reports.items() for text in _told(report)]
+    return "\n".join([*lines, *(f"\n{text}" for text in told)]) + "\n"
+
+
+def _honest(reports: Reports) -> str:
+    """A line for each bar of each machine's `make honesty`."""
+    lines = [
+        "gan-bench where the answer is known (`make honesty`):\n",
+        "| machine | bar | runs | wanted |",
+        "|---|---|---:|---:|",
+    ]
+    for name, report in reports.items():
+        where = f"`{name}`: {_where(report, 'cpu')}"
+        lines += [
+            f"| {where} | {bar['what']} | {bar['count']} of {bar['of']} | {bar['wanted']} |" for bar in report["bars"]
+        ]
+    told = [f"`{name}`: interrupted before all runs were done" for name, one in reports.items() if one["partial"]]
+    return "\n".join([*lines, *(f"\n{text}" for text in told)]) + "\n"
 
 
 def _one(name: str, report: Mapping[str, Any]) -> str:
     """One machine's table: a line for each competitor, its median and its ratio for each batch size."""
-    machine = report["machine"]
     batches = sorted({row["batch"] for row in report["results"]})
-    cores = f"{machine['threads']} thread" + ("s" if machine["threads"] != 1 else "")
     heads = [part for batch in batches for part in (f"batch {batch}: ms", "× eager (95 %)")]
     lines = [
         f"`{name}`: "
         + (f"{escaped(words.subject(report))}; " if words.subject(report) else "")
-        + f"{machine['processor']}, {cores}, {_versions(machine['versions'])}\n",
+        + f"{_where(report, report['method']['device'])}, {_versions(report['machine']['versions'])}\n",
         "| competitor | " + " | ".join(heads) + " | PSNR | MB |",
         "|---|" + "---:|" * (len(heads) + 2),
     ]
@@ -52,11 +99,23 @@ def _one(name: str, report: Mapping[str, Any]) -> str:
         rows = {row["batch"]: row for row in report["results"] if row["competitor"] == competitor}
         if rows:
             lines.append(_line(competitor, costs, [rows.get(batch) for batch in batches]))
+    failed = [f"failed: {escaped(words.failure(one))}" for one in report["failed"]]
+    return "\n".join([*lines, *(f"\n{text}" for text in (*_told(report), *failed))]) + "\n"
+
+
+def _told(report: Mapping[str, Any]) -> list[str]:
+    """The command, and what to know before believing the figures."""
     told = [f"`{escaped(report['command'])}`"] if report["command"] else []
-    told += [f"failed: {escaped(words.failure(one))}" for one in report["failed"]]
     told += [f"warning: {escaped(text)}" for text in report["warnings"]]
-    told += ["interrupted before everything was measured"] if report["partial"] else []
-    return "\n".join([*lines, *(f"\n{text}" for text in told)]) + "\n"
+    return told + (["interrupted before everything was measured"] if report["partial"] else [])
+
+
+def _where(report: Mapping[str, Any], device: str) -> str:
+    """What it was measured on."""
+    machine = report["machine"]
+    if device == "cuda" and machine["gpu"]:
+        return escaped(str(machine["gpu"]))
+    return f"{machine['processor']}, {machine['threads']} thread" + ("s" if machine["threads"] != 1 else "")
 
 
 def _line(name: str, costs: Mapping[str, Any], rows: Sequence[Mapping[str, Any] | None]) -> str:
@@ -81,8 +140,8 @@ def _versions(versions: Mapping[str, str]) -> str:
     return ", ".join(f"{name} {number}" for name, number in versions.items())
 
 
-def updated(text: str, reports: Mapping[str, Mapping[str, Any]]) -> str:
-    """A README with the reports' table between its markers.
+def updated(text: str, found: Committed) -> str:
+    """A README with the reports' tables between its markers.
 
     Raises:
         InputError: it has none.
@@ -91,11 +150,11 @@ def updated(text: str, reports: Mapping[str, Mapping[str, Any]]) -> str:
     _, end, after = rest.partition(END)
     if not (begin and end):
         raise InputError(f"the README has no markers {BEGIN.strip()} and {END.strip()}")
-    return f"{before}{BEGIN}{table(reports)}{END}{after}"
+    return f"{before}{BEGIN}{tables(found)}{END}{after}"
 
 
-def read(folder: Path) -> dict[str, dict[str, Any]]:
-    """The reports of a folder, by the names of their files.
+def read(folder: Path) -> Committed:
+    """The reports of a folder.
 
     Raises:
         InputError: there are none, or one is damaged.
@@ -103,7 +162,21 @@ def read(folder: Path) -> dict[str, dict[str, Any]]:
     files = sorted(folder.glob("*.json"))
     if not files:
         raise InputError(f"{folder} holds no report: make results")
-    return {file.stem: compare.read(file) for file in files}
+    return Committed(
+        {file.stem: compare.read(file) for file in files},
+        {file.stem: _read(file, training.SCHEMA) for file in sorted((folder / "training").glob("*.json"))},
+        {file.stem: _read(file, honesty.SCHEMA) for file in sorted((folder / "honesty").glob("*.json"))},
+    )
+
+
+def _read(path: Path, schema: int) -> dict[str, Any]:
+    try:
+        report: dict[str, Any] = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"cannot read {path} ({error}): measure again") from error
+    if not isinstance(report, dict) or report.get("schema") != schema:
+        raise InputError(f"{path} is no report of schema {schema}: measure again")
+    return report
 
 
 def unpaired(folder: Path, count: int = 4, side: int = 256) -> None:
@@ -126,27 +199,27 @@ def unpaired(folder: Path, count: int = 4, side: int = 256) -> None:
 
 def build() -> typer.Typer:
     """Make the command."""
-    app = terminal.app("Write the README's table of latencies from the committed reports.")
+    app = terminal.app("Write the README's tables from the committed reports.")
 
     @app.command("write")
     def write(
         folder: Annotated[Path, typer.Option(help="Where the reports lie.")] = Path("benchmarks/results"),
         readme: Annotated[Path, typer.Option(help="What to write the table into.")] = Path("README.md"),
     ) -> None:
-        """Write the table between the README's markers."""
+        """Write the tables between the README's markers."""
         try:
             text = readme.read_text("utf-8")
         except OSError as error:
             raise InputError(f"cannot read {readme}: {error.strerror}") from error
-        reports = read(folder)
+        found = read(folder)
         page.require()
-        for name, report in reports.items():
+        for name, report in found.latencies.items():
             batches = sorted({row["batch"] for row in report["results"]})
             for batch in batches:
                 rows = [row for row in report["results"] if row["batch"] == batch]
                 plot = f"{name}-batch{batch}" if len(batches) > 1 else name
                 write_whole(folder / f"{plot}.svg", page.distribution(rows))
-        write_whole(readme, updated(text, reports))
+        write_whole(readme, updated(text, found))
 
     @app.command("pictures")
     def pictures(folder: Annotated[Path, typer.Argument(help="Where trainA and trainB are made.")]) -> None:
@@ -157,7 +230,7 @@ def build() -> typer.Typer:
 
 
 def main() -> None:
-    """Entry point of `python -m ganedge.benchmarks.results`; without a command it writes the table."""
+    """Entry point of `python -m ganedge.benchmarks.results`; without a command it writes the tables."""
     if len(sys.argv) == 1 or sys.argv[1] not in ("write", "pictures", "-h", "--help"):
         sys.argv.insert(1, "write")
     terminal.run(build, "results", "train")

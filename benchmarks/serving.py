@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import subprocess
 import sys
 import time
@@ -25,8 +24,9 @@ from typing import Annotated
 import numpy as np
 import typer
 
-from ganedge.benchmarks.latency import machine
+from ganedge.benchmarks.conditions import machine
 from ganedge.runtime import terminal
+from ganedge.runtime.engines import cores
 from ganedge.runtime.errors import GanEdgeError, UsageError
 from ganedge.runtime.manifest import read_artifact
 
@@ -168,9 +168,7 @@ def build() -> typer.Typer:
         gain = float(str(tallies["joined"].said()["rate"])) / float(str(tallies["one by one"].said()["rate"]))
         typer.echo(f"joined requests: {gain:.2f} x one by one")
         results = {name: tally.said() for name, tally in tallies.items()}
-        typer.echo(
-            json.dumps({"schema": 1, "machine": machine(os.cpu_count() or 0), "engine": engine, "results": results})
-        )
+        typer.echo(json.dumps({"schema": 1, "machine": machine(cores()), "engine": engine, "results": results}))
 
     return app
 

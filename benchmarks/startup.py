@@ -10,7 +10,6 @@ medians, their ratios and the most memory each held are printed, then one JSON l
 from __future__ import annotations
 
 import json
-import os
 import statistics
 import subprocess
 import sys
@@ -21,9 +20,10 @@ from typing import Annotated
 
 import typer
 
-from ganedge.benchmarks.latency import machine
+from ganedge.benchmarks.conditions import machine
 from ganedge.benchmarks.process import PEAK
 from ganedge.runtime import terminal
+from ganedge.runtime.engines import cores
 from ganedge.runtime.errors import GanEdgeError, UsageError
 from ganedge.runtime.manifest import read_artifact
 
@@ -134,7 +134,7 @@ def build() -> typer.Typer:
             ratio = statistics.median(a / b for a, b in zip(times[name], times["bare script"], strict=True))
             held = f"  {peaks[name] / 1e6:5.0f} MB" if name in peaks else ""
             typer.echo(f"{name:<16}{median:7.3f} s  {ratio:5.2f} x{held}")
-        typer.echo(json.dumps({"schema": 1, "machine": machine(os.cpu_count() or 0), "seconds": times, "bytes": peaks}))
+        typer.echo(json.dumps({"schema": 1, "machine": machine(cores()), "seconds": times, "bytes": peaks}))
 
     return app
 

@@ -5,8 +5,8 @@
 The plain loop reads pictures through a DataLoader with per-picture transforms, trains in FP32 with the default Adam,
 lets the generator's loss go back through the discriminator's weights, and asks for every loss with `.item()`. Both
 train in turns of whole steps (one on a CPU, more on CUDA), each turn is timed, and nothing after the warm-up is
-dropped. The data are random
-pictures of the right size, kept in memory by both. Ours is measured with all it does beside the steps.
+dropped. The data are random pictures of the right size, kept in memory by both. Ours is measured with all it does
+beside the steps.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ from ganedge.models import find
 from ganedge.models.variant import Wants
 from ganedge.runtime import engines
 from ganedge.runtime.errors import EngineError, GanEdgeError, UsageError
-from ganedge.train import loop
+from ganedge.train import compiling, loop
 from ganedge.train.data import Data
 from ganedge.train.keeper import Keeper
 from ganedge.train.sources import InMemory
 
-SCHEMA = 2
+SCHEMA = 3
 """Version of the report."""
 Device = Literal["cpu", "cuda"]
 CUDA_TURN = 20
@@ -119,7 +119,12 @@ def _plain_step(
 
 
 def our_steps(
-    name: str, pixels: np.ndarray, given: dict[str, Any], precision: loop.Precision, device: Device = "cpu"
+    name: str,
+    pixels: np.ndarray,
+    given: dict[str, Any],
+    precision: loop.Precision,
+    device: Device = "cpu",
+    compiled: bool = False,
 ) -> Iterator[str]:
     """Our trainer as `gan-train` runs it, one step for each `next`, which gives the precision it computes in.
 
@@ -132,7 +137,9 @@ def our_steps(
     items = torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()
     data = Data((InMemory({"images": items}),), "random", wants)
     with tempfile.TemporaryDirectory() as folder:
-        settings = loop.Settings(data="random", out=Path(folder), steps=10**9, device=device, precision=precision)
+        settings = loop.Settings(
+            data="random", out=Path(folder), steps=10**9, device=device, precision=precision, compile=compiled
+        )
         trainer = loop.Trainer(loop.make_fabric(settings), variant, config, settings, data)
         with contextlib.redirect_stderr(io.StringIO()):
             keeper = Keeper(trainer, math.inf)
@@ -144,7 +151,9 @@ def our_steps(
             yield computes
 
 
-def compare(name: str, seconds: float, precision: loop.Precision = "auto", device: Device = "cpu") -> dict[str, Any]:
+def compare(
+    name: str, seconds: float, precision: loop.Precision = "auto", device: Device = "cpu", compiled: bool = False
+) -> dict[str, Any]:
     """Train both in turns.
 
     Args:
@@ -152,6 +161,7 @@ def compare(name: str, seconds: float, precision: loop.Precision = "auto", devic
         seconds: Until each has run for this long.
         precision: Of our loop; the plain one is FP32.
         device: Of both loops.
+        compiled: Whether ours compiles its networks, before anything is timed.
 
     Returns:
         Images per second of both over all their time, the latencies of their steps, and how many times as fast ours
@@ -163,7 +173,7 @@ def compare(name: str, seconds: float, precision: loop.Precision = "auto", devic
     turn = CUDA_TURN if device == "cuda" else 1
     runs: dict[str, Iterator[str]] = {
         "plain": plain_steps(name, pixels, given, device),
-        "ganedge": our_steps(name, pixels, given, precision, device),
+        "ganedge": our_steps(name, pixels, given, precision, device, compiled),
     }
     times: dict[str, list[float]] = {key: [] for key in runs}
     computes = {}
@@ -182,6 +192,7 @@ def compare(name: str, seconds: float, precision: loop.Precision = "auto", devic
         "config": given,
         "precision": precision,
         "computes": computes,
+        "compiled": compiled,
         "device": device,
         "turn": turn,
         "steps": {key: len(found) * turn for key, found in times.items()},
@@ -202,6 +213,7 @@ def measure(
     precision: loop.Precision,
     say: Callable[[str], object],
     device: Device = "cpu",
+    compiled: bool = False,
 ) -> dict[str, Any]:
     """Every case in turn, a line said of each.
 
@@ -211,6 +223,7 @@ def measure(
         precision: Of our loop.
         say: Takes the lines.
         device: Of both loops.
+        compiled: Whether ours compiles its networks.
 
     Returns:
         The report; benchmarks/SCHEMA.md describes it. After Ctrl-C it holds the cases that were done and says that it
@@ -240,7 +253,8 @@ def measure(
     others = Others()
     try:
         for name in CASES:
-            result = compare(name, seconds, precision, device)
+            with compiling.at_work() if compiled else contextlib.nullcontext():
+                result = compare(name, seconds, precision, device, compiled)
             report["results"].append(result)
             say(line(result))
     except (KeyboardInterrupt, GanEdgeError) as error:
@@ -262,7 +276,8 @@ def line(result: Mapping[str, Any]) -> str:
     rates = result["images_per_s"]
     return (
         f"{result['variant']:<8} batch {result['config']['batch']}: plain {rates['plain']:.0f}, "
-        f"ganedge {rates['ganedge']:.0f} images/s in {result['computes']['ganedge']}, {result['speedup']:.2f}x "
+        f"ganedge {rates['ganedge']:.0f} images/s in {result['computes']['ganedge']}"
+        f"{', compiled' if result['compiled'] else ''}, {result['speedup']:.2f}x "
         f"({result['speedup_low']:.2f} to {result['speedup_high']:.2f})"
     )
 

@@ -143,11 +143,20 @@ class LatentGAN:
         items: Tensor = self.networks["generator"](latent, *([] if labels is None else [labels]))
         return items
 
-    def judge(self, items: Tensor, labels: Tensor | None) -> Tensor:
-        """The discriminator's outputs for items as it sees them, turned round where low is real: high means real."""
+    def judge(self, items: Tensor, labels: Tensor | None, twice: bool = False) -> Tensor:
+        """The discriminator's outputs for items as it sees them, turned round where low is real: high means real.
+
+        Args:
+            items: `[N, ...]`.
+            labels: `[N]`, or None where it is unconditional.
+            twice: Whether the gradient will be differentiated too. That of a compiled network cannot be, and its own
+                forward is not compiled.
+        """
         if isinstance(self.settings, PictureConfig):
             items = augment.augment(items, self.settings.policy)
-        logits: Tensor = self.networks["discriminator"](items, *([] if labels is None else [labels]))
+        discriminator = self.networks["discriminator"]
+        given = (items,) if labels is None else (items, labels)
+        logits: Tensor = discriminator.forward(*given) if twice else discriminator(*given)
         logits = -logits if self.low_is_real else logits
         return logits.float()  # Losses of bf16's eight bits would say little of a mean or a difference.
 
@@ -207,7 +216,7 @@ class LatentGAN:
         """What the discriminator minimises, penalties included, and what to report of it."""
         config, objective = self.settings, OBJECTIVES[self.settings.objective]
         real.requires_grad_(config.r1 > 0)
-        real_logits = self.judge(real, labels)
+        real_logits = self.judge(real, labels, twice=config.r1 > 0)
         if config.real_label == 1:
             loss = objective.discriminator(real_logits, fake_logits)
         else:
@@ -225,7 +234,7 @@ class LatentGAN:
         if config.objective == "wgan-gp":
             shape = (1,) * (real.ndim - 1)
             mix = rows(len(real), lambda n: torch.rand(n, *shape, device=real.device))
-            penalty = gradient_penalty(lambda items: self.judge(items, labels), real, fake, mix)
+            penalty = gradient_penalty(lambda items: self.judge(items, labels, twice=True), real, fake, mix)
             loss = loss + config.gp * penalty
         return loss, losses
 

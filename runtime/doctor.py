@@ -7,7 +7,6 @@ print(name, value)
 from __future__ import annotations
 
 import importlib
-import os
 import platform
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, distribution, version
@@ -17,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from . import onnx_file
-from .engines import EXTRAS, MODULES, installed, start
+from .engines import EXTRAS, MODULES, cores, installed, start
 from .errors import EngineError, GanEdgeError
 from .generator import Generator
 from .manifest import Interface, Manifest, Port, write_artifact
@@ -71,7 +70,7 @@ def examine() -> dict[str, Any]:
         "machine": platform.machine(),
         "board": _text(BOARD),
         "jetpack": jetpack(),
-        "cores": os.cpu_count(),
+        "cores": cores(),
         "python": platform.python_version(),
         "packages": {name: found for name in PACKAGES if (found := _version(name))},
         "engines": [vars(engine) for engine in engines],

@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .engines import DEVICES, MODULES, installed, start
+from .engines import DEVICES, MODULES, cores, installed, start
 from .errors import EngineError
 from .files import cache_folder
 
@@ -162,7 +162,7 @@ def _key(digest: str) -> str:
     """This machine and this artifact: homes are shared between machines."""
     system = os.uname() if hasattr(os, "uname") else None
     machine = f"{system.nodename} {system.machine}" if system else os.environ.get("COMPUTERNAME", "")
-    return f"{machine} {os.cpu_count()} {digest}"
+    return f"{machine} {cores()} {digest}"
 
 
 def _engines(model: bytes, manifest: Manifest, threads: int | None) -> list[tuple[Choice, Engine]]:

@@ -44,6 +44,19 @@ def test_training_goes_on_where_it_stopped(tmp_path: Path, precision: Any) -> No
     assert checkpoint.steps(out)[-1] == 6
 
 
+@pytest.mark.parametrize("name", ["mlp", "dcgan"])
+def test_compiled_training_is_the_same_up_to_rounding(tmp_path: Path, name: str) -> None:
+    def weights(out: str, **given: Any) -> torch.Tensor:
+        small = {"size": 16, "batch": 16, "latent": 6} | ({"width": 8} if name == "dcgan" else {})
+        settings = Settings(data="digits", out=tmp_path / out, device="cuda", precision="fp32", **given)
+        found = checkpoint.load_latest(train(find(name), small, settings))
+        assert found is not None
+        return torch.cat([tensor.flatten() for state in found[1]["networks"].values() for tensor in state.values()])
+
+    first, plain, compiled = weights("first", steps=1), weights("plain", steps=3), weights("on", steps=3, compile=True)
+    assert (plain - compiled).norm() < 0.1 * (plain - first).norm()
+
+
 def test_the_gradient_of_instance_norm_of_one_picture() -> None:
     pictures, pull = (torch.randn(1, 4, 6, 8, dtype=torch.float64) for _ in range(2))
     found = []

@@ -1,0 +1,49 @@
+"""Training through torch.compile: fewer and larger kernels, where launching them is what a step waits for.
+
+    compile_networks(networks)      # before the first step; names of weights, and what is exported, stay as they are
+
+A compiled network has one backward pass, which computes the gradients of all its weights. So a generator's step pays
+for the discriminator's too, which the uncompiled one leaves out, and fused layers have to win that back.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from collections.abc import Iterable, Iterator
+
+from torch import nn
+
+from ganedge.runtime.errors import EngineError
+
+BACKEND = "inductor"
+"""Of torch.compile."""
+
+
+def compile_networks(networks: Iterable[nn.Module]) -> None:
+    """Compile each network that learns, in place; the work itself is done in its first steps."""
+    from torch._functorch import config  # Here, because importing it takes a second that other trainings need not wait.
+
+    config.donated_buffer = False  # Both updates go back through one pass of the fakes: it must outlive the first.
+    for network in networks:
+        if any(True for _ in network.parameters()):  # The others only remember.
+            network.compile(backend=BACKEND, dynamic=False)
+
+
+@contextlib.contextmanager
+def at_work() -> Iterator[None]:
+    """Around the steps of compiled networks: tell in a line why they cannot be compiled here.
+
+    Raises:
+        EngineError: no compiler, or one that fails.
+    """
+    from torch._dynamo.exc import TorchDynamoException
+
+    try:
+        with warnings.catch_warnings():
+            # Its tracer looks at the gradient of each input, also of those that are another network's output.
+            warnings.filterwarnings("ignore", "The .grad attribute of a Tensor that is not a leaf")
+            yield
+    except TorchDynamoException as error:
+        reason = " ".join(str(error).split())[:200]
+        raise EngineError(f"torch.compile cannot compile this here ({reason}): train without --compile") from error
