@@ -4,8 +4,9 @@
 
 Times of two runs cannot be held against each other as they are: the clock, the temperature and the neighbours differ.
 So each competitor is held against something measured in the same rounds of its own report: eager PyTorch, if it is in
-both and is the same version, or else the yardstick, numbers that are sorted. A change counts when the whole interval,
-which resamples the rounds of both reports, lies beyond the tolerance.
+both and is the same version, or else the yardstick: numbers that are sorted, or on a GPU a product of matrices there.
+What was timed strictly, one after the other, has no yardstick: where PyTorch is not there, times stand as they are. A
+change counts when the whole interval, which resamples the rounds of both reports, lies beyond the tolerance.
 """
 
 from __future__ import annotations
@@ -48,6 +49,8 @@ BEYOND: Mapping[str, tuple[str, float]] = {
     "device_bytes": ("MB of the GPU's memory", 0.1),
 }
 """Costs that are compared, and the share by which they may change."""
+CLOCK, YARDSTICK = "the clock alone", "the yardstick"
+"""What is said of those that are not held against PyTorch."""
 CLEARER = 1.0
 """Decibels by which PSNR may change: what draws the same has the same."""
 
@@ -210,12 +213,7 @@ def _rows(report: Report) -> dict[tuple[str, int], Mapping[str, Any]]:
 def _change(key: tuple[str, int], before: Report, after: Report, tolerance: float) -> Change:
     name, batch = key
     then, now = _rows(before)[key], _rows(after)[key]
-    eager = (EAGER, batch)
-    same_torch = before["machine"]["versions"].get("torch") == after["machine"]["versions"].get("torch")
-    if name != EAGER and same_torch and eager in _rows(before) and eager in _rows(after):
-        baseline, bases = EAGER, [_rows(report)[eager]["rounds"] for report in (before, after)]
-    else:
-        baseline, bases = "the yardstick", [report["yardstick"][str(batch)] for report in (before, after)]
+    baseline, bases = _bases(key, before, after)
     relative = [
         np.log(np.asarray(row["rounds"], np.float64) / np.asarray(base, np.float64))
         for row, base in zip((then, now), bases, strict=True)
@@ -226,6 +224,26 @@ def _change(key: tuple[str, int], before: Report, after: Report, tolerance: floa
     verdict = "slower" if low > 1 + tolerance else "faster" if high < 1 - tolerance else "same"
     if verdict == "same" and high > 1 + max(NOTICEABLE, 2 * tolerance):
         verdict = "unclear"
+    if min(map(len, relative)) < timing.FEWEST or _is_elsewhere(baseline, before, after):
+        verdict = "unclear"
     if then["same"] is not False and now["same"] is False:
         verdict = "unfaithful"
     return Change(name, batch, slower, float(low), float(high), baseline, verdict)
+
+
+def _bases(key: tuple[str, int], before: Report, after: Report) -> tuple[str, list[Sequence[float]]]:
+    """What one is held against, in words, and its rounds in both reports."""
+    name, batch = key
+    eager = (EAGER, batch)
+    same_torch = before["machine"]["versions"].get("torch") == after["machine"]["versions"].get("torch")
+    if name != EAGER and same_torch and eager in _rows(before) and eager in _rows(after):
+        return EAGER, [_rows(report)[eager]["rounds"] for report in (before, after)]
+    if before["method"]["strict"]:
+        return CLOCK, [[1.0] * len(_rows(report)[key]["rounds"]) for report in (before, after)]
+    return YARDSTICK, [report["yardstick"][str(batch)] for report in (before, after)]
+
+
+def _is_elsewhere(baseline: str, before: Report, after: Report) -> bool:
+    """Whether a GPU would be held against a CPU, whose clock has nothing to do with it."""
+    timed_by = {report["method"].get("yardstick", "sort") for report in (before, after)}
+    return baseline == YARDSTICK and before["method"].get("device") == "cuda" and timed_by != {"product"}

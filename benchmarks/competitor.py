@@ -132,7 +132,7 @@ def artifact_competitors(
                     raise EngineError("TensorRT computes on a GPU: give --device cuda")
                 found.append(_named(file, partial(load, file), None, ("auto", "auto"), found, files))
             except (EngineError, MissingExtra) as error:
-                absent[_label(file, "TensorRT", None, files)] = str(error)
+                absent[_label(file, read_sidecar(file)[1].flavour, None, files)] = str(error)
             continue
         for name, compute, must in _ways(asked):
             label = _label(file, name, compute, files)

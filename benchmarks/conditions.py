@@ -124,9 +124,11 @@ class Watch:
         said = []
         for name in ("clock_mhz", "gpu clocks.sm"):
             values = [seen[name] for seen in self._seen if name in seen]
-            if values and min(values) < (1 - FELL) * max(values):
+            falls = [(high, now) for high, now in zip(itertools.accumulate(values, max), values, strict=True)]
+            high, low = min(falls, key=lambda fall: fall[1] / max(fall[0], 1e-9), default=(0.0, 0.0))
+            if low < (1 - FELL) * high:
                 said.append(
-                    f"{name} fell from {max(values):.0f} to {min(values):.0f} while it was measured: fix the clocks, "
+                    f"{name} fell from {high:.0f} to {low:.0f} while it was measured: fix the clocks, "
                     "or let it cool down"
                 )
         return said
@@ -145,9 +147,15 @@ def _figures(state: dict[str, object]) -> dict[str, float]:
 
 def _energy(root: Path) -> float | None:
     """Joules that the processor's package has used since some time, where the system tells."""
-    told = [_number(path) for path in (root / "class/powercap").glob("intel-rapl:[0-9]/energy_uj")]
+    zones = [zone for zone in (root / "class/powercap").glob("intel-rapl:[0-9]") if _is_package(zone)]
+    told = [_number(zone / "energy_uj") for zone in zones]
     known = [joules / 1e6 for joules in told if joules is not None]
     return sum(known) if known else None
+
+
+def _is_package(zone: Path) -> bool:
+    """Whether a zone is one package's: "psys" is the whole board, and holds the package once more."""
+    return _text(zone / "name").startswith("package")
 
 
 class Others:

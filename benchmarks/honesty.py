@@ -19,6 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -74,8 +75,10 @@ def report_to(folder: str, out: str, seconds: float, slower: float = 1.0) -> Non
     """Measure both names beside eager PyTorch in this process; the first takes `slower` times as long as it does."""
 
     def change(subject: latency.Subject) -> None:
-        first = next(one for one in subject.competitors if one.file is not None and one.file.name == NAMES[0])
-        object.__setattr__(first, "run", _stretched(first.run, slower))
+        subject.competitors[:] = [
+            replace(one, run=_stretched(one.run, slower)) if one.file is not None and one.file.name == NAMES[0] else one
+            for one in subject.competitors
+        ]
 
     place = Path(folder)
     settings = latency.Settings((1,), engine="onnxruntime", seconds=seconds, processes=0)
@@ -127,10 +130,11 @@ def measure(runs: int, seconds: float, say: Say) -> dict[str, Any]:
             for turn in range(runs):
                 rows.append(judged(_reports(folder, seconds, turn)))
                 say(f"run {turn + 1} of {runs}: {_line(rows[-1])}")
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, GanEdgeError, subprocess.TimeoutExpired) as error:
             partial = True
             if not rows:
                 raise
+            say(f"stopped: {error or 'interrupted'}")
     report: dict[str, Any] = {
         "schema": SCHEMA,
         "partial": partial,

@@ -36,6 +36,8 @@ SCHEMA = 4
 YARDSTICK = 100_000
 """Numbers that are sorted, timed beside the others and the same in every report: work of one thread. NumPy's matrix
 product would leave the threads of its own library spinning, and slow down whoever comes next."""
+PRODUCT = 2048
+"""Rows and columns of the matrix that stands in for that on a GPU."""
 DISTANCES = ("fid", "kid", "data_fid", "data_kid")
 """Figures of whole sets of pictures, to the reference's and to real ones."""
 COMPARED = 64
@@ -220,6 +222,7 @@ def _method(settings: Settings, subject: Subject) -> dict[str, Any]:
         "device": settings.device,
         "dropped": 0,
         "strict": settings.strict,
+        "yardstick": "" if settings.strict else "product" if _has_product(settings.device) else "sort",
     }
     renewed = [one.name for one in subject.competitors if one.renew is not None]
     if renewed and not settings.strict:
@@ -227,7 +230,9 @@ def _method(settings: Settings, subject: Subject) -> dict[str, Any]:
         which = "all but " + ", ".join(others) if others else "all"
         method["renewed"] = f"{which} started anew between turns, for up to {timing.RENEWAL:.0%} of the time timed"
     if EAGER in names and len(names) > 1 and not settings.strict:
-        method["longer"] = f"up to {timing.LONGEST:g} times that, until ratios are known to {timing.PRECISE:.0%}"
+        method["longer"] = (
+            f"until ratios are known to {timing.PRECISE:.0%} or one has been timed for {timing.LONGEST:g} times that"
+        )
     return method
 
 
@@ -267,7 +272,7 @@ def _open(files: Sequence[Path], against: str | None, settings: Settings, said: 
 def _describe(subject: Subject, files: Sequence[Path]) -> dict[str, dict[str, Any]]:
     """What is known of each without timing it: engine, size, arithmetic."""
     counts = {file: _macs(file, subject.interface) for file in files}
-    # PyTorch runs the same network: its arithmetic is that of the plainest artifact.
+    # PyTorch and TensorRT's engines run the same network: their arithmetic is that of the plainest artifact.
     plain = [
         count
         for file, count in counts.items()
@@ -282,7 +287,9 @@ def _describe(subject: Subject, files: Sequence[Path]) -> dict[str, dict[str, An
             "file": None if one.file is None else one.file.name,
             "digest": None if one.manifest is None else one.manifest.digest,
             "bytes": one.bytes,
-            "macs": min(plain, default=None) if one.file is None else counts[one.file],
+            "macs": counts[one.file]
+            if one.file is not None and one.file.suffix == ".onnx"
+            else min(plain, default=None),
             "cold_start_s": None,
             "peak_bytes": None,
             "device_bytes": None,
@@ -396,16 +403,16 @@ def _timed(
 ) -> None:
     """Time every competitor, and the yardstick beside them; interrupted too, it says what others took meanwhile."""
     timed: dict[str, timing.Competitor] = {one.name: _over(one.run, pool) for one in subject.competitors}
-    timed["yardstick"] = _yardstick()
     since: list[Others] = []
 
     def ready() -> None:
         since.append(Others())
 
     try:
-        if settings.strict:
+        if settings.strict:  # Without a yardstick, which would not be timed beside anything.
             timing.one_by_one(timed, settings.seconds, settings.iterations, turns, failed, ready, watch.look)
             return
+        timed["yardstick"] = _yardstick(settings.device)
         renew = {one.name: one.renew for one in subject.competitors if one.renew is not None}
         # Ratios are to eager PyTorch, and to nothing where it is not there.
         names = {one.name for one in subject.competitors}
@@ -496,8 +503,8 @@ def _figures(
         "figures": asdict(found),
         "images_per_s": batch / found.mean,
         "speedup": None if ratio is None else ratio.value,
-        "speedup_low": None if ratio is None else ratio.low,
-        "speedup_high": None if ratio is None else ratio.high,
+        "speedup_low": None if ratio is None or np.isnan(ratio.low) else ratio.low,
+        "speedup_high": None if ratio is None or np.isnan(ratio.high) else ratio.high,
         "peak_share": None if macs is None or peak is None else 2 * macs * batch / found.p50 / peak,
         "rounds": _rounded(rounds),
         "quantiles": _rounded(np.quantile(times, np.linspace(0, 1, 51))),
@@ -521,13 +528,33 @@ def _fidelity(
 
 
 def _gated(one: Competitor) -> Precision:
-    """The precision whose gate applies."""
+    """The precision whose gate applies: TF32 rounds to as many bits as FP16."""
+    if "TF32" in one.computes:
+        return "fp16"
     known: dict[str, Precision] = {"fp32": "fp32", "fp16": "fp16", "bf16": "bf16", "int8": "int8"}
     return known[one.precision]
 
 
-def _yardstick() -> timing.Competitor:
-    """A fixed piece of work: what it takes tells how fast the machine is going just then."""
+def _has_product(device: str) -> bool:
+    """Whether the yardstick is a product of matrices on a GPU."""
+    return device == "cuda" and find_spec("torch") is not None
+
+
+def _yardstick(device: str) -> timing.Competitor:
+    """A fixed piece of work: what it takes tells how fast the device is going just then.
+
+    A sort on a CPU, a product of matrices on a GPU, where there is PyTorch to ask for one.
+    """
+    if _has_product(device):
+        import torch
+
+        matrix = torch.randn(PRODUCT, PRODUCT, device="cuda")
+
+        def product(_: int) -> None:
+            torch.mm(matrix, matrix)
+            torch.cuda.synchronize()
+
+        return product
     values = np.random.default_rng(0).random(YARDSTICK, np.float32)
     return lambda _: np.sort(values)
 

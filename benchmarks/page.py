@@ -141,7 +141,7 @@ def _plots(report: Mapping[str, Any]) -> list[tuple[str, str, str]]:
         return []
     batches = sorted({row["batch"] for row in report["results"]})
     plots = []
-    for batch in (batches[0], batches[-1])[: len(batches)]:
+    for batch in batches:
         rows = [row for row in report["results"] if row["batch"] == batch]
         says = "Box: half of all calls; line: from the fastest to the 99th percentile; dot: the slowest."
         plots.append((f"Latency at batch {batch}", says, distribution(rows)))

@@ -133,6 +133,8 @@ def _distances(report: Row) -> list[str]:
 def _speedup(result: Row) -> str:
     if result["speedup"] is None:
         return ""
+    if result["speedup_low"] is None:
+        return f"{result['speedup']:.2f}x (too few rounds)"
     return f"{result['speedup']:.2f}x ({result['speedup_low']:.2f}-{result['speedup_high']:.2f})"
 
 
@@ -178,7 +180,10 @@ def foot(report: Row) -> list[str]:
         + f"intervals {method['interval']}",
     ]
     if method["strict"]:
-        notes.append("strict: single stream as MLPerf inference has it, batch 1, the result is the 90th percentile")
+        notes.append(
+            "strict: single stream as MLPerf inference has it, batch 1, the result is the 90th percentile of the calls "
+            "(not the bound that its early stopping would give); ratios are of lower quartiles, as always"
+        )
     notes += [_pool(method["pool"])] if method.get("pool") else []
     notes.append(_peak(report["peak"]))
     state = _state(report["conditions"])
@@ -213,11 +218,10 @@ def _pool(pool: Row) -> str:
 def _peak(peak: Row) -> str:
     """What the machine reaches, and where memory bounds it rather than arithmetic."""
     parts = [f"{name} {flops / 1e9:.0f} GFLOP/s" for name, flops in peak["flops"].items()]
-    fastest = max(peak["flops"].values(), default=0.0)
     if peak["bandwidth"]:
-        ridge = fastest / peak["bandwidth"]
+        ridges = ", ".join(f"{flops / peak['bandwidth']:.0f} ({name})" for name, flops in peak["flops"].items())
         speed = f"{peak['bandwidth'] / 1e9:.1f} GB/s"
-        parts.append(f"memory {speed}, which bounds what computes less than {ridge:.0f} times for each byte")
+        parts.append(f"memory {speed}, which bounds what computes less than {ridges or '?'} times for each byte")
     return f"peak: {', '.join(parts) or 'unknown'}: {peak['how']}"
 
 

@@ -60,10 +60,9 @@ def _trained(reports: Reports) -> str:
             size, batch = one["config"]["size"], one["config"]["batch"]
             how = f"{one['computes']['ganedge']}{', compiled' if one['compiled'] else ''}"
             plain, ours = (f"{one['images_per_s'][key]:.0f}" for key in ("plain", "ganedge"))
-            lines.append(
-                f"| `{name}`: {_where(report, one['device'])} | {one['variant']}, {size} × {size}, batch {batch}, {how} "
-                f"| {plain} | {ours} | {_ratio(one)} |"
-            )
+            where = f"`{name}`: {_where(report, one['device'])}"
+            what = f"{one['variant']}, {size} × {size}, batch {batch}, {how}"
+            lines.append(f"| {where} | {what} | {plain} | {ours} | {_ratio(one)} |")
     told = [f"`{name}`: {text}" for name, report in reports.items() for text in _told(report)]
     return "\n".join([*lines, *(f"\n{text}" for text in told)]) + "\n"
 
@@ -133,6 +132,8 @@ def _line(name: str, costs: Mapping[str, Any], rows: Sequence[Mapping[str, Any] 
 def _ratio(row: Mapping[str, Any]) -> str:
     if row["speedup"] is None:
         return ""
+    if row["speedup_low"] is None:
+        return f"{row['speedup']:.2f} (too few rounds)"
     return f"{row['speedup']:.2f} ({row['speedup_low']:.2f} to {row['speedup_high']:.2f})"
 
 

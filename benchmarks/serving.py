@@ -165,8 +165,10 @@ def build() -> typer.Typer:
                 f"p99 {1000 * float(str(said['p99'])):.1f} ms  answers {dict(tally.statuses)}  "
                 f"memory {tally.memory[0] / 1e6:.0f} to {tally.memory[-1] / 1e6:.0f} MB"
             )
-        gain = float(str(tallies["joined"].said()["rate"])) / float(str(tallies["one by one"].said()["rate"]))
-        typer.echo(f"joined requests: {gain:.2f} x one by one")
+        joined, alone = (float(str(tallies[name].said()["rate"])) for name in ("joined", "one by one"))
+        if not alone:
+            raise GanEdgeError(f"not one picture in {seconds:g} s: give more --seconds")
+        typer.echo(f"joined requests: {joined / alone:.2f} x one by one")
         results = {name: tally.said() for name, tally in tallies.items()}
         typer.echo(json.dumps({"schema": 1, "machine": machine(cores()), "engine": engine, "results": results}))
 

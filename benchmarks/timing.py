@@ -63,11 +63,13 @@ WARM_SECONDS, WARM_CALLS = 0.02, 2
 PRECISE = 0.02
 """Half the width of a ratio's interval at which it is known well enough to stop."""
 LONGEST = 4.0
-"""Times as long as asked for, at which it stops all the same."""
+"""Times as long as asked for: when one has run for that, it stops all the same."""
 LOOK_ROUNDS, LOOK_SHARE = 5, 0.1
 """Rounds between two looks at that: at least so many, and that share of those there are."""
 ALONE_TURNS = 100
 """What the times of one that was timed alone are cut into."""
+FEWEST = 6
+"""Rounds below which no interval is given: the range of five holds the median less often than 95 %."""
 UNQUIET = 0.2
 """Spread between rounds above which a machine was not quiet."""
 
@@ -95,7 +97,7 @@ class Figures:
 
 @dataclass(frozen=True)
 class Ratio:
-    """How many times as fast one is as another, with the interval that holds it."""
+    """How many times as fast one is as another, with the interval that holds it; NaN where rounds are too few."""
 
     value: float
     low: float
@@ -116,7 +118,7 @@ def interleaved(
     """Time every competitor until each has run for `seconds` and `iterations` times.
 
     On a machine that is not quiet that is too little: it goes on until every ratio to the first competitor is known to
-    `PRECISE`, or each has run for `LONGEST` times the time.
+    `PRECISE`, or one has run for `LONGEST` times the time.
 
     Args:
         competitors: What to time, by name.
@@ -146,7 +148,7 @@ def interleaved(
             # Ratios are to the first; where that one failed, none has to be known.
             asked = names if leading in names else []
             unsure = [name for name in asked if settled is None or name in settled]
-            if all(timed[name] >= LONGEST * seconds for name in unsure):
+            if not unsure or max(timed[name] for name in unsure) >= LONGEST * seconds:
                 break
             if rounds >= look:
                 if not _vague(turns, unsure):
@@ -190,8 +192,8 @@ def one_by_one(
         between: Called between two competitors.
 
     Returns:
-        For each, its times in seconds, cut into as many turns for all. What drifts between two competitors is in no
-        interval that these make: they were not timed at the same time.
+        For each that had its time, its times in seconds, cut into as many turns for all. What drifts between two
+        competitors is in no interval that these make: they were not timed at the same time.
     """
     turns = {} if turns is None else turns
     names = list(_warm(competitors, turns, failed))
@@ -202,15 +204,12 @@ def one_by_one(
             run = competitors[name]
             times: list[float] = []
             begin = before = time.perf_counter()
-            try:
-                while before - begin < seconds or len(times) < iterations:
-                    run(len(times))
-                    after = time.perf_counter()
-                    times.append(after - before)
-                    before = after
-            finally:
-                if len(times) >= ALONE_TURNS:
-                    turns[name] += np.array_split(np.array(times), ALONE_TURNS)
+            while before - begin < seconds or len(times) < max(iterations, ALONE_TURNS):
+                run(len(times))
+                after = time.perf_counter()
+                times.append(after - before)
+                before = after
+            turns[name] += np.array_split(np.array(times), ALONE_TURNS)
         if not turns[name]:
             del turns[name]
         between()
@@ -279,6 +278,8 @@ def ratio(slow: Sequence[float] | NDArray[np.float64], fast: Sequence[float] | N
         The median over the rounds, and a bootstrap interval that resamples rounds.
     """
     found = np.log(np.asarray(slow, np.float64) / np.asarray(fast, np.float64))
+    if len(found) < FEWEST:
+        return Ratio(float(np.exp(np.median(found))), np.nan, np.nan)
     draws = resampled(found)
     low, high = np.quantile(draws, ((1 - LEVEL) / 2, (1 + LEVEL) / 2))
     return Ratio(float(np.exp(np.median(found))), float(np.exp(low)), float(np.exp(high)))
@@ -361,4 +362,4 @@ def _vague(turns: Turns, names: Sequence[str]) -> bool:
         return False
     first, *others = (undisturbed(turns[name]) for name in names)
     found = [ratio(first, other) for other in others]
-    return any(one.high / one.low > (1 + PRECISE) ** 2 for one in found)
+    return not all(one.high / one.low <= (1 + PRECISE) ** 2 for one in found)  # NaN is not known either.

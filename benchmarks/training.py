@@ -6,7 +6,7 @@ The plain loop reads pictures through a DataLoader with per-picture transforms, 
 lets the generator's loss go back through the discriminator's weights, and asks for every loss with `.item()`. Both
 train in turns of whole steps (one on a CPU, more on CUDA), each turn is timed, and nothing after the warm-up is
 dropped. The data are random pictures of the right size, kept in memory by both. Ours is measured with all it does
-beside the steps.
+beside the steps: its reports, samples and checkpoints are rare, so that ratios are of all the time, not of medians.
 """
 
 from __future__ import annotations
@@ -23,12 +23,13 @@ from typing import Any, Literal
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from ganedge.benchmarks import latency, timing
-from ganedge.benchmarks.conditions import Others, conditions, machine
+from ganedge.benchmarks.conditions import Others, Watch, conditions, machine
 from ganedge.models import find
 from ganedge.models.variant import Wants
 from ganedge.runtime import engines
@@ -44,7 +45,9 @@ Device = Literal["cpu", "cuda"]
 CUDA_TURN = 20
 """Steps of one turn on CUDA: waiting after each would take away what a loop gains by running ahead."""
 WARM_UP = 3
-"""Steps of each that are not timed."""
+"""Turns of each that are not timed, at least."""
+BLOCK_SECONDS = 0.5
+"""What is resampled for an interval: as many turns one after the other as take the plain loop so long."""
 ITEMS = 2048
 """Pictures in the data set."""
 CASES: dict[str, dict[str, Any]] = {
@@ -152,7 +155,12 @@ def our_steps(
 
 
 def compare(
-    name: str, seconds: float, precision: loop.Precision = "auto", device: Device = "cpu", compiled: bool = False
+    name: str,
+    seconds: float,
+    precision: loop.Precision = "auto",
+    device: Device = "cpu",
+    compiled: bool = False,
+    watch: Watch | None = None,
 ) -> dict[str, Any]:
     """Train both in turns.
 
@@ -162,49 +170,113 @@ def compare(
         precision: Of our loop; the plain one is FP32.
         device: Of both loops.
         compiled: Whether ours compiles its networks, before anything is timed.
+        watch: Looks at the machine between turns.
 
     Returns:
-        Images per second of both over all their time, the latencies of their steps, and how many times as fast ours
-        is: the median over the turns, with its interval.
+        Images per second of both over all their time, how many times as fast ours is by that, with its interval, and
+        the latencies of their steps. After Ctrl-C it is of the turns until then, and `partial`.
+
+    Raises:
+        KeyboardInterrupt: before both had a turn.
+        GanEdgeError: a device whose memory ended.
     """
     given = CASES[name]
     shape = (ITEMS, given["size"], given["size"], given["channels"])
     pixels = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
     turn = CUDA_TURN if device == "cuda" else 1
+    watch = Watch(device) if watch is None else watch
     runs: dict[str, Iterator[str]] = {
         "plain": plain_steps(name, pixels, given, device),
         "ganedge": our_steps(name, pixels, given, precision, device, compiled),
     }
     times: dict[str, list[float]] = {key: [] for key in runs}
     computes = {}
-    for key, steps in runs.items():
-        for _ in range(WARM_UP):
-            computes[key] = next(steps)
-        if device == "cuda":
-            torch.cuda.synchronize()
-    while min(map(sum, times.values())) < seconds or len(times["plain"]) < 2:
+    partial = False
+    try:
         for key, steps in runs.items():
-            times[key].append(_timed(steps, turn, device))
-    steps_of = {key: np.array(found) / turn for key, found in times.items()}
-    ratio = timing.ratio(steps_of["plain"], steps_of["ganedge"])
+            computes[key] = _computed(next(steps), device)
+            _warm_up(steps, turn, device)
+        while min(map(sum, times.values())) < seconds or len(times["plain"]) < 2:
+            for key, steps in runs.items():
+                times[key].append(_timed(steps, turn, device))
+            watch.look()
+    except KeyboardInterrupt:
+        partial = True
+        if not times["ganedge"]:
+            raise
+    except RuntimeError as error:
+        if not isinstance(error, torch.OutOfMemoryError):
+            raise
+        raise GanEdgeError(f"the memory of {device} ended") from error
+    rounds = len(times["ganedge"])  # Of both: an interruption may have cut the last one short.
+    steps_of = {key: np.array(found[:rounds]) / turn for key, found in times.items()}
+    speedup, low, high = _ratio_of_totals(steps_of["plain"], steps_of["ganedge"], turn)
     return {
         "variant": name,
+        "partial": partial,
         "config": given,
         "precision": precision,
         "computes": computes,
         "compiled": compiled,
         "device": device,
         "turn": turn,
-        "steps": {key: len(found) * turn for key, found in times.items()},
+        "steps": dict.fromkeys(runs, rounds * turn),
         "step_s": {
             key: {part: float(np.percentile(found, int(part[1:]))) for part in ("p50", "p90", "p95", "p99")}
             for key, found in steps_of.items()
         },
         "images_per_s": {key: given["batch"] / float(found.mean()) for key, found in steps_of.items()},
-        "speedup": ratio.value,
-        "speedup_low": ratio.low,
-        "speedup_high": ratio.high,
+        "spread": max(_spread(found) for found in steps_of.values()),
+        "speedup": speedup,
+        "speedup_low": low,
+        "speedup_high": high,
     }
+
+
+def _warm_up(steps: Iterator[str], turn: int, device: Device) -> None:
+    """Train until the time of a turn settles: allocators and just-in-time compilers have done their work."""
+    last = math.inf
+    for done in range(timing.WARMUP_BLOCKS):
+        now = float(np.median([_timed(steps, turn, device) for _ in range(WARM_UP)]))
+        if done and abs(now / last - 1) < timing.SETTLED:
+            return
+        last = now
+
+
+def _computed(precision: str, device: Device) -> str:
+    """What that really is: PyTorch rounds what goes into FP32 convolutions on CUDA, unless it is told not to."""
+    rounds = device == "cuda" and torch.backends.cudnn.allow_tf32
+    return "fp32 (TF32 in convolutions)" if precision == "fp32" and rounds else precision
+
+
+def _blocks(plain: NDArray[np.float64], ours: NDArray[np.float64], turn: int) -> NDArray[np.float64]:
+    """Seconds of both in each block of neighbouring turns, `[2, blocks]`."""
+    count = max(1, min(len(plain), int(plain.sum() * turn / BLOCK_SECONDS)))
+    return np.array([[part.sum() for part in np.array_split(found, count)] for found in (plain, ours)])
+
+
+def _ratio_of_totals(
+    plain: NDArray[np.float64], ours: NDArray[np.float64], turn: int
+) -> tuple[float, float | None, float | None]:
+    """How many times as fast ours is by all the time of both, and its 95 % interval, which resamples blocks of turns.
+
+    The interval is None where there are too few blocks.
+    """
+    blocks = _blocks(plain, ours, turn)
+    total = float(plain.sum() / ours.sum())
+    count = blocks.shape[1]
+    if count < timing.FEWEST:
+        return total, None, None
+    chosen = np.random.default_rng(0).integers(0, count, (timing.RESAMPLES, count))
+    drawn = blocks[:, chosen].sum(axis=2)  # [2, resamples]
+    low, high = np.quantile(drawn[0] / drawn[1], ((1 - timing.LEVEL) / 2, (1 + timing.LEVEL) / 2))
+    return total, float(low), float(high)
+
+
+def _spread(steps: NDArray[np.float64]) -> float:
+    """Distance of the quartiles of the steps' times, as a share of their median."""
+    low, middle, high = np.quantile(steps, (0.25, 0.5, 0.75))
+    return float((high - low) / middle)
 
 
 def measure(
@@ -250,13 +322,15 @@ def measure(
         "failed": [],
         "warnings": [],
     }
-    others = Others()
+    others, watch = Others(), Watch(device)
     try:
         for name in CASES:
             with compiling.at_work() if compiled else contextlib.nullcontext():
-                result = compare(name, seconds, precision, device, compiled)
+                result = compare(name, seconds, precision, device, compiled, watch)
             report["results"].append(result)
             say(line(result))
+            if result["partial"]:
+                raise KeyboardInterrupt
     except (KeyboardInterrupt, GanEdgeError) as error:
         report["partial"] = True
         if not report["results"]:
@@ -264,8 +338,10 @@ def measure(
         if isinstance(error, GanEdgeError):
             report["failed"] = [{"variant": name, "reason": str(error)}]
     share = others.share()
-    report["conditions"] |= {"during": {} if share is None else {"others": share}, "after": conditions()}
-    report["warnings"] = latency.warnings([], share, None, engines.cores())
+    during = {**({} if share is None else {"others": share}), **watch.found()}
+    report["conditions"] |= {"during": during, "after": conditions()}
+    rows = [{"figures": {"spread": result["spread"]}} for result in report["results"]]
+    report["warnings"] = [*latency.warnings(rows, share, None, engines.cores()), *watch.warnings()]
     for text in report["warnings"]:
         say(f"warning: {text}")
     return report
@@ -273,13 +349,13 @@ def measure(
 
 def line(result: Mapping[str, Any]) -> str:
     """One case in words."""
-    rates = result["images_per_s"]
+    rates, low, high = result["images_per_s"], result["speedup_low"], result["speedup_high"]
     return (
         f"{result['variant']:<8} batch {result['config']['batch']}: plain {rates['plain']:.0f}, "
         f"ganedge {rates['ganedge']:.0f} images/s in {result['computes']['ganedge']}"
         f"{', compiled' if result['compiled'] else ''}, {result['speedup']:.2f}x "
-        f"({result['speedup_low']:.2f} to {result['speedup_high']:.2f})"
-    )
+        + ("" if low is None else f"({low:.2f} to {high:.2f})")
+    ).rstrip()
 
 
 def _timed(steps: Iterator[str], turn: int, device: Device) -> float:

@@ -59,7 +59,7 @@ def fake(competitors: int = 2, seed: int = 0, slower: float = 1.0, name: str = "
     method = {"timed": "calls", "warmup": "some", "order": "turns", "interval": "95%", "seconds": 1.0, "iterations": 5}
     return {
         "schema": latency.SCHEMA, "partial": False, "machine": _machine(), "conditions": {},
-        "method": {**method, "strict": False}, "reference": EAGER, "absent": {"other": "not here"},
+        "method": {**method, "strict": False, "device": "cpu"}, "reference": EAGER, "absent": {"other": "not here"},
         "competitors": {row["competitor"]: costs for row in results},
         "peak": {"flops": {"fp32": 1e11}, "bandwidth": 1e10, "how": "x"},
         "yardstick": {str(batch): (0.001 * drift).tolist() for batch in (1, 8)}, "results": results, "warnings": [],
@@ -331,6 +331,11 @@ def test_the_state_while_it_is_measured(tmp_path: Path, monkeypatch: pytest.Monk
             "class/powercap/intel-rapl:0/energy_uj",
         )
     )  # fmt: skip
+    for zone, holds in (("0", "package-0"), ("1", "psys")):  # The board's counter holds the package's once more.
+        place = tmp_path / f"class/powercap/intel-rapl:{zone}"
+        place.mkdir(parents=True)
+        (place / "name").write_text(f"{holds}\n")
+        (place / "energy_uj").write_text("7\n")
     watch = None
     for step, (degrees, kilohertz) in enumerate([(40, 3_000_000), (85, 2_000_000), (70, 2_900_000)]):
         for path, value in ((heat, 1000 * degrees), (speed, kilohertz), (joules, 30_000_000 * step)):
@@ -345,6 +350,60 @@ def test_the_state_while_it_is_measured(tmp_path: Path, monkeypatch: pytest.Monk
     assert watch.warnings() == [
         "clock_mhz fell from 3000 to 2000 while it was measured: fix the clocks, or let it cool down"
     ]
+
+
+def test_a_clock_that_rises_from_rest_has_not_fallen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(conditions, "WATCH_SECONDS", 0.0)
+    speed = tmp_path / "devices/system/cpu/cpu0/cpufreq/scaling_cur_freq"
+    speed.parent.mkdir(parents=True)
+    watch = conditions.Watch("cpu", tmp_path)
+    for kilohertz in (800_000, 3_000_000, 2_900_000):
+        speed.write_text(f"{kilohertz}\n")
+        watch.look()
+    assert watch.found()["clock_mhz"] == 800
+    assert not watch.warnings()
+
+
+def test_a_few_rounds_decide_nothing() -> None:
+    """One turn of each, as an early Ctrl-C leaves it: no interval, and no verdict."""
+    found = timing.ratio([2.0, 2.1], [1.0, 1.0])
+    assert found.value == pytest.approx(2.05, rel=0.01)
+    assert np.isnan([found.low, found.high]).all()
+    before, after = fake(), fake(slower=1.5)
+    for one in (before, after):
+        for row in one["results"]:
+            row["rounds"] = row["rounds"][:5]
+            row["speedup_low"] = row["speedup_high"] = None
+        one["yardstick"] = {batch: rounds[:5] for batch, rounds in one["yardstick"].items()}
+    assert {change.verdict for change in compare.changes(before, after)} == {"unclear"}
+    assert "2.00x (too few rounds)" in report.table(before)
+
+
+def test_what_was_timed_strictly_needs_no_yardstick() -> None:
+    def strict(**given: Any) -> dict[str, Any]:
+        one = fake(**given)
+        one["method"] |= {"strict": True, "yardstick": ""}
+        one["results"] = [row for row in one["results"] if row["competitor"] != EAGER and row["batch"] == 1]
+        for row in one["results"]:
+            row["rounds"] = (np.array(row["rounds"]) / fake(**given)["yardstick"]["1"] * 0.001).tolist()
+        return one | {"yardstick": {}}
+
+    found = compare.changes(strict(), strict(seed=1, slower=1.2))
+    assert {(change.verdict, change.baseline) for change in found} == {("slower", compare.CLOCK)}
+    assert {change.verdict for change in compare.changes(strict(), strict(seed=1))} == {"same"}
+
+
+def test_a_gpu_is_not_held_against_a_processor() -> None:
+    """Without PyTorch a sort is all there is: on a GPU it decides nothing."""
+
+    def on_gpu(yardstick: str, **given: Any) -> dict[str, Any]:
+        one = fake(**given)
+        one["method"] |= {"device": "cuda", "yardstick": yardstick}
+        return one | {"results": [row for row in one["results"] if row["competitor"] != EAGER]}
+
+    for yardstick, verdict in (("sort", "unclear"), ("product", "slower")):
+        found = compare.changes(on_gpu(yardstick), on_gpu(yardstick, seed=1, slower=1.3))
+        assert {change.verdict for change in found} == {verdict}
 
 
 def test_the_peak_of_each_kind_of_number(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -442,7 +501,7 @@ def test_the_table_keeps_warnings_and_plots_do_not_mix_batches(tmp_path: Path) -
     (tmp_path / "here.json").write_text(json.dumps(report))
     report["results"][1] |= {"psnr": None, "same": True}
     report["results"][4] |= {"psnr": None, "same": True}
-    text = results.table({"here": report})
+    text = results.tables(results.Committed({"here": report}, {}, {}))
     assert "warning: the machine was not quiet" in text
     assert "`gan-bench net.onnx`" in text
     assert "| identical |" in text

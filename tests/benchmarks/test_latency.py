@@ -19,7 +19,8 @@ import pytest
 from onnx import numpy_helper
 from torch import Tensor, nn
 
-from ganedge.benchmarks import competitor, latency, pools, process, reference, timing
+from ganedge.benchmarks import competitor, latency, pools, process, reference, report, timing
+from ganedge.runtime.engine_file import EngineIdentity
 from ganedge.runtime.errors import EngineError
 from ganedge.runtime.manifest import Interface, Port, read_artifact, write_artifact
 from ganedge.runtime.verify import real_inputs
@@ -156,8 +157,8 @@ def test_it_goes_on_until_ratios_are_known() -> None:
 
     asked, found = 0.1, timing.interleaved({"a": erratic, "b": lambda _: time.sleep(0.001)}, 0.1, 5)
     timed = [sum(float(turn.sum()) for turn in found[name]) for name in "ab"]
-    assert min(timed) >= timing.LONGEST * asked, "it never settles"
-    assert min(timed) < 2 * timing.LONGEST * asked, "and there is an end"
+    assert max(timed) >= timing.LONGEST * asked, "it never settles"
+    assert max(timed) < 2 * timing.LONGEST * asked, "and there is an end"
     bounded = timing.interleaved({"a": erratic, "b": lambda _: None}, asked, 5, settled=())
     assert sum(float(turn.sum()) for turn in bounded["a"]) < timing.LONGEST * asked, "no ratio has to be known"
 
@@ -377,10 +378,35 @@ def test_pytorch_alone_is_measured_where_no_engine_runs(
         latency.measure([artifact], settings=settings)
 
 
-def test_an_engine_of_tensorrt_is_absent_on_a_cpu() -> None:
+def test_an_engine_of_tensorrt_is_absent_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Under the name it has where it is measured, by which `compare` finds that it is gone."""
+    identity = EngineIdentity("tensorrt_rtx", "1.2", "sm87", ())
+    monkeypatch.setattr(competitor, "read_sidecar", lambda _: (None, identity))
     found, absent = competitor.artifact_competitors([Path("generator.engine")], "all", "cpu", 1)
     assert found == []
-    assert absent == {"generator.engine, TensorRT": "TensorRT computes on a GPU: give --device cuda"}
+    assert absent == {"generator.engine, tensorrt_rtx": "TensorRT computes on a GPU: give --device cuda"}
+
+
+def test_the_report_is_kept_before_it_is_printed(
+    command: Command, artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever reads the output may be gone: `| head`, or Ctrl-C, which ends `| tee` too."""
+
+    def gone(_: Any) -> str:
+        raise BrokenPipeError
+
+    monkeypatch.setattr(report, "table", gone)
+    out = tmp_path / "out.json"
+    line = (artifact, "--engine", "onnxruntime", "--batch", 1, "--seconds", 0, "--iterations", 1, "--processes", 0)
+    assert command("gan-bench", *line, "--json", out).code == 1
+    assert len(json.loads(out.read_text())["results"]) == 1
+
+
+def test_the_gate_of_what_rounds_to_ten_bits(artifact: Path) -> None:
+    (one,), _ = competitor.artifact_competitors([artifact], "onnxruntime", "cpu", 1)
+    assert latency._gated(one) == "fp32"
+    assert latency._gated(replace(one, computes="fp32 (TF32 allowed)")) == "fp16"
+    one.close()
 
 
 def test_an_interruption_of_cold_starts_leaves_the_times(artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
