@@ -36,8 +36,9 @@ demo: $(VENV)/demo.stamp ## Digits → DCGAN → ONNX FP32 and FP16 → new digi
 	$(BIN)/gan-bench demo/generator.onnx demo/generator-fp16.onnx --against demo/run --batch 1,8 --seconds 1 --json demo/latency.json
 	@echo "new digits: demo/digits.png   latency: demo/latency.json"
 
-test: check ## Checks, then every test
-	$(BIN)/python -m pytest
+WORKERS ?= $(shell $(PYTHON) -c 'import os; print(max(1, min(4, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)))')
+test: check ## Checks, then every test, in a process for each core (WORKERS=1: in one), four at most
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal
 
 check: $(VENV)/test.stamp .typecheck/ganedge ## Format, lint, types and layout
 	$(BIN)/ruff format --check .

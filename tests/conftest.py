@@ -9,10 +9,26 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-import pytest
-import torch
-from PIL import Image
+
+def _keep_to_own_cores() -> None:
+    """Let one of several workers take its share of the cores, before PyTorch counts them.
+
+    Threads that wait for each other on cores that other workers keep busy take ten times as long.
+    """
+    worker, count = os.environ.get("PYTEST_XDIST_WORKER"), int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    if worker is not None and hasattr(os, "sched_setaffinity"):
+        cores = sorted(os.sched_getaffinity(0))
+        os.sched_setaffinity(0, cores[int(worker.removeprefix("gw")) :: count] or cores)
+
+
+_keep_to_own_cores()
+
+import numpy as np  # noqa: E402 - behind what has to come first
+import pytest  # noqa: E402
+import torch  # noqa: E402
+from PIL import Image  # noqa: E402
+
+from ganedge.runtime import engines  # noqa: E402
 
 TINY = {"size": 16, "width": 8, "latent": 6, "batch": 16, "sample_every": 4}
 """A DCGAN of a few thousand weights."""
@@ -29,7 +45,7 @@ class Outcome:
 
 @pytest.fixture(autouse=True, scope="session")
 def _threads() -> None:
-    torch.set_num_threads(2)
+    torch.set_num_threads(min(2, engines.cores()))
 
 
 def _no_gpu() -> str:

@@ -157,7 +157,8 @@ def test_multiply_accumulates(artifact: Path) -> None:
     assert arithmetic.multiply_accumulates(model, {"x": (2, 3, 8, 8)}) == 2 * 5 * 64 * 27
 
 
-def test_the_state_of_a_machine(tmp_path: Path) -> None:
+def test_the_state_of_a_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0}, raising=False)
     for path, text in {
         "devices/system/cpu/cpu0/cpufreq/scaling_governor": "powersave", "class/hwmon/hwmon1/in1_label": "VDD_IN",
         "devices/system/cpu/cpu0/cpufreq/scaling_cur_freq": "1500000", "class/hwmon/hwmon1/in1_input": "5000",
@@ -324,6 +325,7 @@ def test_costs_and_closeness_are_compared() -> None:
 def test_the_state_while_it_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = {"now": 100.0}
     monkeypatch.setattr(conditions.time, "monotonic", lambda: clock["now"])
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0}, raising=False)
     heat, speed, joules = (
         tmp_path / path
         for path in (
@@ -354,6 +356,7 @@ def test_the_state_while_it_is_measured(tmp_path: Path, monkeypatch: pytest.Monk
 
 def test_a_clock_that_rises_from_rest_has_not_fallen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(conditions, "WATCH_SECONDS", 0.0)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0}, raising=False)
     speed = tmp_path / "devices/system/cpu/cpu0/cpufreq/scaling_cur_freq"
     speed.parent.mkdir(parents=True)
     watch = conditions.Watch("cpu", tmp_path)
