@@ -381,6 +381,7 @@ class Trainer:
         if self.fabric.world_size > 1:
             self._average([p.grad for p in parameters if p.grad is not None])
         optimizer.step()
+        torch.clear_autocast_cache()  # It holds the weights in reduced precision as they were before.
 
     @torch.no_grad()
     def _average(self, gradients: list[Tensor]) -> None:
