@@ -36,7 +36,7 @@ class Config(TranslationConfig):
     nets: Literal["resnet", "conv"] = "resnet"
     """Networks: resnet with InstanceNorm and reflection padding, or conv with BatchNorm."""
     size: int = 256
-    """Height and width of the pictures in training, pixels: a multiple of 4, 32 or more."""
+    """Height and width of the pictures in training, pixels, 32 or more: a multiple of 4, or of 8 with --nets conv."""
     blocks: int = 9
     """Residual blocks of each generator."""
     cycle: float = 10.0
@@ -51,11 +51,17 @@ class Config(TranslationConfig):
     def __post_init__(self) -> None:
         """Refuse values that cannot work."""
         super().__post_init__()
-        require(self.size >= 32 and self.size % 4 == 0, "size", self.size, "a multiple of 4, 32 or more")
+        multiple = f"a multiple of {self.multiple}" + (" with --nets conv" if self.nets == "conv" else "")
+        require(self.size >= 32 and self.size % self.multiple == 0, "size", self.size, f"{multiple}, 32 or more")
         require(self.blocks >= 0, "blocks", self.blocks, "0 or more")
         require(self.cycle >= 0, "cycle", self.cycle, "0 or more")
         require(self.identity >= 0, "identity", self.identity, "0 or more")
         require(self.replay >= 0, "replay", self.replay, "0 or more")
+
+    @property
+    def multiple(self) -> int:
+        """What height and width of a picture are multiples of, so that they halve evenly."""
+        return 4 if self.nets == "resnet" else 8
 
 
 class Residual(nn.Module):
@@ -212,7 +218,7 @@ class CycleGAN:
 
     def generators(self) -> dict[str, Interface]:
         """Two generators: pictures to pictures, of any size that halves evenly as often as they do."""
-        interface = to_pictures(self.config, 4 if self.config.nets == "resnet" else 8)
+        interface = to_pictures(self.config, self.config.multiple)
         return {"generator-a2b": interface, "generator-b2a": interface}
 
     def step(self, batch: Batch, step: int, update: Update) -> dict[str, Tensor]:

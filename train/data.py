@@ -32,6 +32,8 @@ from ganedge.train.sources import InMemory, Item, OnDisk, Read, Source, stack, t
 EXAMPLES = 4
 """Pictures of the test split that previews use."""
 GIB = 2**30
+FACTS = ("class_names", "channels")
+"""Config fields that the data can fill."""
 HEADERS = 1024
 """Pictures whose headers are read, at most, between two looks at whether one had colours."""
 

@@ -550,7 +550,7 @@ def _preset(variant: type[Variant], name: str | None) -> Mapping[str, Any]:
 
 
 def _from_file(variant: type[Variant], settings: Settings) -> Mapping[str, Any]:
-    """The config values of the run that `--config` names. Names of classes belong to its data, and stay with them."""
+    """The config values of the run that `--config` names; what its data filled in stays with its data."""
     if settings.config is None:
         return {}
     run = run_folder.read_config(settings.config)
@@ -559,7 +559,12 @@ def _from_file(variant: type[Variant], settings: Settings) -> Mapping[str, Any]:
             f"config {settings.config} is of a {run.variant.name}, not of a {variant.name}: repeat it as that"
         )
     same = _is_same_data(run, settings) and settings.classes == run.settings.get("classes", "")
-    return {name: value for name, value in asdict(run.config).items() if same or name != "class_names"}
+    filled = (
+        set()
+        if same
+        else {item.name for item in fields(run.config) if item.name in data.FACTS and item.default is None}
+    )
+    return {name: value for name, value in asdict(run.config).items() if name not in filled}
 
 
 def _fresh_config(variant: type[Variant], given: Mapping[str, Any], settings: Settings) -> VariantConfig:

@@ -454,6 +454,7 @@ def test_the_replay_buffer() -> None:
         ("pix2pix", {"size": 100}, "size is 100"),
         ("pix2pix", {"levels": 9}, "levels is 9"),
         ("cyclegan", {"size": 33}, "size is 33"),
+        ("cyclegan", {"size": 100, "nets": "conv"}, "size is 100: give a multiple of 8 with --nets conv, 32 or more"),
         ("cyclegan", {"decay": 2}, "decay is 2"),
     ],
 )

@@ -176,6 +176,16 @@ def test_names_of_classes_stay_with_their_data(tmp_path: Path) -> None:
     assert names(train(DCGAN, {}, other)) == "3,4"
 
 
+def test_other_data_say_their_own_channels(tmp_path: Path, pictures: Path) -> None:
+    grey = train(DCGAN, TINY, settings(tmp_path / "grey", steps=1))
+    assert run_folder.read(grey).config.channels == 1  # type: ignore[attr-defined]
+    other = Settings.repeat(grey, out=tmp_path / "colour", data=str(pictures))
+    assert loop._fresh_config(DCGAN, {}, other).channels is None  # type: ignore[attr-defined]
+    assert loop._fresh_config(DCGAN, {"channels": 1}, other).channels == 1  # type: ignore[attr-defined]
+    same = Settings.repeat(grey, out=tmp_path / "same")
+    assert loop._fresh_config(DCGAN, {}, same).channels == 1  # type: ignore[attr-defined]
+
+
 def test_a_run_is_not_overwritten(tiny_run: Path) -> None:
     with pytest.raises(UsageError, match="already holds a run"):
         train(DCGAN, TINY, settings(tiny_run))
