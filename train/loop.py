@@ -153,8 +153,20 @@ class Settings:
 
 FIXED = ("data", "seed", "classes", "fraction", "precision", "compile")
 """Settings that a resumed run must not change: with another value it would be another training."""
-KEPT = ("steps", "preset", "init", "features", "judged", "tensorboard")
-"""Settings that a resumed run takes over where they are not given anew."""
+KEPT = (
+    "seed",
+    "classes",
+    "fraction",
+    "precision",
+    "compile",
+    "steps",
+    "preset",
+    "init",
+    "features",
+    "judged",
+    "tensorboard",
+)
+"""Settings that a resumed run takes over where they are left at their defaults."""
 
 
 class Interrupted(GanEdgeError):  # noqa: N818 - it is a request that was met, not a mistake
@@ -180,14 +192,18 @@ def train(variant: type[Variant], given: Mapping[str, Any], settings: Settings) 
         Interrupted: SIGINT or SIGTERM; everything is saved.
     """
     started = time.monotonic()
-    fabric = make_fabric(settings)
-    writes = fabric.is_global_zero
     run = _resumed(variant, given, settings) if settings.resume else None
     if run is not None:
+        settings = _as_before(settings, run)
         _check_settings(run, settings)
+    fabric = make_fabric(settings)
+    writes = fabric.is_global_zero
     config = run.config if run is not None else _fresh_config(variant, given, settings)
     _check_share(config, fabric)
-    settings = settings if run is None else _as_before(settings, run)
+    if writes:  # Before minutes of decoding; the lock itself is taken once there is something to write.
+        run_folder.check_unlocked(settings.out)
+        if run is None:
+            run_folder.check_free(settings.out)
     judged = settings.features or settings.judged == JUDGED
     require(bool(judged), "judged", settings.judged, "--features too, whose pictures it counts, or leave it out")
     items = data.open_data(settings.data, variant.wants(config), settings.opening)
@@ -205,6 +221,7 @@ def train(variant: type[Variant], given: Mapping[str, Any], settings: Settings) 
         trainer = Trainer(fabric, variant, config, settings, items)
         if run is not None:
             _check_processes(run, trainer)
+        _check_norms(config, trainer.gan.networks, config.batch // fabric.world_size)
         trainer.agree()
         if writes:
             run_folder.write_config(settings.out, variant, config, said, found)
@@ -540,6 +557,26 @@ def _check_share(config: VariantConfig, fabric: Fabric) -> None:
         raise UsageError(f"batch is {config.batch}: give a multiple of {fabric.world_size}, one share for each device")
 
 
+def _check_norms(config: VariantConfig, networks: Mapping[str, nn.Module], share: int) -> None:
+    """Refuse what BatchNorm cannot do, before anything is written.
+
+    Args:
+        config: The variant's.
+        networks: As they will be trained.
+        share: Items that each process has of a batch.
+    """
+    if share == 1 and any(isinstance(each, nn.BatchNorm1d) for net in networks.values() for each in net.modules()):
+        raise UsageError(
+            f"batch is {config.batch}: BatchNorm needs more than one item on each device, give a larger --batch"
+        )
+    judge, r1 = networks.get("discriminator"), getattr(config, "r1", 0.0)
+    if r1 and judge is not None and any(isinstance(each, nn.SyncBatchNorm) for each in judge.modules()):
+        raise UsageError(
+            f"r1 is {r1}, but on several CUDA devices the gradient of the discriminator's BatchNorm has no gradient of "
+            "its own: give --devices 1, --r1 0, or --objective wgan-gp, whose discriminator has no BatchNorm"
+        )
+
+
 def _preset(variant: type[Variant], name: str | None) -> Mapping[str, Any]:
     if name is None:
         return {}
@@ -602,7 +639,8 @@ def _check_settings(run: run_folder.Run, settings: Settings) -> None:
         before = run.settings.get(name, usual[name])  # A run from before the setting was there.
         if said[name] != before and not moved:
             raise UsageError(
-                f"{name} is {said[name]}, but {run.folder} was trained with {before}: give the same to resume"
+                f"{name} is {said[name]}, but {run.folder} was trained with {before}: "
+                f"{'give the same' if name == 'data' else 'leave it out'} to resume"
             )
     init = run.settings.get("init")
     if settings.init is not None and (init is None or Path(str(init)).resolve() != settings.init.resolve()):

@@ -144,6 +144,19 @@ def test_a_changed_config_cannot_resume(tiny_run: Path, config: Any, changed: An
         train(DCGAN, config, settings(tiny_run, resume=True, **changed))
 
 
+def test_what_is_not_given_anew_stays_as_it_was(tmp_path: Path) -> None:
+    begun: dict[str, Any] = {"seed": 5, "classes": "1,2", "fraction": 0.5, "precision": "bf16"}
+    whole = train(DCGAN, TINY, settings(tmp_path / "whole", steps=3, **begun))
+    out = train(DCGAN, TINY, settings(tmp_path / "run", steps=2, **begun))
+    train(DCGAN, {}, settings(out, steps=3, resume=True))
+    assert_equal(whole, out)
+    said = run_folder.read(out).settings
+    assert {name: said[name] for name in begun} == begun
+    for name, other in {"seed": 6, "classes": "1,3", "fraction": 0.4, "precision": "fp32"}.items():
+        with pytest.raises(UsageError, match=f"{name} is {other}, but .* was trained with {begun[name]}: leave it out"):
+            train(DCGAN, {}, settings(out, steps=4, resume=True, **{name: other}))
+
+
 def test_resuming_from_elsewhere_is_refused(tiny_run: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"init is .*other, but .* was begun from random weights"):
         train(DCGAN, {}, settings(tiny_run, resume=True, init=tmp_path / "other"))
@@ -194,6 +207,41 @@ def test_a_run_is_not_overwritten(tiny_run: Path) -> None:
 def test_two_trainers_do_not_share_a_folder(tmp_path: Path) -> None:
     with run_folder.locked(tmp_path / "run"), pytest.raises(UsageError, match="another process"):
         train(DCGAN, TINY, settings(tmp_path / "run"))
+
+
+def test_a_taken_folder_is_refused_before_the_data_are_read(
+    tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read(*_: Any) -> Any:
+        raise AssertionError("the data were read")
+
+    monkeypatch.setattr(loop.data, "open_data", read)
+    with pytest.raises(UsageError, match="already holds a run"):
+        train(DCGAN, TINY, settings(tiny_run))
+    for resume in (False, True):
+        with run_folder.locked(tmp_path / "run"), pytest.raises(UsageError, match="another process"):
+            train(DCGAN, TINY, settings(tmp_path / "run", resume=resume))
+
+
+def test_batchnorm_of_one_item_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="batch is 1: BatchNorm needs more than one item on each device"):
+        train(find("mlp"), {"batch": 1, "size": 8}, settings(tmp_path / "run"))
+    assert not (tmp_path / "run" / "config.json").exists()
+    alone = {"batch": 1, "size": 8, "hidden_g": "8", "hidden_d": "8", "batchnorm": False}
+    train(find("mlp"), alone, settings(tmp_path / "run", steps=1))
+
+
+def test_r1_with_batchnorm_over_several_gpus_is_refused() -> None:
+    def check(**given: Any) -> None:
+        gan = DCGAN(DCGAN.config_class(**TINY, **given))
+        for network in gan.networks.values():  # As where there are several GPUs.
+            torch.nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
+        loop._check_norms(gan.config, gan.networks, 8)
+
+    check()
+    check(r1=1.0, objective="wgan-gp")  # Whose discriminator has no BatchNorm.
+    with pytest.raises(UsageError, match=r"r1 is 1\.0, but on several CUDA devices"):
+        check(r1=1.0)
 
 
 def test_weights_to_start_from_are_numbers(tmp_path: Path) -> None:
