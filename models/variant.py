@@ -103,6 +103,8 @@ class Wants:
     """Whether a batch holds the class of each picture."""
     classes: tuple[str, ...] = ()
     """Train on these classes only; all of them where it is empty."""
+    option: str = ""
+    """The variant's option that names those classes, for messages; empty where it has none."""
     load_size: int = 0
     """Height and width that pictures are scaled to before a random square of `size` is cut out, pixels; 0: no cut."""
     flip: bool = False
