@@ -23,7 +23,7 @@ from ganedge.models.objectives import OBJECTIVES
 from ganedge.models.optimizers import adams
 from ganedge.models.patchgan import PatchGAN
 from ganedge.models.translation import TranslationConfig, to_pictures
-from ganedge.models.variant import Batch, Update, VariantConfig, Wants, require
+from ganedge.models.variant import Batch, Update, VariantConfig, Wants, require, usual
 from ganedge.runtime.manifest import Interface
 
 
@@ -166,6 +166,19 @@ class Replay(nn.Module):
         return self._filled
 
 
+CONV: Mapping[str, Any] = {
+    "decay": 1.0,
+    "nets": "conv",
+    "size": 128,
+    "blocks": 6,
+    "identity": 0.0,
+    "halved": False,
+    "replay": 0,
+    "jitter": False,
+}
+"""The preset `conv`."""
+
+
 class CycleGAN:
     """The variant: two generators with one Adam, two discriminators with one each, two replay buffers."""
 
@@ -174,17 +187,8 @@ class CycleGAN:
     config_class: ClassVar[type[VariantConfig]] = Config
     targets: ClassVar[Mapping[str, str]] = {"generator-a2b": "b", "generator-b2a": "a"}
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "resnet": {},
-        "conv": {
-            "decay": 1.0,
-            "nets": "conv",
-            "size": 128,
-            "blocks": 6,
-            "identity": 0.0,
-            "halved": False,
-            "replay": 0,
-            "jitter": False,
-        },
+        "resnet": usual(Config, CONV),
+        "conv": CONV,
     }
 
     def __init__(self, config: Config) -> None:

@@ -196,6 +196,11 @@ def only_with(other: str, value: object, default: Any) -> Any:
     return field(default=default, metadata={"with": (other, value)})
 
 
+def usual(config: type[VariantConfig], names: Collection[str]) -> dict[str, Any]:
+    """The defaults of some fields: a preset that undoes what another sets, `--config` with a run of it too."""
+    return {item.name: item.default for item in fields(config) if item.name in names}
+
+
 def check_given(config: VariantConfig, given: Collection[str]) -> None:
     """Refuse fields that somebody asked for and that would have no effect, as `only_with` says.
 
