@@ -57,6 +57,22 @@ def test_a_run_folder(tiny_run: Path) -> None:
     assert not list(tiny_run.rglob("*.part"))
 
 
+def test_the_weights_to_export_are_the_moving_average(tiny_run: Path, tmp_path: Path) -> None:
+    found = checkpoint.load_latest(tiny_run)
+    assert found is not None
+    assert run_folder.read(tiny_run).config.ema == 0.999
+    averaged, trained = (found[1][kind]["generator"] for kind in ("averages", "networks"))
+    assert set(weights(tiny_run)) == set(averaged) == set(trained)
+    for name, tensor in weights(tiny_run).items():
+        assert torch.equal(tensor, averaged[name]), name
+        counts = not tensor.is_floating_point()
+        assert torch.equal(tensor, trained[name]) == counts, name
+    plain = checkpoint.load_latest(train(DCGAN, {**TINY, "ema": 0.0}, settings(tmp_path / "plain")))
+    assert plain is not None
+    torch.testing.assert_close(plain[1]["networks"], found[1]["networks"], rtol=0, atol=0)
+    torch.testing.assert_close(weights(tmp_path / "plain"), trained, rtol=0, atol=0)
+
+
 def test_the_same_seed_trains_the_same(tiny_run: Path, tmp_path: Path) -> None:
     assert_equal(tiny_run, train(DCGAN, TINY, settings(tmp_path / "same")))
     other = train(DCGAN, TINY, settings(tmp_path / "other", seed=1))
