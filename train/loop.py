@@ -29,7 +29,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from ganedge.models import Variant
-from ganedge.models.noise import together
+from ganedge.models.noise import OTHER_STOPPED, together
 from ganedge.models.variant import VariantConfig, check_given, check_types, require
 from ganedge.runtime.errors import ArtifactError, EngineError, GanEdgeError, UsageError
 from ganedge.runtime.terminal import note
@@ -321,14 +321,26 @@ class Trainer:
                         keeper.catch_up()
                 note(f"{self.settings.out}: all {self.total} steps are done, nothing to do")
             return
-        keeping = Keeper(self, deadline) if self.fabric.is_global_zero else contextlib.nullcontext()
-        with _signals() as stop, keeping as keeper:
-            if keeper is not None:
-                keeper.catch_up()
-            while self.step < self.total and not self._must_stop(bool(stop) or time.monotonic() >= deadline):
+        with _signals() as stop, contextlib.ExitStack() as held:
+            keeper: Keeper | None = None
+            failed: Exception | None = None
+            try:
+                if self.fabric.is_global_zero:
+                    keeper = held.enter_context(Keeper(self, deadline))
+                    keeper.catch_up()
+            except Exception as error:  # noqa: BLE001 - whatever it is, it is raised once the others know
+                failed = self._remember(error)
+            while self.step < self.total and not self._must_stop(
+                bool(stop) or time.monotonic() >= deadline, failed is not None
+            ):
                 losses = self.advance()
-                if keeper is not None:  # One process reports and writes.
-                    keeper.look(losses)
+                try:
+                    if keeper is not None and failed is None:  # One process reports and writes.
+                        keeper.look(losses)
+                except Exception as error:  # noqa: BLE001 - as above
+                    failed = self._remember(error)
+            if failed is not None:
+                raise failed
             if keeper is not None:
                 keeper.finish()
         if stop:
@@ -336,16 +348,29 @@ class Trainer:
             error.exit_code = 128 + stop[0]
             raise error
 
-    def _must_stop(self, asked: bool) -> bool:
-        """Whether to stop before the next step. Several processes agree on it now and then, all at the same step."""
+    def _remember(self, error: Exception) -> Exception:
+        """Keep what stopped this process until all have agreed to stop: they would wait for it without end."""
+        if self.fabric.world_size == 1:
+            raise error
+        return error
+
+    def _must_stop(self, asked: bool, failed: bool = False) -> bool:
+        """Whether to stop before the next step. Several processes agree on it now and then, all at the same step.
+
+        Raises:
+            GanEdgeError: another process has failed.
+        """
         if self.fabric.world_size == 1:
             return asked
         if self.step % AGREE_EVERY:
             return False
-        votes = torch.tensor(float(asked), device=self.fabric.device)
+        votes = torch.tensor([float(asked), float(failed)], device=self.fabric.device)
         with together():
             dist.all_reduce(votes)
-        return bool(votes > 0)
+            to_stop, to_fail = votes.tolist()
+        if to_fail and not failed:
+            raise GanEdgeError(OTHER_STOPPED)
+        return bool(to_stop or to_fail)
 
     def advance(self) -> dict[str, Tensor]:
         """Do one step."""
