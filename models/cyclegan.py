@@ -185,6 +185,7 @@ class CycleGAN:
     name: ClassVar[str] = "cyclegan"
     summary: ClassVar[str] = "pictures of one kind to another and back, learned without pairs (presets: resnet, conv)"
     config_class: ClassVar[type[VariantConfig]] = Config
+    sources: ClassVar[Mapping[str, str]] = {"generator-a2b": "a", "generator-b2a": "b"}
     targets: ClassVar[Mapping[str, str]] = {"generator-a2b": "b", "generator-b2a": "a"}
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "resnet": usual(Config, CONV),

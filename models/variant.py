@@ -158,6 +158,8 @@ class Gridded(Protocol):
 class Translator(Protocol):
     """A variant that turns pictures into pictures, and can show what it does with some."""
 
+    sources: Mapping[str, str]
+    """For each generator, where a batch holds its inputs."""
     targets: Mapping[str, str]
     """For each generator, where a batch holds the pictures that its outputs should look like."""
 

@@ -38,6 +38,7 @@ from ganedge.train.columns import use_columns
 from ganedge.train.data import Options as DataOptions
 from ganedge.train.keeper import Keeper, write_weights
 from ganedge.train.metrics import FEWEST
+from ganedge.train.sources import InMemory
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -213,9 +214,10 @@ def train(variant: type[Variant], given: Mapping[str, Any], settings: Settings) 
     here = {"device": fabric.device.type, "processes": fabric.world_size}
     said = {**_plain(settings), "precision": settled_precision(settings), **here}
     found = {"items": len(items), "path": _place(settings.data)}
-    with run_folder.locked(settings.out) if writes else contextlib.nullcontext(), _memory_errors():
+    moved = fabric.device.type == "cuda" and any(isinstance(source, InMemory) for source in items.sources)
+    with run_folder.locked(settings.out) if writes else contextlib.nullcontext(), _memory_errors(moved):
         if run is not None:
-            _check_items(run, len(items))
+            _check_items(run, len(items), settings.memory)
         elif writes:
             run_folder.check_free(settings.out)
         trainer = Trainer(fabric, variant, config, settings, items)
@@ -563,8 +565,12 @@ def settled_precision(settings: Settings) -> Precision:
 
 
 @contextlib.contextmanager
-def _memory_errors() -> Iterator[None]:
-    """Tell running out of memory from other failures: PyTorch raises RuntimeError for it on a CPU."""
+def _memory_errors(moved: bool) -> Iterator[None]:
+    """Tell running out of memory from other failures: PyTorch raises RuntimeError for it on a CPU.
+
+    Args:
+        moved: Whether the data were moved to the device, and take from its memory too.
+    """
     try:
         yield
     except RuntimeError as error:
@@ -573,7 +579,8 @@ def _memory_errors() -> Iterator[None]:
         )
         if not short and "Storage size calculation overflowed" not in str(error):
             raise
-        raise GanEdgeError("out of memory: try a smaller --batch, size or width") from error
+        data_too = ", or a smaller --memory: the data are on the GPU too" if moved else ""
+        raise GanEdgeError(f"out of memory: try a smaller --batch, size or width{data_too}") from error
 
 
 def _check_share(config: VariantConfig, fabric: Fabric) -> None:
@@ -705,13 +712,12 @@ def _as_before(settings: Settings, run: run_folder.Run) -> Settings:
     return replace(settings, **before)
 
 
-def _check_items(run: run_folder.Run, count: int) -> None:
-    """Refuse to go on with a data set that has grown or shrunk."""
-    before = run.data.get("items")
+def _check_items(run: run_folder.Run, count: int, memory: float) -> None:
+    """Refuse to go on with a data set that has grown or shrunk; broken files count where they are read as needed."""
+    before, held = run.data.get("items"), run.settings.get("memory", memory)
     if count != before:
-        raise UsageError(
-            f"the data holds {count} items, but {run.folder} was trained on {before}: resume with the same data"
-        )
+        same = "the same data" if held == memory else f"the same data and with --memory {held}, as it was begun"
+        raise UsageError(f"the data holds {count} items, but {run.folder} was trained on {before}: resume with {same}")
 
 
 def _is_same_data(run: run_folder.Run, settings: Settings) -> bool:

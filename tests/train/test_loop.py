@@ -225,6 +225,23 @@ def test_two_trainers_do_not_share_a_folder(tmp_path: Path) -> None:
         train(DCGAN, TINY, settings(tmp_path / "run"))
 
 
+def test_another_memory_that_changes_the_count_is_named(pictures: Path, tmp_path: Path) -> None:
+    (pictures / "zz.png").write_text("x")
+    out = train(DCGAN, {**TINY, "batch": 4}, settings(tmp_path / "run", data=str(pictures), steps=1))
+    with pytest.raises(UsageError, match=r"holds 25 items, but .* on 24: .* and with --memory 4\.0, as it was begun"):
+        train(DCGAN, {}, settings(out, data=str(pictures), steps=2, memory=0.0, resume=True))
+
+
+@pytest.mark.parametrize("moved", [False, True])
+def test_out_of_memory_names_what_helps(moved: bool) -> None:
+    with (
+        pytest.raises(GanEdgeError, match="out of memory: try a smaller --batch") as caught,
+        loop._memory_errors(moved),
+    ):
+        raise RuntimeError("CUDA out of memory. Tried to allocate 2 GiB")
+    assert ("--memory" in str(caught.value)) == moved
+
+
 def test_a_taken_folder_is_refused_before_the_data_are_read(
     tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
