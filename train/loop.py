@@ -319,8 +319,8 @@ class Trainer:
             if self.fabric.is_global_zero:
                 write_weights(self)  # A kill between the last checkpoint and the weights left older ones.
                 if self.settings.features:
-                    with Keeper(self, deadline) as keeper:
-                        keeper.catch_up()
+                    with Keeper(self, deadline) as late:
+                        late.catch_up()
                 note(f"{self.settings.out}: all {self.total} steps are done, nothing to do")
             return
         with _signals() as stop, contextlib.ExitStack() as held:
@@ -346,9 +346,9 @@ class Trainer:
             if keeper is not None:
                 keeper.finish()
         if stop:
-            error = Interrupted(f"stopped at step {self.step}, all saved: add --resume to go on")
-            error.exit_code = 128 + stop[0]
-            raise error
+            interrupted = Interrupted(f"stopped at step {self.step}, all saved: add --resume to go on")
+            interrupted.exit_code = 128 + stop[0]
+            raise interrupted
 
     def _remember(self, error: Exception) -> Exception:
         """Keep what stopped this process until all have agreed to stop: they would wait for it without end."""
