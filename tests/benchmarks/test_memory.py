@@ -6,7 +6,6 @@ from pathlib import Path
 
 from ganedge.benchmarks import memory
 
-
 COUNT, SIZE, BATCH = 1000, 48, 50
 """Together 7 MB, and steps so small that what they need and give back hardly shows."""
 
