@@ -32,26 +32,32 @@ SIZE = 16
 PER_FOLDER = 1000
 
 
-def write_pictures(folder: Path, count: int) -> None:
-    """Write `count` random 16 × 16 PNGs, a thousand to a folder."""
+def write_pictures(folder: Path, count: int, size: int = SIZE) -> None:
+    """Write `count` random PNGs of `size` × `size` pixels, a thousand to a folder."""
     random = np.random.default_rng(0)
     for begin in range(0, count, PER_FOLDER):
         part = folder / f"{begin // PER_FOLDER:05d}"
         part.mkdir()
         for number, pixels in enumerate(
-            random.integers(0, 256, (min(PER_FOLDER, count - begin), SIZE, SIZE, 3), np.uint8)
+            random.integers(0, 256, (min(PER_FOLDER, count - begin), size, size, 3), np.uint8)
         ):
             Image.fromarray(pixels).save(part / f"{number:04d}.png", compress_level=1)
 
 
-def measure(folder: Path, epochs: int) -> dict[str, Any]:
+def measure(folder: Path, epochs: int, size: int = SIZE, batch: int = BATCH) -> dict[str, Any]:
     """Train for some epochs on a folder of pictures, reading each from disk.
+
+    Args:
+        folder: With the pictures.
+        epochs: Passes over them.
+        size: Of the pictures, pixels: larger ones show more of what is kept by mistake.
+        batch: Pictures in a step: fewer take less memory that comes and goes.
 
     Returns:
         Pictures, and the process's resident memory at the end of each epoch, MB.
     """
     variant = find("dcgan")
-    given: dict[str, Any] = {"size": SIZE, "width": 4, "channels": 3, "batch": BATCH, "epochs": epochs}
+    given: dict[str, Any] = {"size": size, "width": 4, "channels": 3, "batch": batch, "epochs": epochs}
     config = variant.config_class(**given)
     with tempfile.TemporaryDirectory() as out:
         settings = loop.Settings(data=str(folder), out=Path(out), device="cpu", memory=0.0)
@@ -60,7 +66,7 @@ def measure(folder: Path, epochs: int) -> dict[str, Any]:
         resident: list[float] = []
         with Keeper(trainer, math.inf) as keeper:  # Losses, pictures and checkpoints are part of a training.
             for _ in range(epochs):
-                for _ in range(math.ceil(len(items) / BATCH)):
+                for _ in range(math.ceil(len(items) / batch)):
                     if trainer.step < trainer.total:
                         keeper.look(trainer.advance())
                 resident.append(round(_resident_mb(), 1))

@@ -47,9 +47,15 @@ def cutout(pictures: Tensor) -> Tensor:
     """Set a square of half the side to zero; it may reach over the edge."""
     height, width = pictures.shape[-2:]
     down, right = _uniform(pictures, 2)
-    y = (_places(height, pictures) - _whole(down, height + 1)).abs() * 2 < height * HOLE
-    x = (_places(width, pictures) - _whole(right, width + 1)).abs() * 2 < width * HOLE
+    y, x = _hole(height, down, pictures), _hole(width, right, pictures)
     return pictures * ~(y[:, None, :, None] & x[:, None, None, :])
+
+
+def _hole(length: int, share: Tensor, pictures: Tensor) -> Tensor:
+    """Along one side of each picture, which places are cut out, bool `[N, length]`; its middle may lie on the edge."""
+    hole = round(length * HOLE)
+    behind = _places(length, pictures) - _whole(share, length + 1 - hole % 2) + hole // 2  # Its first place.
+    return (behind >= 0) & (behind < hole)
 
 
 POLICIES: dict[str, Callable[[Tensor], Tensor]] = {"color": color, "translation": translation, "cutout": cutout}

@@ -23,7 +23,7 @@ from ganedge.models.objectives import OBJECTIVES
 from ganedge.models.optimizers import adams
 from ganedge.models.patchgan import PatchGAN
 from ganedge.models.translation import TranslationConfig, to_pictures
-from ganedge.models.variant import Batch, Update, VariantConfig, Wants, require
+from ganedge.models.variant import Batch, Update, VariantConfig, Wants, require, usual
 from ganedge.runtime.manifest import Interface
 
 
@@ -36,7 +36,7 @@ class Config(TranslationConfig):
     nets: Literal["resnet", "conv"] = "resnet"
     """Networks: resnet with InstanceNorm and reflection padding, or conv with BatchNorm."""
     size: int = 256
-    """Height and width of the pictures in training, pixels: a multiple of 4, 32 or more."""
+    """Height and width of the pictures in training, pixels, 32 or more: a multiple of 4, or of 8 with --nets conv."""
     blocks: int = 9
     """Residual blocks of each generator."""
     cycle: float = 10.0
@@ -51,11 +51,17 @@ class Config(TranslationConfig):
     def __post_init__(self) -> None:
         """Refuse values that cannot work."""
         super().__post_init__()
-        require(self.size >= 32 and self.size % 4 == 0, "size", self.size, "a multiple of 4, 32 or more")
+        multiple = f"a multiple of {self.multiple}" + (" with --nets conv" if self.nets == "conv" else "")
+        require(self.size >= 32 and self.size % self.multiple == 0, "size", self.size, f"{multiple}, 32 or more")
         require(self.blocks >= 0, "blocks", self.blocks, "0 or more")
         require(self.cycle >= 0, "cycle", self.cycle, "0 or more")
         require(self.identity >= 0, "identity", self.identity, "0 or more")
         require(self.replay >= 0, "replay", self.replay, "0 or more")
+
+    @property
+    def multiple(self) -> int:
+        """What height and width of a picture are multiples of, so that they halve evenly."""
+        return 4 if self.nets == "resnet" else 8
 
 
 class Residual(nn.Module):
@@ -160,25 +166,30 @@ class Replay(nn.Module):
         return self._filled
 
 
+CONV: Mapping[str, Any] = {
+    "decay": 1.0,
+    "nets": "conv",
+    "size": 128,
+    "blocks": 6,
+    "identity": 0.0,
+    "halved": False,
+    "replay": 0,
+    "jitter": False,
+}
+"""The preset `conv`."""
+
+
 class CycleGAN:
     """The variant: two generators with one Adam, two discriminators with one each, two replay buffers."""
 
     name: ClassVar[str] = "cyclegan"
     summary: ClassVar[str] = "pictures of one kind to another and back, learned without pairs (presets: resnet, conv)"
     config_class: ClassVar[type[VariantConfig]] = Config
+    sources: ClassVar[Mapping[str, str]] = {"generator-a2b": "a", "generator-b2a": "b"}
     targets: ClassVar[Mapping[str, str]] = {"generator-a2b": "b", "generator-b2a": "a"}
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "resnet": {},
-        "conv": {
-            "decay": 1.0,
-            "nets": "conv",
-            "size": 128,
-            "blocks": 6,
-            "identity": 0.0,
-            "halved": False,
-            "replay": 0,
-            "jitter": False,
-        },
+        "resnet": usual(Config, CONV),
+        "conv": CONV,
     }
 
     def __init__(self, config: Config) -> None:
@@ -212,7 +223,7 @@ class CycleGAN:
 
     def generators(self) -> dict[str, Interface]:
         """Two generators: pictures to pictures, of any size that halves evenly as often as they do."""
-        interface = to_pictures(self.config, 4 if self.config.nets == "resnet" else 8)
+        interface = to_pictures(self.config, self.config.multiple)
         return {"generator-a2b": interface, "generator-b2a": interface}
 
     def step(self, batch: Batch, step: int, update: Update) -> dict[str, Tensor]:

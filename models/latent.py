@@ -245,6 +245,7 @@ def clip_weights(network: nn.Module, bound: float) -> None:
     parameters: list[Tensor] = list(network.parameters())
     torch._foreach_clamp_min_(parameters, -bound)
     torch._foreach_clamp_max_(parameters, bound)
+    torch.clear_autocast_cache()  # It holds the weights in reduced precision as they were before.
 
 
 def to_pictures(config: LatentConfig, channels: int, size: int, **given: Any) -> Interface:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from ganedge.models.latent import ConditionalConfig, LatentGAN, to_pictures
 from ganedge.models.noise import Dropout
 from ganedge.models.optimizers import AdamConfig, adams
-from ganedge.models.variant import VariantConfig, Wants, require
+from ganedge.models.variant import VariantConfig, Wants, require, usual
 from ganedge.runtime.manifest import Interface, Noise
 
 EPS = 0.8
@@ -122,6 +122,24 @@ class Discriminator(nn.Module):
         return logits
 
 
+DROPOUT: Mapping[str, Any] = {
+    "epochs": 100,
+    "sample_every": 1,
+    "sample_unit": "epochs",
+    "grid": 8,
+    "hidden_g": "32,64,128",
+    "hidden_d": "128,64,32",
+    "batchnorm": False,
+    "dropout": 0.3,
+    "noise": "uniform",
+    "halve_d": False,
+    "real_label": 0.9,
+    "lr": 2e-3,
+    "beta1": 0.9,
+}
+"""The preset `dropout`."""
+
+
 class MLP(LatentGAN):
     """The variant: two networks and two Adams."""
 
@@ -129,22 +147,8 @@ class MLP(LatentGAN):
     summary: ClassVar[str] = "latents to small pictures through fully connected layers (presets: batchnorm, dropout)"
     config_class: ClassVar[type[VariantConfig]] = Config
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "batchnorm": {},
-        "dropout": {
-            "epochs": 100,
-            "sample_every": 1,
-            "sample_unit": "epochs",
-            "grid": 8,
-            "hidden_g": "32,64,128",
-            "hidden_d": "128,64,32",
-            "batchnorm": False,
-            "dropout": 0.3,
-            "noise": "uniform",
-            "halve_d": False,
-            "real_label": 0.9,
-            "lr": 2e-3,
-            "beta1": 0.9,
-        },
+        "batchnorm": usual(Config, DROPOUT),
+        "dropout": DROPOUT,
     }
 
     def __init__(self, config: Config) -> None:

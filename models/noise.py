@@ -19,6 +19,8 @@ from torch import Tensor, nn
 from ganedge.runtime.errors import GanEdgeError
 from ganedge.runtime.manifest import Noise
 
+OTHER_STOPPED = "another process of this training has stopped; its message says why"
+
 
 def rows(count: int, sample: Callable[[int], Tensor]) -> Tensor:
     """This process's `count` rows of what `sample` draws for the whole batch.
@@ -72,7 +74,7 @@ def together() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        raise GanEdgeError("another process of this training has stopped; its message says why") from error
+        raise GanEdgeError(OTHER_STOPPED) from error
 
 
 def _are_several() -> bool:

@@ -100,6 +100,7 @@ class Pix2Pix:
     name: ClassVar[str] = "pix2pix"
     summary: ClassVar[str] = "pictures to pictures, learned from pairs"
     config_class: ClassVar[type[VariantConfig]] = Config
+    sources: ClassVar[Mapping[str, str]] = {"generator": "input"}
     targets: ClassVar[Mapping[str, str]] = {"generator": "target"}
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
 

@@ -103,6 +103,8 @@ class Wants:
     """Whether a batch holds the class of each picture."""
     classes: tuple[str, ...] = ()
     """Train on these classes only; all of them where it is empty."""
+    option: str = ""
+    """The variant's option that names those classes, for messages; empty where it has none."""
     load_size: int = 0
     """Height and width that pictures are scaled to before a random square of `size` is cut out, pixels; 0: no cut."""
     flip: bool = False
@@ -156,6 +158,8 @@ class Gridded(Protocol):
 class Translator(Protocol):
     """A variant that turns pictures into pictures, and can show what it does with some."""
 
+    sources: Mapping[str, str]
+    """For each generator, where a batch holds its inputs."""
     targets: Mapping[str, str]
     """For each generator, where a batch holds the pictures that its outputs should look like."""
 
@@ -192,6 +196,11 @@ def check_types(config: object) -> None:
 def only_with(other: str, value: object, default: Any) -> Any:
     """A config field that has an effect only where the field `other` is `value`."""
     return field(default=default, metadata={"with": (other, value)})
+
+
+def usual(config: type[VariantConfig], names: Collection[str]) -> dict[str, Any]:
+    """The defaults of some fields: a preset that undoes what another sets, `--config` with a run of it too."""
+    return {item.name: item.default for item in fields(config) if item.name in names}
 
 
 def check_given(config: VariantConfig, given: Collection[str]) -> None:

@@ -32,6 +32,8 @@ from ganedge.train.sources import InMemory, Item, OnDisk, Read, Source, stack, t
 EXAMPLES = 4
 """Pictures of the test split that previews use."""
 GIB = 2**30
+FACTS = ("class_names", "channels")
+"""Config fields that the data can fill."""
 HEADERS = 1024
 """Pictures whose headers are read, at most, between two looks at whether one had colours."""
 
@@ -66,8 +68,8 @@ class Data:
     """Of the classes, where a batch holds labels."""
     examples: Mapping[str, Tensor] | None = None
     """A few pictures for previews, of the test split where there is one, as a batch; None where none are needed."""
-    unshown: list[str] = field(default_factory=list)
-    """Files that could not be read for previews, each with its reason."""
+    left_out: list[str] = field(default_factory=list)
+    """Files without a partner, or that could not be read for previews, each with its reason."""
     told: set[str] = field(default_factory=set)
     """What `news` has given."""
 
@@ -76,9 +78,9 @@ class Data:
 
     @property
     def skipped(self) -> tuple[str, ...]:
-        """Files that could not be read so far, each with its reason. More may be met where items are read as needed."""
+        """Files that could not be used so far, each with its reason. More may be met where items are read as needed."""
         met = [line for source in self.sources for line in source.skipped]
-        return tuple(dict.fromkeys([*met, *self.unshown]))
+        return tuple(dict.fromkeys([*met, *self.left_out]))
 
     def news(self) -> list[str]:
         """What of `skipped` was not given before."""
@@ -267,7 +269,8 @@ def open_data(spec: str, wants: Wants, options: Options | None = None) -> Data:
         raise UsageError(f"data {spec!r} {what}: give {known}, mnist:DIR, a folder of pictures or a .csv of path,label")
     if wants.kind == "images":
         root = folder / "train" if (folder / "train").is_dir() else folder
-        paths = find_pictures(root)
+        sides = _sides(folder, "train")  # Beside which testA and testB may lie.
+        paths = find_pictures(root) if sides is None else [path for side in sides for path in find_pictures(side)]
         return _listed(paths, [_class_of(path, root) for path in paths], spec, wants, options, root)
     return _pairs(folder, spec, wants, options) if wants.kind == "pairs" else _unpaired(folder, spec, wants, options)
 
@@ -324,7 +327,8 @@ def _listed(
         endings = ", ".join(sorted(PICTURES))
         raise InputError(f"data {spec!r}: no pictures in {root} ({endings}, searched recursively)")
     names = tuple(sorted(set(classes)))
-    labels = np.array([names.index(name) for name in classes])
+    numbers = {name: number for number, name in enumerate(names)}
+    labels = np.array([numbers[name] for name in classes])
     kept = _choose(labels, names, wants, options, spec)
     group = _Group(("images",), [(paths[index],) for index in kept], _wanted_labels(labels[kept], wants))
     (source,) = _open([group], spec, wants, options)
@@ -336,7 +340,12 @@ def _choose(labels: np.ndarray, names: tuple[str, ...], wants: Wants, options: O
     unknown = [name for name in wants.classes if name not in names]
     if unknown:
         known = ", ".join(repr(name) for name in names[:20]) if names != ("",) else "no classes: no folder for each"
-        raise UsageError(f"data {spec!r} has no class {unknown[0]!r}: it has {known}")
+        own = (
+            f": give another --{wants.option}, or --{wants.option} '' for all"
+            if wants.option and not options.classes
+            else ""
+        )
+        raise UsageError(f"data {spec!r} has no class {unknown[0]!r}: it has {known}{own}")
     if (wants.labels or wants.classes) and "" in names:
         raise InputError(f"data {spec!r} has pictures without a class: give each class a folder, or a .csv with labels")
     if wants.labels and any("," in name for name in names):
@@ -443,15 +452,17 @@ def _pairs(folder: Path, spec: str, wants: Wants, options: Options) -> Data:
     keys = ("target", "input") if wants.reverse else ("input", "target")
     sides = _sides(folder, "train") or _sides(folder, "")
     if sides is not None:
-        items = _matched(*sides, spec)
+        items, left_out = _matched(*sides, spec)
         test = next((found for name in ("val", "test") if (found := _sides(folder, name))), sides)
-        shown = _matched(*test, spec)
+        shown, unshown = _matched(*test, spec)
+        left_out += unshown
     else:
+        left_out = []
         items = _side_by_side(folder / "train" if (folder / "train").is_dir() else folder, spec)
         own = next((path for path in (folder / "val", folder / "test") if path.is_dir()), None)
         shown = _side_by_side(own, spec) if own is not None else items
     kept = [items[index] for index in _part(len(items), options.fraction).tolist()]
-    data = Data(_open([_Group(keys, kept)], spec, wants, options), spec, wants)
+    data = Data(_open([_Group(keys, kept)], spec, wants, options), spec, wants, left_out=left_out)
     return _with_examples(data, [_Group(keys, shown)])
 
 
@@ -467,14 +478,28 @@ def _sides(folder: Path, split: str) -> tuple[Path, Path] | None:
     return None
 
 
-def _matched(left: Path, right: Path, spec: str) -> list[Item]:
-    """Pairs of pictures of the same name in two folders."""
-    ones = {_name(path, left): path for path in find_pictures(left)}
-    others = {_name(path, right): path for path in find_pictures(right)}
+def _matched(left: Path, right: Path, spec: str) -> tuple[list[Item], list[str]]:
+    """Pairs of pictures of the same name in two folders, and what has no part in them, each with its reason."""
+    ones, doubled = _by_name(left)
+    others, doubled_too = _by_name(right)
     both = sorted(ones.keys() & others.keys())
     if not both:
         raise InputError(f"data {spec!r}: no picture in {left} has a partner of the same name in {right}")
-    return [(ones[name], others[name]) for name in both]
+    alone = [f"{ones[name]}: no partner of the same name in {right}" for name in ones if name not in others]
+    alone += [f"{others[name]}: no partner of the same name in {left}" for name in others if name not in ones]
+    return [(ones[name], others[name]) for name in both], [*doubled, *doubled_too, *alone]
+
+
+def _by_name(root: Path) -> tuple[dict[str, Path], list[str]]:
+    """The pictures below a folder by name without ending, and those for which another of that name stands in."""
+    found: dict[str, Path] = {}
+    doubled: list[str] = []
+    for path in find_pictures(root):
+        name = _name(path, root)
+        if name in found:
+            doubled.append(f"{found[name]}: {path.name} has the same name and is taken in its place")
+        found[name] = path
+    return found, doubled
 
 
 def _side_by_side(root: Path, spec: str) -> list[Item]:
@@ -518,7 +543,7 @@ def _with_examples(data: Data, groups: Sequence[_Group]) -> Data:
     examples: dict[str, Tensor] = {}
     for group in groups:
         found, broken = _first_few(group.items, wants.size, channels)
-        data.unshown.extend(broken)
+        data.left_out.extend(broken)
         if not found:
             raise InputError(f"data {data.spec!r}: none of the pictures for previews can be read: {broken[0]}")
         for number, key in enumerate(group.keys):

@@ -21,7 +21,7 @@ from ganedge.runtime.latents import LatentStream
 from ganedge.runtime.manifest import Interface
 from ganedge.train.data import Data
 from ganedge.train.metrics import Judge, Name
-from ganedge.train.preview import evaluating, strips
+from ganedge.train.preview import evaluating
 
 CHUNK = 100
 """Pictures drawn at once."""
@@ -105,13 +105,15 @@ class Examiner:
                 drawn.append(_to_bytes(networks[name](*inputs), interface))
         return torch.cat(drawn)
 
+    @torch.no_grad()
     def _translate(self, gan: Translator, name: str, networks: Mapping[str, nn.Module], count: int) -> Tensor:
         """Pictures from the first pictures of the data, uint8 `[count, C, H, W]` or fewer where there are fewer."""
         drawn: list[Tensor] = []
         few = min(count, *map(len, self._items.sources))
-        for chunk in torch.split(torch.arange(few), CHUNK // 10):
-            outputs = strips(gan, name, networks, self._items.look(chunk), self._device)[1]
-            drawn.append(_to_bytes(torch.from_numpy(outputs), self._interfaces[name]))
+        with evaluating(networks[name]):
+            for chunk in torch.split(torch.arange(few), CHUNK // 10):
+                inputs = self._items.look(chunk)[gan.sources[name]].to(self._device)
+                drawn.append(_to_bytes(networks[name](inputs), self._interfaces[name]))
         return torch.cat(drawn)
 
 

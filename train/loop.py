@@ -29,7 +29,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from ganedge.models import Variant
-from ganedge.models.noise import together
+from ganedge.models.noise import OTHER_STOPPED, together
 from ganedge.models.variant import VariantConfig, check_given, check_types, require
 from ganedge.runtime.errors import ArtifactError, EngineError, GanEdgeError, UsageError
 from ganedge.runtime.terminal import note
@@ -38,6 +38,7 @@ from ganedge.train.columns import use_columns
 from ganedge.train.data import Options as DataOptions
 from ganedge.train.keeper import Keeper, write_weights
 from ganedge.train.metrics import FEWEST
+from ganedge.train.sources import InMemory
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -153,8 +154,20 @@ class Settings:
 
 FIXED = ("data", "seed", "classes", "fraction", "precision", "compile")
 """Settings that a resumed run must not change: with another value it would be another training."""
-KEPT = ("steps", "preset", "init", "features", "judged", "tensorboard")
-"""Settings that a resumed run takes over where they are not given anew."""
+KEPT = (
+    "seed",
+    "classes",
+    "fraction",
+    "precision",
+    "compile",
+    "steps",
+    "preset",
+    "init",
+    "features",
+    "judged",
+    "tensorboard",
+)
+"""Settings that a resumed run takes over where they are left at their defaults."""
 
 
 class Interrupted(GanEdgeError):  # noqa: N818 - it is a request that was met, not a mistake
@@ -180,14 +193,18 @@ def train(variant: type[Variant], given: Mapping[str, Any], settings: Settings) 
         Interrupted: SIGINT or SIGTERM; everything is saved.
     """
     started = time.monotonic()
-    fabric = make_fabric(settings)
-    writes = fabric.is_global_zero
     run = _resumed(variant, given, settings) if settings.resume else None
     if run is not None:
+        settings = _as_before(settings, run)
         _check_settings(run, settings)
+    fabric = make_fabric(settings)
+    writes = fabric.is_global_zero
     config = run.config if run is not None else _fresh_config(variant, given, settings)
     _check_share(config, fabric)
-    settings = settings if run is None else _as_before(settings, run)
+    if writes:  # Before minutes of decoding; the lock itself is taken once there is something to write.
+        run_folder.check_unlocked(settings.out)
+        if run is None:
+            run_folder.check_free(settings.out)
     judged = settings.features or settings.judged == JUDGED
     require(bool(judged), "judged", settings.judged, "--features too, whose pictures it counts, or leave it out")
     items = data.open_data(settings.data, variant.wants(config), settings.opening)
@@ -197,14 +214,16 @@ def train(variant: type[Variant], given: Mapping[str, Any], settings: Settings) 
     here = {"device": fabric.device.type, "processes": fabric.world_size}
     said = {**_plain(settings), "precision": settled_precision(settings), **here}
     found = {"items": len(items), "path": _place(settings.data)}
-    with run_folder.locked(settings.out) if writes else contextlib.nullcontext(), _memory_errors():
+    moved = fabric.device.type == "cuda" and any(isinstance(source, InMemory) for source in items.sources)
+    with run_folder.locked(settings.out) if writes else contextlib.nullcontext(), _memory_errors(moved):
         if run is not None:
-            _check_items(run, len(items))
+            _check_items(run, len(items), settings.memory)
         elif writes:
             run_folder.check_free(settings.out)
         trainer = Trainer(fabric, variant, config, settings, items)
         if run is not None:
             _check_processes(run, trainer)
+        _check_norms(config, trainer.gan.networks, config.batch // fabric.world_size)
         trainer.agree()
         if writes:
             run_folder.write_config(settings.out, variant, config, said, found)
@@ -300,35 +319,60 @@ class Trainer:
             if self.fabric.is_global_zero:
                 write_weights(self)  # A kill between the last checkpoint and the weights left older ones.
                 if self.settings.features:
-                    with Keeper(self, deadline) as keeper:
-                        keeper.catch_up()
+                    with Keeper(self, deadline) as late:
+                        late.catch_up()
                 note(f"{self.settings.out}: all {self.total} steps are done, nothing to do")
             return
-        keeping = Keeper(self, deadline) if self.fabric.is_global_zero else contextlib.nullcontext()
-        with _signals() as stop, keeping as keeper:
-            if keeper is not None:
-                keeper.catch_up()
-            while self.step < self.total and not self._must_stop(bool(stop) or time.monotonic() >= deadline):
+        with _signals() as stop, contextlib.ExitStack() as held:
+            keeper: Keeper | None = None
+            failed: Exception | None = None
+            try:
+                if self.fabric.is_global_zero:
+                    keeper = held.enter_context(Keeper(self, deadline))
+                    keeper.catch_up()
+            except Exception as error:  # noqa: BLE001 - whatever it is, it is raised once the others know
+                failed = self._remember(error)
+            while self.step < self.total and not self._must_stop(
+                bool(stop) or time.monotonic() >= deadline, failed is not None
+            ):
                 losses = self.advance()
-                if keeper is not None:  # One process reports and writes.
-                    keeper.look(losses)
+                try:
+                    if keeper is not None and failed is None:  # One process reports and writes.
+                        keeper.look(losses)
+                except Exception as error:  # noqa: BLE001 - as above
+                    failed = self._remember(error)
+            if failed is not None:
+                raise failed
             if keeper is not None:
                 keeper.finish()
         if stop:
-            error = Interrupted(f"stopped at step {self.step}, all saved: add --resume to go on")
-            error.exit_code = 128 + stop[0]
-            raise error
+            interrupted = Interrupted(f"stopped at step {self.step}, all saved: add --resume to go on")
+            interrupted.exit_code = 128 + stop[0]
+            raise interrupted
 
-    def _must_stop(self, asked: bool) -> bool:
-        """Whether to stop before the next step. Several processes agree on it now and then, all at the same step."""
+    def _remember(self, error: Exception) -> Exception:
+        """Keep what stopped this process until all have agreed to stop: they would wait for it without end."""
+        if self.fabric.world_size == 1:
+            raise error
+        return error
+
+    def _must_stop(self, asked: bool, failed: bool = False) -> bool:
+        """Whether to stop before the next step. Several processes agree on it now and then, all at the same step.
+
+        Raises:
+            GanEdgeError: another process has failed.
+        """
         if self.fabric.world_size == 1:
             return asked
         if self.step % AGREE_EVERY:
             return False
-        votes = torch.tensor(float(asked), device=self.fabric.device)
+        votes = torch.tensor([float(asked), float(failed)], device=self.fabric.device)
         with together():
             dist.all_reduce(votes)
-        return bool(votes > 0)
+            to_stop, to_fail = votes.tolist()
+        if to_fail and not failed:
+            raise GanEdgeError(OTHER_STOPPED)
+        return bool(to_stop or to_fail)
 
     def advance(self) -> dict[str, Tensor]:
         """Do one step."""
@@ -381,6 +425,7 @@ class Trainer:
         if self.fabric.world_size > 1:
             self._average([p.grad for p in parameters if p.grad is not None])
         optimizer.step()
+        torch.clear_autocast_cache()  # It holds the weights in reduced precision as they were before.
 
     @torch.no_grad()
     def _average(self, gradients: list[Tensor]) -> None:
@@ -520,8 +565,12 @@ def settled_precision(settings: Settings) -> Precision:
 
 
 @contextlib.contextmanager
-def _memory_errors() -> Iterator[None]:
-    """Tell running out of memory from other failures: PyTorch raises RuntimeError for it on a CPU."""
+def _memory_errors(moved: bool) -> Iterator[None]:
+    """Tell running out of memory from other failures: PyTorch raises RuntimeError for it on a CPU.
+
+    Args:
+        moved: Whether the data were moved to the device, and take from its memory too.
+    """
     try:
         yield
     except RuntimeError as error:
@@ -530,13 +579,34 @@ def _memory_errors() -> Iterator[None]:
         )
         if not short and "Storage size calculation overflowed" not in str(error):
             raise
-        raise GanEdgeError("out of memory: try a smaller --batch, size or width") from error
+        data_too = ", or a smaller --memory: the data are on the GPU too" if moved else ""
+        raise GanEdgeError(f"out of memory: try a smaller --batch, size or width{data_too}") from error
 
 
 def _check_share(config: VariantConfig, fabric: Fabric) -> None:
     """Refuse a batch that the processes cannot share evenly."""
     if config.batch % fabric.world_size:
         raise UsageError(f"batch is {config.batch}: give a multiple of {fabric.world_size}, one share for each device")
+
+
+def _check_norms(config: VariantConfig, networks: Mapping[str, nn.Module], share: int) -> None:
+    """Refuse what BatchNorm cannot do, before anything is written.
+
+    Args:
+        config: The variant's.
+        networks: As they will be trained.
+        share: Items that each process has of a batch.
+    """
+    if share == 1 and any(isinstance(each, nn.BatchNorm1d) for net in networks.values() for each in net.modules()):
+        raise UsageError(
+            f"batch is {config.batch}: BatchNorm needs more than one item on each device, give a larger --batch"
+        )
+    judge, r1 = networks.get("discriminator"), getattr(config, "r1", 0.0)
+    if r1 and judge is not None and any(isinstance(each, nn.SyncBatchNorm) for each in judge.modules()):
+        raise UsageError(
+            f"r1 is {r1}, but on several CUDA devices the gradient of the discriminator's BatchNorm has no gradient of "
+            "its own: give --devices 1, --r1 0, or --objective wgan-gp, whose discriminator has no BatchNorm"
+        )
 
 
 def _preset(variant: type[Variant], name: str | None) -> Mapping[str, Any]:
@@ -549,7 +619,7 @@ def _preset(variant: type[Variant], name: str | None) -> Mapping[str, Any]:
 
 
 def _from_file(variant: type[Variant], settings: Settings) -> Mapping[str, Any]:
-    """The config values of the run that `--config` names. Names of classes belong to its data, and stay with them."""
+    """The config values of the run that `--config` names; what its data filled in stays with its data."""
     if settings.config is None:
         return {}
     run = run_folder.read_config(settings.config)
@@ -558,7 +628,12 @@ def _from_file(variant: type[Variant], settings: Settings) -> Mapping[str, Any]:
             f"config {settings.config} is of a {run.variant.name}, not of a {variant.name}: repeat it as that"
         )
     same = _is_same_data(run, settings) and settings.classes == run.settings.get("classes", "")
-    return {name: value for name, value in asdict(run.config).items() if same or name != "class_names"}
+    filled = (
+        set()
+        if same
+        else {item.name for item in fields(run.config) if item.name in data.FACTS and item.default is None}
+    )
+    return {name: value for name, value in asdict(run.config).items() if name not in filled}
 
 
 def _fresh_config(variant: type[Variant], given: Mapping[str, Any], settings: Settings) -> VariantConfig:
@@ -596,7 +671,8 @@ def _check_settings(run: run_folder.Run, settings: Settings) -> None:
         before = run.settings.get(name, usual[name])  # A run from before the setting was there.
         if said[name] != before and not moved:
             raise UsageError(
-                f"{name} is {said[name]}, but {run.folder} was trained with {before}: give the same to resume"
+                f"{name} is {said[name]}, but {run.folder} was trained with {before}: "
+                f"{'give the same' if name == 'data' else 'leave it out'} to resume"
             )
     init = run.settings.get("init")
     if settings.init is not None and (init is None or Path(str(init)).resolve() != settings.init.resolve()):
@@ -636,13 +712,12 @@ def _as_before(settings: Settings, run: run_folder.Run) -> Settings:
     return replace(settings, **before)
 
 
-def _check_items(run: run_folder.Run, count: int) -> None:
-    """Refuse to go on with a data set that has grown or shrunk."""
-    before = run.data.get("items")
+def _check_items(run: run_folder.Run, count: int, memory: float) -> None:
+    """Refuse to go on with a data set that has grown or shrunk; broken files count where they are read as needed."""
+    before, held = run.data.get("items"), run.settings.get("memory", memory)
     if count != before:
-        raise UsageError(
-            f"the data holds {count} items, but {run.folder} was trained on {before}: resume with the same data"
-        )
+        same = "the same data" if held == memory else f"the same data and with --memory {held}, as it was begun"
+        raise UsageError(f"the data holds {count} items, but {run.folder} was trained on {before}: resume with {same}")
 
 
 def _is_same_data(run: run_folder.Run, settings: Settings) -> bool:

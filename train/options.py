@@ -43,7 +43,7 @@ def parameters(cls: type, panel: str) -> list[inspect.Parameter]:
 
 def _parameter(item: Field[Any], hint: Any, text: str, panel: str) -> inspect.Parameter:
     flag = f"--{item.name.replace('_', '-')}"
-    name = f"{flag}/--no-{flag[2:]}" if hint is bool and item.default is True else flag
+    name = f"{flag}/--no-{flag[2:]}" if hint is bool else flag  # Presets and --config may turn it on.
     needed = item.default is MISSING
     empty = item.default is None or item.default is False or item.default == ""  # 0 equals False, and is shown.
     shown = False if needed or empty else str(item.default)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from ganedge.runtime.errors import MissingExtra
+from ganedge.runtime.errors import GanEdgeError, MissingExtra
 from ganedge.runtime.files import write_whole
 
 if TYPE_CHECKING:
@@ -54,14 +54,21 @@ class Record:
         return any(name in names for names in self._last)
 
     def write(self, line: Mapping[str, float]) -> None:
-        """Add the figures of `line["step"]`."""
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
-        if self._board is not None:
-            for name, value in line.items():
-                if name != "step":
-                    self._board.add_scalar(name, value, int(line["step"]))
-            self._board.flush()
+        """Add the figures of `line["step"]`.
+
+        Raises:
+            GanEdgeError: they cannot be written, as on a full disk.
+        """
+        try:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(line) + "\n")
+            if self._board is not None:
+                for name, value in line.items():
+                    if name != "step":
+                        self._board.add_scalar(name, value, int(line["step"]))
+                self._board.flush()
+        except OSError as error:
+            raise GanEdgeError(f"cannot write {self.path}: {error.strerror or error}") from error
 
     def picture(self, name: str, path: Path, step: int) -> None:
         """Show a picture that was written."""
@@ -84,7 +91,9 @@ def _open_board(folder: Path, step: int) -> SummaryWriter:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
         raise MissingExtra("tensorboard", "train", "--tensorboard") from error
-    return SummaryWriter(str(folder), purge_step=step + 1 if step else None)
+    return SummaryWriter(
+        str(folder), purge_step=step + 1
+    )  # At step 0 too: a kill may come before the first checkpoint.
 
 
 def _step_of(line: str) -> float:

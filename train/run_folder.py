@@ -33,6 +33,7 @@ from ganedge.runtime.terminal import printable
 from ganedge.train import checkpoint
 
 CONFIG = "config.json"
+LOCK = ".lock"
 SCHEMA = 1
 
 
@@ -222,7 +223,7 @@ def locked(folder: Path) -> Iterator[None]:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        file = (folder / ".lock").open("a")
+        file = (folder / LOCK).open("a")
     except OSError as error:
         raise GanEdgeError(f"cannot write into {folder}: {error.strerror}") from error
     with file:
@@ -231,6 +232,13 @@ def locked(folder: Path) -> Iterator[None]:
         except BlockingIOError:
             raise UsageError(f"another process is training in {folder}: wait for it, or give another --out") from None
         yield
+
+
+def check_unlocked(folder: Path) -> None:
+    """Refuse a run folder that another process trains in, without making one. Raises as `locked` does."""
+    if (folder / LOCK).exists():
+        with locked(folder):
+            pass
 
 
 def weights_step(folder: Path, name: str) -> int | None:

@@ -114,6 +114,15 @@ def test_it_trains_and_resumes_bit_for_bit(
     assert (tmp_path / "whole" / "samples" / "losses.png").is_file()
 
 
+@pytest.mark.parametrize(("name", "one", "other"), [("mlp", "batchnorm", "dropout"), ("cyclegan", "resnet", "conv")])
+def test_the_default_preset_undoes_the_other(name: str, one: str, other: str) -> None:
+    variant = find(name)
+    assert set(variant.presets[one]) == set(variant.presets[other])
+    both = {**variant.presets[other], **variant.presets[one]}
+    assert variant.config_class(**both) == variant.config_class()
+    assert variant.config_class(**variant.presets[other]) != variant.config_class()
+
+
 @pytest.mark.parametrize(("name", "preset"), CASES)
 def test_a_generator_does_what_its_interface_says(name: str, preset: str | None) -> None:
     variant = find(name)
@@ -454,6 +463,7 @@ def test_the_replay_buffer() -> None:
         ("pix2pix", {"size": 100}, "size is 100"),
         ("pix2pix", {"levels": 9}, "levels is 9"),
         ("cyclegan", {"size": 33}, "size is 33"),
+        ("cyclegan", {"size": 100, "nets": "conv"}, "size is 100: give a multiple of 8 with --nets conv, 32 or more"),
         ("cyclegan", {"decay": 2}, "decay is 2"),
     ],
 )

@@ -135,6 +135,18 @@ def test_a_switch_can_be_turned_off(command: Command, tmp_path: Path) -> None:
     assert [config["batchnorm"] for config in said] == [False, True]
 
 
+def test_what_a_preset_or_a_run_turned_on_can_be_turned_off(command: Command, tmp_path: Path) -> None:
+    def conditional(run: str) -> bool:
+        return bool(json.loads((tmp_path / run / "config.json").read_text())["config"]["conditional"])
+
+    mnist = ("gan-train", "dcgan", "--data", "digits", "--preset", "mnist", *TINY)
+    assert command(*mnist, "--steps", 1, "--out", tmp_path / "on").code == 0
+    assert command(*mnist, "--steps", 1, "--no-conditional", "--out", tmp_path / "off").code == 0
+    again = ("gan-train", "dcgan", "--config", tmp_path / "on", "--no-conditional", "--out", tmp_path / "again")
+    assert command(*again).code == 0
+    assert [conditional(run) for run in ("on", "off", "again")] == [True, False, False]
+
+
 def test_two_devices_train_as_one(command: Command, tmp_path: Path) -> None:
     small = (
         "--size=8",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import pickle
 import struct
+import time
 import tracemalloc
 import warnings
 from pathlib import Path
@@ -242,9 +243,49 @@ def test_both_pictures_of_a_pair_change_alike(tmp_path: Path) -> None:
     opened = data.open_data(str(tmp_path), Wants("pairs", 16, 3, load_size=24, flip=True))
     assert len(opened) == 3
     assert "3.png" in opened.skipped[0]
+    assert "alone.png: no partner of the same name in" in opened.skipped[1]
     seen = [batch_of(opened, 1) for _ in range(8)]
     assert all(torch.equal(batch["input"], batch["target"]) for batch in seen)
     assert any(not torch.equal(batch["input"], seen[0]["input"]) for batch in seen)
+
+
+def test_pictures_of_the_same_name_in_one_folder_are_named(tmp_path: Path) -> None:
+    numbered(tmp_path / "A", 3)
+    numbered(tmp_path / "B", 3)
+    Image.new("RGB", (20, 20), "white").save(tmp_path / "A" / "01.jpg")
+    opened = data.open_data(str(tmp_path), Wants("pairs", 16, 3))
+    assert len(opened) == 3
+    assert [line.partition("A/")[2] for line in opened.news()] == [
+        "01.jpg: 01.png has the same name and is taken in its place"
+    ]
+
+
+def test_single_pictures_of_two_sets_are_those_to_train_on(tmp_path: Path) -> None:
+    for place in (tmp_path / "one", tmp_path / "other"):
+        for side in ("A", "B"):
+            numbered(place / (f"train{side}" if place.name == "one" else f"{side}/train"), 2)
+            numbered(place / (f"test{side}" if place.name == "one" else f"{side}/test"), 3)
+        opened = data.open_data(str(place), Wants("images", 16, 3, labels=True))
+        assert len(opened) == 4
+        assert [name[-1] for name in opened.names] == ["A", "B"]
+
+
+def test_a_class_that_an_option_names(pictures: Path) -> None:
+    wants = Wants("images", 16, 1, classes=("5",), option="digit")
+    with pytest.raises(UsageError, match=r"no class '5': it has .*give another --digit, or --digit '' for all"):
+        data.open_data(str(pictures), wants)
+
+
+def test_many_classes_are_numbered_in_no_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    count = 20_000
+    monkeypatch.setattr(
+        data, "_open", lambda groups, *_: [InMemory({"images": torch.zeros(count, 1)}, groups[0].labels)]
+    )
+    names = [f"{number:05d}" for number in range(count)]
+    before = time.process_time()
+    opened = data._listed([Path("x")] * count, names, "x", Wants("images", 16, 1, labels=True), data.Options())
+    assert time.process_time() - before < 1.5, "seconds where each name is searched for"
+    assert opened.names == tuple(names)
 
 
 def test_unpaired(tmp_path: Path) -> None:

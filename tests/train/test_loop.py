@@ -57,6 +57,22 @@ def test_a_run_folder(tiny_run: Path) -> None:
     assert not list(tiny_run.rglob("*.part"))
 
 
+def test_the_weights_to_export_are_the_moving_average(tiny_run: Path, tmp_path: Path) -> None:
+    found = checkpoint.load_latest(tiny_run)
+    assert found is not None
+    assert run_folder.read(tiny_run).config.ema == 0.999
+    averaged, trained = (found[1][kind]["generator"] for kind in ("averages", "networks"))
+    assert set(weights(tiny_run)) == set(averaged) == set(trained)
+    for name, tensor in weights(tiny_run).items():
+        assert torch.equal(tensor, averaged[name]), name
+        counts = not tensor.is_floating_point()
+        assert torch.equal(tensor, trained[name]) == counts, name
+    plain = checkpoint.load_latest(train(DCGAN, {**TINY, "ema": 0.0}, settings(tmp_path / "plain")))
+    assert plain is not None
+    torch.testing.assert_close(plain[1]["networks"], found[1]["networks"], rtol=0, atol=0)
+    torch.testing.assert_close(weights(tmp_path / "plain"), trained, rtol=0, atol=0)
+
+
 def test_the_same_seed_trains_the_same(tiny_run: Path, tmp_path: Path) -> None:
     assert_equal(tiny_run, train(DCGAN, TINY, settings(tmp_path / "same")))
     other = train(DCGAN, TINY, settings(tmp_path / "other", seed=1))
@@ -144,6 +160,19 @@ def test_a_changed_config_cannot_resume(tiny_run: Path, config: Any, changed: An
         train(DCGAN, config, settings(tiny_run, resume=True, **changed))
 
 
+def test_what_is_not_given_anew_stays_as_it_was(tmp_path: Path) -> None:
+    begun: dict[str, Any] = {"seed": 5, "classes": "1,2", "fraction": 0.5, "precision": "bf16"}
+    whole = train(DCGAN, TINY, settings(tmp_path / "whole", steps=3, **begun))
+    out = train(DCGAN, TINY, settings(tmp_path / "run", steps=2, **begun))
+    train(DCGAN, {}, settings(out, steps=3, resume=True))
+    assert_equal(whole, out)
+    said = run_folder.read(out).settings
+    assert {name: said[name] for name in begun} == begun
+    for name, other in {"seed": 6, "classes": "1,3", "fraction": 0.4, "precision": "fp32"}.items():
+        with pytest.raises(UsageError, match=f"{name} is {other}, but .* was trained with {begun[name]}: leave it out"):
+            train(DCGAN, {}, settings(out, steps=4, resume=True, **{name: other}))
+
+
 def test_resuming_from_elsewhere_is_refused(tiny_run: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"init is .*other, but .* was begun from random weights"):
         train(DCGAN, {}, settings(tiny_run, resume=True, init=tmp_path / "other"))
@@ -176,6 +205,16 @@ def test_names_of_classes_stay_with_their_data(tmp_path: Path) -> None:
     assert names(train(DCGAN, {}, other)) == "3,4"
 
 
+def test_other_data_say_their_own_channels(tmp_path: Path, pictures: Path) -> None:
+    grey = train(DCGAN, TINY, settings(tmp_path / "grey", steps=1))
+    assert run_folder.read(grey).config.channels == 1  # type: ignore[attr-defined]
+    other = Settings.repeat(grey, out=tmp_path / "colour", data=str(pictures))
+    assert loop._fresh_config(DCGAN, {}, other).channels is None  # type: ignore[attr-defined]
+    assert loop._fresh_config(DCGAN, {"channels": 1}, other).channels == 1  # type: ignore[attr-defined]
+    same = Settings.repeat(grey, out=tmp_path / "same")
+    assert loop._fresh_config(DCGAN, {}, same).channels == 1  # type: ignore[attr-defined]
+
+
 def test_a_run_is_not_overwritten(tiny_run: Path) -> None:
     with pytest.raises(UsageError, match="already holds a run"):
         train(DCGAN, TINY, settings(tiny_run))
@@ -184,6 +223,58 @@ def test_a_run_is_not_overwritten(tiny_run: Path) -> None:
 def test_two_trainers_do_not_share_a_folder(tmp_path: Path) -> None:
     with run_folder.locked(tmp_path / "run"), pytest.raises(UsageError, match="another process"):
         train(DCGAN, TINY, settings(tmp_path / "run"))
+
+
+def test_another_memory_that_changes_the_count_is_named(pictures: Path, tmp_path: Path) -> None:
+    (pictures / "zz.png").write_text("x")
+    out = train(DCGAN, {**TINY, "batch": 4}, settings(tmp_path / "run", data=str(pictures), steps=1))
+    with pytest.raises(UsageError, match=r"holds 25 items, but .* on 24: .* and with --memory 4\.0, as it was begun"):
+        train(DCGAN, {}, settings(out, data=str(pictures), steps=2, memory=0.0, resume=True))
+
+
+@pytest.mark.parametrize("moved", [False, True])
+def test_out_of_memory_names_what_helps(moved: bool) -> None:
+    with (
+        pytest.raises(GanEdgeError, match="out of memory: try a smaller --batch") as caught,
+        loop._memory_errors(moved),
+    ):
+        raise RuntimeError("CUDA out of memory. Tried to allocate 2 GiB")
+    assert ("--memory" in str(caught.value)) == moved
+
+
+def test_a_taken_folder_is_refused_before_the_data_are_read(
+    tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read(*_: Any) -> Any:
+        raise AssertionError("the data were read")
+
+    monkeypatch.setattr(loop.data, "open_data", read)
+    with pytest.raises(UsageError, match="already holds a run"):
+        train(DCGAN, TINY, settings(tiny_run))
+    for resume in (False, True):
+        with run_folder.locked(tmp_path / "run"), pytest.raises(UsageError, match="another process"):
+            train(DCGAN, TINY, settings(tmp_path / "run", resume=resume))
+
+
+def test_batchnorm_of_one_item_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="batch is 1: BatchNorm needs more than one item on each device"):
+        train(find("mlp"), {"batch": 1, "size": 8}, settings(tmp_path / "run"))
+    assert not (tmp_path / "run" / "config.json").exists()
+    alone = {"batch": 1, "size": 8, "hidden_g": "8", "hidden_d": "8", "batchnorm": False}
+    train(find("mlp"), alone, settings(tmp_path / "run", steps=1))
+
+
+def test_r1_with_batchnorm_over_several_gpus_is_refused() -> None:
+    def check(**given: Any) -> None:
+        gan = DCGAN(DCGAN.config_class(**TINY, **given))
+        for network in gan.networks.values():  # As where there are several GPUs.
+            torch.nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
+        loop._check_norms(gan.config, gan.networks, 8)
+
+    check()
+    check(r1=1.0, objective="wgan-gp")  # Whose discriminator has no BatchNorm.
+    with pytest.raises(UsageError, match=r"r1 is 1\.0, but on several CUDA devices"):
+        check(r1=1.0)
 
 
 def test_weights_to_start_from_are_numbers(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from ganedge.models import find
 from ganedge.models.variant import Wants
-from ganedge.runtime.errors import ArtifactError, MissingExtra, UsageError
+from ganedge.runtime.errors import ArtifactError, GanEdgeError, MissingExtra, UsageError
 from ganedge.train import checkpoint, metrics, run_folder
 from ganedge.train.__main__ import build
 from ganedge.train.data import Data
@@ -102,7 +102,12 @@ def test_both_directions_of_a_translator_are_measured() -> None:
     gan = variant(variant.config_class(size=32, width=4, blocks=1))
     sides = tuple(InMemory({key: torch.randint(0, 256, (20, 3, 40, 40), dtype=torch.uint8)}) for key in "ab")
     data = Data(sides, "random", Wants("unpaired", 32, 3, load_size=40))
+    seen: list[int] = []
+    for name in gan.generators():
+        gan.networks[name].register_forward_pre_hook(lambda _, given: seen.append(len(given[0])))
     figures = Examiner(gan, data, "small", 18, torch.device("cpu"))(gan.networks)
+    assert seen == [10, 8, 10, 8], "each picture once, and none the way back"
+    assert gan.networks["generator-a2b"].training
     assert figures["fid"] == pytest.approx((figures["fid_a2b"] + figures["fid_b2a"]) / 2)
 
 
@@ -173,3 +178,27 @@ def test_tensorboard_holds_what_the_metrics_hold(tmp_path: Path) -> None:
     board = EventAccumulator(str(tmp_path / "tensorboard"))
     board.Reload()
     assert [(event.step, event.value) for event in board.Scalars("loss_d")] == [(5, 1.5), (8, 0.5)]
+
+
+def test_tensorboard_forgets_what_a_kill_before_the_first_checkpoint_left(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    from ganedge.train.record import Record
+
+    for steps in ((1, 2, 9), (1, 2)):
+        with Record(tmp_path, 0, tensorboard=True) as record:
+            for step in steps:
+                record.write({"step": step, "loss_d": float(len(steps))})
+    board = EventAccumulator(str(tmp_path / "tensorboard"))
+    board.Reload()
+    assert [(event.step, event.value) for event in board.Scalars("loss_d")] == [(1, 2.0), (2, 2.0)]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no disk that is always full")
+def test_a_full_disk_is_named(tmp_path: Path) -> None:
+    from ganedge.train.record import Record
+
+    with Record(tmp_path, 0, tensorboard=False) as record:
+        record.path = Path("/dev/full")
+        with pytest.raises(GanEdgeError, match="cannot write /dev/full: No space left"):
+            record.write({"step": 1})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import subprocess
 import sys
@@ -15,8 +16,8 @@ from PIL import Image
 
 from ganedge.models import find
 from ganedge.models.noise import Dropout
-from ganedge.runtime.errors import UsageError
-from ganedge.train import checkpoint, loop
+from ganedge.runtime.errors import GanEdgeError, UsageError
+from ganedge.train import checkpoint, data, loop
 from ganedge.train.loop import Settings, train
 
 SETS = {"size": 32, "width": 2, "blocks": 1, "batch": 2, "replay": 3, "jitter": False}
@@ -24,7 +25,7 @@ PROGRAM = """
 import os, sys, torch
 from pathlib import Path
 from ganedge.models import find
-from ganedge.runtime.errors import UsageError
+from ganedge.runtime.errors import GanEdgeError, UsageError
 from ganedge.train.__main__ import main
 from ganedge.train.loop import Settings, train
 
@@ -43,6 +44,11 @@ for out, lr, resume in (("parts", 2e-4, True), ("other", 1e-3 * (1 + int(rank)),
         run(out if rank == "0" else "elsewhere", 6, {{**small, "lr": lr}}, resume=resume)
     except UsageError as error:
         print(f"refused {{rank}}: {{error}}", flush=True)
+try:  # Process 0 looks at the losses, and the other would wait for it.
+    run("bad", 40, {{**small, "lr": 1e30}}, checkpoint_every=2)
+except GanEdgeError as error:
+    print(f"ended {{rank}}: {{error}}", flush=True)
+torch.distributed.barrier()  # Both are here: none waits in a step.
 sys.argv = ["gan-train", "mlp", "--data=digits", f"--out={{place / 'mlp'}}", "--devices=4"]
 main()
 """
@@ -83,8 +89,63 @@ def test_two_processes_of_torchrun_train_as_one(sets: Path) -> None:
     for rank in (0, 1):
         assert f"refused {rank}: step is 0 in process 1 and 4 in process 0" in done.stdout, done.stdout
         assert f"refused {rank}: lr is 0.002 in process 1 and 0.001 in process 0" in done.stdout
+    assert "ended 0: loss_g is no longer a finite number at step 2; no checkpoint was reached" in done.stdout
+    assert "ended 1: another process of this training has stopped; its message says why" in done.stdout
     assert "devices is 4, but torchrun began 2 here" in done.stderr
     assert done.returncode
+
+
+class Shared:
+    """A Fabric as each of two processes has it."""
+
+    world_size = 2
+
+    def __init__(self, fabric: Any, rank: int) -> None:
+        self._fabric = fabric
+        self.is_global_zero = rank == 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._fabric, name)
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize("broken", ["loss", "start"])
+def test_who_fails_tells_the_others_before_it_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rank: int, broken: str
+) -> None:
+    settings = Settings(data="circles", out=tmp_path, device="cpu", steps=100, checkpoint_every=2)
+    variant = find("circles")
+    config = variant.config_class()
+    items = data.open_data("circles", variant.wants(config), settings.opening)
+    trainer = loop.Trainer(loop.make_fabric(settings), variant, config, settings, items)
+    trainer.fabric = Shared(trainer.fabric, rank)  # type: ignore[assignment]
+    trainer.part = slice(0, config.batch)
+    real_step, votes = trainer.gan.step, []
+
+    def step(batch: Any, number: int, update: Any) -> Any:
+        losses = real_step(batch, number, update)
+        return {**losses, "loss_g": losses["loss_g"] * (float("nan") if number >= 2 else 1)}
+
+    def exchange(tensor: torch.Tensor) -> None:
+        if len(tensor) == 2:
+            votes.append(tensor.tolist())
+            if rank and trainer.step:
+                tensor[1] += 1  # Process 0 has failed.
+
+    def fail(_: Any) -> None:
+        raise GanEdgeError("cannot begin")
+
+    monkeypatch.setattr(loop.dist, "all_reduce", exchange)
+    monkeypatch.setattr(trainer.gan, "step", step)
+    if broken == "start":
+        monkeypatch.setattr(loop.Keeper, "catch_up", fail)
+    own = "cannot begin" if broken == "start" else "loss_g is no longer a finite number at step 4"
+    with pytest.raises(GanEdgeError, match="another process of this training has stopped" if rank else own):
+        trainer.run(math.inf)
+    failed_at = 0 if broken == "start" else 16
+    assert trainer.step == (16 if rank else failed_at), "at the first vote, and not at once"
+    assert votes[-1] == [0, 0 if rank else 1]
+    assert checkpoint.steps(tmp_path) == ([] if rank or broken == "start" else [2])
 
 
 @pytest.mark.parametrize(("given", "refused"), [({"batchnorm": True}, True), ({"batchnorm": False}, False)])
