@@ -91,8 +91,8 @@ class Settings:
     precision: Precision = "auto"
     """Arithmetic: auto takes bf16 where this device is fast at it, else fp32."""
     compile: bool = False
-    """Compile the networks with torch.compile: minutes at first, then fewer and larger kernels in each step. It needs a
-    C++ compiler."""
+    """Compile the networks with torch.compile, for which it needs a C++ compiler: a minute or more at first, then fewer
+    and larger kernels in each step. Slower on the CPUs it was tried on."""
     checkpoint_every: int = 1000
     """Steps between two checkpoints; one is written at least every five minutes."""
     features: Literal["", "small", "inception"] = ""
