@@ -227,6 +227,27 @@ def test_only_its_own_names_may_ask_a_local_server(artifact: Path) -> None:
             assert asyncio.run(ask(Server(generator, hosts=LOCAL), host)) == status
 
 
+def test_who_may_not_ask_may_not_read_either(artifact: Path) -> None:
+    """A link from elsewhere to the page itself is followed; nothing else that a page elsewhere asks for is."""
+    other, away = {"Host": "evil.example:8000"}, {"Host": "localhost", "Sec-Fetch-Site": "cross-site"}
+    link = {**away, "Sec-Fetch-Mode": "navigate", "Sec-Fetch-Dest": "document"}
+
+    async def ask(server: Server) -> list[int]:
+        async with many(server) as web:
+            paths = ("/", "/about", "/health", "/metrics")
+            refused = [await web.request(method, path, headers=h) for path in paths for method in ("GET", "HEAD")
+                       for h in (other, away)]  # fmt: skip
+            assert "evil" not in refused[0].text
+            framed = await web.get("/", headers={**link, "Sec-Fetch-Dest": "iframe"})
+            assert {one.status_code for one in (*refused, framed, await web.get("/about", headers=link))} == {403}
+            assert (await web.post("/sample", json={}, headers=link)).status_code == 403
+            own = await web.get("/about", headers={"Host": "localhost:80", "Sec-Fetch-Site": "same-origin"})
+            return [(await web.get("/", headers=link)).status_code, own.status_code]
+
+    with load(artifact, "onnxruntime") as generator:
+        assert asyncio.run(ask(Server(generator, hosts=LOCAL))) == [200, 200]
+
+
 def test_refused_requests_do_not_keep_others_out(artifact: Path) -> None:
     """However long they are drained, what they would have taken is free."""
 
