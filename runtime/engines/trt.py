@@ -4,9 +4,9 @@
     engine = start(check_engine(path, identity), identity)
 
 An engine fits the version and the devices it was built for and nothing else; that is checked before one byte of it is
-deserialised, because TensorRT's own answer may be a crash. Each thread has an execution context of its own with
-buffers at the profile's largest shapes, pinned on the host; from the second call with the same shapes on, the copies
-and the kernels are one CUDA graph that is replayed.
+deserialised, because TensorRT's own answer may be a crash. Each call under way has an execution context of its own with
+buffers at the profile's largest shapes, pinned on the host, which the next call takes over; from the second call with
+the same shapes on, the copies and the kernels are one CUDA graph that is replayed.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ EXTRAS = {"tensorrt": "trt", "tensorrt_rtx": "rtx"}
 
 
 class TensorRt:
-    """A deserialised engine; each thread that runs it gets a lane of its own.
+    """A deserialised engine; each call under way has a lane of its own, so memory goes with how many are at once.
 
     Args:
         engine: An `ICudaEngine`.
@@ -49,35 +49,53 @@ class TensorRt:
         self._engine = engine
         self._trt = trt
         self._cuda = cuda
-        self._local = threading.local()
+        self._met = threading.local()
         self._lock = threading.Lock()
         self._lanes: list[_Lane] = []
+        self._idle: list[_Lane] = []
 
     def run(self, feeds: Mapping[str, NDArray[np.generic]]) -> Sequence[NDArray[np.generic]]:
         """Compute all outputs."""
-        return self._lane().run(feeds)
+        lane = self._take(feeds)
+        try:
+            return lane.run(feeds)
+        finally:
+            self._give_back(lane)
 
     def parts(self, feeds: Mapping[str, NDArray[np.generic]]) -> Parts:
         """Where one call's time goes, by CUDA events; without the graph, whose parts cannot be told apart."""
-        return self._lane().parts(feeds)
+        lane = self._take(feeds)
+        try:
+            return lane.parts(feeds)
+        finally:
+            self._give_back(lane)
 
-    def _lane(self) -> _Lane:
-        """This thread's."""
-        lane: _Lane | None = getattr(self._local, "lane", None)
-        if lane is None:
+    def _take(self, feeds: Mapping[str, NDArray[np.generic]]) -> _Lane:
+        """A lane that nobody uses, made where there is none; one that saw these shapes last has a graph for them."""
+        if not getattr(self._met, "device", False):
             _call(self._cuda.cudaSetDevice(0))  # The primary context, which this thread may not have met yet.
-            lane = self._local.lane = _Lane(self._engine, self._trt, self._cuda)
-            with self._lock:
-                self._lanes.append(lane)
+            self._met.device = True
+        with self._lock:
+            if self._idle:
+                lane = next((lane for lane in reversed(self._idle) if lane.knows(feeds)), self._idle[-1])
+                self._idle.remove(lane)
+                return lane
+        lane = _Lane(self._engine, self._trt, self._cuda)
+        with self._lock:
+            self._lanes.append(lane)
         return lane
 
+    def _give_back(self, lane: _Lane) -> None:
+        with self._lock:
+            self._idle.append(lane)
+
     def close(self) -> None:
-        """Free every thread's buffers; no call may be under way."""
+        """Free every lane's buffers; no call may be under way."""
         with self._lock:
             for lane in self._lanes:
                 lane.close()
             self._lanes.clear()
-        self._local = threading.local()
+            self._idle.clear()
         self._engine = None
 
 
@@ -100,7 +118,7 @@ class _Buffer:
 
 
 class _Lane:
-    """One thread's context, stream, buffers and graph."""
+    """One call's context, stream, buffers and graph; the next call takes it over."""
 
     def __init__(self, engine: Any, trt: Any, cuda: Any) -> None:
         self._cuda = cuda
@@ -117,6 +135,10 @@ class _Lane:
         self._shapes: dict[str, tuple[int, ...]] = {}
         self._given: dict[str, tuple[int, ...]] = {}
         self._graph: Any = None
+
+    def knows(self, feeds: Mapping[str, NDArray[np.generic]]) -> bool:
+        """Whether the call before had these shapes."""
+        return self._shapes == {name: array.shape for name, array in feeds.items()}
 
     def run(self, feeds: Mapping[str, NDArray[np.generic]]) -> list[NDArray[np.generic]]:
         """Copy in, compute, copy out."""
