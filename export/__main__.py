@@ -151,7 +151,9 @@ def build() -> typer.Typer:
         portable: Annotated[
             bool,
             typer.Option(
-                "--portable", help="An engine that newer versions and related GPUs run too.", rich_help_panel=DEPLOY
+                "--portable",
+                help="An engine that newer versions and GPUs from Ampere on run too; not of RTX.",
+                rich_help_panel=DEPLOY,
             ),
         ] = False,
         targets: Annotated[

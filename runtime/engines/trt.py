@@ -272,6 +272,8 @@ def start(data: bytes, identity: EngineIdentity) -> TensorRt:
     check(cuda, trt.__version__, flavour, identity.version, capabilities, portable=identity.portable)
     logger = trt.Logger(trt.Logger.ERROR)
     runtime = trt.Runtime(logger)
+    if identity.portable:  # Such an engine brings a lean runtime as code of the host, which is refused otherwise.
+        runtime.engine_host_code_allowed = True
     engine = runtime.deserialize_cuda_engine(data)
     if engine is None:
         raise EngineMismatch(f"{flavour} {trt.__version__} cannot load this engine: build it again on this device")

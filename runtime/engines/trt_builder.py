@@ -43,7 +43,7 @@ class Recipe:
     level: int | None = None
     """The builder's optimisation level, 0 to 5."""
     portable: bool = False
-    """Whether newer versions and related GPUs must run it."""
+    """Whether newer versions and related GPUs must run it; `tensorrt` alone can do that."""
     targets: tuple[str, ...] = ()
     """GPUs that TensorRT for RTX builds for: sm86."""
     timing_cache: Path | None = None
@@ -109,8 +109,13 @@ def build(
 
     Raises:
         EngineError: TensorRT refuses the model or the recipe.
-        UsageError: a GPU or DLA that is none.
+        UsageError: a GPU or DLA that is none, or portability that this flavour has not.
     """
+    if recipe.portable and name == "tensorrt_rtx":  # The flag is there, and the builder then misses libnvinfer_lean.
+        raise UsageError(
+            "--portable: TensorRT for RTX has no lean runtime to put into an engine; name the GPUs with --target, and "
+            "build again for another version (gan-run rebuild)"
+        )
     log = _logger(trt)
     builder = trt.Builder(log)
     network = builder.create_network(_strongly_typed(trt))
@@ -175,8 +180,7 @@ def _config(
             config.set_compute_capability(_nameable(trt)[target], place)
     if recipe.portable:
         config.set_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
-        if name == "tensorrt":
-            config.hardware_compatibility_level = trt.HardwareCompatibilityLevel.AMPERE_PLUS
+        config.hardware_compatibility_level = trt.HardwareCompatibilityLevel.AMPERE_PLUS
     config.progress_monitor = _monitor(trt)
     return config
 

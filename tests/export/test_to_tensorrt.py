@@ -60,6 +60,16 @@ def test_an_engine_and_what_it_says(command: Command, artifact: Path, tmp_path: 
             read_sidecar(out)
 
 
+@needs_rtx
+def test_rtx_has_no_portable_engines(command: Command, artifact: Path, tmp_path: Path) -> None:
+    """Its builder would fail for a library that no package of it brings."""
+    out = tmp_path / "g.engine"
+    done = command("gan-export", artifact, "--format", "trt", "--portable", "--target", "sm86", "-o", out)
+    assert done.code == 2
+    assert "no lean runtime" in done.err
+    assert not out.exists()
+
+
 def test_a_description_that_is_none(tmp_path: Path) -> None:
     for text, said in (("{", "not JSON"), ("{}", "damaged"), ('{"schema": 99}', "newer")):
         sidecar_path(tmp_path / "g.engine").write_text(text)

@@ -269,6 +269,29 @@ def test_an_engine_of_another_place_is_refused_untouched() -> None:
         trt.check(cuda, "10.3.0", "tensorrt", "10.3.0", ("sm87",))
 
 
+@pytest.mark.parametrize("portable", [True, False])
+def test_only_a_portable_engine_may_bring_code_of_the_host(monkeypatch: pytest.MonkeyPatch, portable: bool) -> None:
+    engine, cuda, package = modules()
+    allowed: list[bool] = []
+
+    class Runtime:
+        """Loads a version-compatible engine only where its lean runtime may run, as TensorRT does."""
+
+        def __init__(self, logger: object) -> None:
+            self.engine_host_code_allowed = False
+
+        def deserialize_cuda_engine(self, data: bytes) -> Any:
+            allowed.append(self.engine_host_code_allowed)
+            return engine if self.engine_host_code_allowed or data != b"portable" else None
+
+    package.__version__, package.Runtime = "10.3.0", Runtime
+    package.Logger = type("Logger", (), {"ERROR": 3, "__init__": lambda self, level: None})
+    monkeypatch.setattr(trt, "_packages", lambda flavour: (package, cuda))
+    data = b"portable" if portable else b"plain"
+    trt.start(data, EngineIdentity("tensorrt", "10.3.0", "sm87", (), portable=portable))
+    assert allowed == [portable]
+
+
 def test_what_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     def missing(name: str) -> Any:
         raise ImportError(name)
