@@ -135,6 +135,7 @@ class _Lane:
         self._shapes: dict[str, tuple[int, ...]] = {}
         self._given: dict[str, tuple[int, ...]] = {}
         self._graph: Any = None
+        self._recordable = True
 
     def knows(self, feeds: Mapping[str, NDArray[np.generic]]) -> bool:
         """Whether the call before had these shapes."""
@@ -142,10 +143,10 @@ class _Lane:
 
     def run(self, feeds: Mapping[str, NDArray[np.generic]]) -> list[NDArray[np.generic]]:
         """Copy in, compute, copy out."""
-        known = self._take(feeds)
-        if known and self._graph is None:
+        known = self._put(feeds)
+        if known and self._graph is None and self._recordable:
             self._graph = self._capture()
-        if known:
+        if self._graph is not None:
             _call(self._cuda.cudaGraphLaunch(self._graph, self._stream))
         else:
             self._enqueue()
@@ -154,7 +155,7 @@ class _Lane:
 
     def parts(self, feeds: Mapping[str, NDArray[np.generic]]) -> Parts:
         """The same without a graph, timed."""
-        self._take(feeds)
+        self._put(feeds)
         events = [_call(self._cuda.cudaEventCreate()) for _ in range(4)]
         try:
             _call(self._cuda.cudaEventRecord(events[0], self._stream))
@@ -170,7 +171,7 @@ class _Lane:
                 _call(self._cuda.cudaEventDestroy(event))
         return entered, computed, left
 
-    def _take(self, feeds: Mapping[str, NDArray[np.generic]]) -> bool:
+    def _put(self, feeds: Mapping[str, NDArray[np.generic]]) -> bool:
         """Put the inputs into the pinned memory; whether their shapes are those of the call before."""
         shapes = {name: array.shape for name, array in feeds.items()}
         known = shapes == self._shapes
@@ -239,13 +240,29 @@ class _Lane:
             )
 
     def _capture(self) -> Any:
-        """Record what `_enqueue` does, to be replayed in one call."""
-        mode = self._cuda.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
-        _call(self._cuda.cudaStreamBeginCapture(self._stream, mode))
-        self._enqueue()
-        graph = _call(self._cuda.cudaStreamEndCapture(self._stream))
-        ready = _call(self._cuda.cudaGraphInstantiate(graph, 0))
-        _call(self._cuda.cudaGraphDestroy(graph))
+        """Record what `_enqueue` does, to be replayed in one call; None, now and from then on, where that cannot be.
+
+        Some engines do what a capture forbids. What such a lane then enqueues call by call gives the same values.
+        """
+        shapes, cuda = self._shapes, self._cuda
+        mode = cuda.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
+        _call(cuda.cudaStreamBeginCapture(self._stream, mode))
+        try:
+            self._enqueue()
+            whole = True
+        except EngineError:
+            whole = False
+        finally:  # A stream that goes on capturing takes nothing else.
+            error, *graph = cuda.cudaStreamEndCapture(self._stream)
+        ready = None
+        if int(error) == 0:
+            failed, *made = cuda.cudaGraphInstantiate(graph[0], 0) if whole else (1,)
+            ready = made[0] if int(failed) == 0 else None
+            _call(cuda.cudaGraphDestroy(graph[0]))
+        if ready is None:
+            cuda.cudaGetLastError()  # Or TensorRT takes what the capture left there for its own next kernel's failure.
+            self._recordable = False
+            self._reshape(shapes)
         return ready
 
     def _drop_graph(self) -> None:

@@ -34,6 +34,8 @@ class Cuda:
         self.capturing: dict[int, list[Any]] = {}
         self.lock = Lock()
         self.streams = 0
+        self.recordable = True
+        self.failing: dict[str, int] = {}
         self.devices = (0, 1)
 
     def __getattr__(self, name: str) -> Any:
@@ -79,10 +81,12 @@ class Cuda:
         return (0,)
 
     def _StreamEndCapture(self, stream: int) -> tuple[int, Any]:
-        return 0, self.capturing.pop(stream)
+        graph, error = self.capturing.pop(stream), self.failing.get("StreamEndCapture", 0)
+        return error, None if error else graph
 
     def _GraphInstantiate(self, graph: Any, flags: int) -> tuple[int, Any]:
-        return 0, list(graph)
+        error = self.failing.get("GraphInstantiate", 0)
+        return error, None if error else list(graph)
 
     def _GraphLaunch(self, graph: Any, stream: int) -> tuple[int]:
         for work in graph:
@@ -103,7 +107,7 @@ class Cuda:
         return 0, 1000.0 * (end[0] - begin[0])  # A second for each call between the two.
 
     _EventDestroy = _nothing
-    _GraphDestroy = _GraphExecDestroy = _StreamSynchronize = _StreamDestroy = _SetDevice = _nothing
+    _GraphDestroy = _GraphExecDestroy = _GetLastError = _StreamSynchronize = _StreamDestroy = _SetDevice = _nothing
 
     def _GetDeviceCount(self) -> tuple[int, int]:
         return self.devices
@@ -134,6 +138,8 @@ class Context:
 
     def execute_async_v3(self, stream: int) -> bool:
         self.cuda.calls.append("execute")
+        if stream in self.cuda.capturing and not self.cuda.recordable:
+            return False
         count = int(np.prod(self.shape))
         source, target = (
             np.frombuffer(self.cuda.memory[self.addresses[name]], np.float32)[:count] for name in ("x", "y")
@@ -176,6 +182,23 @@ def test_calls_in_order_and_a_graph_from_the_second_on() -> None:
     assert seen[4] == plain
     running.close()
     assert not cuda.memory, "everything is freed"
+
+
+@pytest.mark.parametrize("fails", ["execute", "StreamEndCapture", "GraphInstantiate"])
+def test_an_engine_that_cannot_be_recorded_runs_plainly(fails: str) -> None:
+    engine, cuda, package = modules()
+    running = trt.TensorRt(engine, package, cuda, INFO)
+    cuda.recordable, cuda.failing = fails != "execute", {fails: 901}
+    for batch in (2, 2, 2, 3, 3):
+        x = np.full((batch, 3), batch, np.float32)
+        np.testing.assert_array_equal(running.run({"x": x})[0], 2 * x)
+    assert not cuda.capturing, "the capture was ended"
+    assert "GraphLaunch" not in cuda.calls
+    assert cuda.calls.count("StreamBeginCapture") == 1, "it is not tried again"
+    assert cuda.calls.count("GetLastError") == 1, "the next kernel does not find an error that is not its own"
+    assert cuda.calls.count("GraphDestroy") == (fails != "StreamEndCapture")
+    running.close()
+    assert not cuda.memory
 
 
 def test_the_parts_of_a_call_are_timed_by_events() -> None:
