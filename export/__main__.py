@@ -139,8 +139,12 @@ def build() -> typer.Typer:
             bool, typer.Option("--trust", help="Read weights that can execute code.", rich_help_panel=SOURCE)
         ] = False,
         batch: Annotated[
-            str, typer.Option(help="MIN,OPT,MAX batch of a TensorRT engine.", rich_help_panel=DEPLOY)
-        ] = "1,1,16",
+            str | None,
+            typer.Option(
+                help="MIN,OPT,MAX batch of a TensorRT engine; 1,1,16, and 1,1,1 of pictures, otherwise.",
+                rich_help_panel=DEPLOY,
+            ),
+        ] = None,
         workspace: Annotated[
             int | None, typer.Option(min=1, help="MiB that TensorRT may use while it builds.", rich_help_panel=DEPLOY)
         ] = None,
@@ -318,13 +322,15 @@ def _write(
         written = write_engine(paths["onnx"], paths["trt"], proven, settings, terminal.note)
         terminal.note(f"{written}: {written.stat().st_size / 1e6:.1f} MB, {precision}")
     if "triton" in paths:
+        from ganedge.export.to_tensorrt import BATCH
         from ganedge.export.to_triton import write_repository
         from ganedge.runtime.manifest import read_bytes
 
         model = paths["trt"].read_bytes() if backend == "tensorrt" else proven.data
         name = triton_name if triton_name is not None else default_path(original, precision, "x").stem
         sealed, _ = read_bytes(proven.data, str(source))
-        place = write_repository(paths["triton"], name, model, sealed, backend, settings.batch, instances)
+        batch = settings.batches(sealed.interface) if backend == "tensorrt" else settings.batch or BATCH
+        place = write_repository(paths["triton"], name, model, sealed, backend, batch, instances)
         terminal.note(f"{place}: tritonserver --model-repository {paths['triton']}")
 
 

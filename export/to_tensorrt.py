@@ -9,15 +9,17 @@ are checked against the graph, and what the engine is tied to is written beside 
 from __future__ import annotations
 
 import hashlib
+import math
+import re
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 
-from ganedge.export import parity
 from ganedge.export.artifact import Proven, write_proof
 from ganedge.export.quantize import LAYERS
 from ganedge.export.sizes import read_size
@@ -25,15 +27,21 @@ from ganedge.runtime.engine_file import EngineIdentity, Shapes, write_sidecar
 from ganedge.runtime.engines.trt_builder import Recipe, build, flavour
 from ganedge.runtime.errors import GanEdgeError, UsageError
 from ganedge.runtime.files import write_whole
-from ganedge.runtime.manifest import Interface, Manifest
+from ganedge.runtime.manifest import Interface, Manifest, Port
+
+BATCH, PICTURE_BATCH = (1, 1, 16), (1, 1, 1)
+"""Smallest, most usual and largest batch where nothing else is asked for: of latents, and of pictures. An engine keeps
+room for its largest shapes from the start, and what a small device has would be gone on pictures it never sees."""
+SIDES = (32, 256, 512)
+"""Heights and widths of pictures, in the same order, where nothing else is asked for or known from training, pixels."""
 
 
 @dataclass(frozen=True)
 class Settings:
     """How to build an engine."""
 
-    batch: tuple[int, int, int] = (1, 1, 16)
-    """Smallest, most usual and largest batch."""
+    batch: tuple[int, int, int] | None = None
+    """Smallest, most usual and largest batch; None: as `BATCH` or `PICTURE_BATCH`."""
     size: tuple[tuple[int, int], tuple[int, int], tuple[int, int]] | None = None
     """The same for height and width, where they are dynamic, pixels."""
     recipe: Recipe = field(default_factory=Recipe)
@@ -42,7 +50,7 @@ class Settings:
     @classmethod
     def read(
         cls,
-        batch: str = "1,1,16",
+        batch: str | None = None,
         size: str | None = None,
         workspace: int | None = None,
         level: int | None = None,
@@ -56,21 +64,29 @@ class Settings:
         Raises:
             UsageError: figures that are no MIN,OPT,MAX.
         """
-        try:
-            least, usual, most = (int(part) for part in batch.split(","))
-        except ValueError:
-            least, usual, most = 1, 0, 0
-        if not 1 <= least <= usual <= most <= 65_536:
-            raise UsageError(f"--batch {batch}: give MIN,OPT,MAX, such as 1,4,16")
         sizes = None
         if size is not None and "," in size:
             parts = [read_size(part) for part in size.split(",")]
-            if len(parts) != 3 or sorted(parts) != parts:
+            if len(parts) != 3 or any(list(side) != sorted(side) for side in zip(*parts, strict=True)):
                 raise UsageError(f"--size {size}: give MIN,OPT,MAX, such as 256,512,1024")
             sizes = (parts[0], parts[1], parts[2])
         names = tuple(targets.lower().split(",")) if targets else ()
         recipe = Recipe(workspace, level, portable, names, timing_cache, dla)
-        return cls((least, usual, most), sizes, recipe)
+        return cls(None if batch is None else _batches(batch), sizes, recipe)
+
+    def batches(self, interface: Interface) -> tuple[int, int, int]:
+        """Smallest, most usual and largest batch of an engine for this generator."""
+        return self.batch or (PICTURE_BATCH if interface.inputs[0].role == "image" else BATCH)
+
+
+def _batches(text: str) -> tuple[int, int, int]:
+    try:
+        least, usual, most = (int(part) for part in text.split(","))
+    except ValueError:
+        least, usual, most = 1, 0, 0
+    if not 1 <= least <= usual <= most <= 65_536:
+        raise UsageError(f"--batch {text}: give MIN,OPT,MAX, such as 1,4,16")
+    return least, usual, most
 
 
 def write_engine(onnx_path: Path, path: Path, proven: Proven, settings: Settings, say: Callable[[str], None]) -> Path:
@@ -89,13 +105,14 @@ def write_engine(onnx_path: Path, path: Path, proven: Proven, settings: Settings
     """
     name, trt = flavour()
     manifest = proven.manifest
-    profiles = _profiles(manifest.interface, settings)
+    profiles = _profiles(manifest.interface, settings, manifest.source.size)
     if settings.recipe.dla is not None and name == "tensorrt_rtx":
         raise UsageError(f"--dla {settings.recipe.dla}: TensorRT for RTX has no DLA; a Jetson's own TensorRT does")
     if settings.recipe.dla is not None and manifest.precision == "fp32":
         raise UsageError(f"--dla {settings.recipe.dla}: a DLA computes in FP16 or INT8; add --fp16 or --int8")
     if onnx_path.parent.resolve() != path.parent.resolve():
         raise UsageError(f"{path}: the .onnx is kept beside the engine, in one folder")
+    say(_room(manifest.interface, profiles))
     graph = onnx.load_model_from_string(proven.data)
     built = build(
         name, trt, proven.data, profiles, settings.recipe, say, lambda found: _check_types(trt, found, graph, manifest)
@@ -121,26 +138,54 @@ def write_engine(onnx_path: Path, path: Path, proven: Proven, settings: Settings
     return path
 
 
-def _profiles(interface: Interface, settings: Settings) -> dict[str, Shapes]:
-    """Smallest, most usual and largest shape of every input."""
+def _profiles(interface: Interface, settings: Settings, trained: int | None = None) -> dict[str, Shapes]:
+    """Smallest, most usual and largest shape of every input; `trained` is the pictures' side in training, pixels."""
     shapes: dict[str, Shapes] = {}
     for port in interface.inputs:
         sides = settings.size
-        dynamic = any(isinstance(size, str) for size in port.shape[1:])
-        if dynamic and sides is None:
-            first = parity.sides(port)[0]
-            least = tuple(-(-max(size // 2, port.multiple) // port.multiple) * port.multiple for size in first)
-            sides = ((least[0], least[1]), (256, 256), (1024, 1024))
-            sides = (sides[0], *[_rounded(pair, port.multiple) for pair in sides[1:]])  # type: ignore[assignment]
-        if sides is not None and any(size % port.multiple for pair in sides for size in pair):
+        if sides is None:
+            least, usual, most = SIDES
+            if trained is not None:
+                least, usual, most = min(least, -(-trained // 2)), trained, max(most, trained)
+            first, second, third = (_rounded((side, side), port.multiple) for side in (least, usual, most))
+            sides = (first, second, third)
+        elif any(size % port.multiple for pair in sides for size in pair):
             raise UsageError(f"--size: heights and widths must be multiples of {port.multiple}")
         made = []
-        for place in range(3):
-            height, width = sides[place] if sides is not None else (0, 0)
-            values = {"batch": settings.batch[place], "height": height, "width": width}
+        for batch, (height, width) in zip(settings.batches(interface), sides, strict=True):
+            values = {"batch": batch, "height": height, "width": width}
             made.append(tuple(size if isinstance(size, int) else values.get(size, 1) for size in port.shape))
         shapes[port.name] = (made[0], made[1], made[2])
     return shapes
+
+
+def _room(interface: Interface, profiles: Mapping[str, Shapes]) -> str:
+    """What the engine is for, and the memory that its inputs and outputs take at their largest."""
+    shown = "; ".join(
+        f"{name} {', '.join(' × '.join(map(str, shape)) for shape in dict.fromkeys(shapes))}"
+        for name, shapes in profiles.items()
+    )
+    most = {
+        size: value
+        for port in interface.inputs
+        for size, value in zip(port.shape, profiles[port.name][2], strict=True)
+        if isinstance(size, str)
+    }
+    room = sum(_largest(port, most) for port in (*interface.inputs, *interface.outputs))
+    return (
+        f"engine for {shown}: inputs and outputs take up to {room / 1e6:.3g} MB on the GPU and as much on the host for "
+        "each call at once; --batch and --size choose"
+    )
+
+
+def _largest(port: Port, most: Mapping[str, int]) -> float:
+    """Bytes of a port where what is dynamic is at its most; `2*height` is twice what `height` is."""
+    sizes = []
+    for size in port.shape:
+        named = re.fullmatch(r"(?:(\d+(?:\.\d+)?)\*)?(\w+)", str(size))
+        factor, name = named.groups() if named else (None, "")
+        sizes.append(size if isinstance(size, int) else float(factor or 1) * most.get(name, 1))
+    return math.prod(sizes) * np.dtype(port.dtype).itemsize
 
 
 def _rounded(pair: tuple[int, int], multiple: int) -> tuple[int, int]:

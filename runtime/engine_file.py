@@ -71,6 +71,8 @@ class EngineIdentity:
             _check(len(shapes) == 3 and len({len(shape) for shape in shapes}) == 1, f"profile of {name!r}")
             sizes = [size for shape in shapes for size in shape]
             _check(all(isinstance(size, int) and 0 < size <= 65_536 for size in sizes), f"profile of {name!r}")
+            grows = all(a <= b <= c for a, b, c in zip(*shapes, strict=True))
+            _check(grows, f"profile of {name!r} grows smaller")
 
 
 def sidecar_path(engine: Path) -> Path:

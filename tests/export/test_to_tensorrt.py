@@ -23,7 +23,7 @@ from ganedge.runtime import engines, load
 from ganedge.runtime.engine_file import EngineIdentity, check_engine, read_sidecar, sidecar_path, write_sidecar
 from ganedge.runtime.engines import trt, trt_builder
 from ganedge.runtime.errors import ArtifactError, EngineError, EngineMismatch, GanEdgeError, UsageError
-from ganedge.runtime.manifest import read_artifact
+from ganedge.runtime.manifest import Interface, Port, read_artifact
 
 Command = Callable[..., Any]
 needs_rtx = pytest.mark.skipif(not engines.installed("tensorrt_rtx"), reason="needs tensorrt-rtx-cu13: ganedge[rtx]")
@@ -54,7 +54,12 @@ def test_an_engine_and_what_it_says(command: Command, artifact: Path, tmp_path: 
     with pytest.raises(ArtifactError, match="cut off"):
         check_engine(out, identity)
     said = json.loads(sidecar_path(out).read_text())
-    for key, value in (("onnx", "../up.onnx"), ("flavour", "other"), ("profiles", {"latent": [[1], [2, 3], [4]]})):
+    for key, value in (
+        ("onnx", "../up.onnx"),
+        ("flavour", "other"),
+        ("profiles", {"latent": [[1], [2, 3], [4]]}),
+        ("profiles", {"latent": [[2, 6], [1, 6], [8, 6]]}),
+    ):
         sidecar_path(out).write_text(json.dumps({**said, "engine": {**said["engine"], key: value}}))
         with pytest.raises(ArtifactError, match="cannot be right"):
             read_sidecar(out)
@@ -81,9 +86,30 @@ def test_a_description_that_is_none(tmp_path: Path) -> None:
 
 def test_settings() -> None:
     assert Settings.read(batch="1,4,16", size="64,128,256").size == ((64, 64), (128, 128), (256, 256))
-    for given in ({"batch": "4,1,16"}, {"batch": "4"}, {"size": "64,128"}, {"size": "256,128,64"}):
+    assert Settings.read(size="64x128,128x128,128x256").size == ((64, 128), (128, 128), (128, 256))
+    for given in (
+        {"batch": "4,1,16"},
+        {"batch": "4"},
+        {"size": "64,128"},
+        {"size": "256,128,64"},
+        {"size": "256x512,512x256,1024x1024"},
+    ):
         with pytest.raises(UsageError, match="MIN,OPT,MAX"):
             Settings.read(**given)  # type: ignore[arg-type]
+
+
+def test_shapes_that_nobody_chose() -> None:
+    """Pictures go in one at a time and not larger than a small device has memory for; the room they take is said."""
+    given = Port("x", "image", "float32", ("batch", 3, "height", "width"), "NCHW", (-1.0, 1.0), multiple=4)
+    larger = replace(given, name="y", shape=("batch", 3, "2*height", "2*width"), multiple=1)
+    interface = Interface("image-to-image", (given,), (larger,))
+    profiles = to_tensorrt._profiles(interface, Settings())
+    assert profiles == {"x": ((1, 3, 32, 32), (1, 3, 256, 256), (1, 3, 512, 512))}
+    assert "up to 15.7 MB" in to_tensorrt._room(interface, profiles), "3 × 512 × 512 × 4 bytes, and 4 times that"
+    for trained, sides in ((256, (32, 256, 512)), (1024, (32, 1024, 1024)), (30, (16, 32, 512))):
+        shapes = to_tensorrt._profiles(interface, Settings(), trained)["x"]
+        assert [shape[2] for shape in shapes] == list(sides)
+    assert Settings.read(batch="1,2,4").batches(interface) == (1, 2, 4)
 
 
 @needs_rtx
