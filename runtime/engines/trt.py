@@ -130,6 +130,7 @@ class _Lane:
         entering = [name for name in names if engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT]
         for name in entering:
             self._context.set_input_shape(name, tuple(engine.get_tensor_profile_shape(name, 0)[2]))
+        self._least = {name: tuple(engine.get_tensor_profile_shape(name, 0)[0]) for name in entering}
         self._inputs = {name: self._buffer(engine, trt, name) for name in entering}
         self._outputs = {name: self._buffer(engine, trt, name) for name in names if name not in self._inputs}
         self._shapes: dict[str, tuple[int, ...]] = {}
@@ -200,10 +201,10 @@ class _Lane:
         self._shapes = {}
         for name, shape in shapes.items():
             if not self._context.set_input_shape(name, shape):
-                most = " × ".join(map(str, self._inputs[name].shape))
+                least, most = (" × ".join(map(str, one)) for one in (self._least[name], self._inputs[name].shape))
                 raise EngineError(
-                    f"{name} of shape {' × '.join(map(str, shape))} is outside the engine's profile, whose largest is "
-                    f"{most}: give a smaller batch or size, or build the engine with a wider profile"
+                    f"{name} of shape {' × '.join(map(str, shape))} is outside the engine's profile, which is from {least} "
+                    f"to {most}: give a batch and a size between these, or build the engine with a wider profile"
                 )
         for buffer in (*self._inputs.values(), *self._outputs.values()):
             self._context.set_tensor_address(buffer.name, buffer.device)
