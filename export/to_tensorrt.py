@@ -3,7 +3,8 @@
     write_engine(Path("g.onnx"), Path("g.engine"), proven, Settings.read(batch="1,4,16"), print)
 
 The builder is the runtime's, so that a device can build an engine again; here the types of the network that it read
-are checked against the graph, and what the engine is tied to is written beside it.
+are checked against the graph, the engine is proven where its GPU is the one here, and what it is tied to is written
+beside it.
 """
 
 from __future__ import annotations
@@ -20,14 +21,17 @@ from typing import Any
 import numpy as np
 import onnx
 
+from ganedge.export import parity
 from ganedge.export.artifact import Proven, write_proof
 from ganedge.export.quantize import LAYERS
 from ganedge.export.sizes import read_size
 from ganedge.runtime.engine_file import EngineIdentity, Shapes, write_sidecar
-from ganedge.runtime.engines.trt_builder import Recipe, build, flavour
-from ganedge.runtime.errors import GanEdgeError, UsageError
+from ganedge.runtime.engines import trt
+from ganedge.runtime.engines.trt_builder import Built, Recipe, build, flavour
+from ganedge.runtime.errors import GanEdgeError, MissingExtra, UsageError
+from ganedge.runtime.fidelity import Gate, gate_of, read_gate
 from ganedge.runtime.files import write_whole
-from ganedge.runtime.manifest import Interface, Manifest, Port
+from ganedge.runtime.manifest import Interface, Manifest, Parity, Port
 
 BATCH, PICTURE_BATCH = (1, 1, 16), (1, 1, 1)
 """Smallest, most usual and largest batch where nothing else is asked for: of latents, and of pictures. An engine keeps
@@ -101,9 +105,10 @@ def write_engine(onnx_path: Path, path: Path, proven: Proven, settings: Settings
 
     Raises:
         EngineError: no TensorRT, or it refuses the model or the settings.
-        GanEdgeError: the types it built are not those asked for.
+        GanEdgeError: the types it built are not those asked for, or on this GPU it gives other pictures; then no
+            engine is written.
     """
-    name, trt = flavour()
+    name, package = flavour()
     manifest = proven.manifest
     profiles = _profiles(manifest.interface, settings, manifest.source.size)
     if settings.recipe.dla is not None and name == "tensorrt_rtx":
@@ -115,13 +120,18 @@ def write_engine(onnx_path: Path, path: Path, proven: Proven, settings: Settings
     say(_room(manifest.interface, profiles))
     graph = onnx.load_model_from_string(proven.data)
     built = build(
-        name, trt, proven.data, profiles, settings.recipe, say, lambda found: _check_types(trt, found, graph, manifest)
+        name,
+        package,
+        proven.data,
+        profiles,
+        settings.recipe,
+        say,
+        lambda found: _check_types(package, found, graph, manifest),
     )
-    unproven = "no GPU" if not built.capability else "gan-run verify does it on this device"
-    described = replace(manifest, parity=(), unproven=f"engine not run here: {unproven}")
+    gate = _gate(proven)
     identity = EngineIdentity(
         flavour=name,
-        version=str(trt.__version__),
+        version=str(package.__version__),
         compute_capability=built.capability,
         targets=built.targets,
         profiles=profiles,
@@ -130,12 +140,69 @@ def write_engine(onnx_path: Path, path: Path, proven: Proven, settings: Settings
         onnx=onnx_path.name,
         onnx_digest=hashlib.sha256(proven.data).hexdigest(),
         engine_digest=hashlib.sha256(built.engine).hexdigest(),
+        tolerance=str(gate),
     )
+    proof, unproven = _prove(built, identity, proven, gate)
+    described = replace(manifest, parity=() if proof is None else (proof,), unproven=unproven)
+    if proof is None:
+        say(f"parity of the engine: not run ({unproven}); the .onnx it was built from is proven, see above")
+    else:
+        say(str(proof))
+        if not proof.passed:
+            raise GanEdgeError(f"not exported, the engine gives other pictures than the generator: {proof}")
     write_whole(path, built.engine)
     write_sidecar(path, described, identity)
     write_proof(path, proven)
-    say(f"parity of the engine: not run ({unproven}); the .onnx it was built from is proven, see above")
     return path
+
+
+def _gate(proven: Proven) -> Gate:
+    """What the .onnx was held to, and its engine is held to as well."""
+    manifest = proven.manifest
+    told = next((proof.tolerance for proof in manifest.parity if proof.passed), None)
+    return gate_of(manifest.precision, manifest.interface) if told is None else read_gate(told)
+
+
+def _prove(built: Built, identity: EngineIdentity, proven: Proven, gate: Gate) -> tuple[Parity | None, str]:
+    """The engine beside the FP32 generator, on the GPU it was built on; or nothing, and why not."""
+    if not built.capability:
+        return None, "engine not run here: no GPU"
+    if built.targets and built.capability not in built.targets:
+        return None, f"engine not run here: this GPU is {built.capability}, and it is for {', '.join(built.targets)}"
+    cases, batches = _inside(identity.profiles, proven)
+    if not cases:
+        return None, "engine not run here: no input of the proof fits its shapes"
+    try:
+        engine = trt.start(built.engine, identity)
+    except MissingExtra as error:
+        return None, f"engine not run here: {error}"
+    try:
+        found = parity.prove_in(engine, proven.manifest, cases, gate, batches)
+    finally:
+        engine.close()
+    return (replace(found, passed=True) if str(gate) == "none" else found), ""
+
+
+def _inside(profiles: Mapping[str, Shapes], proven: Proven) -> tuple[list[parity.Case], tuple[int, ...]]:
+    """Those inputs of a proof that an engine's shapes allow, and the sizes of batches to try."""
+    interface = proven.manifest.interface
+    shapes = [profiles[port.name] for port in interface.inputs]
+    least, most = max(one[0][0] for one in shapes), min(one[2][0] for one in shapes)
+    usual = parity.BATCHES if interface.noise else parity.PICTURE_BATCHES
+    batches = tuple(dict.fromkeys(min(max(size, least), most) for size in usual))
+    cases = []
+    for case in proven.cases:
+        fits = all(
+            low <= size <= high
+            for array, (small, _, large) in zip(case.inputs, shapes, strict=True)
+            for size, low, high in zip(array.shape[1:], small[1:], large[1:], strict=True)
+        )
+        whole = len(case.reference)
+        if least > 1:  # Only sizes that divide it leave no batch below the smallest.
+            batches, whole = (least,), whole // least * least
+        if fits and whole:
+            cases.append(parity.Case([array[:whole] for array in case.inputs], case.reference[:whole]))
+    return cases, batches
 
 
 def _profiles(interface: Interface, settings: Settings, trained: int | None = None) -> dict[str, Shapes]:

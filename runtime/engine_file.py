@@ -55,12 +55,14 @@ class EngineIdentity:
     """sha256 of that file."""
     engine_digest: str = ""
     """sha256 of the engine."""
+    tolerance: str = ""
+    """What its proof must reach, as `--tolerance` has it; empty: the precision's own gate."""
 
     def __post_init__(self) -> None:
         """Check every field, because the file may come from anywhere."""
         _check(self.flavour in get_args(Flavour), f"flavour {self.flavour!r}")
         _check(self.precision in get_args(Precision), f"precision {self.precision!r}")
-        for name in ("version", "compute_capability", "onnx", "onnx_digest", "engine_digest"):
+        for name in ("version", "compute_capability", "onnx", "onnx_digest", "engine_digest", "tolerance"):
             text = getattr(self, name)
             _check(isinstance(text, str) and len(text) <= 255 and text.isprintable(), f"{name} {text!r}")
         _check(self.onnx not in (".", ".."), f"onnx {self.onnx!r}")

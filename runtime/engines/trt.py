@@ -203,8 +203,8 @@ class _Lane:
             if not self._context.set_input_shape(name, shape):
                 least, most = (" × ".join(map(str, one)) for one in (self._least[name], self._inputs[name].shape))
                 raise EngineError(
-                    f"{name} of shape {' × '.join(map(str, shape))} is outside the engine's profile, which is from {least} "
-                    f"to {most}: give a batch and a size between these, or build the engine with a wider profile"
+                    f"{name} of shape {' × '.join(map(str, shape))} is outside the engine's profile, from "
+                    f"{least} to {most}: give a batch and a size between, or build the engine with a wider profile"
                 )
         for buffer in (*self._inputs.values(), *self._outputs.values()):
             self._context.set_tensor_address(buffer.name, buffer.device)

@@ -16,13 +16,15 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from ganedge.export import to_tensorrt
+from ganedge.export import from_onnx, to_tensorrt
+from ganedge.export.artifact import Wanted, make
 from ganedge.export.precision import to_half
 from ganedge.export.to_tensorrt import Settings
-from ganedge.runtime import engines, load
+from ganedge.runtime import engines, load, verify
 from ganedge.runtime.engine_file import EngineIdentity, check_engine, read_sidecar, sidecar_path, write_sidecar
 from ganedge.runtime.engines import trt, trt_builder
 from ganedge.runtime.errors import ArtifactError, EngineError, EngineMismatch, GanEdgeError, UsageError
+from ganedge.runtime.fidelity import read_gate
 from ganedge.runtime.manifest import Interface, Port, read_artifact
 
 Command = Callable[..., Any]
@@ -112,6 +114,71 @@ def test_shapes_that_nobody_chose() -> None:
     assert Settings.read(batch="1,2,4").batches(interface) == (1, 2, 4)
 
 
+class Faked:
+    """A TensorRT that ONNX Runtime plays, on a GPU that is there; what it gives is off by `off`."""
+
+    def __init__(self, model: bytes, off: float) -> None:
+        self.inner, self.off = engines.start(model, "fp32", "onnxruntime", "cpu", 1), off
+        self.info, self.close = self.inner.info, self.inner.close
+        self.seen: list[int] = []
+
+    def run(self, feeds: Any) -> list[Any]:
+        """Compute, note the batch, and be off."""
+        self.seen.append(len(feeds["latent"]))
+        return [output + np.float32(self.off) for output in self.inner.run(feeds)]
+
+
+@pytest.mark.parametrize(
+    ("batch", "seen"),
+    [("1,4,8", {1, 5, 8, 3}), ("1,1,1", {1}), ("3,3,8", {3})],
+)
+def test_an_engine_is_proven_where_its_gpu_is(
+    artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batch: str, seen: set[int]
+) -> None:
+    """It is written only if it gives the same pictures, and remembers what it was held to; elsewhere it is not run."""
+    proven = make(from_onnx.of_onnx(artifact), Wanted(gate=read_gate("maxabs=1e-3")))
+    out, said, built = tmp_path / "g.engine", [], trt_builder.Built(b"engine", (), "sm87")
+    started: list[Faked] = []
+    off = [0.0]
+
+    def start(data: bytes, identity: EngineIdentity) -> Faked:
+        assert data == b"engine"
+        started.append(Faked(proven.data, off[0]))
+        return started[-1]
+
+    def write() -> Any:
+        to_tensorrt.write_engine(out.with_suffix(".onnx"), out, proven, Settings.read(batch=batch), said.append)
+        return read_sidecar(out)
+
+    monkeypatch.setattr(to_tensorrt, "flavour", lambda: ("tensorrt", SimpleNamespace(__version__="10.3.0")))
+    monkeypatch.setattr(to_tensorrt, "build", lambda *_: built)
+    monkeypatch.setattr(to_tensorrt.trt, "start", start)
+    manifest, identity = write()
+    assert (manifest.unproven, identity.tolerance) == ("", "maxabs=0.001")
+    assert manifest.parity[0].passed
+    assert set(started[0].seen) == seen
+    before, off[0] = out.stat().st_mtime_ns, 0.01
+    with pytest.raises(GanEdgeError, match="the engine gives other pictures"):
+        write()
+    assert out.stat().st_mtime_ns == before
+    for other in (trt_builder.Built(b"engine", ("sm86",), "sm87"), trt_builder.Built(b"engine", ("sm86",), "")):
+        built = other
+        manifest, identity = write()
+        assert "not run here" in manifest.unproven
+        assert (manifest.parity, identity.tolerance) == ((), "maxabs=0.001")
+    assert str(verify._gate(manifest, identity.tolerance)) == "maxabs=0.001", "not FP32's own"
+
+
+@needs_rtx
+def test_fp32_is_no_tf32() -> None:
+    import tensorrt_rtx
+
+    builder = tensorrt_rtx.Builder(trt_builder._logger(tensorrt_rtx))
+    shapes = {"x": ((1, 3), (1, 3), (1, 3))}
+    config = trt_builder._config("tensorrt_rtx", tensorrt_rtx, builder, shapes, trt_builder.Recipe(), ())
+    assert not config.get_flag(tensorrt_rtx.BuilderFlag.TF32)
+
+
 @needs_rtx
 def test_mistakes(command: Command, artifact: Path, tmp_path: Path) -> None:
     done = command("gan-export", artifact, "--format", "trt", "--target", "sm12", "-o", tmp_path / "g.engine")
@@ -188,6 +255,7 @@ def test_an_engine_is_built_again(
     assert "sm120" in renewed.targets
     assert read_sidecar(out)[1] == renewed
     assert renewed.profiles == identity.profiles
+    assert "built again" in read_sidecar(out)[0].unproven
 
     out.write_bytes(b"damaged")
     with pytest.raises(ArtifactError, match="damaged"):
