@@ -209,7 +209,7 @@ def build() -> typer.Typer:
         from ganedge.export.to_triton import check_backend
         from ganedge.runtime.fidelity import read_gate
 
-        check_backend(backend, forms, "bf16" if bf16 else "", triton_name)
+        check_backend(backend, forms, "bf16" if bf16 else "", triton_name, targets)
         settings = Settings.read(batch, size, workspace, level, portable, targets, timing_cache, dla)
         wanted = Wanted(
             precision="fp16" if fp16 else "bf16" if bf16 else "int8" if int8 else None,

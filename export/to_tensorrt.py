@@ -108,7 +108,7 @@ def write_engine(onnx_path: Path, path: Path, proven: Proven, settings: Settings
         GanEdgeError: the types it built are not those asked for, or on this GPU it gives other pictures; then no
             engine is written.
     """
-    name, package = flavour()
+    name, package = flavour(bool(settings.recipe.targets))
     manifest = proven.manifest
     profiles = _profiles(manifest.interface, settings, manifest.source.size)
     if settings.recipe.dla is not None and name == "tensorrt_rtx":

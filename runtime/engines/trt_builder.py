@@ -64,13 +64,16 @@ class Built:
     """The GPU it was built on, sm86; empty without one."""
 
 
-def flavour() -> tuple[Flavour, Any]:
+def flavour(targets: bool = False) -> tuple[Flavour, Any]:
     """The TensorRT of this machine.
+
+    Args:
+        targets: Whether GPUs are named to build for, which TensorRT for RTX alone can do: where it is there, it is it.
 
     Raises:
         EngineError: there is none; the message says which one belongs here.
     """
-    for name in FLAVOURS:
+    for name in reversed(FLAVOURS) if targets else FLAVOURS:
         if engines.installed(name):
             try:
                 return name, importlib.import_module(name)
@@ -116,6 +119,8 @@ def build(
             "--portable: TensorRT for RTX has no lean runtime to put into an engine; name the GPUs with --target, and "
             "build again for another version (gan-run rebuild)"
         )
+    if reason := hindrance(name):
+        raise EngineError(f"{name} {trt.__version__} {reason}")
     log = _logger(trt)
     builder = trt.Builder(log)
     network = builder.create_network(_strongly_typed(trt))
@@ -145,6 +150,13 @@ def build(
         with whole_file(cache) as part:
             part.write_bytes(memoryview(config.get_timing_cache().serialize()))
     return Built(bytes(engine), targets, capability)
+
+
+def hindrance(name: Flavour) -> str:
+    """Why an installed flavour can build nothing here; empty where it can."""
+    if name == "tensorrt" and not compute_capability():  # Its builder would end in a TypeError without a word of it.
+        return "needs a GPU to build, and there is none here or no driver for it; ganedge[rtx] builds without one"
+    return ""
 
 
 def _unable(reason: str, targets: tuple[str, ...]) -> tuple[str, ...]:

@@ -16,7 +16,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from ganedge.export import from_onnx, to_tensorrt
+from ganedge.export import abilities, from_onnx, to_tensorrt
 from ganedge.export.artifact import Wanted, make
 from ganedge.export.precision import to_half
 from ganedge.export.to_tensorrt import Settings
@@ -150,7 +150,7 @@ def test_an_engine_is_proven_where_its_gpu_is(
         to_tensorrt.write_engine(out.with_suffix(".onnx"), out, proven, Settings.read(batch=batch), said.append)
         return read_sidecar(out)
 
-    monkeypatch.setattr(to_tensorrt, "flavour", lambda: ("tensorrt", SimpleNamespace(__version__="10.3.0")))
+    monkeypatch.setattr(to_tensorrt, "flavour", lambda targets: ("tensorrt", SimpleNamespace(__version__="10.3.0")))
     monkeypatch.setattr(to_tensorrt, "build", lambda *_: built)
     monkeypatch.setattr(to_tensorrt.trt, "start", start)
     manifest, identity = write()
@@ -277,6 +277,21 @@ def test_without_tensorrt(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trt_builder.platform, "machine", lambda: "aarch64")
     with pytest.raises(EngineError, match="Jetson has its own"):
         trt_builder.flavour()
+
+
+def test_tensorrt_without_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It can build nothing: that is said before its builder is asked, and in the list. RTX needs none."""
+    package = SimpleNamespace(__version__="10.3.0", Builder=lambda log: pytest.fail("the builder was asked"))
+    monkeypatch.setattr(trt_builder, "compute_capability", lambda: "")
+    monkeypatch.setattr(trt_builder.engines, "installed", lambda name: name in trt_builder.FLAVOURS)
+    monkeypatch.setattr(trt_builder.importlib, "import_module", lambda name: package)
+    with pytest.raises(EngineError, match=r"tensorrt 10\.3\.0 needs a GPU"):
+        trt_builder.build("tensorrt", package, b"", {}, trt_builder.Recipe(), print)
+    assert "no: tensorrt 10.3.0 needs a GPU" in abilities._build("trt", "fp32")
+    assert [trt_builder.flavour(targets)[0] for targets in (False, True)] == ["tensorrt", "tensorrt_rtx"]
+    assert not trt_builder.hindrance("tensorrt_rtx")
+    monkeypatch.setattr(trt_builder, "compute_capability", lambda: "sm87")
+    assert not trt_builder.hindrance("tensorrt")
 
 
 def test_a_dla_is_used_or_refused() -> None:
