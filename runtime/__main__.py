@@ -239,6 +239,9 @@ def serve(
     max_body: Annotated[str, typer.Option(help="Bytes of one request, such as 16M.")] = "16M",
     max_pixels: Annotated[float, typer.Option(help="Refuse larger pictures, in millions of pixels.")] = 4.2,
     memory: Annotated[str | None, typer.Option(help="What one picture may take, such as 500M; uses tiles.")] = None,
+    resize: Annotated[
+        bool, typer.Option("--resize", help="Scale pictures to the one size the generator takes, and back.")
+    ] = False,
     engine: EngineName = "auto",
     device: Device = "auto",
     threads: Threads = None,
@@ -261,6 +264,7 @@ def serve(
             body=parse(max_body),
             pixels=pixels,
             memory=budget,
+            resize=resize,
         )
     terminal.note(f"stopped after {answered} requests")
 

@@ -94,6 +94,8 @@ class Limits:
     """Time to send a request in."""
     memory: int | None = None
     """Bytes that the computation of one picture may take, as in `Generator.translate`."""
+    resize: bool = False
+    """Scale pictures to the one size that the generator takes, and the result back, as in `Generator.translate`."""
 
     def __post_init__(self) -> None:
         """Refuse what cannot work."""
@@ -131,7 +133,7 @@ class Server:
         self._part = generator.batch if alone else most
         self._batcher = Batcher(generator.compute, most, limits.wait, seen=self._batches.observe)
         self._pool = ThreadPoolExecutor(WORKERS, "ganedge-server")
-        self._options = translation.Options(memory=limits.memory, max_pixels=limits.pixels)
+        self._options = translation.Options(limits.resize, limits.memory, max_pixels=limits.pixels)
         self._state = translation.State()
         self._working = 0
         self._usual = 0.0

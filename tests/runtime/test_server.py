@@ -21,7 +21,7 @@ import pytest
 from onnx import helper
 from PIL import Image
 
-from ganedge.runtime import load
+from ganedge.runtime import listen, load
 from ganedge.runtime.generator import Generator
 from ganedge.runtime.listen import LOCAL
 from ganedge.runtime.server import Limits, Server
@@ -184,6 +184,23 @@ def test_pictures_that_are_not_taken(inverter: Path, sent: dict[str, Any], statu
         assert answer.status_code == status
         assert said in answer.json()["error"]
         np.testing.assert_array_equal(pixels(web.post("/translate", content=png(PICTURE))), 255 - PICTURE)
+
+
+def test_pictures_of_any_size_for_a_generator_of_one(
+    make: Callable[..., Path], command: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = make([helper.make_node("Neg", ["x"], ["y"])], size=(16, 16))
+    picture = np.full((30, 20, 3), 80, np.uint8)
+    with load(path) as generator, client(generator, resize=True) as web:
+        np.testing.assert_array_equal(pixels(web.post("/translate", content=png(picture))), 255 - picture)
+    with load(path) as generator, client(generator) as web:
+        refused = web.post("/translate", content=png(picture))
+        assert refused.status_code == 400
+        assert "--resize" in refused.text
+    asked: dict[str, Any] = {}
+    monkeypatch.setattr(listen, "listen", lambda *_, **limits: asked.update(limits) or 0)
+    assert command("gan-run", "serve", path, "--resize").code == 0
+    assert asked["resize"]
 
 
 def test_more_than_fits_is_told_to_come_again(artifact: Path) -> None:
