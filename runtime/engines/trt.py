@@ -15,6 +15,7 @@ import ctypes
 import importlib
 import itertools
 import math
+import platform
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +33,11 @@ if TYPE_CHECKING:
 
 EXTRAS = {"tensorrt": "trt", "tensorrt_rtx": "rtx"}
 """The flavours, as their modules are called, and the extras that install them."""
+ON_JETSON = {
+    "tensorrt": "JetPack brings it, make the environment with python3 -m venv --system-site-packages",
+    "cuda-python": "pip install 'cuda-python<13' on JetPack 6, cuda-python on JetPack 7",
+}
+"""What to do on a Jetson, where the extra would bring a second TensorRT."""
 
 
 class TensorRt:
@@ -335,7 +341,9 @@ def _module(name: str, package: str, flavour: str) -> Any:
     try:
         return importlib.import_module(name)
     except ImportError as error:
-        raise MissingExtra(package, EXTRAS[flavour], f"a {flavour} engine") from error
+        jetson = flavour == "tensorrt" and platform.machine() == "aarch64"
+        advice = ON_JETSON[package] if jetson else ""
+        raise MissingExtra(package, EXTRAS[flavour], f"a {flavour} engine", advice) from error
 
 
 def _release(version: str) -> tuple[int, ...]:

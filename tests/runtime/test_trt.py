@@ -320,6 +320,15 @@ def test_what_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
         raise ImportError(name)
 
     monkeypatch.setattr(trt.importlib, "import_module", missing)
+    monkeypatch.setattr(trt.platform, "machine", lambda: "x86_64")
     for flavour, extra in trt.EXTRAS.items():
         with pytest.raises(MissingExtra, match=rf"ganedge\[{extra}\]"):
             trt.start(b"", EngineIdentity(flavour, "1", "", ()))  # type: ignore[arg-type]
+    monkeypatch.setattr(trt.platform, "machine", lambda: "aarch64")
+    identity = EngineIdentity("tensorrt", "1", "", ())
+    with pytest.raises(MissingExtra, match="JetPack brings it"):
+        trt.start(b"", identity)
+    monkeypatch.setattr(trt.importlib, "import_module", lambda name: None if name == "tensorrt" else missing(name))
+    with pytest.raises(MissingExtra, match=r"needs cuda-python.*'cuda-python<13' on JetPack 6") as lacking:
+        trt.start(b"", identity)
+    assert "ganedge[trt]" not in str(lacking.value), "which would bring a second TensorRT"
