@@ -145,7 +145,7 @@ def write_engine(onnx_path: Path, path: Path, proven: Proven, settings: Settings
     proof, unproven = _prove(built, identity, proven, gate)
     described = replace(manifest, parity=() if proof is None else (proof,), unproven=unproven)
     if proof is None:
-        say(f"parity of the engine: not run ({unproven}); the .onnx it was built from is proven, see above")
+        say(f"{unproven}; the .onnx it was built from is proven, see above")
     else:
         say(str(proof))
         if not proof.passed:
