@@ -139,8 +139,12 @@ def build() -> typer.Typer:
             bool, typer.Option("--trust", help="Read weights that can execute code.", rich_help_panel=SOURCE)
         ] = False,
         batch: Annotated[
-            str, typer.Option(help="MIN,OPT,MAX batch of a TensorRT engine.", rich_help_panel=DEPLOY)
-        ] = "1,1,16",
+            str | None,
+            typer.Option(
+                help="MIN,OPT,MAX batch of a TensorRT engine; 1,1,16, and 1,1,1 of pictures, otherwise.",
+                rich_help_panel=DEPLOY,
+            ),
+        ] = None,
         workspace: Annotated[
             int | None, typer.Option(min=1, help="MiB that TensorRT may use while it builds.", rich_help_panel=DEPLOY)
         ] = None,
@@ -151,7 +155,9 @@ def build() -> typer.Typer:
         portable: Annotated[
             bool,
             typer.Option(
-                "--portable", help="An engine that newer versions and related GPUs run too.", rich_help_panel=DEPLOY
+                "--portable",
+                help="An engine that newer versions and GPUs from Ampere on run too; not of RTX.",
+                rich_help_panel=DEPLOY,
             ),
         ] = False,
         targets: Annotated[
@@ -203,7 +209,7 @@ def build() -> typer.Typer:
         from ganedge.export.to_triton import check_backend
         from ganedge.runtime.fidelity import read_gate
 
-        check_backend(backend, forms, "bf16" if bf16 else "", triton_name)
+        check_backend(backend, forms, "bf16" if bf16 else "", triton_name, targets)
         settings = Settings.read(batch, size, workspace, level, portable, targets, timing_cache, dla)
         wanted = Wanted(
             precision="fp16" if fp16 else "bf16" if bf16 else "int8" if int8 else None,
@@ -316,13 +322,15 @@ def _write(
         written = write_engine(paths["onnx"], paths["trt"], proven, settings, terminal.note)
         terminal.note(f"{written}: {written.stat().st_size / 1e6:.1f} MB, {precision}")
     if "triton" in paths:
+        from ganedge.export.to_tensorrt import BATCH
         from ganedge.export.to_triton import write_repository
         from ganedge.runtime.manifest import read_bytes
 
         model = paths["trt"].read_bytes() if backend == "tensorrt" else proven.data
         name = triton_name if triton_name is not None else default_path(original, precision, "x").stem
         sealed, _ = read_bytes(proven.data, str(source))
-        place = write_repository(paths["triton"], name, model, sealed, backend, settings.batch, instances)
+        batch = settings.batches(sealed.interface) if backend == "tensorrt" else settings.batch or BATCH
+        place = write_repository(paths["triton"], name, model, sealed, backend, batch, instances)
         terminal.note(f"{place}: tritonserver --model-repository {paths['triton']}")
 
 

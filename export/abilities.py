@@ -50,6 +50,8 @@ def _build(form: str, kind: str) -> str:
             name, trt = trt_builder.flavour()
         except EngineError as error:
             return "no: " + str(error).partition("; the .onnx")[0]
+        if reason := trt_builder.hindrance(name):
+            return f"no: {name} {trt.__version__} {reason}"
         how = f"yes, {name} {trt.__version__}"
     elif engines.installed("torch"):
         how = "yes, from runs, modules and .onnx files"

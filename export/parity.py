@@ -140,10 +140,18 @@ def prove(model: bytes, manifest: Manifest, cases: Sequence[Case], gate: Gate) -
 
 def _prove_in(model: bytes, manifest: Manifest, cases: Sequence[Case], gate: Gate, name: str) -> Parity:
     engine = engines.start(model, manifest.precision, name, "cpu", None)
+    found = prove_in(engine, manifest, cases, gate)
+    engine.close()
+    return found
+
+
+def prove_in(
+    engine: engines.Engine, manifest: Manifest, cases: Sequence[Case], gate: Gate, batches: Sequence[int] | None = None
+) -> Parity:
+    """Compare what a started engine gives with the reference, in batches of these sizes or of those of every proof."""
     port = manifest.interface.output
     sizes: set[int] = set()
-    outputs = [_run_in_batches(engine, manifest.interface, case, sizes) for case in cases]
-    engine.close()
+    outputs = [_run_in_batches(engine, manifest.interface, case, sizes, batches) for case in cases]
     span = span_of(port, *(case.reference for case in cases))
     found = worst([difference(output, case.reference, port, span) for output, case in zip(outputs, cases, strict=True)])
     return Parity(
@@ -161,10 +169,13 @@ def _prove_in(model: bytes, manifest: Manifest, cases: Sequence[Case], gate: Gat
     )
 
 
-def _run_in_batches(engine: engines.Engine, interface: Interface, case: Case, sizes: set[int]) -> NDArray[np.generic]:
+def _run_in_batches(
+    engine: engines.Engine, interface: Interface, case: Case, sizes: set[int], batches: Sequence[int] | None
+) -> NDArray[np.generic]:
     """Every input of a case through an engine, in batches of changing size; a fixed batch stays what it is."""
     ports, fixed = interface.inputs, interface.inputs[0].shape[0]
-    tried = (fixed,) if isinstance(fixed, int) else BATCHES if interface.noise else PICTURE_BATCHES
+    usual = BATCHES if interface.noise else PICTURE_BATCHES
+    tried = (fixed,) if isinstance(fixed, int) else batches or usual
     parts, begin, turn, count = [], 0, 0, len(case.reference)
     while begin < count:
         size = min(tried[turn % len(tried)], count - begin)

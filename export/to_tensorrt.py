@@ -3,18 +3,22 @@
     write_engine(Path("g.onnx"), Path("g.engine"), proven, Settings.read(batch="1,4,16"), print)
 
 The builder is the runtime's, so that a device can build an engine again; here the types of the network that it read
-are checked against the graph, and what the engine is tied to is written beside it.
+are checked against the graph, the engine is proven where its GPU is the one here, and what it is tied to is written
+beside it.
 """
 
 from __future__ import annotations
 
 import hashlib
+import math
+import re
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 
 from ganedge.export import parity
@@ -22,18 +26,26 @@ from ganedge.export.artifact import Proven, write_proof
 from ganedge.export.quantize import LAYERS
 from ganedge.export.sizes import read_size
 from ganedge.runtime.engine_file import EngineIdentity, Shapes, write_sidecar
-from ganedge.runtime.engines.trt_builder import Recipe, build, flavour
-from ganedge.runtime.errors import GanEdgeError, UsageError
+from ganedge.runtime.engines import trt
+from ganedge.runtime.engines.trt_builder import Built, Recipe, build, flavour
+from ganedge.runtime.errors import GanEdgeError, MissingExtra, UsageError
+from ganedge.runtime.fidelity import Gate, gate_of, read_gate
 from ganedge.runtime.files import write_whole
-from ganedge.runtime.manifest import Interface, Manifest
+from ganedge.runtime.manifest import Interface, Manifest, Parity, Port
+
+BATCH, PICTURE_BATCH = (1, 1, 16), (1, 1, 1)
+"""Smallest, most usual and largest batch where nothing else is asked for: of latents, and of pictures. An engine keeps
+room for its largest shapes from the start, and what a small device has would be gone on pictures it never sees."""
+SIDES = (32, 256, 512)
+"""Heights and widths of pictures, in the same order, where nothing else is asked for or known from training, pixels."""
 
 
 @dataclass(frozen=True)
 class Settings:
     """How to build an engine."""
 
-    batch: tuple[int, int, int] = (1, 1, 16)
-    """Smallest, most usual and largest batch."""
+    batch: tuple[int, int, int] | None = None
+    """Smallest, most usual and largest batch; None: as `BATCH` or `PICTURE_BATCH`."""
     size: tuple[tuple[int, int], tuple[int, int], tuple[int, int]] | None = None
     """The same for height and width, where they are dynamic, pixels."""
     recipe: Recipe = field(default_factory=Recipe)
@@ -42,7 +54,7 @@ class Settings:
     @classmethod
     def read(
         cls,
-        batch: str = "1,1,16",
+        batch: str | None = None,
         size: str | None = None,
         workspace: int | None = None,
         level: int | None = None,
@@ -56,21 +68,29 @@ class Settings:
         Raises:
             UsageError: figures that are no MIN,OPT,MAX.
         """
-        try:
-            least, usual, most = (int(part) for part in batch.split(","))
-        except ValueError:
-            least, usual, most = 1, 0, 0
-        if not 1 <= least <= usual <= most <= 65_536:
-            raise UsageError(f"--batch {batch}: give MIN,OPT,MAX, such as 1,4,16")
         sizes = None
         if size is not None and "," in size:
             parts = [read_size(part) for part in size.split(",")]
-            if len(parts) != 3 or sorted(parts) != parts:
+            if len(parts) != 3 or any(list(side) != sorted(side) for side in zip(*parts, strict=True)):
                 raise UsageError(f"--size {size}: give MIN,OPT,MAX, such as 256,512,1024")
             sizes = (parts[0], parts[1], parts[2])
         names = tuple(targets.lower().split(",")) if targets else ()
         recipe = Recipe(workspace, level, portable, names, timing_cache, dla)
-        return cls((least, usual, most), sizes, recipe)
+        return cls(None if batch is None else _batches(batch), sizes, recipe)
+
+    def batches(self, interface: Interface) -> tuple[int, int, int]:
+        """Smallest, most usual and largest batch of an engine for this generator."""
+        return self.batch or (PICTURE_BATCH if interface.inputs[0].role == "image" else BATCH)
+
+
+def _batches(text: str) -> tuple[int, int, int]:
+    try:
+        least, usual, most = (int(part) for part in text.split(","))
+    except ValueError:
+        least, usual, most = 1, 0, 0
+    if not 1 <= least <= usual <= most <= 65_536:
+        raise UsageError(f"--batch {text}: give MIN,OPT,MAX, such as 1,4,16")
+    return least, usual, most
 
 
 def write_engine(onnx_path: Path, path: Path, proven: Proven, settings: Settings, say: Callable[[str], None]) -> Path:
@@ -85,26 +105,33 @@ def write_engine(onnx_path: Path, path: Path, proven: Proven, settings: Settings
 
     Raises:
         EngineError: no TensorRT, or it refuses the model or the settings.
-        GanEdgeError: the types it built are not those asked for.
+        GanEdgeError: the types it built are not those asked for, or on this GPU it gives other pictures; then no
+            engine is written.
     """
-    name, trt = flavour()
+    name, package = flavour(bool(settings.recipe.targets))
     manifest = proven.manifest
-    profiles = _profiles(manifest.interface, settings)
+    profiles = _profiles(manifest.interface, settings, manifest.source.size)
     if settings.recipe.dla is not None and name == "tensorrt_rtx":
         raise UsageError(f"--dla {settings.recipe.dla}: TensorRT for RTX has no DLA; a Jetson's own TensorRT does")
     if settings.recipe.dla is not None and manifest.precision == "fp32":
         raise UsageError(f"--dla {settings.recipe.dla}: a DLA computes in FP16 or INT8; add --fp16 or --int8")
     if onnx_path.parent.resolve() != path.parent.resolve():
         raise UsageError(f"{path}: the .onnx is kept beside the engine, in one folder")
+    say(_room(manifest.interface, profiles))
     graph = onnx.load_model_from_string(proven.data)
     built = build(
-        name, trt, proven.data, profiles, settings.recipe, say, lambda found: _check_types(trt, found, graph, manifest)
+        name,
+        package,
+        proven.data,
+        profiles,
+        settings.recipe,
+        say,
+        lambda found: _check_types(package, found, graph, manifest),
     )
-    unproven = "no GPU" if not built.capability else "gan-run verify does it on this device"
-    described = replace(manifest, parity=(), unproven=f"engine not run here: {unproven}")
+    gate = _gate(proven)
     identity = EngineIdentity(
         flavour=name,
-        version=str(trt.__version__),
+        version=str(package.__version__),
         compute_capability=built.capability,
         targets=built.targets,
         profiles=profiles,
@@ -113,34 +140,119 @@ def write_engine(onnx_path: Path, path: Path, proven: Proven, settings: Settings
         onnx=onnx_path.name,
         onnx_digest=hashlib.sha256(proven.data).hexdigest(),
         engine_digest=hashlib.sha256(built.engine).hexdigest(),
+        tolerance=str(gate),
     )
+    proof, unproven = _prove(built, identity, proven, gate)
+    described = replace(manifest, parity=() if proof is None else (proof,), unproven=unproven)
+    if proof is None:
+        say(f"{unproven}; the .onnx it was built from is proven, see above")
+    else:
+        say(str(proof))
+        if not proof.passed:
+            raise GanEdgeError(f"not exported, the engine gives other pictures than the generator: {proof}")
     write_whole(path, built.engine)
     write_sidecar(path, described, identity)
     write_proof(path, proven)
-    say(f"parity of the engine: not run ({unproven}); the .onnx it was built from is proven, see above")
     return path
 
 
-def _profiles(interface: Interface, settings: Settings) -> dict[str, Shapes]:
-    """Smallest, most usual and largest shape of every input."""
+def _gate(proven: Proven) -> Gate:
+    """What the .onnx was held to, and its engine is held to as well."""
+    manifest = proven.manifest
+    told = next((proof.tolerance for proof in manifest.parity if proof.passed), None)
+    return gate_of(manifest.precision, manifest.interface) if told is None else read_gate(told)
+
+
+def _prove(built: Built, identity: EngineIdentity, proven: Proven, gate: Gate) -> tuple[Parity | None, str]:
+    """The engine beside the FP32 generator, on the GPU it was built on; or nothing, and why not."""
+    if not built.capability:
+        return None, "engine not run here: no GPU"
+    if built.targets and built.capability not in built.targets:
+        return None, f"engine not run here: this GPU is {built.capability}, and it is for {', '.join(built.targets)}"
+    cases, batches = _inside(identity.profiles, proven)
+    if not cases:
+        return None, "engine not run here: no input of the proof fits its shapes"
+    try:
+        engine = trt.start(built.engine, identity)
+    except MissingExtra as error:
+        return None, f"engine not run here: {error}"
+    try:
+        found = parity.prove_in(engine, proven.manifest, cases, gate, batches)
+    finally:
+        engine.close()
+    return (replace(found, passed=True) if str(gate) == "none" else found), ""
+
+
+def _inside(profiles: Mapping[str, Shapes], proven: Proven) -> tuple[list[parity.Case], tuple[int, ...]]:
+    """Those inputs of a proof that an engine's shapes allow, and the sizes of batches to try."""
+    interface = proven.manifest.interface
+    shapes = [profiles[port.name] for port in interface.inputs]
+    least, most = max(one[0][0] for one in shapes), min(one[2][0] for one in shapes)
+    usual = parity.BATCHES if interface.noise else parity.PICTURE_BATCHES
+    batches = tuple(dict.fromkeys(min(max(size, least), most) for size in usual))
+    cases = []
+    for case in proven.cases:
+        fits = all(
+            low <= size <= high
+            for array, (small, _, large) in zip(case.inputs, shapes, strict=True)
+            for size, low, high in zip(array.shape[1:], small[1:], large[1:], strict=True)
+        )
+        whole = len(case.reference)
+        if least > 1:  # Only sizes that divide it leave no batch below the smallest.
+            batches, whole = (least,), whole // least * least
+        if fits and whole:
+            cases.append(parity.Case([array[:whole] for array in case.inputs], case.reference[:whole]))
+    return cases, batches
+
+
+def _profiles(interface: Interface, settings: Settings, trained: int | None = None) -> dict[str, Shapes]:
+    """Smallest, most usual and largest shape of every input; `trained` is the pictures' side in training, pixels."""
     shapes: dict[str, Shapes] = {}
     for port in interface.inputs:
         sides = settings.size
-        dynamic = any(isinstance(size, str) for size in port.shape[1:])
-        if dynamic and sides is None:
-            first = parity.sides(port)[0]
-            least = tuple(-(-max(size // 2, port.multiple) // port.multiple) * port.multiple for size in first)
-            sides = ((least[0], least[1]), (256, 256), (1024, 1024))
-            sides = (sides[0], *[_rounded(pair, port.multiple) for pair in sides[1:]])  # type: ignore[assignment]
-        if sides is not None and any(size % port.multiple for pair in sides for size in pair):
+        if sides is None:
+            least, usual, most = SIDES
+            if trained is not None:
+                least, usual, most = min(least, -(-trained // 2)), trained, max(most, trained)
+            first, second, third = (_rounded((side, side), port.multiple) for side in (least, usual, most))
+            sides = (first, second, third)
+        elif any(size % port.multiple for pair in sides for size in pair):
             raise UsageError(f"--size: heights and widths must be multiples of {port.multiple}")
         made = []
-        for place in range(3):
-            height, width = sides[place] if sides is not None else (0, 0)
-            values = {"batch": settings.batch[place], "height": height, "width": width}
+        for batch, (height, width) in zip(settings.batches(interface), sides, strict=True):
+            values = {"batch": batch, "height": height, "width": width}
             made.append(tuple(size if isinstance(size, int) else values.get(size, 1) for size in port.shape))
         shapes[port.name] = (made[0], made[1], made[2])
     return shapes
+
+
+def _room(interface: Interface, profiles: Mapping[str, Shapes]) -> str:
+    """What the engine is for, and the memory that its inputs and outputs take at their largest."""
+    shown = "; ".join(
+        f"{name} {', '.join(' × '.join(map(str, shape)) for shape in dict.fromkeys(shapes))}"
+        for name, shapes in profiles.items()
+    )
+    most = {
+        size: value
+        for port in interface.inputs
+        for size, value in zip(port.shape, profiles[port.name][2], strict=True)
+        if isinstance(size, str)
+    }
+    room = sum(_largest(port, most) for port in (*interface.inputs, *interface.outputs))
+    return (
+        f"engine for {shown}: inputs and outputs take up to {room / 1e6:.3g} MB on the GPU and as much on the host for "
+        "each call at once; --batch and --size choose"
+    )
+
+
+def _largest(port: Port, most: Mapping[str, int]) -> float:
+    """Bytes of a port where what is dynamic is at its most; `2*height` is twice what `height` is."""
+    sizes = []
+    for size in port.shape:
+        named = re.fullmatch(r"(?:(\d+(?:\.\d+)?)\*)?(\w+)", str(size))
+        factor, name = named.groups() if named else (None, "")
+        sizes.append(size if isinstance(size, int) else float(factor or 1) * most.get(name, 1))
+    return math.prod(sizes) * np.dtype(port.dtype).itemsize
 
 
 def _rounded(pair: tuple[int, int], multiple: int) -> tuple[int, int]:

@@ -67,7 +67,9 @@ def _check_name(name: str) -> None:
         raise UsageError(f"{name!r} cannot name a model: use letters, digits, - and _")
 
 
-def check_backend(backend: Backend, forms: Sequence[str], precision: str = "", name: str | None = None) -> None:
+def check_backend(
+    backend: Backend, forms: Sequence[str], precision: str = "", name: str | None = None, targets: str | None = None
+) -> None:
     """Refuse what cannot be served before anything is written.
 
     Raises:
@@ -84,7 +86,7 @@ def check_backend(backend: Backend, forms: Sequence[str], precision: str = "", n
         return
     if "trt" not in forms:
         raise UsageError("--triton-backend tensorrt serves an engine: ask for both, --format trt,triton")
-    if trt_builder.flavour()[0] != "tensorrt":
+    if trt_builder.flavour(bool(targets))[0] != "tensorrt":
         raise UsageError(
             "--triton-backend tensorrt: Triton runs engines of TensorRT, and this machine has TensorRT for RTX; "
             "leave the option out (ONNX Runtime), or build on the server's GPU with ganedge[trt]"

@@ -27,6 +27,7 @@ from .manifest import read_artifact
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from .engine_file import EngineIdentity
     from .generator import Generator
     from .manifest import Manifest, Port
 
@@ -238,6 +239,9 @@ def serve(
     max_body: Annotated[str, typer.Option(help="Bytes of one request, such as 16M.")] = "16M",
     max_pixels: Annotated[float, typer.Option(help="Refuse larger pictures, in millions of pixels.")] = 4.2,
     memory: Annotated[str | None, typer.Option(help="What one picture may take, such as 500M; uses tiles.")] = None,
+    resize: Annotated[
+        bool, typer.Option("--resize", help="Scale pictures to the one size the generator takes, and back.")
+    ] = False,
     engine: EngineName = "auto",
     device: Device = "auto",
     threads: Threads = None,
@@ -260,6 +264,7 @@ def serve(
             body=parse(max_body),
             pixels=pixels,
             memory=budget,
+            resize=resize,
         )
     terminal.note(f"stopped after {answered} requests")
 
@@ -303,9 +308,13 @@ def _sheet(generator: Generator, items: NDArray[np.generic], columns: int | None
 
 @app.command()
 def info(
-    file: File, as_json: Annotated[bool, typer.Option("--json", help="The whole manifest as JSON.")] = False
+    file: File,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="The whole manifest as JSON, and an engine's identity.")
+    ] = False,
 ) -> None:
     """Show what an artifact is, where it comes from and what was proven of it."""
+    identity = None
     if file.suffix == ".engine":
         from .engine_file import check_engine, read_sidecar
 
@@ -316,10 +325,12 @@ def info(
         size = len(model)
     if as_json:
         import json
+        from dataclasses import asdict
 
-        typer.echo(json.dumps(json.loads(manifest.to_json()), indent=2))
+        tied = {} if identity is None else {"engine": asdict(identity)}
+        typer.echo(json.dumps(json.loads(manifest.to_json()) | tied, indent=2))
         return
-    for name, value in describe(manifest, size):
+    for name, value in describe(manifest, size) + ([] if identity is None else _tied(identity)):
         typer.echo(terminal.printable(f"{name:<10} {value}"))
 
 
@@ -342,6 +353,16 @@ def describe(manifest: Manifest, size: int) -> list[tuple[str, str]]:
     rows += [("proof", str(proof)) for proof in manifest.parity]
     if manifest.unproven:
         rows.append(("proof", f"not run ({manifest.unproven})"))
+    return rows
+
+
+def _tied(identity: EngineIdentity) -> list[tuple[str, str]]:
+    """What a TensorRT engine is tied to, as rows for people."""
+    where = ", ".join(identity.targets) or identity.compute_capability or "unknown"
+    reach = ", and for newer versions and GPUs" if identity.portable else ""
+    rows = [("engine", f"{identity.flavour} {identity.version}, for {where}{reach}"), ("built from", identity.onnx)]
+    for name, shapes in identity.profiles.items():
+        rows.append(("shapes", f"{name}: {', '.join(' × '.join(map(str, shape)) for shape in shapes)} (min, opt, max)"))
     return rows
 
 

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from . import onnx_file
-from .engines import EXTRAS, MODULES, cores, installed, start
+from .engines import EXTRAS, MODULES, cores, installed, start, trt_builder
+from .engines.trt_builder import FLAVOURS
 from .errors import EngineError, GanEdgeError
 from .generator import Generator
 from .manifest import Interface, Manifest, Port, write_artifact
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from numpy.typing import NDArray
+
+    from .engine_file import Flavour
 
 SCHEMA = 1
 """Version of the report."""
@@ -37,6 +40,7 @@ PACKAGES = (
     "onnxruntime-gpu",
     "openvino",
     "tensorrt",
+    "tensorrt-rtx-cu13",
     "cuda-python",
 )
 """What a bug report should name."""
@@ -63,7 +67,7 @@ class EngineFound:
 
 def examine() -> dict[str, Any]:
     """Look at everything; the report is ready for JSON."""
-    engines = [_engine(name) for name in MODULES]
+    engines = [_engine(name) for name in MODULES] + [_tensorrt(name) for name in filter(installed, FLAVOURS)]
     return {
         "schema": SCHEMA,
         "system": platform.platform(),
@@ -193,6 +197,26 @@ def _engine(name: str) -> EngineFound:
     except Exception as error:  # noqa: BLE001 - a broken package fails at import in ways of its own, and is the finding
         return EngineFound(name, "", (), f"is installed and does not start ({error}): reinstall it")
     return EngineFound(name, number, tuple(devices), "")
+
+
+def _tensorrt(name: Flavour) -> EngineFound:
+    """A TensorRT that is installed: what it would run .engine files on, and what it lacks for that."""
+    try:
+        number = str(importlib.import_module(name).__version__)
+    except Exception as error:  # noqa: BLE001 - a broken package fails at import in ways of its own, and is the finding
+        return EngineFound(name, "", (), f"is installed and does not load ({error}): reinstall it")
+    device = trt_builder.compute_capability()
+    missing = []
+    if not device:
+        missing.append("no NVIDIA GPU, or no driver for it")
+    try:
+        importlib.import_module("cuda.bindings.runtime")
+    except ImportError:
+        missing.append("no cuda-python, pip install cuda-python")
+    if missing:
+        builds = "" if trt_builder.hindrance(name) else ", but builds them"
+        return EngineFound(name, number, (), f"{number} runs no .engine files here{builds}: {'; '.join(missing)}")
+    return EngineFound(name, number, (device,), "")
 
 
 def _version(package: str) -> str:

@@ -55,12 +55,14 @@ class EngineIdentity:
     """sha256 of that file."""
     engine_digest: str = ""
     """sha256 of the engine."""
+    tolerance: str = ""
+    """What its proof must reach, as `--tolerance` has it; empty: the precision's own gate."""
 
     def __post_init__(self) -> None:
         """Check every field, because the file may come from anywhere."""
         _check(self.flavour in get_args(Flavour), f"flavour {self.flavour!r}")
         _check(self.precision in get_args(Precision), f"precision {self.precision!r}")
-        for name in ("version", "compute_capability", "onnx", "onnx_digest", "engine_digest"):
+        for name in ("version", "compute_capability", "onnx", "onnx_digest", "engine_digest", "tolerance"):
             text = getattr(self, name)
             _check(isinstance(text, str) and len(text) <= 255 and text.isprintable(), f"{name} {text!r}")
         _check(self.onnx not in (".", ".."), f"onnx {self.onnx!r}")
@@ -71,6 +73,8 @@ class EngineIdentity:
             _check(len(shapes) == 3 and len({len(shape) for shape in shapes}) == 1, f"profile of {name!r}")
             sizes = [size for shape in shapes for size in shape]
             _check(all(isinstance(size, int) and 0 < size <= 65_536 for size in sizes), f"profile of {name!r}")
+            grows = all(a <= b <= c for a, b, c in zip(*shapes, strict=True))
+            _check(grows, f"profile of {name!r} grows smaller")
 
 
 def sidecar_path(engine: Path) -> Path:

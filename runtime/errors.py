@@ -43,9 +43,11 @@ class MissingExtra(GanEdgeError, ImportError):  # noqa: N818 - reads better than
         package: The package that is missing, as pip knows it.
         extra: The extra of `ganedge` that brings it.
         purpose: What needs it, in a few words.
+        advice: What to do where the extra would be wrong; by default to install it.
     """
 
-    def __init__(self, package: str, extra: str, purpose: str) -> None:
-        super().__init__(f"{purpose} needs {package}, which is not installed: pip install 'ganedge[{extra}]'")
+    def __init__(self, package: str, extra: str, purpose: str, advice: str = "") -> None:
+        advice = advice or f"pip install 'ganedge[{extra}]'"
+        super().__init__(f"{purpose} needs {package}, which is not installed: {advice}")
         self.package = package
         self.extra = extra

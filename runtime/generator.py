@@ -110,6 +110,7 @@ def _load_engine(path: Path, engine: str, device: str, batch: int | None, rebuil
             f"{path} runs in {identity.flavour} on cuda only: leave engine and device out, or load {identity.onnx}"
         )
     largest = min((shapes[2][0] for shapes in identity.profiles.values()), default=MAX_BATCH)
+    least = max((shapes[0][0] for shapes in identity.profiles.values()), default=1)
     if batch is not None and batch > largest:
         raise UsageError(f"batch is {batch}: {path} was built for {largest} at most")
     try:
@@ -121,7 +122,7 @@ def _load_engine(path: Path, engine: str, device: str, batch: int | None, rebuil
 
         identity, data = trt_builder.rebuild(path, manifest, identity)
         started = trt.start(data, identity)
-    return Generator(manifest, started, min(batch or largest, largest))
+    return Generator(manifest, started, min(batch or largest, largest), least=least)
 
 
 class Generator:
@@ -140,12 +141,14 @@ class Generator:
         batch: int | None = None,
         path: Path | None = None,
         again: Callable[[bytes], Engine] | None = None,
+        least: int = 1,
     ) -> None:
         self.manifest = manifest
         self._interface = manifest.interface
         self._engine: Engine | None = engine
         fixed = self._interface.inputs[0].shape[0]
         self.batch = fixed if isinstance(fixed, int) else batch or _default_batch(self._interface.output)
+        self._least = fixed if isinstance(fixed, int) else least
         self._lock = threading.Lock()
         self._state: State | None = None
         self._path = path
@@ -201,14 +204,14 @@ class Generator:
     def compute(self, *inputs: NDArray[np.generic]) -> NDArray[np.generic]:
         """As `run`, for any number of items up to `batch`.
 
-        Where the artifact takes a fixed number at a time, the last item fills the rest, whose results are dropped.
+        Where the artifact takes a fixed number at a time, or its engine a smallest one, the last item fills the rest,
+        whose results are dropped.
         """
-        fixed = self._interface.inputs[0].shape[0]
         arrays = all(isinstance(array, np.ndarray) and array.ndim for array in inputs)
         given = len(inputs[0]) if inputs and arrays else 0
-        if isinstance(fixed, str) or not 1 <= given < fixed or any(len(array) != given for array in inputs):
+        if not 1 <= given < self._least or any(len(array) != given for array in inputs):
             return self.run(*inputs)  # Which says what is wrong, where something is.
-        filled = [np.concatenate([array, np.repeat(array[-1:], fixed - given, axis=0)]) for array in inputs]
+        filled = [np.concatenate([array, np.repeat(array[-1:], self._least - given, axis=0)]) for array in inputs]
         return self.run(*filled)[:given]
 
     def sample(

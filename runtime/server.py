@@ -94,6 +94,8 @@ class Limits:
     """Time to send a request in."""
     memory: int | None = None
     """Bytes that the computation of one picture may take, as in `Generator.translate`."""
+    resize: bool = False
+    """Scale pictures to the one size that the generator takes, and the result back, as in `Generator.translate`."""
 
     def __post_init__(self) -> None:
         """Refuse what cannot work."""
@@ -131,7 +133,7 @@ class Server:
         self._part = generator.batch if alone else most
         self._batcher = Batcher(generator.compute, most, limits.wait, seen=self._batches.observe)
         self._pool = ThreadPoolExecutor(WORKERS, "ganedge-server")
-        self._options = translation.Options(memory=limits.memory, max_pixels=limits.pixels)
+        self._options = translation.Options(limits.resize, limits.memory, max_pixels=limits.pixels)
         self._state = translation.State()
         self._working = 0
         self._usual = 0.0
@@ -201,7 +203,7 @@ class Server:
             await send(message)
 
         work = scope["method"] == "POST"
-        refusal = self._refusal(scope) if work else None
+        refusal = self._stranger(scope) or (self._refusal(scope) if work else None)
         taken_in = work and refusal is None  # A refused request must not keep the next one out while it is drained.
         self._working += taken_in
         try:
@@ -219,15 +221,25 @@ class Server:
                 self._seconds.observe(taken)
                 self._usual += 0.1 * (taken - self._usual)
 
-    def _refusal(self, scope: Scope) -> Response | None:
-        """Why a request is not taken in; None where it is."""
-        headers = {key: value.decode("latin-1") for key, value in scope["headers"]}
-        if headers.get(b"sec-fetch-site") == "cross-site":
+    def _stranger(self, scope: Scope) -> Response | None:
+        """Why one who asks under another name, or from a page of another site, is turned away; None where he is not.
+
+        Reading is refused like work: what a page elsewhere may read tells it who runs what here. A link to the page is
+        one: a browser shows it to the person alone.
+        """
+        headers = _headers(scope)
+        reading = scope["method"] in ("GET", "HEAD")
+        followed = reading and scope["path"] == "/" and headers.get(b"sec-fetch-dest") == "document"
+        if headers.get(b"sec-fetch-site") == "cross-site" and not followed:
             return _error(403, "pages of other sites may not ask this server")
         host = re.sub(r":\d+$", "", headers.get(b"host", ""))
         if self._hosts is not None and host not in self._hosts:
             return _error(403, f"this server is asked as {' or '.join(sorted(self._hosts))} only")
-        length = headers.get(b"content-length", "0")
+        return None
+
+    def _refusal(self, scope: Scope) -> Response | None:
+        """Why work is not taken in; None where it is."""
+        length = _headers(scope).get(b"content-length", "0")
         if length.isdecimal() and int(length) > self._limits.body:
             return _error(413, self._body_text())
         if self._working >= self._limits.queue:
@@ -398,6 +410,11 @@ async def _file(request: Request) -> bytes:
             if isinstance(value, UploadFile):
                 return await value.read()
     raise InputError("the form holds no file: send the picture as one of its parts")
+
+
+def _headers(scope: Scope) -> dict[bytes, str]:
+    """A request's headers by their names in lower case."""
+    return {key: value.decode("latin-1") for key, value in scope["headers"]}
 
 
 async def _drain(receive: Receive) -> None:

@@ -99,7 +99,7 @@ def _of_engine(path: Path) -> Check:
     from .engine_file import read_sidecar
     from .generator import load
 
-    manifest, _ = read_sidecar(path)
+    manifest, identity = read_sidecar(path)
     proof = path.with_name(path.name + ".proof.npz")
     if not proof.is_file():
         raise EngineError(f"nothing to compare with: take {proof.name} along from the export")
@@ -107,7 +107,9 @@ def _of_engine(path: Path) -> Check:
     with load(path) as generator:
         items = [generator.compute(*(array[i : i + 1] for array in inputs)) for i in range(len(reference))]
         name = str(generator.engine)
-    return _check(name, proof.name, np.concatenate(items), reference, manifest, _gate(manifest), 1.0)
+    return _check(
+        name, proof.name, np.concatenate(items), reference, manifest, _gate(manifest, identity.tolerance), 1.0
+    )
 
 
 def real_inputs(interface: Interface, count: int = COUNT, side: int | None = None) -> list[NDArray[np.generic]]:
@@ -132,13 +134,13 @@ def real_inputs(interface: Interface, count: int = COUNT, side: int | None = Non
     return inputs
 
 
-def _gate(manifest: Manifest) -> Gate:
+def _gate(manifest: Manifest, tolerance: str = "") -> Gate:
     """What the export had to pass, or what it has to where nothing was proven yet."""
-    told = next((proof.tolerance for proof in manifest.parity if proof.passed), None)
+    told = tolerance or next((proof.tolerance for proof in manifest.parity if proof.passed), None)
     try:
         return gate_of(manifest.precision, manifest.interface) if told is None else read_gate(told)
     except UsageError as error:
-        raise ArtifactError(f"its manifest names a gate that is none: {error}") from error
+        raise ArtifactError(f"its description names a gate that is none: {error}") from error
 
 
 def _check(

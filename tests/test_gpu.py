@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ import torch
 from ganedge.benchmarks import competitor, latency
 from ganedge.models import find
 from ganedge.runtime import engines, load
+from ganedge.runtime.engines.trt_builder import FLAVOURS
 from ganedge.train import checkpoint
 from ganedge.train.loop import Settings, train
 
@@ -31,6 +34,10 @@ def _has_provider() -> bool:
 
 needs_provider = pytest.mark.skipif(
     not _has_provider(), reason="needs onnxruntime-gpu; no onnxruntime here has a CUDA provider"
+)
+needs_tensorrt = pytest.mark.skipif(
+    not any(map(engines.installed, FLAVOURS)) or importlib.util.find_spec("cuda") is None,
+    reason="needs a TensorRT and cuda-python: ganedge[trt] or ganedge[rtx]",
 )
 TINY: dict[str, Any] = {"size": 16, "width": 8, "latent": 6, "batch": 16, "sample_every": 4}
 
@@ -75,6 +82,22 @@ def test_the_engine_draws_the_same_there(artifact: Path) -> None:
     with load(artifact, "onnxruntime", "cuda") as there, load(artifact, "onnxruntime", "cpu") as here:
         assert there.engine.device == "cuda"
         assert np.abs(there.sample(20, seed=0).astype(int) - here.sample(20, seed=0)).max() <= 1
+
+
+@needs_tensorrt
+def test_a_tensorrt_engine_is_built_loaded_and_verified_there(
+    command: Callable[..., Any], artifact: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "g.engine"
+    done = command("gan-export", artifact, "--format", "trt", "--fp16", "--batch", "1,4,8", "-o", out)
+    assert done.code == 0, done.err
+    with load(out) as there, load(artifact, "onnxruntime", "cpu") as here, ThreadPoolExecutor(4) as pool:
+        expected = here.sample(8, seed=0).astype(int)
+        for made in pool.map(lambda _: there.sample(8, seed=0), range(12)):  # From the third call on by the graph.
+            assert np.abs(made - expected).max() <= 2
+    done = command("gan-run", "verify", out)
+    assert done.code == 0, done.err
+    assert "passed" in done.err
 
 
 @needs_provider

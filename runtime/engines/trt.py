@@ -4,9 +4,9 @@
     engine = start(check_engine(path, identity), identity)
 
 An engine fits the version and the devices it was built for and nothing else; that is checked before one byte of it is
-deserialised, because TensorRT's own answer may be a crash. Each thread has an execution context of its own with
-buffers at the profile's largest shapes, pinned on the host; from the second call with the same shapes on, the copies
-and the kernels are one CUDA graph that is replayed.
+deserialised, because TensorRT's own answer may be a crash. Each call under way has an execution context of its own with
+buffers at the profile's largest shapes, pinned on the host, which the next call takes over; from the second call with
+the same shapes on, the copies and the kernels are one CUDA graph that is replayed.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import ctypes
 import importlib
 import itertools
 import math
+import platform
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -32,10 +33,15 @@ if TYPE_CHECKING:
 
 EXTRAS = {"tensorrt": "trt", "tensorrt_rtx": "rtx"}
 """The flavours, as their modules are called, and the extras that install them."""
+ON_JETSON = {
+    "tensorrt": "JetPack brings it, make the environment with python3 -m venv --system-site-packages",
+    "cuda-python": "pip install 'cuda-python<13' on JetPack 6, cuda-python on JetPack 7",
+}
+"""What to do on a Jetson, where the extra would bring a second TensorRT."""
 
 
 class TensorRt:
-    """A deserialised engine; each thread that runs it gets a lane of its own.
+    """A deserialised engine; each call under way has a lane of its own, so memory goes with how many are at once.
 
     Args:
         engine: An `ICudaEngine`.
@@ -49,35 +55,53 @@ class TensorRt:
         self._engine = engine
         self._trt = trt
         self._cuda = cuda
-        self._local = threading.local()
+        self._met = threading.local()
         self._lock = threading.Lock()
         self._lanes: list[_Lane] = []
+        self._idle: list[_Lane] = []
 
     def run(self, feeds: Mapping[str, NDArray[np.generic]]) -> Sequence[NDArray[np.generic]]:
         """Compute all outputs."""
-        return self._lane().run(feeds)
+        lane = self._take(feeds)
+        try:
+            return lane.run(feeds)
+        finally:
+            self._give_back(lane)
 
     def parts(self, feeds: Mapping[str, NDArray[np.generic]]) -> Parts:
         """Where one call's time goes, by CUDA events; without the graph, whose parts cannot be told apart."""
-        return self._lane().parts(feeds)
+        lane = self._take(feeds)
+        try:
+            return lane.parts(feeds)
+        finally:
+            self._give_back(lane)
 
-    def _lane(self) -> _Lane:
-        """This thread's."""
-        lane: _Lane | None = getattr(self._local, "lane", None)
-        if lane is None:
+    def _take(self, feeds: Mapping[str, NDArray[np.generic]]) -> _Lane:
+        """A lane that nobody uses, made where there is none; one that saw these shapes last has a graph for them."""
+        if not getattr(self._met, "device", False):
             _call(self._cuda.cudaSetDevice(0))  # The primary context, which this thread may not have met yet.
-            lane = self._local.lane = _Lane(self._engine, self._trt, self._cuda)
-            with self._lock:
-                self._lanes.append(lane)
+            self._met.device = True
+        with self._lock:
+            if self._idle:
+                lane = next((lane for lane in reversed(self._idle) if lane.knows(feeds)), self._idle[-1])
+                self._idle.remove(lane)
+                return lane
+        lane = _Lane(self._engine, self._trt, self._cuda)
+        with self._lock:
+            self._lanes.append(lane)
         return lane
 
+    def _give_back(self, lane: _Lane) -> None:
+        with self._lock:
+            self._idle.append(lane)
+
     def close(self) -> None:
-        """Free every thread's buffers; no call may be under way."""
+        """Free every lane's buffers; no call may be under way."""
         with self._lock:
             for lane in self._lanes:
                 lane.close()
             self._lanes.clear()
-        self._local = threading.local()
+            self._idle.clear()
         self._engine = None
 
 
@@ -100,7 +124,7 @@ class _Buffer:
 
 
 class _Lane:
-    """One thread's context, stream, buffers and graph."""
+    """One call's context, stream, buffers and graph; the next call takes it over."""
 
     def __init__(self, engine: Any, trt: Any, cuda: Any) -> None:
         self._cuda = cuda
@@ -112,18 +136,24 @@ class _Lane:
         entering = [name for name in names if engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT]
         for name in entering:
             self._context.set_input_shape(name, tuple(engine.get_tensor_profile_shape(name, 0)[2]))
+        self._least = {name: tuple(engine.get_tensor_profile_shape(name, 0)[0]) for name in entering}
         self._inputs = {name: self._buffer(engine, trt, name) for name in entering}
         self._outputs = {name: self._buffer(engine, trt, name) for name in names if name not in self._inputs}
         self._shapes: dict[str, tuple[int, ...]] = {}
         self._given: dict[str, tuple[int, ...]] = {}
         self._graph: Any = None
+        self._recordable = True
+
+    def knows(self, feeds: Mapping[str, NDArray[np.generic]]) -> bool:
+        """Whether the call before had these shapes."""
+        return self._shapes == {name: array.shape for name, array in feeds.items()}
 
     def run(self, feeds: Mapping[str, NDArray[np.generic]]) -> list[NDArray[np.generic]]:
         """Copy in, compute, copy out."""
-        known = self._take(feeds)
-        if known and self._graph is None:
+        known = self._put(feeds)
+        if known and self._graph is None and self._recordable:
             self._graph = self._capture()
-        if known:
+        if self._graph is not None:
             _call(self._cuda.cudaGraphLaunch(self._graph, self._stream))
         else:
             self._enqueue()
@@ -132,7 +162,7 @@ class _Lane:
 
     def parts(self, feeds: Mapping[str, NDArray[np.generic]]) -> Parts:
         """The same without a graph, timed."""
-        self._take(feeds)
+        self._put(feeds)
         events = [_call(self._cuda.cudaEventCreate()) for _ in range(4)]
         try:
             _call(self._cuda.cudaEventRecord(events[0], self._stream))
@@ -148,7 +178,7 @@ class _Lane:
                 _call(self._cuda.cudaEventDestroy(event))
         return entered, computed, left
 
-    def _take(self, feeds: Mapping[str, NDArray[np.generic]]) -> bool:
+    def _put(self, feeds: Mapping[str, NDArray[np.generic]]) -> bool:
         """Put the inputs into the pinned memory; whether their shapes are those of the call before."""
         shapes = {name: array.shape for name, array in feeds.items()}
         known = shapes == self._shapes
@@ -177,10 +207,10 @@ class _Lane:
         self._shapes = {}
         for name, shape in shapes.items():
             if not self._context.set_input_shape(name, shape):
-                most = " × ".join(map(str, self._inputs[name].shape))
+                least, most = (" × ".join(map(str, one)) for one in (self._least[name], self._inputs[name].shape))
                 raise EngineError(
-                    f"{name} of shape {' × '.join(map(str, shape))} is outside the engine's profile, whose largest is "
-                    f"{most}: give a smaller batch or size, or build the engine with a wider profile"
+                    f"{name} of shape {' × '.join(map(str, shape))} is outside the engine's profile, from "
+                    f"{least} to {most}: give a batch and a size between, or build the engine with a wider profile"
                 )
         for buffer in (*self._inputs.values(), *self._outputs.values()):
             self._context.set_tensor_address(buffer.name, buffer.device)
@@ -217,13 +247,29 @@ class _Lane:
             )
 
     def _capture(self) -> Any:
-        """Record what `_enqueue` does, to be replayed in one call."""
-        mode = self._cuda.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
-        _call(self._cuda.cudaStreamBeginCapture(self._stream, mode))
-        self._enqueue()
-        graph = _call(self._cuda.cudaStreamEndCapture(self._stream))
-        ready = _call(self._cuda.cudaGraphInstantiate(graph, 0))
-        _call(self._cuda.cudaGraphDestroy(graph))
+        """Record what `_enqueue` does, to be replayed in one call; None, now and from then on, where that cannot be.
+
+        Some engines do what a capture forbids. What such a lane then enqueues call by call gives the same values.
+        """
+        shapes, cuda = self._shapes, self._cuda
+        mode = cuda.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
+        _call(cuda.cudaStreamBeginCapture(self._stream, mode))
+        try:
+            self._enqueue()
+            whole = True
+        except EngineError:
+            whole = False
+        finally:  # A stream that goes on capturing takes nothing else.
+            error, *graph = cuda.cudaStreamEndCapture(self._stream)
+        ready = None
+        if int(error) == 0:
+            failed, *made = cuda.cudaGraphInstantiate(graph[0], 0) if whole else (1,)
+            ready = made[0] if int(failed) == 0 else None
+            _call(cuda.cudaGraphDestroy(graph[0]))
+        if ready is None:
+            cuda.cudaGetLastError()  # Or TensorRT takes what the capture left there for its own next kernel's failure.
+            self._recordable = False
+            self._reshape(shapes)
         return ready
 
     def _drop_graph(self) -> None:
@@ -250,6 +296,8 @@ def start(data: bytes, identity: EngineIdentity) -> TensorRt:
     check(cuda, trt.__version__, flavour, identity.version, capabilities, portable=identity.portable)
     logger = trt.Logger(trt.Logger.ERROR)
     runtime = trt.Runtime(logger)
+    if identity.portable:  # Such an engine brings a lean runtime as code of the host, which is refused otherwise.
+        runtime.engine_host_code_allowed = True
     engine = runtime.deserialize_cuda_engine(data)
     if engine is None:
         raise EngineMismatch(f"{flavour} {trt.__version__} cannot load this engine: build it again on this device")
@@ -293,7 +341,9 @@ def _module(name: str, package: str, flavour: str) -> Any:
     try:
         return importlib.import_module(name)
     except ImportError as error:
-        raise MissingExtra(package, EXTRAS[flavour], f"a {flavour} engine") from error
+        jetson = flavour == "tensorrt" and platform.machine() == "aarch64"
+        advice = ON_JETSON[package] if jetson else ""
+        raise MissingExtra(package, EXTRAS[flavour], f"a {flavour} engine", advice) from error
 
 
 def _release(version: str) -> tuple[int, ...]:

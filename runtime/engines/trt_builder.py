@@ -43,7 +43,7 @@ class Recipe:
     level: int | None = None
     """The builder's optimisation level, 0 to 5."""
     portable: bool = False
-    """Whether newer versions and related GPUs must run it."""
+    """Whether newer versions and related GPUs must run it; `tensorrt` alone can do that."""
     targets: tuple[str, ...] = ()
     """GPUs that TensorRT for RTX builds for: sm86."""
     timing_cache: Path | None = None
@@ -64,13 +64,16 @@ class Built:
     """The GPU it was built on, sm86; empty without one."""
 
 
-def flavour() -> tuple[Flavour, Any]:
+def flavour(targets: bool = False) -> tuple[Flavour, Any]:
     """The TensorRT of this machine.
+
+    Args:
+        targets: Whether GPUs are named to build for, which TensorRT for RTX alone can do: where it is there, it is it.
 
     Raises:
         EngineError: there is none; the message says which one belongs here.
     """
-    for name in FLAVOURS:
+    for name in reversed(FLAVOURS) if targets else FLAVOURS:
         if engines.installed(name):
             try:
                 return name, importlib.import_module(name)
@@ -109,8 +112,15 @@ def build(
 
     Raises:
         EngineError: TensorRT refuses the model or the recipe.
-        UsageError: a GPU or DLA that is none.
+        UsageError: a GPU or DLA that is none, or portability that this flavour has not.
     """
+    if recipe.portable and name == "tensorrt_rtx":  # The flag is there, and the builder then misses libnvinfer_lean.
+        raise UsageError(
+            "--portable: TensorRT for RTX has no lean runtime to put into an engine; name the GPUs with --target, and "
+            "build again for another version (gan-run rebuild)"
+        )
+    if reason := hindrance(name):
+        raise EngineError(f"{name} {trt.__version__} {reason}")
     log = _logger(trt)
     builder = trt.Builder(log)
     network = builder.create_network(_strongly_typed(trt))
@@ -142,6 +152,13 @@ def build(
     return Built(bytes(engine), targets, capability)
 
 
+def hindrance(name: Flavour) -> str:
+    """Why an installed flavour can build nothing here; empty where it can."""
+    if name == "tensorrt" and not compute_capability():  # Its builder would end in a TypeError without a word of it.
+        return "needs a GPU to build, and there is none here or no driver for it; ganedge[rtx] builds without one"
+    return ""
+
+
 def _unable(reason: str, targets: tuple[str, ...]) -> tuple[str, ...]:
     """The GPUs among those built for that an error names, such as "not supported for Turing (SM75)"."""
     named = {found.lower() for found in re.findall(r"\bsm\d+\b", reason, re.IGNORECASE)}
@@ -167,6 +184,7 @@ def _config(
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, recipe.workspace << 20)
     if recipe.level is not None:
         config.builder_optimization_level = recipe.level
+    config.clear_flag(trt.BuilderFlag.TF32)  # It is on by default, and keeps 10 bits of what the graph says is FP32.
     if recipe.dla is not None:
         _use_dla(trt, builder, config, recipe.dla)
     if targets:
@@ -175,8 +193,7 @@ def _config(
             config.set_compute_capability(_nameable(trt)[target], place)
     if recipe.portable:
         config.set_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
-        if name == "tensorrt":
-            config.hardware_compatibility_level = trt.HardwareCompatibilityLevel.AMPERE_PLUS
+        config.hardware_compatibility_level = trt.HardwareCompatibilityLevel.AMPERE_PLUS
     config.progress_monitor = _monitor(trt)
     return config
 
@@ -232,7 +249,8 @@ def rebuild(
         engine_digest=hashlib.sha256(built.engine).hexdigest(),
     )
     write_whole(path, built.engine)
-    write_sidecar(path, manifest, renewed)
+    # What was proven of the engine before says nothing of this one.
+    write_sidecar(path, replace(manifest, parity=(), unproven="engine built again: gan-run verify proves it"), renewed)
     return renewed, built.engine
 
 

@@ -16,14 +16,16 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from ganedge.export import to_tensorrt
+from ganedge.export import abilities, from_onnx, to_tensorrt
+from ganedge.export.artifact import Wanted, make
 from ganedge.export.precision import to_half
 from ganedge.export.to_tensorrt import Settings
-from ganedge.runtime import engines, load
+from ganedge.runtime import engines, load, verify
 from ganedge.runtime.engine_file import EngineIdentity, check_engine, read_sidecar, sidecar_path, write_sidecar
 from ganedge.runtime.engines import trt, trt_builder
 from ganedge.runtime.errors import ArtifactError, EngineError, EngineMismatch, GanEdgeError, UsageError
-from ganedge.runtime.manifest import read_artifact
+from ganedge.runtime.fidelity import read_gate
+from ganedge.runtime.manifest import Interface, Port, read_artifact
 
 Command = Callable[..., Any]
 needs_rtx = pytest.mark.skipif(not engines.installed("tensorrt_rtx"), reason="needs tensorrt-rtx-cu13: ganedge[rtx]")
@@ -54,10 +56,25 @@ def test_an_engine_and_what_it_says(command: Command, artifact: Path, tmp_path: 
     with pytest.raises(ArtifactError, match="cut off"):
         check_engine(out, identity)
     said = json.loads(sidecar_path(out).read_text())
-    for key, value in (("onnx", "../up.onnx"), ("flavour", "other"), ("profiles", {"latent": [[1], [2, 3], [4]]})):
+    for key, value in (
+        ("onnx", "../up.onnx"),
+        ("flavour", "other"),
+        ("profiles", {"latent": [[1], [2, 3], [4]]}),
+        ("profiles", {"latent": [[2, 6], [1, 6], [8, 6]]}),
+    ):
         sidecar_path(out).write_text(json.dumps({**said, "engine": {**said["engine"], key: value}}))
         with pytest.raises(ArtifactError, match="cannot be right"):
             read_sidecar(out)
+
+
+@needs_rtx
+def test_rtx_has_no_portable_engines(command: Command, artifact: Path, tmp_path: Path) -> None:
+    """Its builder would fail for a library that no package of it brings."""
+    out = tmp_path / "g.engine"
+    done = command("gan-export", artifact, "--format", "trt", "--portable", "--target", "sm86", "-o", out)
+    assert done.code == 2
+    assert "no lean runtime" in done.err
+    assert not out.exists()
 
 
 def test_a_description_that_is_none(tmp_path: Path) -> None:
@@ -71,9 +88,95 @@ def test_a_description_that_is_none(tmp_path: Path) -> None:
 
 def test_settings() -> None:
     assert Settings.read(batch="1,4,16", size="64,128,256").size == ((64, 64), (128, 128), (256, 256))
-    for given in ({"batch": "4,1,16"}, {"batch": "4"}, {"size": "64,128"}, {"size": "256,128,64"}):
+    assert Settings.read(size="64x128,128x128,128x256").size == ((64, 128), (128, 128), (128, 256))
+    for given in (
+        {"batch": "4,1,16"},
+        {"batch": "4"},
+        {"size": "64,128"},
+        {"size": "256,128,64"},
+        {"size": "256x512,512x256,1024x1024"},
+    ):
         with pytest.raises(UsageError, match="MIN,OPT,MAX"):
             Settings.read(**given)  # type: ignore[arg-type]
+
+
+def test_shapes_that_nobody_chose() -> None:
+    """Pictures go in one at a time and not larger than a small device has memory for; the room they take is said."""
+    given = Port("x", "image", "float32", ("batch", 3, "height", "width"), "NCHW", (-1.0, 1.0), multiple=4)
+    larger = replace(given, name="y", shape=("batch", 3, "2*height", "2*width"), multiple=1)
+    interface = Interface("image-to-image", (given,), (larger,))
+    profiles = to_tensorrt._profiles(interface, Settings())
+    assert profiles == {"x": ((1, 3, 32, 32), (1, 3, 256, 256), (1, 3, 512, 512))}
+    assert "up to 15.7 MB" in to_tensorrt._room(interface, profiles), "3 × 512 × 512 × 4 bytes, and 4 times that"
+    for trained, sides in ((256, (32, 256, 512)), (1024, (32, 1024, 1024)), (30, (16, 32, 512))):
+        shapes = to_tensorrt._profiles(interface, Settings(), trained)["x"]
+        assert [shape[2] for shape in shapes] == list(sides)
+    assert Settings.read(batch="1,2,4").batches(interface) == (1, 2, 4)
+
+
+class Faked:
+    """A TensorRT that ONNX Runtime plays, on a GPU that is there; what it gives is off by `off`."""
+
+    def __init__(self, model: bytes, off: float) -> None:
+        self.inner, self.off = engines.start(model, "fp32", "onnxruntime", "cpu", 1), off
+        self.info, self.close = self.inner.info, self.inner.close
+        self.seen: list[int] = []
+
+    def run(self, feeds: Any) -> list[Any]:
+        """Compute, note the batch, and be off."""
+        self.seen.append(len(feeds["latent"]))
+        return [output + np.float32(self.off) for output in self.inner.run(feeds)]
+
+
+@pytest.mark.parametrize(
+    ("batch", "seen"),
+    [("1,4,8", {1, 5, 8, 3}), ("1,1,1", {1}), ("3,3,8", {3})],
+)
+def test_an_engine_is_proven_where_its_gpu_is(
+    artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batch: str, seen: set[int]
+) -> None:
+    """It is written only if it gives the same pictures, and remembers what it was held to; elsewhere it is not run."""
+    proven = make(from_onnx.of_onnx(artifact), Wanted(gate=read_gate("maxabs=1e-3")))
+    out, said, built = tmp_path / "g.engine", [], trt_builder.Built(b"engine", (), "sm87")
+    started: list[Faked] = []
+    off = [0.0]
+
+    def start(data: bytes, identity: EngineIdentity) -> Faked:
+        assert data == b"engine"
+        started.append(Faked(proven.data, off[0]))
+        return started[-1]
+
+    def write() -> Any:
+        to_tensorrt.write_engine(out.with_suffix(".onnx"), out, proven, Settings.read(batch=batch), said.append)
+        return read_sidecar(out)
+
+    monkeypatch.setattr(to_tensorrt, "flavour", lambda targets: ("tensorrt", SimpleNamespace(__version__="10.3.0")))
+    monkeypatch.setattr(to_tensorrt, "build", lambda *_: built)
+    monkeypatch.setattr(to_tensorrt.trt, "start", start)
+    manifest, identity = write()
+    assert (manifest.unproven, identity.tolerance) == ("", "maxabs=0.001")
+    assert manifest.parity[0].passed
+    assert set(started[0].seen) == seen
+    before, off[0] = out.stat().st_mtime_ns, 0.01
+    with pytest.raises(GanEdgeError, match="the engine gives other pictures"):
+        write()
+    assert out.stat().st_mtime_ns == before
+    for other in (trt_builder.Built(b"engine", ("sm86",), "sm87"), trt_builder.Built(b"engine", ("sm86",), "")):
+        built = other
+        manifest, identity = write()
+        assert "not run here" in manifest.unproven
+        assert (manifest.parity, identity.tolerance) == ((), "maxabs=0.001")
+    assert str(verify._gate(manifest, identity.tolerance)) == "maxabs=0.001", "not FP32's own"
+
+
+@needs_rtx
+def test_fp32_is_no_tf32() -> None:
+    import tensorrt_rtx
+
+    builder = tensorrt_rtx.Builder(trt_builder._logger(tensorrt_rtx))
+    shapes = {"x": ((1, 3), (1, 3), (1, 3))}
+    config = trt_builder._config("tensorrt_rtx", tensorrt_rtx, builder, shapes, trt_builder.Recipe(), ())
+    assert not config.get_flag(tensorrt_rtx.BuilderFlag.TF32)
 
 
 @needs_rtx
@@ -152,6 +255,7 @@ def test_an_engine_is_built_again(
     assert "sm120" in renewed.targets
     assert read_sidecar(out)[1] == renewed
     assert renewed.profiles == identity.profiles
+    assert "built again" in read_sidecar(out)[0].unproven
 
     out.write_bytes(b"damaged")
     with pytest.raises(ArtifactError, match="damaged"):
@@ -173,6 +277,21 @@ def test_without_tensorrt(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trt_builder.platform, "machine", lambda: "aarch64")
     with pytest.raises(EngineError, match="Jetson has its own"):
         trt_builder.flavour()
+
+
+def test_tensorrt_without_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It can build nothing: that is said before its builder is asked, and in the list. RTX needs none."""
+    package = SimpleNamespace(__version__="10.3.0", Builder=lambda log: pytest.fail("the builder was asked"))
+    monkeypatch.setattr(trt_builder, "compute_capability", lambda: "")
+    monkeypatch.setattr(trt_builder.engines, "installed", lambda name: name in trt_builder.FLAVOURS)
+    monkeypatch.setattr(trt_builder.importlib, "import_module", lambda name: package)
+    with pytest.raises(EngineError, match=r"tensorrt 10\.3\.0 needs a GPU"):
+        trt_builder.build("tensorrt", package, b"", {}, trt_builder.Recipe(), print)
+    assert "no: tensorrt 10.3.0 needs a GPU" in abilities._build("trt", "fp32")
+    assert [trt_builder.flavour(targets)[0] for targets in (False, True)] == ["tensorrt", "tensorrt_rtx"]
+    assert not trt_builder.hindrance("tensorrt_rtx")
+    monkeypatch.setattr(trt_builder, "compute_capability", lambda: "sm87")
+    assert not trt_builder.hindrance("tensorrt")
 
 
 def test_a_dla_is_used_or_refused() -> None:

@@ -78,7 +78,7 @@ def test_mistakes_get_one_line(
     done = command("gan-export", artifact, *options)
     assert done.code == 2
     assert "--format trt,triton" in done.err
-    monkeypatch.setattr(to_triton.trt_builder, "flavour", lambda: ("tensorrt_rtx", None))
+    monkeypatch.setattr(to_triton.trt_builder, "flavour", lambda *_: ("tensorrt_rtx", None))
     done = command("gan-export", artifact, "--format", "trt,triton", *options[2:])
     assert done.code == 2
     assert "TensorRT for RTX" in done.err

@@ -497,6 +497,8 @@ def test_a_local_server_keeps_others_out_and_asks_nobody_who_he_is(artifact: Pat
         for other in (
             sound.replace(b"Host: localhost", b"Host: evil.example"),
             sound.replace(b"\r\n", b"\r\nSec-Fetch-Site: cross-site\r\n", 1),
+            b"GET /about HTTP/1.1\r\nHost: evil.example\r\nConnection: close\r\n\r\n",
+            b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nSec-Fetch-Site: cross-site\r\nConnection: close\r\n\r\n",
         ):
             assert asked.ask(served.port, other).startswith(b"HTTP/1.1 403")
     assert served.wrong == []

@@ -48,6 +48,11 @@ def test_info_reads_the_description(command: Callable[..., Any], engine: Path) -
     shown = command("gan-run", "info", engine)
     assert shown.code == 0, shown.err
     assert "latent to image" in shown.out
+    for said in ("tensorrt_rtx 1.7.1, for sm86", "g.onnx", "latent: 1 × 6, 4 × 6, 8 × 6 (min, opt, max)"):
+        assert said in shown.out
+    said = json.loads(command("gan-run", "info", engine, "--json").out)
+    assert said["interface"]
+    assert said["engine"]["targets"] == ["sm86"]
 
 
 @pytest.mark.parametrize("asked", [{"engine": "openvino"}, {"device": "cpu"}, {"batch": 9}])

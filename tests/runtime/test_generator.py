@@ -6,12 +6,14 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from ganedge.runtime import EngineError, InputError, MissingExtra, UsageError, engines, load
+from ganedge.runtime import EngineError, Generator, InputError, MissingExtra, UsageError, engines, load
 from ganedge.runtime.latents import LatentStream
 from ganedge.train import run_folder
 
@@ -123,3 +125,21 @@ def test_what_is_not_here_is_refused(artifact: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(engines, "installed", lambda name: False)
     with pytest.raises(EngineError, match="no engine is installed"):
         load(artifact)
+
+
+def test_an_engine_with_a_smallest_batch_is_filled_up(artifact: Path) -> None:
+    """As TensorRT has it: one below the profile's smallest is refused by the engine itself."""
+    with load(artifact, "onnxruntime") as plain:
+        inner, seen = plain._running(), []
+
+        def run(feeds: Any) -> Any:
+            seen.append(len(feeds["latent"]))
+            assert 4 <= seen[-1] <= 8, "outside the profile"
+            return inner.run(feeds)
+
+        engine: Any = SimpleNamespace(info=inner.info, run=run, close=lambda: None)
+        expected = plain.sample(18, seed=0)
+        with Generator(plain.manifest, engine, 8, least=4) as generator:
+            np.testing.assert_allclose(generator.sample(18, seed=0).astype(int), expected, atol=1)
+            assert seen == [8, 8, 4]
+            assert len(generator.compute(*generator.draw(1, seed=0))) == 1

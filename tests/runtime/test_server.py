@@ -21,7 +21,7 @@ import pytest
 from onnx import helper
 from PIL import Image
 
-from ganedge.runtime import load
+from ganedge.runtime import listen, load
 from ganedge.runtime.generator import Generator
 from ganedge.runtime.listen import LOCAL
 from ganedge.runtime.server import Limits, Server
@@ -186,6 +186,23 @@ def test_pictures_that_are_not_taken(inverter: Path, sent: dict[str, Any], statu
         np.testing.assert_array_equal(pixels(web.post("/translate", content=png(PICTURE))), 255 - PICTURE)
 
 
+def test_pictures_of_any_size_for_a_generator_of_one(
+    make: Callable[..., Path], command: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = make([helper.make_node("Neg", ["x"], ["y"])], size=(16, 16))
+    picture = np.full((30, 20, 3), 80, np.uint8)
+    with load(path) as generator, client(generator, resize=True) as web:
+        np.testing.assert_array_equal(pixels(web.post("/translate", content=png(picture))), 255 - picture)
+    with load(path) as generator, client(generator) as web:
+        refused = web.post("/translate", content=png(picture))
+        assert refused.status_code == 400
+        assert "--resize" in refused.text
+    asked: dict[str, Any] = {}
+    monkeypatch.setattr(listen, "listen", lambda *_, **limits: asked.update(limits) or 0)
+    assert command("gan-run", "serve", path, "--resize").code == 0
+    assert asked["resize"]
+
+
 def test_more_than_fits_is_told_to_come_again(artifact: Path) -> None:
     async def ask(server: Server) -> list[httpx.Response]:
         async with many(server) as web:
@@ -225,6 +242,27 @@ def test_only_its_own_names_may_ask_a_local_server(artifact: Path) -> None:
             ("evil.example:8000", 403),
         ):
             assert asyncio.run(ask(Server(generator, hosts=LOCAL), host)) == status
+
+
+def test_who_may_not_ask_may_not_read_either(artifact: Path) -> None:
+    """A link from elsewhere to the page itself is followed; nothing else that a page elsewhere asks for is."""
+    other, away = {"Host": "evil.example:8000"}, {"Host": "localhost", "Sec-Fetch-Site": "cross-site"}
+    link = {**away, "Sec-Fetch-Mode": "navigate", "Sec-Fetch-Dest": "document"}
+
+    async def ask(server: Server) -> list[int]:
+        async with many(server) as web:
+            paths = ("/", "/about", "/health", "/metrics")
+            refused = [await web.request(method, path, headers=h) for path in paths for method in ("GET", "HEAD")
+                       for h in (other, away)]  # fmt: skip
+            assert "evil" not in refused[0].text
+            framed = await web.get("/", headers={**link, "Sec-Fetch-Dest": "iframe"})
+            assert {one.status_code for one in (*refused, framed, await web.get("/about", headers=link))} == {403}
+            assert (await web.post("/sample", json={}, headers=link)).status_code == 403
+            own = await web.get("/about", headers={"Host": "localhost:80", "Sec-Fetch-Site": "same-origin"})
+            return [(await web.get("/", headers=link)).status_code, own.status_code]
+
+    with load(artifact, "onnxruntime") as generator:
+        assert asyncio.run(ask(Server(generator, hosts=LOCAL))) == [200, 200]
 
 
 def test_refused_requests_do_not_keep_others_out(artifact: Path) -> None:

@@ -34,6 +34,8 @@ class Cuda:
         self.capturing: dict[int, list[Any]] = {}
         self.lock = Lock()
         self.streams = 0
+        self.recordable = True
+        self.failing: dict[str, int] = {}
         self.devices = (0, 1)
 
     def __getattr__(self, name: str) -> Any:
@@ -79,10 +81,12 @@ class Cuda:
         return (0,)
 
     def _StreamEndCapture(self, stream: int) -> tuple[int, Any]:
-        return 0, self.capturing.pop(stream)
+        graph, error = self.capturing.pop(stream), self.failing.get("StreamEndCapture", 0)
+        return error, None if error else graph
 
     def _GraphInstantiate(self, graph: Any, flags: int) -> tuple[int, Any]:
-        return 0, list(graph)
+        error = self.failing.get("GraphInstantiate", 0)
+        return error, None if error else list(graph)
 
     def _GraphLaunch(self, graph: Any, stream: int) -> tuple[int]:
         for work in graph:
@@ -103,7 +107,7 @@ class Cuda:
         return 0, 1000.0 * (end[0] - begin[0])  # A second for each call between the two.
 
     _EventDestroy = _nothing
-    _GraphDestroy = _GraphExecDestroy = _StreamSynchronize = _StreamDestroy = _SetDevice = _nothing
+    _GraphDestroy = _GraphExecDestroy = _GetLastError = _StreamSynchronize = _StreamDestroy = _SetDevice = _nothing
 
     def _GetDeviceCount(self) -> tuple[int, int]:
         return self.devices
@@ -134,6 +138,8 @@ class Context:
 
     def execute_async_v3(self, stream: int) -> bool:
         self.cuda.calls.append("execute")
+        if stream in self.cuda.capturing and not self.cuda.recordable:
+            return False
         count = int(np.prod(self.shape))
         source, target = (
             np.frombuffer(self.cuda.memory[self.addresses[name]], np.float32)[:count] for name in ("x", "y")
@@ -178,6 +184,23 @@ def test_calls_in_order_and_a_graph_from_the_second_on() -> None:
     assert not cuda.memory, "everything is freed"
 
 
+@pytest.mark.parametrize("fails", ["execute", "StreamEndCapture", "GraphInstantiate"])
+def test_an_engine_that_cannot_be_recorded_runs_plainly(fails: str) -> None:
+    engine, cuda, package = modules()
+    running = trt.TensorRt(engine, package, cuda, INFO)
+    cuda.recordable, cuda.failing = fails != "execute", {fails: 901}
+    for batch in (2, 2, 2, 3, 3):
+        x = np.full((batch, 3), batch, np.float32)
+        np.testing.assert_array_equal(running.run({"x": x})[0], 2 * x)
+    assert not cuda.capturing, "the capture was ended"
+    assert "GraphLaunch" not in cuda.calls
+    assert cuda.calls.count("StreamBeginCapture") == 1, "it is not tried again"
+    assert cuda.calls.count("GetLastError") == 1, "the next kernel does not find an error that is not its own"
+    assert cuda.calls.count("GraphDestroy") == (fails != "StreamEndCapture")
+    running.close()
+    assert not cuda.memory
+
+
 def test_the_parts_of_a_call_are_timed_by_events() -> None:
     engine, cuda, package = modules()
     running = trt.TensorRt(engine, package, cuda, INFO)
@@ -205,7 +228,34 @@ def reorder(made: tuple[Any, Cuda, Any]) -> tuple[Any, Any, Any]:
     return made[0], made[2], made[1]
 
 
-def test_each_thread_has_its_own_context() -> None:
+def test_threads_that_come_and_go_share_what_is_idle() -> None:
+    """A pool per folder, a thread per request: what is held goes with the calls at once."""
+    engine, cuda, package = modules()
+    running = trt.TensorRt(engine, package, cuda, INFO)
+    x = np.ones((2, 3), np.float32)
+    for _ in range(5):
+        with ThreadPoolExecutor(1) as pool:
+            assert (pool.submit(running.run, {"x": x}).result()[0] == 2).all()
+    assert (cuda.streams, len(cuda.memory)) == (1, 4)
+    assert cuda.calls[-2:] == ["GraphLaunch", "StreamSynchronize"], "the graph is taken over too"
+    assert cuda.calls.count("SetDevice") == 5, "each thread meets the device once"
+    running.close()
+    assert not cuda.memory
+
+
+def test_a_lane_that_knows_the_shapes_is_taken_first() -> None:
+    running = trt.TensorRt(*reorder(modules()), INFO)
+    feeds = [{"x": np.ones((batch, 3), np.float32)} for batch in (1, 2, 3)]
+    lanes = [running._take(one) for one in feeds]
+    for lane, one in zip(lanes, feeds, strict=True):
+        lane.run(one)
+        running._give_back(lane)
+    assert running._take(feeds[1]) is lanes[1]
+    assert running._take(feeds[1]) is lanes[2], "the last one used, where none knows them"
+    assert running._take(feeds[0]) is lanes[0]
+
+
+def test_calls_at_once_have_contexts_of_their_own() -> None:
     engine, cuda, package = modules()
     running = trt.TensorRt(engine, package, cuda, INFO)
 
@@ -215,14 +265,14 @@ def test_each_thread_has_its_own_context() -> None:
 
     with ThreadPoolExecutor(4) as pool:
         assert all(pool.map(work, range(40)))
-    assert cuda.streams <= 4
+    assert 1 <= cuda.streams <= 4
     running.close()
     assert not cuda.memory
 
 
 def test_shapes_outside_the_profile_and_what_comes_after() -> None:
     running = trt.TensorRt(*reorder(modules()), INFO)
-    with pytest.raises(EngineError, match=r"5 × 3 is outside.*largest is 4 × 3"):
+    with pytest.raises(EngineError, match=r"5 × 3 is outside.*from 1 × 3 to 4 × 3"):
         running.run({"x": np.ones((5, 3), np.float32)})
     assert (running.run({"x": np.ones((4, 3), np.float32)})[0] == 2).all()
 
@@ -242,11 +292,43 @@ def test_an_engine_of_another_place_is_refused_untouched() -> None:
         trt.check(cuda, "10.3.0", "tensorrt", "10.3.0", ("sm87",))
 
 
+@pytest.mark.parametrize("portable", [True, False])
+def test_only_a_portable_engine_may_bring_code_of_the_host(monkeypatch: pytest.MonkeyPatch, portable: bool) -> None:
+    engine, cuda, package = modules()
+    allowed: list[bool] = []
+
+    class Runtime:
+        """Loads a version-compatible engine only where its lean runtime may run, as TensorRT does."""
+
+        def __init__(self, logger: object) -> None:
+            self.engine_host_code_allowed = False
+
+        def deserialize_cuda_engine(self, data: bytes) -> Any:
+            allowed.append(self.engine_host_code_allowed)
+            return engine if self.engine_host_code_allowed or data != b"portable" else None
+
+    package.__version__, package.Runtime = "10.3.0", Runtime
+    package.Logger = type("Logger", (), {"ERROR": 3, "__init__": lambda self, level: None})
+    monkeypatch.setattr(trt, "_packages", lambda flavour: (package, cuda))
+    data = b"portable" if portable else b"plain"
+    trt.start(data, EngineIdentity("tensorrt", "10.3.0", "sm87", (), portable=portable))
+    assert allowed == [portable]
+
+
 def test_what_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     def missing(name: str) -> Any:
         raise ImportError(name)
 
     monkeypatch.setattr(trt.importlib, "import_module", missing)
+    monkeypatch.setattr(trt.platform, "machine", lambda: "x86_64")
     for flavour, extra in trt.EXTRAS.items():
         with pytest.raises(MissingExtra, match=rf"ganedge\[{extra}\]"):
             trt.start(b"", EngineIdentity(flavour, "1", "", ()))  # type: ignore[arg-type]
+    monkeypatch.setattr(trt.platform, "machine", lambda: "aarch64")
+    identity = EngineIdentity("tensorrt", "1", "", ())
+    with pytest.raises(MissingExtra, match="JetPack brings it"):
+        trt.start(b"", identity)
+    monkeypatch.setattr(trt.importlib, "import_module", lambda name: None if name == "tensorrt" else missing(name))
+    with pytest.raises(MissingExtra, match=r"needs cuda-python.*'cuda-python<13' on JetPack 6") as lacking:
+        trt.start(b"", identity)
+    assert "ganedge[trt]" not in str(lacking.value), "which would bring a second TensorRT"

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -202,12 +203,33 @@ def test_doctor(command: Command, tmp_path: Path) -> None:
     with Image.open(tmp_path / "first.png") as image:
         assert np.asarray(image).std() > 10
     report = json.loads(command("gan-run", "doctor", "--json").out)
-    assert {engine["name"] for engine in report["engines"]} == set(engines.MODULES)
+    built_here = filter(engines.installed, doctor.FLAVOURS)
+    assert {engine["name"] for engine in report["engines"]} == {*engines.MODULES, *built_here}
     assert report["packages"]["numpy"] == np.__version__
 
 
 def test_the_tiny_artifact_is_sound() -> None:
     onnx.checker.check_model(onnx.load_from_string(doctor.tiny_artifact()), full_check=True)
+
+
+def test_the_doctor_knows_tensorrt(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is installed, what it would run on, and what running an .engine lacks."""
+    here = {"tensorrt": SimpleNamespace(__version__="10.3.0"), "cuda.bindings.runtime": None}
+    monkeypatch.setattr(doctor, "installed", lambda name: name == "tensorrt")
+    monkeypatch.setattr(doctor.trt_builder, "compute_capability", lambda: "sm87")
+
+    def module(name: str, *_: object) -> object:
+        if name not in here:
+            raise ImportError(name)
+        return here[name]
+
+    monkeypatch.setattr(doctor.importlib, "import_module", module)
+    assert ("engine", "tensorrt 10.3.0: sm87") in doctor.rows(doctor.examine())
+    del here["cuda.bindings.runtime"]
+    monkeypatch.setattr(doctor.trt_builder, "compute_capability", lambda: "")
+    shown = next(value for name, value in doctor.rows(doctor.examine()) if value.startswith("tensorrt "))
+    assert "10.3.0 runs no .engine files here: no NVIDIA GPU" in shown
+    assert "pip install cuda-python" in shown
 
 
 def test_what_the_doctor_finds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: Command) -> None:
