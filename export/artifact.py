@@ -33,7 +33,7 @@ MOST_SPARE = 15.0
 TIMED = 20
 """Calls of each engine where the one to quantise for is chosen; the first quarter is warm-up."""
 PROOF_LATENTS, PROOF_PICTURES = 16, 4
-"""Inputs and outputs stored beside what could not be proven where it was made."""
+"""Inputs and outputs stored beside every artifact."""
 CALIBRATION_SEED, FORESIGHT_SEED = parity.SEED + 1000, parity.SEED + 2000
 """Seeds of the inputs to calibrate with, and of those that tell what each layer's INT8 costs: none of the proof's."""
 LATENTS = 128
@@ -111,18 +111,19 @@ def export(original: Original, wanted: Wanted, output: Path | None = None) -> tu
 
 
 def write_artifact_file(path: Path, proven: Proven) -> None:
-    """Write the .onnx, and beside it what it takes to prove it later where that was not possible here."""
+    """Write the .onnx, and beside it what it takes to prove it again: a device may have one engine, and not those here."""
     write_whole(path, proven.data)
-    # One engine alone has no other to be held against later.
-    if proven.manifest.unproven or len(engines.readers(proven.manifest.precision)) < 2:
-        write_proof(path, proven)
-    else:
-        path.with_name(f"{path.name}.proof.npz").unlink(missing_ok=True)
+    write_proof(path, proven)
 
 
 def write_proof(path: Path, proven: Proven) -> None:
-    """Keep some inputs and outputs beside an artifact, so that `gan-run verify` can prove it on the device."""
+    """Keep some inputs and outputs beside an artifact, so that `gan-run verify` can prove it on the device.
+
+    Where nothing could run the source there are none, and an older artifact's are removed with it.
+    """
+    place = path.with_name(f"{path.name}.proof.npz")
     if not proven.cases:
+        place.unlink(missing_ok=True)
         return
     case, interface = proven.cases[0], proven.manifest.interface
     count = PROOF_LATENTS if interface.noise else PROOF_PICTURES
@@ -131,7 +132,7 @@ def write_proof(path: Path, proven: Proven) -> None:
     arrays = {f"input{place}": array[:count] for place, array in enumerate(case.inputs)}
     arrays["output"] = case.reference[:count].astype(np.float32)
     arrays["weights"] = np.array(proven.manifest.source.weights)
-    with whole_file(path.with_name(f"{path.name}.proof.npz")) as part, part.open("wb") as file:
+    with whole_file(place) as part, part.open("wb") as file:
         np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
 
 
