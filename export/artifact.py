@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto
 
-from ganedge.export import boundary, layers, parity, precision, quantize
+from ganedge.export import boundary, layers, parity, pictures, precision, quantize
 from ganedge.export.original import Original
 from ganedge.export.sensitivity import Sensitivity
 from ganedge.runtime import engines, fidelity
@@ -34,8 +34,6 @@ TIMED = 20
 """Calls of each engine where the one to quantise for is chosen; the first quarter is warm-up."""
 PROOF_LATENTS, PROOF_PICTURES = 16, 4
 """Inputs and outputs stored beside every artifact."""
-CALIBRATION_SEED, FORESIGHT_SEED = parity.SEED + 1000, parity.SEED + 2000
-"""Seeds of the inputs to calibrate with, and of those that tell what each layer's INT8 costs: none of the proof's."""
 LATENTS = 128
 """Latents to look at values with: they are cheap, and few of them miss the rare large values."""
 
@@ -111,7 +109,7 @@ def export(original: Original, wanted: Wanted, output: Path | None = None) -> tu
 
 
 def write_artifact_file(path: Path, proven: Proven) -> None:
-    """Write the .onnx, and beside it what it takes to prove it again: a device may have one engine, and not those here."""
+    """Write the .onnx, and beside it what proves it again: a device may have one engine, and not those here."""
     write_whole(path, proven.data)
     write_proof(path, proven)
 
@@ -160,11 +158,12 @@ def make(original: Original, wanted: Wanted) -> Proven:
     cases = _cases(original, wanted, inputs)
     if kind == original.precision and wanted.io == "float" and original.parity and wanted.gate is None:
         return _as_it_is(original, cases)
-    measured: tuple[str, ...] = ()
     changed = kind != original.precision
     calibrated = calibration(original, wanted) if changed and kind != "bf16" else []
+    measured = _too_few(wanted.folder) if calibrated and wanted.folder is not None else ()
     if changed and kind == "int8" and wanted.target is None:
-        wanted, measured = _choose_target(original, wanted, inputs, calibrated)
+        wanted, chosen = _choose_target(original, wanted, inputs, calibrated)
+        measured = (*measured, *chosen)
     keep: frozenset[str] = frozenset()
     losses: _Losses | None = None
     for turn in range(ROUNDS):
@@ -239,7 +238,7 @@ class _LossesOfInt8:
     def __init__(self, original: Original, low: ModelProto, wanted: Wanted) -> None:
         assert wanted.target is not None
         prepared = quantize.prepared(original.model, wanted.target)
-        others = calibration(original, wanted, FORESIGHT_SEED)
+        others = calibration(original, wanted, "foresight")
         self._effect = Sensitivity(prepared, low, wanted.target, others, original.interface)
         self._gate = wanted.gate or fidelity.gate_of("int8", original.interface)
         self._spare = SPARE
@@ -335,10 +334,18 @@ def _convert(
     return precision.to_half(original.model, "fp16", wide), notes
 
 
-def calibration(original: Original, wanted: Wanted, seed: int = CALIBRATION_SEED) -> list[list[NDArray[np.generic]]]:
-    """Inputs to look at values with: the pictures given, or others than those of the proof."""
+def calibration(original: Original, wanted: Wanted, use: parity.Use = "calibration") -> list[list[NDArray[np.generic]]]:
+    """Inputs to look at values with: others than those of the proof, also where pictures are given."""
     count = wanted.count or (None if original.interface.noise is None else LATENTS)
-    return parity.real_cases(original.interface, wanted.folder, count, seed, original.source.size)
+    return parity.real_cases(original.interface, wanted.folder, count, use, original.source.size)
+
+
+def _too_few(folder: Path) -> tuple[str, ...]:
+    """What to say where a folder cannot be shared between what is calibrated with and what is proven with."""
+    count = len(pictures.listed(folder))
+    if count >= len(parity.USES):
+        return ()
+    return (f"{folder} holds {count} picture(s), so the proof sees some that it was calibrated with: give 3 or more",)
 
 
 def _prove(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import subprocess
 import sys
 from collections.abc import Callable
@@ -348,3 +349,46 @@ def test_a_size_that_is_not_known_keeps_its_shuffle() -> None:
     shuffled = rewrite.tidy(shuffled, {"batch", "height", "width"})
     x = random.normal(size=(2, 3, 6, 9)).astype(np.float32)
     np.testing.assert_allclose(run(shuffled, x), run(full, x), atol=1e-5)
+
+
+def test_a_folder_is_shared_between_calibration_and_proof(
+    command: Command, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What INT8 is proven on is nothing that its scales, or the layers that it leaves out, were found on."""
+    uses = {
+        use: {item.tobytes() for inputs in parity.real_cases(PICTURE, pictures, use=use) for item in inputs[0]}
+        for use in parity.USES
+    }
+    assert [len(found) for found in uses.values()] == [8, 8, 8]
+    assert not any(uses[one] & uses[other] for one, other in itertools.combinations(uses, 2))
+
+    seen: list[Any] = []
+    quantised = quantize.to_int8
+
+    def spied(model: ModelProto, inputs: Any, *more: Any) -> Any:
+        seen.append(inputs)
+        return quantised(model, inputs, *more)
+
+    monkeypatch.setattr(quantize, "to_int8", spied)
+    full = graph(
+        PICTURE,
+        [
+            helper.make_node("Resize", ["x", "", "s"], ["y"], "up", mode="nearest"),
+            helper.make_node("Conv", ["y", "w"], ["image"], "conv", pads=[1] * 4),
+        ],
+        {"s": np.float32([1, 1, 2, 2]), "w": np.random.default_rng(0).normal(0, 0.1, (3, 3, 3, 3))},
+    )
+    onnx.save(full, tmp_path / "theirs.onnx")
+    asked = [tmp_path / "theirs.onnx", "--kind", "image", "--int8", "--for", "ort", "--calibrate", pictures]
+    done = command("gan-export", *asked, "-o", tmp_path / "g.onnx")
+    assert done.code == 0, done.err
+    with np.load(tmp_path / "g.onnx.proof.npz") as stored:
+        proven = {item.tobytes() for item in stored["input0"]}
+    assert proven <= uses["proof"]
+    assert {item.tobytes() for item in seen[0][0][0]} == uses["calibration"]
+    assert "calibrated with" not in done.err
+    for path in sorted(pictures.rglob("*.png"))[2:]:
+        path.unlink()
+    done = command("gan-export", *asked, "-o", tmp_path / "g.onnx")
+    assert done.code == 0, done.err
+    assert "holds 2 picture(s), so the proof sees some that it was calibrated with" in done.err
