@@ -140,6 +140,12 @@ def default_path(original: Original, kind: Precision, ending: str) -> Path:
     return original.folder / f"{stem}{'' if kind == 'fp32' else f'-{kind}'}.{ending}"
 
 
+def stays(original: Original, wanted: Wanted) -> bool:
+    """Whether the source is an artifact that is wanted as it is, so that what was proven of it still holds."""
+    same = wanted.precision in (None, original.precision) and wanted.io == "float"
+    return same and bool(original.parity) and wanted.gate is None
+
+
 def make(original: Original, wanted: Wanted) -> Proven:
     """Change what the graph computes in and what crosses its boundary, and prove that it is still the same generator.
 
@@ -156,7 +162,7 @@ def make(original: Original, wanted: Wanted) -> Proven:
         raise UsageError(f"--calibrate {wanted.folder}: this generator takes latents, not pictures; give a number")
     inputs = parity.real_cases(original.interface, wanted.folder, trained=original.source.size)
     cases = _cases(original, wanted, inputs)
-    if kind == original.precision and wanted.io == "float" and original.parity and wanted.gate is None:
+    if stays(original, wanted):
         return _as_it_is(original, cases)
     changed = kind != original.precision
     calibrated = calibration(original, wanted) if changed and kind != "bf16" else []
