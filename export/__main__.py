@@ -124,6 +124,10 @@ def build() -> typer.Typer:
             str | None, typer.Option(help="Arguments that make it, as JSON.", rich_help_panel=SOURCE)
         ] = None,
         weights: Annotated[Path | None, typer.Option(help="Its weights.", rich_help_panel=SOURCE)] = None,
+        part: Annotated[
+            str | None,
+            typer.Option(help="Which generator of a checkpoint that holds several: genA2B.", rich_help_panel=SOURCE),
+        ] = None,
         arch: Annotated[
             str | None,
             typer.Option(
@@ -226,6 +230,7 @@ def build() -> typer.Typer:
             classes=_classes(classes),
             kwargs=kwargs,
             weights=weights,
+            part=part,
             trust=trust,
         )
         original = open_source(source, said, typed)

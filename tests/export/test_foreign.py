@@ -65,6 +65,49 @@ def test_the_part_that_fits_is_found(wrap: Callable[[Any], Any], tmp_path: Path)
     assert torch.equal(network.weight, empty.weight)
 
 
+def test_one_of_several_generators_is_chosen(tmp_path: Path) -> None:
+    """Two directions of one architecture: the order in the file decides nothing."""
+    path = tmp_path / "both.pth"
+    there, back, empty = nn.Linear(3, 2), nn.Linear(3, 2), nn.Linear(3, 2)
+    for content in (
+        {"genA2B": there.state_dict(), "genB2A": back.state_dict()},
+        {f"{n}.{key}": v for n, net in (("genA2B", there), ("genB2A", back)) for key, v in net.state_dict().items()},
+    ):
+        torch.save(content, path)
+        with pytest.raises(UsageError, match=r"2 generators that fit, genA2B, genB2A: .* --part"):
+            load_weights(empty, path)
+        assert foreign._fit(empty, list(foreign._parts(content)), path, "genB2A").strip(".") == "genB2A"
+        assert torch.equal(empty.weight, back.weight)
+        with pytest.raises(UsageError, match="no such part, but genA2B"):
+            foreign._fit(empty, list(foreign._parts(content)), path, "gen")
+    torch.save({"a": there.state_dict(), "b": there.state_dict()}, path)
+    load_weights(empty, path)
+    assert torch.equal(empty.weight, there.weight)
+
+
+def test_one_of_several_checkpoints_of_pictures_is_chosen(tmp_path: Path) -> None:
+    """Also where the second takes other channels, so that it would not fit the first one's network."""
+    states = {}
+    for name, channels in (("genA2B", 3), ("genB2A", 1)):
+        shapes = {"model.1.weight": (4, channels, 7, 7), "model.1.bias": (4,), "model.23.weight": (3, 4, 7, 7)}
+        network = cyclegan_format.build("resnet_6blocks", {key: torch.zeros(shape) for key, shape in shapes.items()})
+        states[name] = network.state_dict()
+    torch.save({**states, "epoch": 3}, tmp_path / "both.pth")
+    with pytest.raises(UsageError, match="2 generators"):
+        foreign.open_checkpoint(tmp_path / "both.pth", "resnet_6blocks", Foreign())
+    opened = foreign.open_checkpoint(tmp_path / "both.pth", "resnet_6blocks", Foreign(part="genB2A"))
+    assert opened.said.input == "1xHxW"
+    assert opened.notes == ("weights: the part genB2A of both.pth",)
+
+
+def test_one_of_several_modules_is_chosen(tmp_path: Path) -> None:
+    torch.save({"ab": nn.Linear(3, 2), "ba": nn.Linear(3, 4)}, tmp_path / "both.pth")
+    with pytest.raises(UsageError, match=r"2 modules: choose one with --part ab\|ba"):
+        foreign.open_pickle(tmp_path / "both.pth", Foreign(trust=True))
+    opened = foreign.open_pickle(tmp_path / "both.pth", Foreign(trust=True, part="ba"))
+    assert opened.network.out_features == 4
+
+
 def test_weights_that_do_not_fit(tmp_path: Path) -> None:
     torch.save({"weights": torch.zeros(2, 3), "bias": torch.zeros(2)}, tmp_path / "names.pth")
     with pytest.raises(ArtifactError, match="missing weight, nearest: weights"):
