@@ -238,13 +238,28 @@ def _finish(opened: Opened) -> Original:
     network, notes = _plain(unwrap(opened.network).float().cpu(), said)
     interface = _interface(network, said)
     network = _reshaped(network, said)
+    trained = _trained(said, name) if interface.inputs[0].role == "image" else None
     source = Source(
         variant=Path(name.rpartition(":")[0]).name + ":" + name.rpartition(":")[2] if ":" in name else name,
         generator=said.part or "generator",
+        config={} if trained is None else {"size": trained},
         weights=opened.digest,
         program=program(),
     )
     return replace(of_network(network, interface, source, said.norm, Path()), notes=(*opened.notes, *notes))
+
+
+def _trained(said: Foreign, name: str) -> int | None:
+    """The side of the pictures it is meant for, pixels: of --input or --size, or what its architecture is trained on.
+
+    Proof and calibration take it where heights and widths are dynamic: small pictures judge a deep network too kindly.
+    """
+    assert said.input is not None
+    sizes = [size for size in dimensions(said.input, "--input")[1:] if isinstance(size, int)]
+    if said.size is not None and said.size != "dynamic":
+        parts = said.size.split(",")
+        sizes = list(read_size(parts[len(parts) // 2]))
+    return max(sizes) if sizes else cyclegan_format.TRAINED.get(name)
 
 
 def _reshaped(network: nn.Module, said: Foreign) -> nn.Module:

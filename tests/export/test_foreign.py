@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from ganedge.export import cyclegan_format, foreign
+from ganedge.export import cyclegan_format, foreign, parity
 from ganedge.export.foreign import Foreign, load_weights
 from ganedge.export.from_torch import per_picture, unwrap
 from ganedge.runtime.errors import ArtifactError, GanEdgeError, UsageError
@@ -220,6 +220,7 @@ def test_a_checkpoint_of_pictures_with_dynamic_size(tmp_path: Path) -> None:
     port = original.interface.inputs[0]
     assert port.shape == ("batch", 3, "height", "width")
     assert port.multiple == 4
+    assert original.source.size == 128, "what that architecture is trained on, so that the proof looks at such pictures"
     assert original.norm_mode == "instance"
     kinds = [node.op_type for node in original.model.graph.node]
     assert kinds.count("InstanceNormalization") == 17
@@ -258,3 +259,15 @@ def test_the_line_that_cannot_be_exported_is_named(command: Command, tmp_path: P
     assert "at nets.py:4 (Inner.forward)" in done.err
     assert done.err.count("\n") == 1
     assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("shape", "size", "wanted"),
+    [("3x96x96", "dynamic", 96), ("3xHxW", "32,64,128", 64), ("3xHxW", "dynamic", None), ("3x40x48", None, 48)],
+)
+def test_the_size_that_was_said_is_the_one_to_prove_at(shape: str, size: str | None, wanted: int | None) -> None:
+    said = Foreign(input=shape, kind="image", size=size)
+    original = foreign._finish(foreign.Opened(nn.Conv2d(3, 3, 3, padding=1), said, "nets.py:G", ""))
+    assert original.source.size == wanted
+    if wanted is not None and size is not None:
+        assert parity.sides(original.interface.inputs[0], original.source.size)[0] == (wanted, wanted)
