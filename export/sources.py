@@ -137,11 +137,10 @@ def kind_of(source: str, arch: str | None = None) -> str:
 
 
 def _has_manifest(path: Path) -> bool:
-    from ganedge.export.from_onnx import read_file
-    from ganedge.runtime import onnx_file
+    from ganedge.export.from_onnx import metadata, read_file
     from ganedge.runtime.manifest import KEY
 
-    return KEY in onnx_file.split(read_file(path))[1]
+    return KEY in metadata(read_file(path), path)
 
 
 def _foreign(said: Said) -> Foreign:

@@ -16,10 +16,10 @@ import pytest
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from ganedge.export import artifact, boundary, layers, parity, pictures, precision, quantize, rewrite
-from ganedge.export.from_onnx import of_onnx
+from ganedge.export.from_onnx import looks_at_all, of_onnx, with_size
 from ganedge.export.original import Original
 from ganedge.export.sensitivity import Sensitivity
-from ganedge.runtime import engines, fidelity
+from ganedge.runtime import engines, fidelity, load
 from ganedge.runtime.errors import GanEdgeError, InputError, UsageError
 from ganedge.runtime.images import to_uint8
 from ganedge.runtime.manifest import Interface, Port, Source, read_artifact
@@ -392,3 +392,128 @@ def test_a_folder_is_shared_between_calibration_and_proof(
     done = command("gan-export", *asked, "-o", tmp_path / "g.onnx")
     assert done.code == 0, done.err
     assert "holds 2 picture(s), so the proof sees some that it was calibrated with" in done.err
+
+
+@pytest.mark.parametrize("how", ["phases", "folded"])
+def test_layers_that_share_a_weight(how: str) -> None:
+    """Each gets one of its own: two tensors of one name are no valid graph."""
+    random = np.random.default_rng(0)
+    up = {"strides": [2, 2], "pads": [1] * 4}
+    weights = {"w": random.normal(0, 0.3, (3, 3, 4, 4)), "b": random.normal(size=3)}
+    if how == "phases":
+        output = Port("image", "image", "float32", ("batch", 3, 32, 32), "NCHW", (-1.0, 1.0))
+        nodes = [
+            helper.make_node("ConvTranspose", ["x", "w", "b"], ["y"], "first", **up),
+            helper.make_node("ConvTranspose", ["y", "w", "b"], ["image"], "second", **up),
+        ]
+    else:
+        output = Port("image", "image", "float32", ("batch", 3, 8, 8), "NCHW", (-1.0, 1.0))
+        norm = {name: random.uniform(0.5, 2, 3) for name in ("gamma", "beta", "mean", "variance")}
+        weights = {"w": random.normal(0, 0.3, (3, 3, 1, 1)), **norm}
+        nodes = [
+            helper.make_node("Conv", ["x", "w"], ["a"], "first"),
+            helper.make_node("BatchNormalization", ["a", *norm], ["y"], "norm"),
+            helper.make_node("Conv", ["y", "w"], ["b"], "second"),
+            helper.make_node("BatchNormalization", ["b", *norm], ["image"], "norm2"),
+        ]
+    full = graph(Interface("image-to-image", PICTURE.inputs, (output,)), nodes, weights)
+    changed = ModelProto()
+    changed.CopyFrom(full)
+    assert (rewrite.transposed_to_shuffle(changed) if how == "phases" else rewrite.fold_batch_norm(changed)) == 2
+    changed = rewrite.tidy(changed, {"batch"})
+    x = random.normal(size=(2, 3, 8, 8)).astype(np.float32)
+    np.testing.assert_allclose(run(changed, x), run(full, x), atol=1e-4)
+
+
+def dynamic(path: Path, nodes: list[Any], weights: dict[str, np.ndarray], version: int = 10, opset: int = 18) -> Path:
+    """Someone's model of pictures of any size, with names of its own for them."""
+    ports = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", 3, *sides])
+        for name, sides in (("x", ("rows", "columns")), ("image", (None, None)))
+    ]
+    tensors = [numpy_helper.from_array(value, name) for name, value in weights.items()]
+    both = [helper.make_tensor_value_info(t.name, t.data_type, t.dims) for t in tensors] if version < 4 else []
+    made = helper.make_graph(nodes, "g", [ports[0], *both], ports[1:], tensors)
+    onnx.save(helper.make_model(made, opset_imports=[helper.make_opsetid("", opset)], ir_version=version), path)
+    return path
+
+
+def test_sizes_of_a_foreign_onnx_are_tried(command: Command, tmp_path: Path) -> None:
+    """One that halves and doubles takes even sizes alone, and one that doubles gives twice the size."""
+    random = np.random.default_rng(0)
+    weights = {name: random.normal(0, 0.2, (3, 3, 4, 4)).astype(np.float32) for name in ("w1", "w2")}
+    how = {"strides": [2, 2], "pads": [1] * 4}
+    nodes = [
+        helper.make_node("Conv", ["x", "w1"], ["y"], "down", **how),
+        helper.make_node("ConvTranspose", ["y", "w2"], ["image"], "up", **how),
+    ]
+    out = tmp_path / "ours.onnx"
+    theirs = dynamic(tmp_path / "theirs.onnx", nodes, weights)
+    done = command("gan-export", theirs, "--kind", "image", "-o", out)
+    assert done.code == 0, done.err
+    interface = read_artifact(out)[0].interface
+    assert interface.inputs[0].shape == ("batch", 3, "height", "width")
+    assert interface.inputs[0].multiple == 2
+    with load(out) as generator:
+        assert generator.translate(np.zeros((33, 50, 3), np.uint8)).shape == (33, 50, 3)
+    nodes = [helper.make_node("ConvTranspose", ["x", "w2"], ["image"], "up", **how)]
+    original = of_onnx(dynamic(tmp_path / "double.onnx", nodes, weights), "image")
+    assert original.interface.output.shape == ("batch", 3, "2*height", "2*width")
+    fixed = with_size(original, 8, 12)
+    assert fixed.interface.output.shape == ("batch", 3, 16, 24)
+    assert [size.dim_value for size in fixed.model.graph.output[0].type.tensor_type.shape.dim[2:]] == [16, 24]
+
+
+def test_a_foreign_onnx_of_the_first_format(tmp_path: Path) -> None:
+    """Which lists its weights as inputs too, as the converter demands of it."""
+    weights = {"w": np.random.default_rng(0).normal(0, 0.2, (3, 3, 1, 1)).astype(np.float32)}
+    path = dynamic(tmp_path / "old.onnx", [helper.make_node("Conv", ["x", "w"], ["image"])], weights, 3, 8)
+    assert [value.name for value in of_onnx(path, "image").model.graph.input] == ["x"]
+
+
+def test_a_foreign_onnx_that_is_narrow_already(tmp_path: Path) -> None:
+    weights = {"w": np.random.default_rng(0).normal(0, 0.2, (3, 3, 1, 1)).astype(np.float32)}
+    wide = of_onnx(
+        dynamic(tmp_path / "a.onnx", [helper.make_node("Conv", ["x", "w"], ["image"], "c")], weights), "image"
+    )
+    assert wide.precision == "fp32"
+    half = precision.to_half(wide.model, "fp16")
+    int8 = quantize.to_int8(wide.model, parity.real_cases(wide.interface), "ort")[0]
+    for kind, model in (("fp16", half), ("int8", int8)):
+        onnx.save(model, tmp_path / f"{kind}.onnx")
+        original = of_onnx(tmp_path / f"{kind}.onnx", "image")
+        assert original.precision == kind
+        made = artifact.make(original, artifact.Wanted())
+        assert made.manifest.precision == kind
+        assert any(f"{kind} inside" in note for note in made.notes)
+        with pytest.raises(UsageError, match=f"{kind} already"):
+            artifact.make(original, artifact.Wanted("bf16"))
+
+
+@pytest.mark.parametrize(
+    ("shape", "axes", "whole"),
+    [([0, 3, -1], [2], True), ([0, -1], [1], True), ([0, 3, -1], [1], False), (None, [1], False), (None, [2, 3], True)],
+)
+def test_means_over_flat_maps_look_at_the_whole_picture(
+    tmp_path: Path, shape: list[int] | None, axes: list[int], whole: bool
+) -> None:
+    """AdaIN and LayerNorm written by hand; a tile of a picture has other statistics."""
+    weights = {"axes": np.array(axes), **({} if shape is None else {"shape": np.array(shape)})}
+    nodes = [] if shape is None else [helper.make_node("Reshape", ["x", "shape"], ["flat"], "flatten")]
+    nodes += [
+        helper.make_node("ReduceMean", ["x" if shape is None else "flat", "axes"], ["mean"], "reduce", keepdims=1),
+        helper.make_node("ReduceMean", ["mean"], ["number"], "last", keepdims=0),
+        helper.make_node("Sub", ["x", "number"], ["image"], "centre"),
+    ]
+    model = onnx.load(dynamic(tmp_path / "a.onnx", nodes, weights))
+    model = rewrite.tidy(model, {"n", "rows", "columns"})
+    model.graph.node.remove(next(node for node in model.graph.node if node.name == "last"))
+    assert looks_at_all(model) == whole
+
+
+def test_a_damaged_onnx_is_named(command: Command, tmp_path: Path) -> None:
+    path = tmp_path / "bad.onnx"
+    path.write_bytes(b"nothing of the kind")
+    done = command("gan-export", path, "-o", tmp_path / "g.onnx")
+    assert done.code == 1
+    assert f"{path}: this is not an ONNX model" in done.err
