@@ -38,6 +38,10 @@ PREFIXES = ("module.", "_orig_mod.")
 """What DataParallel and torch.compile put before every key."""
 PREFERRED = ("ema", "generator", "netg", "g", "gen")
 """Words in the name of a part of a checkpoint that make it the one to export, best first."""
+SCRIPT = (
+    "{} is TorchScript, a module compiled without its source: give that, FILE.py:NAME, with its state dict as --weights"
+)
+"""What there is to say of torch.jit.save's files."""
 LFS = b"version https://git-lfs"
 """How a Git LFS pointer begins, which stands where a large file was not fetched."""
 
@@ -136,6 +140,8 @@ def open_pickle(path: Path, said: Foreign) -> Opened:
             raise UsageError(f"{path} holds {len(modules)} modules: choose one with --part {'|'.join(modules)}")
         for name, module in modules.items():
             content, notes = module, _told(path, name)
+    if isinstance(content, torch.jit.ScriptModule):
+        raise UsageError(SCRIPT.format(path))
     if not isinstance(content, nn.Module):
         raise UsageError(f"{path} is weights alone: give their module, FILE.py:NAME --weights {path}, or --arch auto")
     return Opened(content, said, path.name, digest, notes)
@@ -543,6 +549,8 @@ def read_checkpoint(path: Path, trust: bool = False) -> tuple[Any, str]:
         ) from error
     except Exception as error:
         reason = " ".join(str(error).split())[:200]
+        if "TorchScript" in reason:
+            raise ArtifactError(SCRIPT.format(path)) from error
         raise ArtifactError(f"{path} is cut off, damaged or no checkpoint: {type(error).__name__}: {reason}") from error
 
 

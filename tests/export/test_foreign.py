@@ -131,6 +131,15 @@ def test_files_that_are_no_weights(tmp_path: Path) -> None:
         load_weights(nn.Linear(3, 2), tmp_path / "cut.pth")
 
 
+def test_torchscript_is_named(tmp_path: Path) -> None:
+    script = tmp_path / "script.pt"
+    torch.jit.trace(nn.Linear(3, 2), torch.zeros(1, 3)).save(script)
+    with pytest.raises(ArtifactError, match="is TorchScript"):
+        load_weights(nn.Linear(3, 2), script)
+    with pytest.raises(UsageError, match="is TorchScript"):
+        foreign.open_pickle(script, Foreign(trust=True))
+
+
 def test_unwrapping_keeps_the_function() -> None:
     torch.manual_seed(0)
     network = nn.Sequential(
