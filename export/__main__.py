@@ -362,9 +362,11 @@ def _paths(source: Path, original: Original, wanted: Wanted, forms: list[str], o
             path = output / path.name if len(forms) > 1 else output
         paths[form] = path
     if "trt" in paths:
-        if paths["trt"].suffix == ".onnx":
-            raise UsageError(f"-o {output}: an engine is no .onnx; give it another ending, such as .engine")
+        if paths["trt"].suffix != ".engine":
+            raise UsageError(f"-o {output}: gan-run knows an engine by its ending, .engine")
         paths.setdefault("onnx", paths["trt"].with_suffix(".onnx"))
+    if "onnx" in paths and paths["onnx"].suffix == ".engine":
+        raise UsageError(f"-o {output}: gan-run takes that ending for an engine of TensorRT; give .onnx")
     kept = "onnx" not in forms and stays(original, wanted)
     if "onnx" in paths and _is_source(source, paths["onnx"]) and not kept:
         raise UsageError(f"{paths['onnx']} is the source itself: name another file with -o")
