@@ -164,6 +164,7 @@ def make(original: Original, wanted: Wanted) -> Proven:
     cases = _cases(original, wanted, inputs)
     if stays(original, wanted):
         return _as_it_is(original, cases)
+    doubt = _doubtful_range(original, wanted, cases)
     changed = kind != original.precision
     calibrated = calibration(original, wanted) if changed and kind != "bf16" else []
     measured = _too_few(wanted.folder) if calibrated and wanted.folder is not None else ()
@@ -174,7 +175,7 @@ def make(original: Original, wanted: Wanted) -> Proven:
     losses: _Losses | None = None
     for turn in range(ROUNDS):
         model, notes = _convert(original, kind, wanted, keep, calibrated)
-        made = _prove(original, model, kind, wanted, cases, (*original.notes, *measured, *notes))
+        made = _prove(original, model, kind, wanted, cases, (*original.notes, *doubt, *measured, *notes))
         failed = [proof for proof in made.manifest.parity if not proof.passed]
         if not failed:
             return made
@@ -330,20 +331,43 @@ def _convert(
         assert wanted.target is not None
         model, share, target = quantize.to_int8(original.model, calibrated, wanted.target, keep)
         return model, (f"INT8 for {target}: {share:.0%} of the multiply-accumulates",)
+    levels = boundary.steps(original.model)
     if kind == "bf16":  # It reaches as far as FP32 does.
         notes = (f"kept in FP32 beside normalisation: {', '.join(sorted(keep))}",) if keep else ()
-        return precision.to_half(original.model, "bf16", keep), notes
+        return precision.to_half(original.model, "bf16", keep | levels), notes
     if not engines.installed("onnxruntime"):
-        return precision.to_half(original.model, "fp16", keep), ("values not looked at: onnxruntime is not installed",)
+        return precision.to_half(original.model, "fp16", keep | levels), (
+            "values not looked at: onnxruntime is not installed",
+        )
     wide = precision.overflowing(original.model, layers.largest_values(original.model, calibrated)) | keep
     notes = (f"kept in FP32 beside normalisation: {', '.join(sorted(wide))}",) if wide else ()
-    return precision.to_half(original.model, "fp16", wide), notes
+    return precision.to_half(original.model, "fp16", wide | levels), notes
 
 
 def calibration(original: Original, wanted: Wanted, use: parity.Use = "calibration") -> list[list[NDArray[np.generic]]]:
     """Inputs to look at values with: others than those of the proof, also where pictures are given."""
     count = wanted.count or (None if original.interface.noise is None else LATENTS)
     return parity.real_cases(original.interface, wanted.folder, count, use, original.source.size)
+
+
+def _doubtful_range(original: Original, wanted: Wanted, cases: Sequence[parity.Case]) -> tuple[str, ...]:
+    """What to say where a foreign generator's pictures are plainly not of the range that was declared.
+
+    That is where they leave the upper half never, as values of 0 to 1 in -1 to 1 do, or the range by half of it.
+    """
+    declared = original.interface.output
+    if original.source.data or declared.role != "image" or declared.range is None or not cases:
+        return ()
+    port = boundary.bytes_interface(original.interface).output if wanted.io == "uint8" else declared
+    assert port.range is not None
+    low, span = port.range[0], port.range[1] - port.range[0]
+    least = min((float(case.reference.min()) - low) / span for case in cases)
+    most = max((float(case.reference.max()) - low) / span for case in cases)
+    if -0.5 <= least < 0.5 and most <= 1.5:
+        return ()
+    low, high = declared.range
+    values = " to ".join(f"{low + share * (high - low):.2f}" for share in (least, most))
+    return (f"its values lie in {values}, and black and white are {low:g} and {high:g}: is that --range right?",)
 
 
 def _too_few(folder: Path) -> tuple[str, ...]:

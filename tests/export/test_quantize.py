@@ -6,6 +6,7 @@ import itertools
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -285,6 +286,40 @@ def test_bytes_at_the_boundary() -> None:
     np.testing.assert_array_equal(found, levels.repeat(2, 1).repeat(2, 2), "every level comes back as itself")
     floats = run(full, pictures.to_range(levels, PICTURE.inputs[0]))
     np.testing.assert_array_equal(found, to_uint8(floats, (-1.0, 1.0), "NCHW"))
+
+
+@pytest.mark.parametrize("kind", ["fp16", "bf16"])
+def test_the_boundary_stays_fp32_in_any_precision(kind: Any, tmp_path: Path) -> None:
+    """255 levels need more than half precision keeps, also where the bytes were there before it."""
+    node = helper.make_node("Conv", ["x", "w"], ["image"], "conv")
+    output = (Port("image", "image", "float32", ("batch", 3, 8, 8), "NCHW", (-1.0, 1.0)),)
+    interface = Interface("image-to-image", PICTURE.inputs, output)
+    model, interface = boundary.to_bytes(graph(interface, [node], {"w": np.eye(3)[..., None, None]}), interface)
+    original = Original(model, interface, "none", Source(), None, tmp_path)
+    changed, _ = artifact._convert(original, kind, artifact.Wanted(kind), frozenset(), [])
+    types = {value.name: value.type.tensor_type.elem_type for value in changed.graph.value_info}
+    found = {node.name: types.get(node.output[0]) for node in changed.graph.node}
+    assert found["conv"] == (TensorProto.FLOAT16 if kind == "fp16" else TensorProto.BFLOAT16)
+    assert {found[f"io_{step}"] for step in ("scale_x", "shift_x", "scale_image", "clip_image")} == {TensorProto.FLOAT}
+
+
+@pytest.mark.parametrize(("declared", "doubted"), [((-1.0, 1.0), True), ((0.0, 1.0), False), ((0.4, 0.5), True)])
+@pytest.mark.parametrize("io", ["float", "uint8"])
+def test_a_range_that_cannot_be_is_doubted(declared: tuple[float, float], doubted: bool, io: Any) -> None:
+    """Values of 0 to 1 that are called -1 to 1 look pale, and every gate would hold."""
+    port = replace(LATENT.output, range=declared)
+    values = np.linspace(0, 1, 2 * 3 * 8 * 8, dtype=np.float32).reshape(2, 3, 8, 8)
+    interface = replace(LATENT, outputs=(port,))
+    original = Original(dcgan(), interface, "none", Source(), lambda _: values, Path())
+    wanted = artifact.Wanted(io=io)
+    cases = artifact._cases(original, wanted, [[values]])
+    found = artifact._doubtful_range(original, wanted, cases)
+    if io == "float" or declared[0] != 0.4:  # Bytes are clipped, so that going too far does not show.
+        assert bool(found) == doubted
+    if declared[0] == -1.0:
+        assert found == ("its values lie in 0.00 to 1.00, and black and white are -1 and 1: is that --range right?",)
+    ours = replace(original, source=Source(data="digits"))
+    assert not artifact._doubtful_range(ours, wanted, cases)
 
 
 def test_pictures(tmp_path: Path) -> None:
