@@ -236,7 +236,7 @@ def build() -> typer.Typer:
         original = open_source(source, said, typed)
         _refuse_settled(typed, original, calibrate)
         # Before the proof, which may take minutes.
-        paths = _paths(Path(source), original, wanted, forms, output)
+        paths = _paths(Path(source), original, wanted, forms, output, target_engine)
         _write(Path(source), original, make(original, wanted), paths, settings, backend, instances, triton_name)
 
     return app
@@ -344,7 +344,14 @@ def _say(proven: Proven) -> None:
         terminal.note(f"parity: not run ({proven.manifest.unproven})")
 
 
-def _paths(source: Path, original: Original, wanted: Wanted, forms: list[str], output: Path | None) -> dict[str, Path]:
+def _paths(
+    source: Path,
+    original: Original,
+    wanted: Wanted,
+    forms: list[str],
+    output: Path | None,
+    target: Literal["ort", "openvino", "trt"] | None,
+) -> dict[str, Path]:
     """Where each format goes; an engine's .onnx lies beside it, whether it was asked for or not.
 
     An artifact that an engine is built from as it is may be that .onnx itself.
@@ -357,7 +364,7 @@ def _paths(source: Path, original: Original, wanted: Wanted, forms: list[str], o
         raise UsageError(f"-o {output}: several formats go into a folder")
     paths = {}
     for form in forms:
-        path = default_path(original, precision, {"onnx": "onnx", "trt": "engine", "triton": "triton"}[form])
+        path = default_path(original, precision, {"onnx": "onnx", "trt": "engine", "triton": "triton"}[form], target)
         if output is not None:
             path = output / path.name if len(forms) > 1 else output
         paths[form] = path

@@ -6,6 +6,7 @@ export(of_onnx(Path("generator.onnx")), Wanted("int8", target="trt"), Path("gene
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -134,10 +135,16 @@ def write_proof(path: Path, proven: Proven) -> None:
         np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
 
 
-def default_path(original: Original, kind: Precision, ending: str) -> Path:
-    """Where an artifact goes unless told otherwise: `generator.onnx`, `generator-a2b-fp16.engine`."""
-    stem = original.stem.removesuffix(f"-{original.precision}")
-    return original.folder / f"{stem}{'' if kind == 'fp32' else f'-{kind}'}.{ending}"
+def default_path(original: Original, kind: Precision, ending: str, target: quantize.Target | None = None) -> Path:
+    """Where an artifact goes unless told otherwise: `generator.onnx`, `generator-a2b-fp16.engine`.
+
+    An INT8 graph that was asked for one engine says so, `generator-int8-ort.onnx`: another engine's has another form.
+    """
+    stem = re.sub(rf"-{original.precision}(-(ort|openvino|trt))?$", "", original.stem)
+    if kind == original.precision and stem != original.stem:
+        return original.folder / f"{original.stem}.{ending}"
+    form = f"-{target}" if kind == "int8" and target is not None else ""
+    return original.folder / f"{stem}{'' if kind == 'fp32' else f'-{kind}'}{form}.{ending}"
 
 
 def stays(original: Original, wanted: Wanted) -> bool:

@@ -15,6 +15,7 @@ import importlib
 import importlib.util
 import json
 import pickle
+import re
 import sys
 import traceback
 import warnings
@@ -91,6 +92,8 @@ class Opened:
     """sha256 of its weights' file; empty where it brought its own."""
     notes: tuple[str, ...] = ()
     """What a person should know of how it was read."""
+    stem: str = "generator"
+    """What the names of its artifacts begin with: the file of its weights, or its class."""
 
 
 def of_module(spec: str, said: Foreign) -> Original:
@@ -110,10 +113,10 @@ def open_module(spec: str, said: Foreign) -> Opened:
     if said.weights is None:
         if said.part is not None:
             raise UsageError(f"--part {said.part} is a part of a checkpoint: give that with --weights")
-        return Opened(network, said, spec, "")
+        return Opened(network, said, spec, "", stem=spec.rpartition(":")[2])
     content, digest = read_checkpoint(said.weights, said.trust)
     taken = _fit(network, list(_parts(content)), said.weights, said.part)
-    return Opened(network, said, spec, digest, _told(said.weights, taken))
+    return Opened(network, said, spec, digest, _told(said.weights, taken), said.weights.stem)
 
 
 def of_pickle(path: Path, said: Foreign) -> Original:
@@ -144,7 +147,7 @@ def open_pickle(path: Path, said: Foreign) -> Opened:
         raise UsageError(SCRIPT.format(path))
     if not isinstance(content, nn.Module):
         raise UsageError(f"{path} is weights alone: give their module, FILE.py:NAME --weights {path}, or --arch auto")
-    return Opened(content, said, path.name, digest, notes)
+    return Opened(content, said, path.name, digest, notes, path.stem)
 
 
 def of_checkpoint(path: Path, arch: str, said: Foreign) -> Original:
@@ -169,7 +172,7 @@ def open_checkpoint(path: Path, arch: str, said: Foreign) -> Opened:
     size = said.size or ("dynamic" if said.input is None else None)
     channels = cyclegan_format.channels(state)
     filled = {**vars(said), "kind": "image", "input": said.input or f"{channels}xHxW", "size": size}
-    return Opened(network, Foreign(**filled), arch, digest, _told(path, name))
+    return Opened(network, Foreign(**filled), arch, digest, _told(path, name), path.stem)
 
 
 def _recognised(path: Path, state: dict[str, Tensor], digest: str, said: Foreign, notes: tuple[str, ...]) -> Opened:
@@ -204,7 +207,7 @@ def _recognised(path: Path, state: dict[str, Tensor], digest: str, said: Foreign
     }
     tags = ", ".join(found.tags)
     note = f"recognised: {found.architecture.name}{f' ({tags})' if tags else ''}, {found.scale} × the size"
-    return Opened(found.model, Foreign(**filled), found.architecture.id, digest, (*notes, note))
+    return Opened(found.model, Foreign(**filled), found.architecture.id, digest, (*notes, note), path.stem)
 
 
 def open_network(source: str, arch: str | None, said: Foreign, plain: bool = False) -> Opened:
@@ -252,7 +255,9 @@ def _finish(opened: Opened) -> Original:
         weights=opened.digest,
         program=program(),
     )
-    return replace(of_network(network, interface, source, said.norm, Path()), notes=(*opened.notes, *notes))
+    stem = opened.stem if said.part is None else f"{opened.stem}-{re.sub('[^0-9A-Za-z_-]+', '-', said.part)}"
+    made = of_network(network, interface, source, said.norm, Path(), stem)
+    return replace(made, notes=(*opened.notes, *notes))
 
 
 def _trained(said: Foreign, name: str) -> int | None:

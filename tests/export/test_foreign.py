@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 from torch import nn
 
 from ganedge.export import cyclegan_format, foreign, parity
+from ganedge.export.artifact import default_path
 from ganedge.export.foreign import Foreign, load_weights
 from ganedge.export.from_torch import per_picture, unwrap
 from ganedge.runtime.errors import ArtifactError, GanEdgeError, UsageError
@@ -280,3 +282,22 @@ def test_the_size_that_was_said_is_the_one_to_prove_at(shape: str, size: str | N
     assert original.source.size == wanted
     if wanted is not None and size is not None:
         assert parity.sides(original.interface.inputs[0], original.source.size)[0] == (wanted, wanted)
+
+
+def test_artifacts_of_different_sources_and_forms_have_different_names(tmp_path: Path) -> None:
+    said = Foreign(input="3x8x8", kind="image", part="nets.genB2A")
+    opened = foreign.Opened(nn.Conv2d(3, 3, 3, padding=1), said, "nets.py:G", "", stem="latest_net_G")
+    original = foreign._finish(opened)
+    assert default_path(original, "fp32", "onnx") == Path("latest_net_G-nets-genB2A.onnx")
+    torch.save(nn.Conv2d(3, 3, 3).state_dict(), tmp_path / "netG.pth")
+    (tmp_path / "nets.py").write_text("from torch import nn\ndef make():\n    return nn.Conv2d(3, 3, 3)\n")
+    assert foreign.open_module(f"{tmp_path}/nets.py:make", Foreign()).stem == "make"
+    assert foreign.open_module(f"{tmp_path}/nets.py:make", Foreign(weights=tmp_path / "netG.pth")).stem == "netG"
+    names = [default_path(original, "int8", "onnx", target).name for target in ("ort", "openvino", None)]
+    assert [name.removeprefix("latest_net_G-nets-genB2A-") for name in names] == [
+        "int8-ort.onnx",
+        "int8-openvino.onnx",
+        "int8.onnx",
+    ]
+    made = replace(original, stem="g-int8-ort", precision="int8")
+    assert default_path(made, "int8", "engine").name == "g-int8-ort.engine"
