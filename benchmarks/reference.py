@@ -126,7 +126,13 @@ def _foreign(manifest: Manifest, said: Said) -> foreign.Foreign:
         classes=interface.classes,
         trust=said.trust,
         arch_norm=said.norm,
+        part=manifest.source.generator if _names_part(manifest) else None,
     )
+
+
+def _names_part(manifest: Manifest) -> bool:
+    """Whether the artifact was made from one of several parts of a checkpoint; a run has its generators' own names."""
+    return not manifest.source.data and manifest.source.generator != "generator"
 
 
 def is_plain(network: nn.Module) -> bool:

@@ -19,10 +19,9 @@ import typer
 from ganedge.runtime import terminal
 
 if TYPE_CHECKING:
-    from ganedge.export.artifact import Proven
+    from ganedge.export.artifact import Proven, Wanted
     from ganedge.export.original import Original
     from ganedge.export.to_tensorrt import Settings
-    from ganedge.runtime.manifest import Precision
 
 
 SOURCE, PROOF, DEPLOY = "Source", "Proof", "TensorRT and Triton"
@@ -125,6 +124,10 @@ def build() -> typer.Typer:
             str | None, typer.Option(help="Arguments that make it, as JSON.", rich_help_panel=SOURCE)
         ] = None,
         weights: Annotated[Path | None, typer.Option(help="Its weights.", rich_help_panel=SOURCE)] = None,
+        part: Annotated[
+            str | None,
+            typer.Option(help="Which generator of a checkpoint that holds several: genA2B.", rich_help_panel=SOURCE),
+        ] = None,
         arch: Annotated[
             str | None,
             typer.Option(
@@ -233,11 +236,14 @@ def build() -> typer.Typer:
             classes=_classes(classes),
             kwargs=kwargs,
             weights=weights,
+            part=part,
             trust=trust,
         )
         original = open_source(source, said, typed)
         _refuse_settled(typed, original, calibrate)
-        _write(Path(source), original, make(original, wanted), forms, output, settings, backend, instances, triton_name)
+        # Before the proof, which may take minutes.
+        paths = _paths(Path(source), original, wanted, forms, output, target_engine)
+        _write(Path(source), original, make(original, wanted), paths, settings, backend, instances, triton_name)
 
     return app
 
@@ -300,20 +306,22 @@ def _write(
     source: Path,
     original: Original,
     proven: Proven,
-    forms: list[str],
-    output: Path | None,
+    paths: dict[str, Path],
     settings: Settings,
     backend: Literal["onnxruntime", "tensorrt"],
     instances: int,
     triton_name: str | None,
 ) -> None:
     """Write every format and say what was proven."""
+    from dataclasses import replace
+
     from ganedge.export.artifact import default_path, write_artifact_file
 
-    paths = _paths(source, original, proven.manifest.precision, forms, output)
     _say(proven)
     precision = proven.manifest.precision
-    if "onnx" in paths:
+    if "onnx" in paths and _is_source(source, paths["onnx"]):  # Which stays as it is: an engine names its digest.
+        proven = replace(proven, data=source.read_bytes())
+    elif "onnx" in paths:
         write_artifact_file(paths["onnx"], proven)
         terminal.note(f"{paths['onnx']}: {paths['onnx'].stat().st_size / 1e6:.1f} MB, {precision}")
     if "trt" in paths:
@@ -345,27 +353,43 @@ def _say(proven: Proven) -> None:
 
 
 def _paths(
-    source: Path, original: Original, precision: Precision, forms: list[str], output: Path | None
+    source: Path,
+    original: Original,
+    wanted: Wanted,
+    forms: list[str],
+    output: Path | None,
+    target: Literal["ort", "openvino", "trt"] | None,
 ) -> dict[str, Path]:
-    """Where each format goes; an engine's .onnx lies beside it, whether it was asked for or not."""
-    from ganedge.export.artifact import default_path
+    """Where each format goes; an engine's .onnx lies beside it, whether it was asked for or not.
+
+    An artifact that an engine is built from as it is may be that .onnx itself.
+    """
+    from ganedge.export.artifact import default_path, stays
     from ganedge.runtime.errors import UsageError
 
+    precision = wanted.precision or original.precision
     if output is not None and len(forms) > 1 and output.suffix in (".onnx", ".engine"):
         raise UsageError(f"-o {output}: several formats go into a folder")
     paths = {}
     for form in forms:
-        path = default_path(original, precision, {"onnx": "onnx", "trt": "engine", "triton": "triton"}[form])
+        path = default_path(original, precision, {"onnx": "onnx", "trt": "engine", "triton": "triton"}[form], target)
         if output is not None:
             path = output / path.name if len(forms) > 1 else output
         paths[form] = path
     if "trt" in paths:
-        if paths["trt"].suffix == ".onnx":
-            raise UsageError(f"-o {output}: an engine is no .onnx; give it another ending, such as .engine")
+        if paths["trt"].suffix != ".engine":
+            raise UsageError(f"-o {output}: gan-run knows an engine by its ending, .engine")
         paths.setdefault("onnx", paths["trt"].with_suffix(".onnx"))
-    if "onnx" in paths and source.suffix == ".onnx" and source.resolve() == paths["onnx"].resolve():
+    if "onnx" in paths and paths["onnx"].suffix == ".engine":
+        raise UsageError(f"-o {output}: gan-run takes that ending for an engine of TensorRT; give .onnx")
+    kept = "onnx" not in forms and stays(original, wanted)
+    if "onnx" in paths and _is_source(source, paths["onnx"]) and not kept:
         raise UsageError(f"{paths['onnx']} is the source itself: name another file with -o")
     return paths
+
+
+def _is_source(source: Path, path: Path) -> bool:
+    return source.suffix == ".onnx" and source.resolve() == path.resolve()
 
 
 def _forms(text: str) -> list[str]:

@@ -6,6 +6,7 @@ export(of_onnx(Path("generator.onnx")), Wanted("int8", target="trt"), Path("gene
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -16,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto
 
-from ganedge.export import boundary, layers, parity, precision, quantize
+from ganedge.export import boundary, layers, parity, pictures, precision, quantize
 from ganedge.export.original import Original
 from ganedge.export.sensitivity import Sensitivity
 from ganedge.runtime import engines, fidelity
@@ -33,9 +34,7 @@ MOST_SPARE = 15.0
 TIMED = 20
 """Calls of each engine where the one to quantise for is chosen; the first quarter is warm-up."""
 PROOF_LATENTS, PROOF_PICTURES = 16, 4
-"""Inputs and outputs stored beside what could not be proven where it was made."""
-CALIBRATION_SEED, FORESIGHT_SEED = parity.SEED + 1000, parity.SEED + 2000
-"""Seeds of the inputs to calibrate with, and of those that tell what each layer's INT8 costs: none of the proof's."""
+"""Inputs and outputs stored beside every artifact."""
 LATENTS = 128
 """Latents to look at values with: they are cheap, and few of them miss the rare large values."""
 
@@ -111,18 +110,19 @@ def export(original: Original, wanted: Wanted, output: Path | None = None) -> tu
 
 
 def write_artifact_file(path: Path, proven: Proven) -> None:
-    """Write the .onnx, and beside it what it takes to prove it later where that was not possible here."""
+    """Write the .onnx, and beside it what proves it again: a device may have one engine, and not those here."""
     write_whole(path, proven.data)
-    # One engine alone has no other to be held against later.
-    if proven.manifest.unproven or len(engines.readers(proven.manifest.precision)) < 2:
-        write_proof(path, proven)
-    else:
-        path.with_name(f"{path.name}.proof.npz").unlink(missing_ok=True)
+    write_proof(path, proven)
 
 
 def write_proof(path: Path, proven: Proven) -> None:
-    """Keep some inputs and outputs beside an artifact, so that `gan-run verify` can prove it on the device."""
+    """Keep some inputs and outputs beside an artifact, so that `gan-run verify` can prove it on the device.
+
+    Where nothing could run the source there are none, and an older artifact's are removed with it.
+    """
+    place = path.with_name(f"{path.name}.proof.npz")
     if not proven.cases:
+        place.unlink(missing_ok=True)
         return
     case, interface = proven.cases[0], proven.manifest.interface
     count = PROOF_LATENTS if interface.noise else PROOF_PICTURES
@@ -131,14 +131,26 @@ def write_proof(path: Path, proven: Proven) -> None:
     arrays = {f"input{place}": array[:count] for place, array in enumerate(case.inputs)}
     arrays["output"] = case.reference[:count].astype(np.float32)
     arrays["weights"] = np.array(proven.manifest.source.weights)
-    with whole_file(path.with_name(f"{path.name}.proof.npz")) as part, part.open("wb") as file:
+    with whole_file(place) as part, part.open("wb") as file:
         np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
 
 
-def default_path(original: Original, kind: Precision, ending: str) -> Path:
-    """Where an artifact goes unless told otherwise: `generator.onnx`, `generator-a2b-fp16.engine`."""
-    stem = original.stem.removesuffix(f"-{original.precision}")
-    return original.folder / f"{stem}{'' if kind == 'fp32' else f'-{kind}'}.{ending}"
+def default_path(original: Original, kind: Precision, ending: str, target: quantize.Target | None = None) -> Path:
+    """Where an artifact goes unless told otherwise: `generator.onnx`, `generator-a2b-fp16.engine`.
+
+    An INT8 graph that was asked for one engine says so, `generator-int8-ort.onnx`: another engine's has another form.
+    """
+    stem = re.sub(rf"-{original.precision}(-(ort|openvino|trt))?$", "", original.stem)
+    if kind == original.precision and stem != original.stem:
+        return original.folder / f"{original.stem}.{ending}"
+    form = f"-{target}" if kind == "int8" and target is not None else ""
+    return original.folder / f"{stem}{'' if kind == 'fp32' else f'-{kind}'}{form}.{ending}"
+
+
+def stays(original: Original, wanted: Wanted) -> bool:
+    """Whether the source is an artifact that is wanted as it is, so that what was proven of it still holds."""
+    same = wanted.precision in (None, original.precision) and wanted.io == "float"
+    return same and bool(original.parity) and wanted.gate is None
 
 
 def make(original: Original, wanted: Wanted) -> Proven:
@@ -157,18 +169,20 @@ def make(original: Original, wanted: Wanted) -> Proven:
         raise UsageError(f"--calibrate {wanted.folder}: this generator takes latents, not pictures; give a number")
     inputs = parity.real_cases(original.interface, wanted.folder, trained=original.source.size)
     cases = _cases(original, wanted, inputs)
-    if kind == original.precision and wanted.io == "float" and original.parity and wanted.gate is None:
+    if stays(original, wanted):
         return _as_it_is(original, cases)
-    measured: tuple[str, ...] = ()
+    doubt = _doubtful_range(original, wanted, cases)
     changed = kind != original.precision
     calibrated = calibration(original, wanted) if changed and kind != "bf16" else []
+    measured = _too_few(wanted.folder) if calibrated and wanted.folder is not None else ()
     if changed and kind == "int8" and wanted.target is None:
-        wanted, measured = _choose_target(original, wanted, inputs, calibrated)
+        wanted, chosen = _choose_target(original, wanted, inputs, calibrated)
+        measured = (*measured, *chosen)
     keep: frozenset[str] = frozenset()
     losses: _Losses | None = None
     for turn in range(ROUNDS):
         model, notes = _convert(original, kind, wanted, keep, calibrated)
-        made = _prove(original, model, kind, wanted, cases, (*original.notes, *measured, *notes))
+        made = _prove(original, model, kind, wanted, cases, (*original.notes, *doubt, *measured, *notes))
         failed = [proof for proof in made.manifest.parity if not proof.passed]
         if not failed:
             return made
@@ -238,7 +252,7 @@ class _LossesOfInt8:
     def __init__(self, original: Original, low: ModelProto, wanted: Wanted) -> None:
         assert wanted.target is not None
         prepared = quantize.prepared(original.model, wanted.target)
-        others = calibration(original, wanted, FORESIGHT_SEED)
+        others = calibration(original, wanted, "foresight")
         self._effect = Sensitivity(prepared, low, wanted.target, others, original.interface)
         self._gate = wanted.gate or fidelity.gate_of("int8", original.interface)
         self._spare = SPARE
@@ -324,20 +338,51 @@ def _convert(
         assert wanted.target is not None
         model, share, target = quantize.to_int8(original.model, calibrated, wanted.target, keep)
         return model, (f"INT8 for {target}: {share:.0%} of the multiply-accumulates",)
+    levels = boundary.steps(original.model)
     if kind == "bf16":  # It reaches as far as FP32 does.
         notes = (f"kept in FP32 beside normalisation: {', '.join(sorted(keep))}",) if keep else ()
-        return precision.to_half(original.model, "bf16", keep), notes
+        return precision.to_half(original.model, "bf16", keep | levels), notes
     if not engines.installed("onnxruntime"):
-        return precision.to_half(original.model, "fp16", keep), ("values not looked at: onnxruntime is not installed",)
+        return precision.to_half(original.model, "fp16", keep | levels), (
+            "values not looked at: onnxruntime is not installed",
+        )
     wide = precision.overflowing(original.model, layers.largest_values(original.model, calibrated)) | keep
     notes = (f"kept in FP32 beside normalisation: {', '.join(sorted(wide))}",) if wide else ()
-    return precision.to_half(original.model, "fp16", wide), notes
+    return precision.to_half(original.model, "fp16", wide | levels), notes
 
 
-def calibration(original: Original, wanted: Wanted, seed: int = CALIBRATION_SEED) -> list[list[NDArray[np.generic]]]:
-    """Inputs to look at values with: the pictures given, or others than those of the proof."""
+def calibration(original: Original, wanted: Wanted, use: parity.Use = "calibration") -> list[list[NDArray[np.generic]]]:
+    """Inputs to look at values with: others than those of the proof, also where pictures are given."""
     count = wanted.count or (None if original.interface.noise is None else LATENTS)
-    return parity.real_cases(original.interface, wanted.folder, count, seed, original.source.size)
+    return parity.real_cases(original.interface, wanted.folder, count, use, original.source.size)
+
+
+def _doubtful_range(original: Original, wanted: Wanted, cases: Sequence[parity.Case]) -> tuple[str, ...]:
+    """What to say where a foreign generator's pictures are plainly not of the range that was declared.
+
+    That is where they leave the upper half never, as values of 0 to 1 in -1 to 1 do, or the range by half of it.
+    """
+    declared = original.interface.output
+    if original.source.data or declared.role != "image" or declared.range is None or not cases:
+        return ()
+    port = boundary.bytes_interface(original.interface).output if wanted.io == "uint8" else declared
+    assert port.range is not None
+    low, span = port.range[0], port.range[1] - port.range[0]
+    least = min((float(case.reference.min()) - low) / span for case in cases)
+    most = max((float(case.reference.max()) - low) / span for case in cases)
+    if -0.5 <= least < 0.5 and most <= 1.5:
+        return ()
+    low, high = declared.range
+    values = " to ".join(f"{low + share * (high - low):.2f}" for share in (least, most))
+    return (f"its values lie in {values}, and black and white are {low:g} and {high:g}: is that --range right?",)
+
+
+def _too_few(folder: Path) -> tuple[str, ...]:
+    """What to say where a folder cannot be shared between what is calibrated with and what is proven with."""
+    count = len(pictures.listed(folder))
+    if count >= len(parity.USES):
+        return ()
+    return (f"{folder} holds {count} picture(s), so the proof sees some that it was calibrated with: give 3 or more",)
 
 
 def _prove(

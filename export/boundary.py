@@ -53,6 +53,11 @@ def to_bytes(model: ModelProto, interface: Interface) -> tuple[ModelProto, Inter
     return rewrite.tidy(changed, names), new
 
 
+def steps(model: ModelProto) -> frozenset[str]:
+    """Names of the nodes that `to_bytes` put around a graph, which stay FP32 in any precision."""
+    return frozenset(node.name for node in model.graph.node if node.name.startswith("io_"))
+
+
 def bytes_interface(interface: Interface) -> Interface:
     """What an artifact takes and gives with bytes at its boundary."""
     inputs, outputs = (tuple(map(_bytes_port, ports)) for ports in (interface.inputs, interface.outputs))

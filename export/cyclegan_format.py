@@ -21,6 +21,8 @@ from ganedge.runtime.errors import ArtifactError, UsageError
 
 ARCHITECTURES = ("resnet_9blocks", "resnet_6blocks", "unet_256", "unet_128")
 """As that project names them."""
+TRAINED = {"resnet_9blocks": 256, "resnet_6blocks": 128, "unet_256": 256, "unet_128": 128}
+"""Sides of the pictures that each was designed for, pixels (Zhu et al. 2017, appendix 7.2)."""
 UNET_HALVINGS = {"unet_256": 8, "unet_128": 7}
 Norm = Literal["instance", "batch"]
 Layer = Callable[[int], nn.Module]

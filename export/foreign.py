@@ -15,14 +15,15 @@ import importlib
 import importlib.util
 import json
 import pickle
+import re
 import sys
 import traceback
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -38,6 +39,10 @@ PREFIXES = ("module.", "_orig_mod.")
 """What DataParallel and torch.compile put before every key."""
 PREFERRED = ("ema", "generator", "netg", "g", "gen")
 """Words in the name of a part of a checkpoint that make it the one to export, best first."""
+SCRIPT = (
+    "{} is TorchScript, a module compiled without its source: give that, FILE.py:NAME, with its state dict as --weights"
+)
+"""What there is to say of torch.jit.save's files."""
 LFS = b"version https://git-lfs"
 """How a Git LFS pointer begins, which stands where a large file was not fetched."""
 
@@ -70,6 +75,8 @@ class Foreign:
     """Whether to read weights that can execute code."""
     arch_norm: Literal["instance", "batch"] = "instance"
     """Normalisation of an architecture that is named."""
+    part: str | None = None
+    """The part of a checkpoint to take, where it holds several generators: genA2B, state.genA2B."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +92,8 @@ class Opened:
     """sha256 of its weights' file; empty where it brought its own."""
     notes: tuple[str, ...] = ()
     """What a person should know of how it was read."""
+    stem: str = "generator"
+    """What the names of its artifacts begin with: the file of its weights, or its class."""
 
 
 def of_module(spec: str, said: Foreign) -> Original:
@@ -101,10 +110,13 @@ def of_module(spec: str, said: Foreign) -> Original:
 def open_module(spec: str, said: Foreign) -> Opened:
     """The module alone, see `of_module`."""
     network = construct(spec, said.kwargs)
-    digest = ""
-    if said.weights is not None:
-        digest = load_weights(network, said.weights, said.trust)
-    return Opened(network, said, spec, digest)
+    if said.weights is None:
+        if said.part is not None:
+            raise UsageError(f"--part {said.part} is a part of a checkpoint: give that with --weights")
+        return Opened(network, said, spec, "", stem=spec.rpartition(":")[2])
+    content, digest = read_checkpoint(said.weights, said.trust)
+    taken = _fit(network, list(_parts(content)), said.weights, said.part)
+    return Opened(network, said, spec, digest, _told(said.weights, taken), said.weights.stem)
 
 
 def of_pickle(path: Path, said: Foreign) -> Original:
@@ -122,12 +134,20 @@ def open_pickle(path: Path, said: Foreign) -> Opened:
     sys.path.insert(0, str(Path.cwd()))
     sys.path.insert(0, str(path.resolve().parent))  # The classes of a pickled module are imported by name.
     content, digest = read_checkpoint(path, said.trust)
+    notes: tuple[str, ...] = ()
     if isinstance(content, Mapping):
-        modules = [value for value in content.values() if isinstance(value, nn.Module)]
-        content = modules[0] if len(modules) == 1 else content
+        modules = {str(key): value for key, value in content.items() if isinstance(value, nn.Module)}
+        if said.part is not None:
+            modules = {key: value for key, value in modules.items() if key == said.part}
+        if len(modules) > 1:
+            raise UsageError(f"{path} holds {len(modules)} modules: choose one with --part {'|'.join(modules)}")
+        for name, module in modules.items():
+            content, notes = module, _told(path, name)
+    if isinstance(content, torch.jit.ScriptModule):
+        raise UsageError(SCRIPT.format(path))
     if not isinstance(content, nn.Module):
         raise UsageError(f"{path} is weights alone: give their module, FILE.py:NAME --weights {path}, or --arch auto")
-    return Opened(content, said, path.name, digest)
+    return Opened(content, said, path.name, digest, notes, path.stem)
 
 
 def of_checkpoint(path: Path, arch: str, said: Foreign) -> Original:
@@ -142,19 +162,20 @@ def of_checkpoint(path: Path, arch: str, said: Foreign) -> Original:
 
 def open_checkpoint(path: Path, arch: str, said: Foreign) -> Opened:
     """The module alone, see `of_checkpoint`."""
-    state, digest = read_state(path, said.trust)
+    content, digest = read_checkpoint(path, said.trust)
+    parts = _ranked(list(_parts(content)), path, said.part)
     if arch == "auto":
-        return _recognised(path, state, digest, said)
-    network = cyclegan_format.build(arch, state, said.arch_norm)
-    _fit(network, [("", state)], path)
+        name, state = _one_of_its_kind(parts, path)
+        return _recognised(path, state, digest, said, _told(path, name))
+    name, network, state = _settle(parts, path, lambda state: cyclegan_format.build(arch, state, said.arch_norm))
     # Its generators work at any size that halves evenly; the U-Nets' multiple is found by trying.
     size = said.size or ("dynamic" if said.input is None else None)
     channels = cyclegan_format.channels(state)
     filled = {**vars(said), "kind": "image", "input": said.input or f"{channels}xHxW", "size": size}
-    return Opened(network, Foreign(**filled), arch, digest)
+    return Opened(network, Foreign(**filled), arch, digest, _told(path, name), path.stem)
 
 
-def _recognised(path: Path, state: dict[str, Tensor], digest: str, said: Foreign) -> Opened:
+def _recognised(path: Path, state: dict[str, Tensor], digest: str, said: Foreign, notes: tuple[str, ...]) -> Opened:
     """A super-resolution or restoration network that spandrel knows by its weights; pictures of 0 to 1 go in.
 
     Raises:
@@ -186,7 +207,7 @@ def _recognised(path: Path, state: dict[str, Tensor], digest: str, said: Foreign
     }
     tags = ", ".join(found.tags)
     note = f"recognised: {found.architecture.name}{f' ({tags})' if tags else ''}, {found.scale} × the size"
-    return Opened(found.model, Foreign(**filled), found.architecture.id, digest, (note,))
+    return Opened(found.model, Foreign(**filled), found.architecture.id, digest, (*notes, note), path.stem)
 
 
 def open_network(source: str, arch: str | None, said: Foreign, plain: bool = False) -> Opened:
@@ -226,12 +247,30 @@ def _finish(opened: Opened) -> Original:
     network, notes = _plain(unwrap(opened.network).float().cpu(), said)
     interface = _interface(network, said)
     network = _reshaped(network, said)
+    trained = _trained(said, name) if interface.inputs[0].role == "image" else None
     source = Source(
         variant=Path(name.rpartition(":")[0]).name + ":" + name.rpartition(":")[2] if ":" in name else name,
+        generator=said.part or "generator",
+        config={} if trained is None else {"size": trained},
         weights=opened.digest,
         program=program(),
     )
-    return replace(of_network(network, interface, source, said.norm, Path()), notes=(*opened.notes, *notes))
+    stem = opened.stem if said.part is None else f"{opened.stem}-{re.sub('[^0-9A-Za-z_-]+', '-', said.part)}"
+    made = of_network(network, interface, source, said.norm, Path(), stem)
+    return replace(made, notes=(*opened.notes, *notes))
+
+
+def _trained(said: Foreign, name: str) -> int | None:
+    """The side of the pictures it is meant for, pixels: of --input or --size, or what its architecture is trained on.
+
+    Proof and calibration take it where heights and widths are dynamic: small pictures judge a deep network too kindly.
+    """
+    assert said.input is not None
+    sizes = [size for size in dimensions(said.input, "--input")[1:] if isinstance(size, int)]
+    if said.size is not None and said.size != "dynamic":
+        parts = said.size.split(",")
+        sizes = list(read_size(parts[len(parts) // 2]))
+    return max(sizes) if sizes else cyclegan_format.TRAINED.get(name)
 
 
 def _reshaped(network: nn.Module, said: Foreign) -> nn.Module:
@@ -485,15 +524,6 @@ def load_weights(network: nn.Module, path: Path, trust: bool = False) -> str:
     return digest
 
 
-def read_state(path: Path, trust: bool = False) -> tuple[dict[str, Tensor], str]:
-    """The one state dict in a checkpoint that is preferred, and the file's sha256."""
-    content, digest = read_checkpoint(path, trust)
-    parts = sorted(_parts(content), key=lambda part: _rank(part[0]))
-    if not parts:
-        raise ArtifactError(f"{path} holds no weights")
-    return parts[0][1], digest
-
-
 def read_checkpoint(path: Path, trust: bool = False) -> tuple[Any, str]:
     """What a file of weights holds, and its sha256."""
     try:
@@ -524,6 +554,8 @@ def read_checkpoint(path: Path, trust: bool = False) -> tuple[Any, str]:
         ) from error
     except Exception as error:
         reason = " ".join(str(error).split())[:200]
+        if "TorchScript" in reason:
+            raise ArtifactError(SCRIPT.format(path)) from error
         raise ArtifactError(f"{path} is cut off, damaged or no checkpoint: {type(error).__name__}: {reason}") from error
 
 
@@ -552,25 +584,114 @@ def _rank(name: str) -> int:
     return next((place for place, word in enumerate(PREFERRED) if word in words), len(PREFERRED))
 
 
-def _fit(network: nn.Module, parts: list[tuple[str, dict[str, Tensor]]], path: Path) -> None:
-    """Load the best part that fits; the error tells of the one that nearly did."""
+Part = tuple[str, dict[str, Tensor]]
+"""The path to a state dict in a checkpoint, and what it holds."""
+
+
+def _ranked(parts: list[Part], path: Path, part: str | None = None) -> list[Part]:
+    """The parts that may be asked for, the best name first.
+
+    Raises:
+        ArtifactError: there are none at all.
+        UsageError: none of that name.
+    """
     if not parts:
         raise ArtifactError(f"{path} holds no weights")
-    wanted = network.state_dict()
-    near: tuple[int, dict[str, Tensor]] | None = None
-    for _, state in sorted(parts, key=lambda part: _rank(part[0])):
-        ready = _without_old_statistics(network, _stripped(state))
+    if part is not None:
+        named = [one for one in parts if f".{part.strip('.')}." in f".{one[0].strip('.')}."]
+        if not named:
+            names = [name.strip(".") for name, _ in parts if name.strip(".")]
+            raise UsageError(f"--part {part}: {path} has no such part, but {', '.join(names[:8]) or 'one alone'}")
+        parts = named
+    return sorted(parts, key=lambda one: _rank(one[0]))
+
+
+def _fit(network: nn.Module, parts: list[Part], path: Path, part: str | None = None) -> str:
+    """Load the best part that fits, and say which; the error tells of the one that nearly did."""
+    name, _, state = _settle(_ranked(parts, path, part), path, lambda _: network)
+    network.load_state_dict(state, strict=False)
+    return name
+
+
+def _settle(
+    parts: list[Part], path: Path, make: Callable[[dict[str, Tensor]], nn.Module]
+) -> tuple[str, nn.Module, dict[str, Tensor]]:
+    """The part to take, the network that it is of, filled with it, and what it was filled with.
+
+    Args:
+        parts: The best name first.
+        path: The checkpoint.
+        make: Gives the network for a part, or an ArtifactError where it is of another kind.
+
+    Raises:
+        ArtifactError: none fits; the message tells of the one that nearly did.
+        UsageError: several fit equally well, and differ.
+    """
+    found: list[tuple[str, nn.Module, dict[str, Tensor]]] = []
+    near: tuple[int, str] | None = None
+    for name, state in parts:
+        if found and _rank(name) > _rank(found[0][0]):
+            break
         try:
-            missing, more = network.load_state_dict(ready, strict=False)
-        except RuntimeError:  # A shape differs; which one, `_misfit` says.
-            missing, more = list(wanted), []
-        if not more and all(key.endswith("num_batches_tracked") for key in missing):
-            return
+            network = make(state)
+        except ArtifactError as error:
+            near = near or (-1, str(error))
+            continue
+        wanted, ready = network.state_dict(), _without_old_statistics(network, _stripped(state))
+        if _fills(network, ready):
+            if not any(_same(ready, other) for _, _, other in found):
+                found.append((name, network, ready))
+            continue
         alike = sum(key in wanted and wanted[key].shape == value.shape for key, value in ready.items())
         if near is None or alike > near[0]:
-            near = (alike, ready)
-    assert near is not None
-    raise ArtifactError(f"{path} does not fit this generator: {_misfit(wanted, near[1])}")
+            near = (alike, f"{path} does not fit this generator: {_misfit(wanted, ready)}")
+    if len(found) > 1:
+        _refuse_several([name for name, _, _ in found], path)
+    if not found:
+        assert near is not None
+        raise ArtifactError(near[1])
+    return found[0]
+
+
+def _fills(network: nn.Module, state: dict[str, Tensor]) -> bool:
+    """Load a part, and say whether it is all that the network has and no more."""
+    try:
+        missing, more = network.load_state_dict(state, strict=False)
+    except RuntimeError:  # A shape differs; which one, `_misfit` says.
+        return False
+    return not more and all(key.endswith("num_batches_tracked") for key in missing)
+
+
+def _one_of_its_kind(parts: list[Part], path: Path) -> Part:
+    """The best part, unless others of as good a name have the same layers and other weights (UsageError)."""
+    name, state = parts[0]
+    shapes = {key: value.shape for key, value in state.items()}
+    alike = [
+        other
+        for other, more in parts[1:]
+        if _rank(other) == _rank(name)
+        and {key: value.shape for key, value in more.items()} == shapes
+        and not _same(more, state)
+    ]
+    if alike:
+        _refuse_several([name, *alike], path)
+    return name, state
+
+
+def _refuse_several(names: list[str], path: Path) -> NoReturn:
+    shown = [name.strip(".") or "the whole file" for name in names]
+    raise UsageError(
+        f"{path} holds {len(shown)} generators that fit, {', '.join(shown)}: choose one with --part {shown[-1]}"
+    )
+
+
+def _same(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+
+
+def _told(path: Path, name: str) -> tuple[str, ...]:
+    """What to say of the part that was taken, where the checkpoint has parts."""
+    return (f"weights: the part {name.strip('.')} of {path.name}",) if name.strip(".") else ()
 
 
 def _stripped(state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -9,7 +9,7 @@ The reference of every proof is the file itself, in the first engine that is ins
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -17,20 +17,44 @@ from typing import Literal
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import ModelProto, TensorProto, ValueInfoProto, numpy_helper, version_converter
+from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper, version_converter
 
 from ganedge.export import rewrite
 from ganedge.export.original import Arrays, Original, Run
+from ganedge.export.sizes import find_multiple
 from ganedge.runtime import engines, onnx_file
 from ganedge.runtime.errors import ArtifactError, GanEdgeError, UsageError
-from ganedge.runtime.manifest import KEY, Interface, Noise, NormMode, Port, Source, program, read_artifact
+from ganedge.runtime.manifest import (
+    KEY,
+    Interface,
+    Noise,
+    NormMode,
+    Port,
+    Precision,
+    Source,
+    program,
+    read_artifact,
+)
 from ganedge.runtime.shared_norm import WHOLE_PICTURE
 
 OPSET = 18
-"""Older files are raised to this operator set."""
-NEWEST = 21
-"""Newer ones than this stay what they are; between the two as well."""
+"""Older files are raised to this operator set; newer ones stay what they are."""
+LEAST_IR = 8
+"""Older files are raised to this version of the format: before version 4 weights had to be inputs as well."""
 DTYPES: dict[int, str] = {TensorProto.FLOAT: "float32", TensorProto.UINT8: "uint8", TensorProto.INT64: "int64"}
+HALVES: dict[int, Precision] = {TensorProto.FLOAT16: "fp16", TensorProto.BFLOAT16: "bf16"}
+QUANTISED = frozenset(
+    {
+        "QuantizeLinear",
+        "DequantizeLinear",
+        "DynamicQuantizeLinear",
+        "QLinearConv",
+        "QLinearMatMul",
+        "ConvInteger",
+        "MatMulInteger",
+    }
+)
+"""Operators of a graph that is INT8 already."""
 TRAINING = "BatchNormalization in training mode"
 
 
@@ -55,8 +79,7 @@ def of_onnx(
         UsageError: a foreign one, and not said what goes in.
     """
     data = read_file(path)
-    _, metadata = onnx_file.split(data)
-    if KEY in metadata:
+    if KEY in metadata(data, path):
         if kind is not None:
             raise UsageError(f"--kind {kind}: {path} says itself what it takes; leave --kind out")
         manifest, _ = read_artifact(path)
@@ -81,10 +104,75 @@ def of_onnx(
     model = _checked(_load(path), path)
     interface = _interface(model, kind, value_range, noise, tuple(classes))
     source = Source(variant=path.name, weights=hashlib.sha256(data).hexdigest(), program=program())
+    precision = _precision(model)
     _name_nodes(model)
     rewrite.fold_batch_norm(model)
     model = rewrite.tidy(model, _names(interface))
-    return Original(model, interface, _norm_mode(model), source, _in_engine(model, "fp32"), path.parent, path.stem)
+    run = _in_engine(model, precision)
+    model, interface, notes = _sized(model, interface, run)
+    if precision != "fp32":
+        notes = (*notes, f"it is {precision} inside already, and is proven to stay what it is")
+    mode = _norm_mode(model, interface)
+    return Original(model, interface, mode, source, run, path.parent, path.stem, precision, notes=notes)
+
+
+def metadata(data: bytes, path: Path) -> dict[str, str]:
+    """What an .onnx file says of itself; where it is none, an ArtifactError that names it."""
+    try:
+        return onnx_file.split(data)[1]
+    except ArtifactError as error:
+        raise ArtifactError(f"{path}: {error}") from error
+
+
+def _precision(model: ModelProto) -> Precision:
+    """What a foreign graph computes in already, by its quantisations, weights and casts."""
+    if QUANTISED & {node.op_type for node in model.graph.node}:
+        return "int8"
+    types = {tensor.data_type for tensor in model.graph.initializer}
+    for node in model.graph.node:
+        types.update(a.i for a in node.attribute if node.op_type == "Cast" and a.name == "to")
+        types.update(a.t.data_type for a in node.attribute if a.name == "value" and node.op_type == "Constant")
+    return next((name for element, name in HALVES.items() if element in types), "fp32")
+
+
+def _sized(model: ModelProto, interface: Interface, run: Run | None) -> tuple[ModelProto, Interface, tuple[str, ...]]:
+    """What only trying tells where heights and widths are dynamic: their multiple, and the factor of what comes out."""
+    port, output = interface.inputs[0], interface.output
+    if port.role != "image" or output.role != "image" or all(isinstance(size, int) for size in port.shape[1:]):
+        return model, interface, ()
+    if run is None:
+        return (
+            model,
+            interface,
+            ("the multiple that heights and widths must have was not tried: no engine is installed",),
+        )
+    places = (2, 3) if port.layout == "NCHW" else (1, 2)
+    results = (2, 3) if output.layout == "NCHW" else (1, 2)
+    random = np.random.default_rng(0)
+
+    def tried(height: int, width: int) -> tuple[float, float]:
+        shape = [size if isinstance(size, int) else 1 for size in port.shape]
+        for place, size in zip(places, (height, width), strict=True):
+            shape[place] = size if isinstance(port.shape[place], str) else shape[place]
+        first = (random.random(shape) * 255).astype(np.uint8) if port.dtype == "uint8" else random.random(shape)
+        given = run([first.astype(port.dtype), *([np.zeros(shape[0], np.int64)] if interface.classes else [])])
+        pairs = [(given.shape[out], shape[into]) for out, into in zip(results, places, strict=True)]
+        ratios = [
+            out / into for (out, into), place in zip(pairs, places, strict=True) if isinstance(port.shape[place], str)
+        ]
+        return ratios[0], ratios[-1]
+
+    multiple, scale = find_multiple(tried)
+    shape = list(output.shape)
+    for place, name in zip(results, ("height", "width"), strict=True):
+        if isinstance(shape[place], str) and scale != 1:
+            shape[place] = f"{scale:g}*{name}"
+    for dim, size in zip(model.graph.output[0].type.tensor_type.shape.dim, shape, strict=True):
+        if isinstance(size, str):
+            dim.dim_param = size
+    ports = (replace(port, multiple=multiple), *interface.inputs[1:])
+    found = replace(interface, inputs=ports, outputs=(replace(output, shape=tuple(shape)),))
+    return rewrite.tidy(model, _names(found)), found, ()
 
 
 def read_file(path: Path) -> bytes:
@@ -110,7 +198,8 @@ def _load(path: Path) -> ModelProto:
 
 
 def _checked(model: ModelProto, path: Path) -> ModelProto:
-    """Of a current operator set, without weights among its inputs, and computing what it computes in use."""
+    """Of a current operator set and format, without weights among its inputs, and computing what it computes in use."""
+    model.ir_version = max(model.ir_version, LEAST_IR)
     weights = {tensor.name for tensor in model.graph.initializer}
     for value in [value for value in model.graph.input if value.name in weights]:
         model.graph.input.remove(value)
@@ -170,7 +259,7 @@ def _port(value: ValueInfoProto, role: str, value_range: tuple[float, float]) ->
     names = ("batch", "height", "width", "channels") if nhwc else ("batch", "channels", "height", "width")
     shape: list[int | str] = []
     for place, size in enumerate(dims):
-        if not size.dim_value:
+        if not size.dim_value:  # Whatever they call it: callers know it by our names.
             size.dim_param = names[place] if len(dims) == 4 else ("batch", "features")[place]
         shape.append(size.dim_value or size.dim_param)
     layout = "NC" if len(dims) == 2 else "NHWC" if nhwc else "NCHW"
@@ -203,20 +292,39 @@ def looks_at_all(model: ModelProto) -> bool:
     if WHOLE_PICTURE & {node.op_type for node in model.graph.node}:
         return True
     weights = {tensor.name: tensor for tensor in model.graph.initializer}
-    ranks = {value.name: len(value.type.tensor_type.shape.dim) for value in model.graph.value_info}
     for node in model.graph.node:
-        if not node.op_type.startswith("Reduce") or ranks.get(node.input[0]) != 4:
-            continue
-        said = [list(a.ints) for a in node.attribute if a.name == "axes"]
-        given = [numpy_helper.to_array(weights[name]).tolist() for name in node.input[1:2] if name in weights]
-        if any(axis % 4 >= 2 for axes in (*said, *given) for axis in axes):
-            return True
-    return False
+        if node.op_type == "Constant":
+            weights.update((node.output[0], a.t) for a in node.attribute if a.name == "value")
+    known = (*model.graph.input, *model.graph.value_info, *model.graph.output)
+    ranks = {value.name: len(value.type.tensor_type.shape.dim) for value in known}
+    return any(
+        _reduces_pixels(node, ranks.get(node.input[0], 0), weights)
+        for node in model.graph.node
+        if node.op_type.startswith("Reduce")
+    )
 
 
-def _norm_mode(model: ModelProto) -> NormMode:
+def _reduces_pixels(node: NodeProto, rank: int, weights: Mapping[str, TensorProto]) -> bool:
+    """Whether a reduction goes over pixels: of `[N, C, H, W]`, or of flat maps, `[N, C, H·W]` or `[N, C·H·W]`."""
+    if rank not in (2, 3, 4):
+        return False
+    said = {a.name: helper.get_attribute_value(a) for a in node.attribute}
+    axes = list(said.get("axes", []))
+    if len(node.input) > 1 and node.input[1]:
+        if node.input[1] not in weights:
+            return True  # Found while it runs: over the pixels for all that is known.
+        axes = numpy_helper.to_array(weights[node.input[1]]).tolist()
+    if not axes:
+        return not said.get("noop_with_empty_axes", 0)
+    return any(axis % rank >= min(rank - 1, 2) for axis in axes)
+
+
+def _norm_mode(model: ModelProto, interface: Interface) -> NormMode:
     kinds = {node.op_type for node in model.graph.node}
-    return "instance" if looks_at_all(model) else "eval" if "BatchNormalization" in kinds else "none"
+    whole = interface.inputs[0].role == "image" and looks_at_all(model)
+    return (
+        "instance" if whole or "InstanceNormalization" in kinds else "eval" if "BatchNormalization" in kinds else "none"
+    )
 
 
 def _in_engine(model: ModelProto, precision: str) -> Run | None:
@@ -244,6 +352,15 @@ def _in_engine(model: ModelProto, precision: str) -> Run | None:
     return run
 
 
+def _fixed(size: int | str, given: Mapping[str, int | str]) -> int | str:
+    """A dimension such as `height` or `4*height` where heights and widths are given."""
+    factor, _, name = str(size).rpartition("*")
+    side = given.get(name)
+    if not isinstance(side, int):
+        return size
+    return round(float(factor) * side) if factor else side
+
+
 def with_size(original: Original, height: int | str, width: int | str) -> Original:
     """The same with its pictures' heights and widths fixed, where they were dynamic.
 
@@ -267,7 +384,7 @@ def with_size(original: Original, height: int | str, width: int | str) -> Origin
         (*original.interface.inputs, *original.interface.outputs),
         strict=True,
     ):
-        shape = tuple({"height": height, "width": width}.get(str(size), size) for size in port.shape)
+        shape = tuple(_fixed(size, {"height": height, "width": width}) for size in port.shape)
         for dim, size in zip(value.type.tensor_type.shape.dim, shape, strict=True):
             if isinstance(size, int) and not dim.dim_value:
                 dim.dim_value = size

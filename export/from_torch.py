@@ -21,7 +21,7 @@ from torch.nn.utils.weight_norm import WeightNorm
 
 from ganedge.export.from_onnx import looks_at_all
 from ganedge.export.original import Arrays, Original, Run
-from ganedge.export.sizes import sized
+from ganedge.export.sizes import find_multiple, sized
 from ganedge.export.to_onnx import example_input, norm_mode, to_onnx
 from ganedge.runtime.errors import GanEdgeError, UsageError
 from ganedge.runtime.manifest import Interface, NormMode, Source
@@ -29,8 +29,6 @@ from ganedge.train import run_folder
 
 NormChoice = Literal["eval", "batch"]
 """Statistics that normalisation may use: those kept from training, or each picture's own."""
-MULTIPLES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
-"""Size multiples that are tried, pixels."""
 
 
 def of_run(
@@ -210,24 +208,14 @@ def find_sizes(network: nn.Module, interface: Interface) -> Interface:
 def _find_multiple(network: nn.Module, interface: Interface) -> tuple[int, float]:
     """The smallest multiple at which the output's size is the input's times one factor, and that factor."""
     port = interface.inputs[0]
-    first = ""
-    for multiple in MULTIPLES[MULTIPLES.index(port.multiple) if port.multiple in MULTIPLES else 0 :]:
-        least = -(-48 // multiple)
-        grids = [(least, least), (least + 1, least + 2), (least + 3, least)]
-        ratios: set[float] = set()
-        try:
-            for rows, columns in grids if multiple < 128 else grids[:2]:
-                height, width = rows * multiple, columns * multiple
-                example = [example_input(one, 1) for one in interface.inputs]
-                example[0] = torch.rand(1, port.channels, height, width) * 2 - 1
-                given = _try(network, tuple(example))
-                ratios.update((given[2] / height, given[3] / width) if len(given) == 4 else (0.0,))
-        except GanEdgeError as error:
-            first = first or str(error)
-            continue
-        if len(ratios) == 1 and 0.0 not in ratios:
-            return multiple, ratios.pop()
-    raise GanEdgeError(first or "this generator works at no multiple of 1 to 512 pixels: give its one size, --size 256")
+
+    def tried(height: int, width: int) -> tuple[float, float]:
+        example = [example_input(one, 1) for one in interface.inputs]
+        example[0] = torch.rand(1, port.channels, height, width) * 2 - 1
+        given = _try(network, tuple(example))
+        return (given[2] / height, given[3] / width) if len(given) == 4 else (0.0, 0.0)
+
+    return find_multiple(tried, port.multiple)
 
 
 def _try(network: nn.Module, example: tuple[torch.Tensor, ...]) -> tuple[int, ...]:

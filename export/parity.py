@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +33,10 @@ SIDES = ((64, 64), (96, 128))
 the port's multiple."""
 SEED = 20_26
 """Seed of the inputs of a proof."""
+Use = Literal["proof", "calibration", "foresight"]
+"""What real inputs are for: to prove with, to calibrate with, or to tell what each layer's INT8 costs."""
+USES: tuple[Use, ...] = get_args(Use)
+"""No two of them see the same inputs."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +55,7 @@ def real_inputs(
     seed: int = SEED,
     folder: Path | None = None,
     side: tuple[int, int] | None = None,
+    share: tuple[int, int] = (0, 1),
 ) -> list[NDArray[np.generic]]:
     """Inputs such as the generator meets in use: latents of its own distribution, or pictures; every class in turn.
 
@@ -59,6 +65,7 @@ def real_inputs(
         seed: Of latents, and of pictures made by code.
         folder: Pictures to take; without one they are made by code.
         side: Height and width of pictures where these are dynamic, pixels.
+        share: Which of the folder's pictures, see `pictures.from_folder`.
 
     Returns:
         One array per input, batch first; as many as a fixed batch divides.
@@ -69,7 +76,7 @@ def real_inputs(
     else:
         height, width = side or sides(port)[0]
         shape = (count, height, width, port.channels)
-        made = pictures.natural(*shape, seed) if folder is None else pictures.from_folder(folder, *shape)
+        made = pictures.natural(*shape, seed) if folder is None else pictures.from_folder(folder, *shape, share)
         inputs = [pictures.to_port(made, port)]
     if interface.classes:
         inputs.append(class_numbers(len(inputs[0]), len(interface.classes)))
@@ -84,7 +91,7 @@ def real_cases(
     interface: Interface,
     folder: Path | None = None,
     count: int | None = None,
-    seed: int = SEED,
+    use: Use = "proof",
     trained: int | None = None,
 ) -> list[list[NDArray[np.generic]]]:
     """Real inputs at every size that a proof looks at: one where the size is fixed, two where it is dynamic.
@@ -93,14 +100,16 @@ def real_cases(
         interface: What the generator takes.
         folder: Pictures to take; without one they are made by code.
         count: How many in all; what a proof takes by default.
-        seed: Of latents, and of pictures made by code.
+        use: What for: each has inputs of its own, in a folder every third picture.
         trained: Height and width of the pictures in training, where they are known, pixels.
     """
+    share = (USES.index(use), len(USES))
+    seed = SEED + 1000 * share[0]
     if interface.noise is not None:
         return [real_inputs(interface, count or COUNT, seed)]
     chosen = sides(interface.inputs[0], trained)
     each = -(-(count or PICTURES) // len(chosen))
-    return [real_inputs(interface, each, seed + place, folder, side) for place, side in enumerate(chosen)]
+    return [real_inputs(interface, each, seed + place, folder, side, share) for place, side in enumerate(chosen)]
 
 
 def sides(port: Port, trained: int | None = None) -> list[tuple[int, int]]:

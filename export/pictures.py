@@ -67,7 +67,9 @@ def _texture(random: np.random.RandomState, height: int, width: int) -> NDArray[
     return np.asarray(texture / max(float(texture.std()), 1e-12))
 
 
-def from_folder(folder: Path, count: int, height: int, width: int, channels: int) -> NDArray[np.uint8]:
+def from_folder(
+    folder: Path, count: int, height: int, width: int, channels: int, share: tuple[int, int] = (0, 1)
+) -> NDArray[np.uint8]:
     """Read pictures, scaled to cover the size and cut from the middle; taken evenly over the folder, sorted by name.
 
     Args:
@@ -76,6 +78,8 @@ def from_folder(folder: Path, count: int, height: int, width: int, channels: int
         height: Of each, pixels.
         width: Of each, pixels.
         channels: 1 grey, 3 colour, 4 colour and alpha.
+        share: (k, n): of each n pictures the k-th alone, counted from 0, so that n uses of one folder share none; all
+            of them where the share would be empty.
 
     Raises:
         InputError: no such folder, no pictures in it, or one that does not decode.
@@ -85,11 +89,8 @@ def from_folder(folder: Path, count: int, height: int, width: int, channels: int
         from PIL import Image, ImageOps, UnidentifiedImageError
     except ImportError as error:
         raise MissingExtra("pillow", "cpu", "reading pictures") from error
-    if not folder.is_dir():
-        raise InputError(f"{folder} is not a folder: give --calibrate a folder of pictures, or a number of inputs")
-    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in FORMATS)
-    if not found:
-        raise InputError(f"{folder} holds no pictures: {', '.join(sorted(FORMATS))} are read")
+    found = listed(folder)
+    found = found[share[0] :: share[1]] or found
     chosen = [found[i * len(found) // min(count, len(found))] for i in range(min(count, len(found)))]
     mode = {1: "L", 3: "RGB", 4: "RGBA"}.get(channels, "RGB")
     pictures = []
@@ -102,6 +103,20 @@ def from_folder(folder: Path, count: int, height: int, width: int, channels: int
         pixels = np.asarray(fitted, np.uint8).reshape(height, width, -1)
         pictures.append(np.resize(pixels, (height, width, channels)) if pixels.shape[2] != channels else pixels)
     return np.stack(pictures)
+
+
+def listed(folder: Path) -> list[Path]:
+    """The pictures of a folder and its subfolders, sorted by name.
+
+    Raises:
+        InputError: no such folder, or no pictures in it.
+    """
+    if not folder.is_dir():
+        raise InputError(f"{folder} is not a folder: give --calibrate a folder of pictures, or a number of inputs")
+    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in FORMATS)
+    if not found:
+        raise InputError(f"{folder} holds no pictures: {', '.join(sorted(FORMATS))} are read")
+    return found
 
 
 def to_port(pictures: NDArray[np.uint8], port: Port) -> NDArray[np.generic]:

@@ -6,6 +6,7 @@ model = tidy(model, {"batch"})
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from typing import Any
 
@@ -82,6 +83,12 @@ def _fold(layer: NodeProto, norm: NodeProto, weights: dict[str, onnx.TensorProto
 
 
 def _replace_input(node: NodeProto, index: int, name: str, value: np.ndarray, graph: onnx.GraphProto) -> None:
+    """Give a node a weight of its own; two layers may have shared the one that it had, so its name may be taken."""
+    taken, stem = {tensor.name for tensor in graph.initializer}, name
+    for number in itertools.count(2):
+        if name not in taken:
+            break
+        name = f"{stem}_{number}"
     graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(value), name))
     if index == len(node.input):
         node.input.append(name)

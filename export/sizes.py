@@ -6,9 +6,10 @@ low, high = read_range("-1,1")
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
-from ganedge.runtime.errors import UsageError
+from ganedge.runtime.errors import GanEdgeError, UsageError
 from ganedge.runtime.manifest import Interface, Port
 
 
@@ -32,6 +33,37 @@ def sized(interface: Interface, size: str | None) -> Interface:
         tuple(_resize(port, height, width) for port in ports) for ports in (interface.inputs, interface.outputs)
     )
     return replace(interface, inputs=inputs, outputs=outputs)
+
+
+MULTIPLES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
+"""Size multiples that are tried, pixels."""
+
+
+def find_multiple(tried: Callable[[int, int], tuple[float, float]], least: int = 1) -> tuple[int, float]:
+    """The smallest multiple at which the output's size is the input's times one factor, and that factor.
+
+    Args:
+        tried: Runs a picture of so many rows and columns and gives the factors of height and width; a GanEdgeError
+            where the generator does not take that size.
+        least: The multiple to begin with, one of `MULTIPLES`.
+
+    Raises:
+        GanEdgeError: it works at none of them.
+    """
+    first = ""
+    for multiple in MULTIPLES[MULTIPLES.index(least) if least in MULTIPLES else 0 :]:
+        few = -(-48 // multiple)
+        grids = [(few, few), (few + 1, few + 2), (few + 3, few)]
+        ratios: set[float] = set()
+        try:
+            for rows, columns in grids if multiple < 128 else grids[:2]:
+                ratios.update(tried(rows * multiple, columns * multiple))
+        except GanEdgeError as error:
+            first = first or str(error)
+            continue
+        if len(ratios) == 1 and 0.0 not in ratios:
+            return multiple, ratios.pop()
+    raise GanEdgeError(first or "this generator works at no multiple of 1 to 512 pixels: give its one size, --size 256")
 
 
 def read_size(text: str) -> tuple[int, int]:

@@ -26,10 +26,19 @@ APPLIES: Mapping[str, tuple[str, ...]] = {
     "a run": ("--which", "--checkpoint", "--norm-mode", "--size"),
     "an artifact": ("--size",),
     "an .onnx file": ("--kind", "--range", "--noise", "--classes", "--size"),
-    "a module": ("--kwargs", "--weights", *_SHAPED),
-    "a pickled module": _SHAPED,
-    "weights of a named architecture": ("--arch", "--norm", "--norm-mode", "--input", "--range", "--size", "--trust"),
-    "weights to recognise": ("--arch", "--norm-mode", "--input", "--size", "--trust"),
+    "a module": ("--kwargs", "--weights", "--part", *_SHAPED),
+    "a pickled module": ("--part", *_SHAPED),
+    "weights of a named architecture": (
+        "--arch",
+        "--part",
+        "--norm",
+        "--norm-mode",
+        "--input",
+        "--range",
+        "--size",
+        "--trust",
+    ),
+    "weights to recognise": ("--arch", "--part", "--norm-mode", "--input", "--size", "--trust"),
 }
 """Options that say something of each kind of source."""
 ABOUT_SOURCES = frozenset(option for options in APPLIES.values() for option in options)
@@ -68,6 +77,8 @@ class Said:
     """Arguments that make a module, as JSON."""
     weights: Path | None = None
     """A module's weights."""
+    part: str | None = None
+    """Which of the generators in a checkpoint."""
     trust: bool = False
     """Whether to read what can execute code."""
 
@@ -126,11 +137,10 @@ def kind_of(source: str, arch: str | None = None) -> str:
 
 
 def _has_manifest(path: Path) -> bool:
-    from ganedge.export.from_onnx import read_file
-    from ganedge.runtime import onnx_file
+    from ganedge.export.from_onnx import metadata, read_file
     from ganedge.runtime.manifest import KEY
 
-    return KEY in onnx_file.split(read_file(path))[1]
+    return KEY in metadata(read_file(path), path)
 
 
 def _foreign(said: Said) -> Foreign:
@@ -149,4 +159,5 @@ def _foreign(said: Said) -> Foreign:
         size=said.size,
         trust=said.trust,
         arch_norm=said.norm,
+        part=said.part,
     )

@@ -3,10 +3,10 @@
     for check in verify(Path("generator.onnx")):
         print(check)
 
-Where the export stored its inputs and the eager generator's outputs beside the artifact (`FILE.proof.npz`, arrays
-`input0`, `input1`, …, `output`), every installed engine must reach the gate that the export had to pass. Where it did
-not, the engines are held against each other: each was proven to lie within the gate of the same reference, so two of
-them may be apart by twice that.
+The export stores inputs and the eager generator's outputs beside the artifact (`FILE.proof.npz`, arrays `input0`,
+`input1`, …, `output`), and every installed engine must reach the gate that the export had to pass. Where that file was
+not taken along, the engines are held against each other: each was proven to lie within the gate of the same reference,
+so two of them may be apart by twice that.
 """
 
 from __future__ import annotations

@@ -16,7 +16,8 @@ from ganedge.export.artifact import Proven, export, write_artifact_file
 from ganedge.export.artifact import Wanted as As
 from ganedge.export.from_onnx import of_onnx
 from ganedge.runtime import load
-from ganedge.runtime.errors import ArtifactError, InputError
+from ganedge.runtime import verify as verifying
+from ganedge.runtime.errors import ArtifactError, EngineError, InputError
 from ganedge.runtime.latents import LatentStream
 from ganedge.runtime.manifest import Interface, Port
 from ganedge.runtime.verify import verify
@@ -71,17 +72,22 @@ def test_many_classes_are_spread(tmp_path: Path) -> None:
     assert (labels[0], labels[-1], len(set(labels.tolist()))) == (0, 999, len(labels))
 
 
-def test_a_proof_is_kept_for_later_and_belongs_to_its_artifact(tmp_path: Path) -> None:
-    """What no engine here runs is proven later, and an older artifact's proof is not taken for a newer one's."""
+def test_a_proof_is_kept_for_later_and_belongs_to_its_artifact(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A device with one engine verifies, and an older artifact's proof is not taken for a newer one's."""
     _, proven = export(of_onnx(fixed(tmp_path / "theirs.onnx", 7), "latent"), As(), tmp_path / "g.onnx")
     proof = tmp_path / "g.onnx.proof.npz"
-    assert not proof.exists()
-    unproven = replace(proven, manifest=replace(proven.manifest, parity=(), unproven="no engine"))
-    write_artifact_file(tmp_path / "g.onnx", unproven)
+    with np.load(proof) as stored:
+        assert len(stored["input0"]) == len(stored["output"]) == 21
+    with monkeypatch.context() as patch:
+        patch.setattr(verifying, "installed", lambda name: name == "onnxruntime")
+        assert [check.against for check in verify(tmp_path / "g.onnx")] == [proof.name]
     assert [check.against for check in verify(tmp_path / "g.onnx")] == [proof.name] * 2
     kept = proof.read_bytes()
-    write_artifact_file(tmp_path / "g.onnx", proven)
+    write_artifact_file(tmp_path / "g.onnx", replace(proven, cases=()))
     assert not proof.exists()
+    monkeypatch.setattr(verifying, "installed", lambda name: name == "onnxruntime")
+    with pytest.raises(EngineError, match="nothing to compare with"):
+        verify(tmp_path / "g.onnx")
 
     other = of_onnx(fixed(tmp_path / "others.onnx", 8), "latent")
     path, again = export(other, As(), tmp_path / "other.onnx")

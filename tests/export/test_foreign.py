@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,8 @@ import pytest
 import torch
 from torch import nn
 
-from ganedge.export import cyclegan_format, foreign
+from ganedge.export import cyclegan_format, foreign, parity
+from ganedge.export.artifact import default_path
 from ganedge.export.foreign import Foreign, load_weights
 from ganedge.export.from_torch import per_picture, unwrap
 from ganedge.runtime.errors import ArtifactError, GanEdgeError, UsageError
@@ -65,6 +67,49 @@ def test_the_part_that_fits_is_found(wrap: Callable[[Any], Any], tmp_path: Path)
     assert torch.equal(network.weight, empty.weight)
 
 
+def test_one_of_several_generators_is_chosen(tmp_path: Path) -> None:
+    """Two directions of one architecture: the order in the file decides nothing."""
+    path = tmp_path / "both.pth"
+    there, back, empty = nn.Linear(3, 2), nn.Linear(3, 2), nn.Linear(3, 2)
+    for content in (
+        {"genA2B": there.state_dict(), "genB2A": back.state_dict()},
+        {f"{n}.{key}": v for n, net in (("genA2B", there), ("genB2A", back)) for key, v in net.state_dict().items()},
+    ):
+        torch.save(content, path)
+        with pytest.raises(UsageError, match=r"2 generators that fit, genA2B, genB2A: .* --part"):
+            load_weights(empty, path)
+        assert foreign._fit(empty, list(foreign._parts(content)), path, "genB2A").strip(".") == "genB2A"
+        assert torch.equal(empty.weight, back.weight)
+        with pytest.raises(UsageError, match="no such part, but genA2B"):
+            foreign._fit(empty, list(foreign._parts(content)), path, "gen")
+    torch.save({"a": there.state_dict(), "b": there.state_dict()}, path)
+    load_weights(empty, path)
+    assert torch.equal(empty.weight, there.weight)
+
+
+def test_one_of_several_checkpoints_of_pictures_is_chosen(tmp_path: Path) -> None:
+    """Also where the second takes other channels, so that it would not fit the first one's network."""
+    states = {}
+    for name, channels in (("genA2B", 3), ("genB2A", 1)):
+        shapes = {"model.1.weight": (4, channels, 7, 7), "model.1.bias": (4,), "model.23.weight": (3, 4, 7, 7)}
+        network = cyclegan_format.build("resnet_6blocks", {key: torch.zeros(shape) for key, shape in shapes.items()})
+        states[name] = network.state_dict()
+    torch.save({**states, "epoch": 3}, tmp_path / "both.pth")
+    with pytest.raises(UsageError, match="2 generators"):
+        foreign.open_checkpoint(tmp_path / "both.pth", "resnet_6blocks", Foreign())
+    opened = foreign.open_checkpoint(tmp_path / "both.pth", "resnet_6blocks", Foreign(part="genB2A"))
+    assert opened.said.input == "1xHxW"
+    assert opened.notes == ("weights: the part genB2A of both.pth",)
+
+
+def test_one_of_several_modules_is_chosen(tmp_path: Path) -> None:
+    torch.save({"ab": nn.Linear(3, 2), "ba": nn.Linear(3, 4)}, tmp_path / "both.pth")
+    with pytest.raises(UsageError, match=r"2 modules: choose one with --part ab\|ba"):
+        foreign.open_pickle(tmp_path / "both.pth", Foreign(trust=True))
+    opened = foreign.open_pickle(tmp_path / "both.pth", Foreign(trust=True, part="ba"))
+    assert opened.network.out_features == 4
+
+
 def test_weights_that_do_not_fit(tmp_path: Path) -> None:
     torch.save({"weights": torch.zeros(2, 3), "bias": torch.zeros(2)}, tmp_path / "names.pth")
     with pytest.raises(ArtifactError, match="missing weight, nearest: weights"):
@@ -86,6 +131,15 @@ def test_files_that_are_no_weights(tmp_path: Path) -> None:
     (tmp_path / "cut.pth").write_bytes(whole.read_bytes()[:200])
     with pytest.raises(ArtifactError, match=r"cut off|damaged"):
         load_weights(nn.Linear(3, 2), tmp_path / "cut.pth")
+
+
+def test_torchscript_is_named(tmp_path: Path) -> None:
+    script = tmp_path / "script.pt"
+    torch.jit.trace(nn.Linear(3, 2), torch.zeros(1, 3)).save(script)
+    with pytest.raises(ArtifactError, match="is TorchScript"):
+        load_weights(nn.Linear(3, 2), script)
+    with pytest.raises(UsageError, match="is TorchScript"):
+        foreign.open_pickle(script, Foreign(trust=True))
 
 
 def test_unwrapping_keeps_the_function() -> None:
@@ -177,6 +231,7 @@ def test_a_checkpoint_of_pictures_with_dynamic_size(tmp_path: Path) -> None:
     port = original.interface.inputs[0]
     assert port.shape == ("batch", 3, "height", "width")
     assert port.multiple == 4
+    assert original.source.size == 128, "what that architecture is trained on, so that the proof looks at such pictures"
     assert original.norm_mode == "instance"
     kinds = [node.op_type for node in original.model.graph.node]
     assert kinds.count("InstanceNormalization") == 17
@@ -215,3 +270,34 @@ def test_the_line_that_cannot_be_exported_is_named(command: Command, tmp_path: P
     assert "at nets.py:4 (Inner.forward)" in done.err
     assert done.err.count("\n") == 1
     assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("shape", "size", "wanted"),
+    [("3x96x96", "dynamic", 96), ("3xHxW", "32,64,128", 64), ("3xHxW", "dynamic", None), ("3x40x48", None, 48)],
+)
+def test_the_size_that_was_said_is_the_one_to_prove_at(shape: str, size: str | None, wanted: int | None) -> None:
+    said = Foreign(input=shape, kind="image", size=size)
+    original = foreign._finish(foreign.Opened(nn.Conv2d(3, 3, 3, padding=1), said, "nets.py:G", ""))
+    assert original.source.size == wanted
+    if wanted is not None and size is not None:
+        assert parity.sides(original.interface.inputs[0], original.source.size)[0] == (wanted, wanted)
+
+
+def test_artifacts_of_different_sources_and_forms_have_different_names(tmp_path: Path) -> None:
+    said = Foreign(input="3x8x8", kind="image", part="nets.genB2A")
+    opened = foreign.Opened(nn.Conv2d(3, 3, 3, padding=1), said, "nets.py:G", "", stem="latest_net_G")
+    original = foreign._finish(opened)
+    assert default_path(original, "fp32", "onnx") == Path("latest_net_G-nets-genB2A.onnx")
+    torch.save(nn.Conv2d(3, 3, 3).state_dict(), tmp_path / "netG.pth")
+    (tmp_path / "nets.py").write_text("from torch import nn\ndef make():\n    return nn.Conv2d(3, 3, 3)\n")
+    assert foreign.open_module(f"{tmp_path}/nets.py:make", Foreign()).stem == "make"
+    assert foreign.open_module(f"{tmp_path}/nets.py:make", Foreign(weights=tmp_path / "netG.pth")).stem == "netG"
+    names = [default_path(original, "int8", "onnx", target).name for target in ("ort", "openvino", None)]
+    assert [name.removeprefix("latest_net_G-nets-genB2A-") for name in names] == [
+        "int8-ort.onnx",
+        "int8-openvino.onnx",
+        "int8.onnx",
+    ]
+    made = replace(original, stem="g-int8-ort", precision="int8")
+    assert default_path(made, "int8", "engine").name == "g-int8-ort.engine"

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +17,10 @@ import pytest
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from ganedge.export import artifact, boundary, layers, parity, pictures, precision, quantize, rewrite
-from ganedge.export.from_onnx import of_onnx
+from ganedge.export.from_onnx import looks_at_all, of_onnx, with_size
 from ganedge.export.original import Original
 from ganedge.export.sensitivity import Sensitivity
-from ganedge.runtime import engines, fidelity
+from ganedge.runtime import engines, fidelity, load
 from ganedge.runtime.errors import GanEdgeError, InputError, UsageError
 from ganedge.runtime.images import to_uint8
 from ganedge.runtime.manifest import Interface, Port, Source, read_artifact
@@ -286,6 +288,40 @@ def test_bytes_at_the_boundary() -> None:
     np.testing.assert_array_equal(found, to_uint8(floats, (-1.0, 1.0), "NCHW"))
 
 
+@pytest.mark.parametrize("kind", ["fp16", "bf16"])
+def test_the_boundary_stays_fp32_in_any_precision(kind: Any, tmp_path: Path) -> None:
+    """255 levels need more than half precision keeps, also where the bytes were there before it."""
+    node = helper.make_node("Conv", ["x", "w"], ["image"], "conv")
+    output = (Port("image", "image", "float32", ("batch", 3, 8, 8), "NCHW", (-1.0, 1.0)),)
+    interface = Interface("image-to-image", PICTURE.inputs, output)
+    model, interface = boundary.to_bytes(graph(interface, [node], {"w": np.eye(3)[..., None, None]}), interface)
+    original = Original(model, interface, "none", Source(), None, tmp_path)
+    changed, _ = artifact._convert(original, kind, artifact.Wanted(kind), frozenset(), [])
+    types = {value.name: value.type.tensor_type.elem_type for value in changed.graph.value_info}
+    found = {node.name: types.get(node.output[0]) for node in changed.graph.node}
+    assert found["conv"] == (TensorProto.FLOAT16 if kind == "fp16" else TensorProto.BFLOAT16)
+    assert {found[f"io_{step}"] for step in ("scale_x", "shift_x", "scale_image", "clip_image")} == {TensorProto.FLOAT}
+
+
+@pytest.mark.parametrize(("declared", "doubted"), [((-1.0, 1.0), True), ((0.0, 1.0), False), ((0.4, 0.5), True)])
+@pytest.mark.parametrize("io", ["float", "uint8"])
+def test_a_range_that_cannot_be_is_doubted(declared: tuple[float, float], doubted: bool, io: Any) -> None:
+    """Values of 0 to 1 that are called -1 to 1 look pale, and every gate would hold."""
+    port = replace(LATENT.output, range=declared)
+    values = np.linspace(0, 1, 2 * 3 * 8 * 8, dtype=np.float32).reshape(2, 3, 8, 8)
+    interface = replace(LATENT, outputs=(port,))
+    original = Original(dcgan(), interface, "none", Source(), lambda _: values, Path())
+    wanted = artifact.Wanted(io=io)
+    cases = artifact._cases(original, wanted, [[values]])
+    found = artifact._doubtful_range(original, wanted, cases)
+    if io == "float" or declared[0] != 0.4:  # Bytes are clipped, so that going too far does not show.
+        assert bool(found) == doubted
+    if declared[0] == -1.0:
+        assert found == ("its values lie in 0.00 to 1.00, and black and white are -1 and 1: is that --range right?",)
+    ours = replace(original, source=Source(data="digits"))
+    assert not artifact._doubtful_range(ours, wanted, cases)
+
+
 def test_pictures(tmp_path: Path) -> None:
     made = pictures.natural(4, 32, 48, 3, 0)
     assert made.shape == (4, 32, 48, 3)
@@ -348,3 +384,171 @@ def test_a_size_that_is_not_known_keeps_its_shuffle() -> None:
     shuffled = rewrite.tidy(shuffled, {"batch", "height", "width"})
     x = random.normal(size=(2, 3, 6, 9)).astype(np.float32)
     np.testing.assert_allclose(run(shuffled, x), run(full, x), atol=1e-5)
+
+
+def test_a_folder_is_shared_between_calibration_and_proof(
+    command: Command, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What INT8 is proven on is nothing that its scales, or the layers that it leaves out, were found on."""
+    uses = {
+        use: {item.tobytes() for inputs in parity.real_cases(PICTURE, pictures, use=use) for item in inputs[0]}
+        for use in parity.USES
+    }
+    assert [len(found) for found in uses.values()] == [8, 8, 8]
+    assert not any(uses[one] & uses[other] for one, other in itertools.combinations(uses, 2))
+
+    seen: list[Any] = []
+    quantised = quantize.to_int8
+
+    def spied(model: ModelProto, inputs: Any, *more: Any) -> Any:
+        seen.append(inputs)
+        return quantised(model, inputs, *more)
+
+    monkeypatch.setattr(quantize, "to_int8", spied)
+    full = graph(
+        PICTURE,
+        [
+            helper.make_node("Resize", ["x", "", "s"], ["y"], "up", mode="nearest"),
+            helper.make_node("Conv", ["y", "w"], ["image"], "conv", pads=[1] * 4),
+        ],
+        {"s": np.float32([1, 1, 2, 2]), "w": np.random.default_rng(0).normal(0, 0.1, (3, 3, 3, 3))},
+    )
+    onnx.save(full, tmp_path / "theirs.onnx")
+    asked = [tmp_path / "theirs.onnx", "--kind", "image", "--int8", "--for", "ort", "--calibrate", pictures]
+    done = command("gan-export", *asked, "-o", tmp_path / "g.onnx")
+    assert done.code == 0, done.err
+    with np.load(tmp_path / "g.onnx.proof.npz") as stored:
+        proven = {item.tobytes() for item in stored["input0"]}
+    assert proven <= uses["proof"]
+    assert {item.tobytes() for item in seen[0][0][0]} == uses["calibration"]
+    assert "calibrated with" not in done.err
+    for path in sorted(pictures.rglob("*.png"))[2:]:
+        path.unlink()
+    done = command("gan-export", *asked, "-o", tmp_path / "g.onnx")
+    assert done.code == 0, done.err
+    assert "holds 2 picture(s), so the proof sees some that it was calibrated with" in done.err
+
+
+@pytest.mark.parametrize("how", ["phases", "folded"])
+def test_layers_that_share_a_weight(how: str) -> None:
+    """Each gets one of its own: two tensors of one name are no valid graph."""
+    random = np.random.default_rng(0)
+    up = {"strides": [2, 2], "pads": [1] * 4}
+    weights = {"w": random.normal(0, 0.3, (3, 3, 4, 4)), "b": random.normal(size=3)}
+    if how == "phases":
+        output = Port("image", "image", "float32", ("batch", 3, 32, 32), "NCHW", (-1.0, 1.0))
+        nodes = [
+            helper.make_node("ConvTranspose", ["x", "w", "b"], ["y"], "first", **up),
+            helper.make_node("ConvTranspose", ["y", "w", "b"], ["image"], "second", **up),
+        ]
+    else:
+        output = Port("image", "image", "float32", ("batch", 3, 8, 8), "NCHW", (-1.0, 1.0))
+        norm = {name: random.uniform(0.5, 2, 3) for name in ("gamma", "beta", "mean", "variance")}
+        weights = {"w": random.normal(0, 0.3, (3, 3, 1, 1)), **norm}
+        nodes = [
+            helper.make_node("Conv", ["x", "w"], ["a"], "first"),
+            helper.make_node("BatchNormalization", ["a", *norm], ["y"], "norm"),
+            helper.make_node("Conv", ["y", "w"], ["b"], "second"),
+            helper.make_node("BatchNormalization", ["b", *norm], ["image"], "norm2"),
+        ]
+    full = graph(Interface("image-to-image", PICTURE.inputs, (output,)), nodes, weights)
+    changed = ModelProto()
+    changed.CopyFrom(full)
+    assert (rewrite.transposed_to_shuffle(changed) if how == "phases" else rewrite.fold_batch_norm(changed)) == 2
+    changed = rewrite.tidy(changed, {"batch"})
+    x = random.normal(size=(2, 3, 8, 8)).astype(np.float32)
+    np.testing.assert_allclose(run(changed, x), run(full, x), atol=1e-4)
+
+
+def dynamic(path: Path, nodes: list[Any], weights: dict[str, np.ndarray], version: int = 10, opset: int = 18) -> Path:
+    """Someone's model of pictures of any size, with names of its own for them."""
+    ports = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", 3, *sides])
+        for name, sides in (("x", ("rows", "columns")), ("image", (None, None)))
+    ]
+    tensors = [numpy_helper.from_array(value, name) for name, value in weights.items()]
+    both = [helper.make_tensor_value_info(t.name, t.data_type, t.dims) for t in tensors] if version < 4 else []
+    made = helper.make_graph(nodes, "g", [ports[0], *both], ports[1:], tensors)
+    onnx.save(helper.make_model(made, opset_imports=[helper.make_opsetid("", opset)], ir_version=version), path)
+    return path
+
+
+def test_sizes_of_a_foreign_onnx_are_tried(command: Command, tmp_path: Path) -> None:
+    """One that halves and doubles takes even sizes alone, and one that doubles gives twice the size."""
+    random = np.random.default_rng(0)
+    weights = {name: random.normal(0, 0.2, (3, 3, 4, 4)).astype(np.float32) for name in ("w1", "w2")}
+    how = {"strides": [2, 2], "pads": [1] * 4}
+    nodes = [
+        helper.make_node("Conv", ["x", "w1"], ["y"], "down", **how),
+        helper.make_node("ConvTranspose", ["y", "w2"], ["image"], "up", **how),
+    ]
+    out = tmp_path / "ours.onnx"
+    theirs = dynamic(tmp_path / "theirs.onnx", nodes, weights)
+    done = command("gan-export", theirs, "--kind", "image", "-o", out)
+    assert done.code == 0, done.err
+    interface = read_artifact(out)[0].interface
+    assert interface.inputs[0].shape == ("batch", 3, "height", "width")
+    assert interface.inputs[0].multiple == 2
+    with load(out) as generator:
+        assert generator.translate(np.zeros((33, 50, 3), np.uint8)).shape == (33, 50, 3)
+    nodes = [helper.make_node("ConvTranspose", ["x", "w2"], ["image"], "up", **how)]
+    original = of_onnx(dynamic(tmp_path / "double.onnx", nodes, weights), "image")
+    assert original.interface.output.shape == ("batch", 3, "2*height", "2*width")
+    fixed = with_size(original, 8, 12)
+    assert fixed.interface.output.shape == ("batch", 3, 16, 24)
+    assert [size.dim_value for size in fixed.model.graph.output[0].type.tensor_type.shape.dim[2:]] == [16, 24]
+
+
+def test_a_foreign_onnx_of_the_first_format(tmp_path: Path) -> None:
+    """Which lists its weights as inputs too, as the converter demands of it."""
+    weights = {"w": np.random.default_rng(0).normal(0, 0.2, (3, 3, 1, 1)).astype(np.float32)}
+    path = dynamic(tmp_path / "old.onnx", [helper.make_node("Conv", ["x", "w"], ["image"])], weights, 3, 8)
+    assert [value.name for value in of_onnx(path, "image").model.graph.input] == ["x"]
+
+
+def test_a_foreign_onnx_that_is_narrow_already(tmp_path: Path) -> None:
+    weights = {"w": np.random.default_rng(0).normal(0, 0.2, (3, 3, 1, 1)).astype(np.float32)}
+    wide = of_onnx(
+        dynamic(tmp_path / "a.onnx", [helper.make_node("Conv", ["x", "w"], ["image"], "c")], weights), "image"
+    )
+    assert wide.precision == "fp32"
+    half = precision.to_half(wide.model, "fp16")
+    int8 = quantize.to_int8(wide.model, parity.real_cases(wide.interface), "ort")[0]
+    for kind, model in (("fp16", half), ("int8", int8)):
+        onnx.save(model, tmp_path / f"{kind}.onnx")
+        original = of_onnx(tmp_path / f"{kind}.onnx", "image")
+        assert original.precision == kind
+        made = artifact.make(original, artifact.Wanted())
+        assert made.manifest.precision == kind
+        assert any(f"{kind} inside" in note for note in made.notes)
+        with pytest.raises(UsageError, match=f"{kind} already"):
+            artifact.make(original, artifact.Wanted("bf16"))
+
+
+@pytest.mark.parametrize(
+    ("shape", "axes", "whole"),
+    [([0, 3, -1], [2], True), ([0, -1], [1], True), ([0, 3, -1], [1], False), (None, [1], False), (None, [2, 3], True)],
+)
+def test_means_over_flat_maps_look_at_the_whole_picture(
+    tmp_path: Path, shape: list[int] | None, axes: list[int], whole: bool
+) -> None:
+    """AdaIN and LayerNorm written by hand; a tile of a picture has other statistics."""
+    weights = {"axes": np.array(axes), **({} if shape is None else {"shape": np.array(shape)})}
+    nodes = [] if shape is None else [helper.make_node("Reshape", ["x", "shape"], ["flat"], "flatten")]
+    nodes += [
+        helper.make_node("ReduceMean", ["x" if shape is None else "flat", "axes"], ["mean"], "reduce", keepdims=1),
+        helper.make_node("ReduceMean", ["mean"], ["number"], "last", keepdims=0),
+        helper.make_node("Sub", ["x", "number"], ["image"], "centre"),
+    ]
+    model = onnx.load(dynamic(tmp_path / "a.onnx", nodes, weights))
+    model = rewrite.tidy(model, {"n", "rows", "columns"})
+    model.graph.node.remove(next(node for node in model.graph.node if node.name == "last"))
+    assert looks_at_all(model) == whole
+
+
+def test_a_damaged_onnx_is_named(command: Command, tmp_path: Path) -> None:
+    path = tmp_path / "bad.onnx"
+    path.write_bytes(b"nothing of the kind")
+    done = command("gan-export", path, "-o", tmp_path / "g.onnx")
+    assert done.code == 1
+    assert f"{path}: this is not an ONNX model" in done.err

@@ -195,6 +195,28 @@ def test_mistakes(command: Command, artifact: Path, tmp_path: Path) -> None:
 
 
 @needs_rtx
+def test_the_artifact_that_an_engine_is_built_from_may_lie_there_already(
+    command: Command, artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = tmp_path / "generator.onnx"
+    source.write_bytes(artifact.read_bytes())
+    done = command("gan-export", source, "--format", "trt", "--target", "sm86")
+    assert done.code == 0, done.err
+    assert source.read_bytes() == artifact.read_bytes()
+    assert read_sidecar(tmp_path / "generator.engine")[1].onnx == source.name
+    assert command("gan-run", "rebuild", tmp_path / "generator.engine").code == 0, "its digest is the file's"
+
+    def never(*arguments: object) -> None:
+        raise AssertionError("paths are settled before anything is computed")
+
+    monkeypatch.setattr("ganedge.export.artifact.make", never)
+    for more in (["--tolerance", "psnr=30"], ["--format", "onnx,trt"], ["--format", "onnx"]):
+        done = command("gan-export", source, "--format", "trt", *more)
+        assert done.code == 2
+        assert "is the source itself" in done.err
+
+
+@needs_rtx
 def test_gpus_that_cannot_run_it_are_left_out(command: Command, tiny_run: Path, tmp_path: Path) -> None:
     """Without a GPU and without --target: Turing, for one, has no bf16."""
     done = command("gan-export", tiny_run, "--format", "trt", "--bf16", "-o", tmp_path / "g.engine")
