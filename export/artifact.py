@@ -24,6 +24,7 @@ from ganedge.runtime import engines, fidelity
 from ganedge.runtime.errors import GanEdgeError, UsageError
 from ganedge.runtime.files import whole_file, write_whole
 from ganedge.runtime.manifest import Manifest, Parity, Precision, write_artifact
+from ganedge.runtime.verify import form
 
 ROUNDS = 5
 """How often layers are taken back to a higher precision before giving up."""
@@ -131,6 +132,7 @@ def write_proof(path: Path, proven: Proven) -> None:
     arrays = {f"input{place}": array[:count] for place, array in enumerate(case.inputs)}
     arrays["output"] = case.reference[:count].astype(np.float32)
     arrays["weights"] = np.array(proven.manifest.source.weights)
+    arrays["interface"] = np.array(form(interface))
     with whole_file(place) as part, part.open("wb") as file:
         np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
 

@@ -11,7 +11,8 @@ so two of them may be apart by twice that.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 from zipfile import ZipFile
@@ -169,6 +170,11 @@ def _run(engine: object, manifest: Manifest, inputs: list[NDArray[np.generic]]) 
     )
 
 
+def form(interface: Interface) -> str:
+    """What an artifact takes and gives, as a stored proof names it: a kill between two files may leave an older one."""
+    return json.dumps(asdict(interface), sort_keys=True)
+
+
 def _stored(path: Path, manifest: Manifest) -> tuple[list[NDArray[np.generic]], NDArray[np.generic]]:
     """The inputs and the reference that the export left beside the artifact."""
     try:
@@ -179,6 +185,8 @@ def _stored(path: Path, manifest: Manifest) -> tuple[list[NDArray[np.generic]], 
         with np.load(path, allow_pickle=False) as stored:
             if "weights" in stored and str(stored["weights"]) != manifest.source.weights:
                 raise ArtifactError(f"{path} was made for other weights than this artifact has: export again")
+            if "interface" in stored and str(stored["interface"]) != form(manifest.interface):
+                raise ArtifactError(f"{path} was made for another form of this artifact: export again")
             inputs = [stored[f"input{index}"] for index in range(len(manifest.interface.inputs))]
             return inputs, stored["output"]
     except ArtifactError:

@@ -312,6 +312,12 @@ def _artifact(path: Path) -> None:
         raise ValueError("it was not proven")
 
 
+def _proof(path: Path) -> None:
+    with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
+        if not all(stored[name].size for name in stored.files):
+            raise ValueError("an array is empty")
+
+
 def _lines(path: Path) -> None:
     """All lines but the last, which a kill may have cut off: it is a log, and whoever goes on forgets that line."""
     *whole, _ = path.read_text("utf-8").split("\n")
@@ -340,6 +346,7 @@ JUDGES: dict[str, Callable[[Path], object]] = {
     ".jsonl": _lines,
     ".onnx": _artifact,
     ".html": _page,
+    ".npz": _proof,
     ".mp4": _video,
 }
 """What fails on a file that is not whole, by its ending."""
