@@ -174,17 +174,19 @@ def _latency(
             choice.check(measured["choice"])
         except GanEdgeError as error:
             unmet = error  # What was measured is written all the same.
-    _keep(measured, json_file)  # Before anything is printed: what reads it may have gone.
-    if markdown is not None:
-        from ganedge.runtime.files import write_whole
+    try:  # Files before anything is printed: what reads it may have gone. And it is printed whatever files meet.
+        _keep(measured, json_file)
+        if markdown is not None:
+            from ganedge.runtime.files import write_whole
 
-        write_whole(markdown, report.markdown(measured))
-    if html is not None:
-        from ganedge.benchmarks.competitor import common
+            write_whole(markdown, report.markdown(measured))
+        if html is not None:
+            from ganedge.benchmarks.competitor import common
 
-        page.write(html, measured, pictures, common(files).interface.output)
-    typer.echo(report.table(measured))
-    typer.echo(_line(measured))
+            page.write(html, measured, pictures, common(files).interface.output)
+    finally:
+        typer.echo(report.table(measured))
+        typer.echo(_line(measured))
     if measured["partial"]:
         raise KeyboardInterrupt
     if unmet is not None:

@@ -132,9 +132,11 @@ def measure(runs: int, seconds: float, say: Say) -> dict[str, Any]:
                 say(f"run {turn + 1} of {runs}: {_line(rows[-1])}")
         except (KeyboardInterrupt, GanEdgeError, subprocess.TimeoutExpired) as error:
             partial = True
+            if not rows and isinstance(error, subprocess.TimeoutExpired):
+                raise GanEdgeError(f"a run took more than {LIMIT} s") from error
             if not rows:
                 raise
-            say(f"stopped: {error or 'interrupted'}")
+            say(f"stopped: {str(error) or 'interrupted'}")
     report: dict[str, Any] = {
         "schema": SCHEMA,
         "partial": partial,

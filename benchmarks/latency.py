@@ -537,7 +537,11 @@ def _gated(one: Competitor) -> Precision:
 
 def _has_product(device: str) -> bool:
     """Whether the yardstick is a product of matrices on a GPU."""
-    return device == "cuda" and find_spec("torch") is not None
+    if device != "cuda" or find_spec("torch") is None:
+        return False
+    import torch
+
+    return torch.cuda.is_available()  # It may be a build for CPUs beside engines for the GPU.
 
 
 def _yardstick(device: str) -> timing.Competitor:

@@ -10,7 +10,7 @@ import copy
 import itertools
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -23,7 +23,7 @@ from ganedge.benchmarks.competitor import NOT_ASKED, SPLITS, TORCH, WARM_SPLITS,
 from ganedge.benchmarks.size import own_size
 from ganedge.export import foreign
 from ganedge.export.from_torch import per_picture, unwrap
-from ganedge.runtime.errors import EngineError, GanEdgeError, InputError
+from ganedge.runtime.errors import EngineError, GanEdgeError, InputError, UsageError
 from ganedge.runtime.manifest import Interface, Manifest
 from ganedge.runtime.terminal import note
 from ganedge.train import checkpoint, run_folder
@@ -88,13 +88,23 @@ def open_reference(spec: str, manifest: Manifest, said: Said | None = None) -> n
         network, span = _of_run(Path(spec), manifest)
         network = unwrap(network).eval().float()
     else:
-        opened = foreign.open_network(spec, said.arch, _foreign(manifest, said), said.plain)
+        opened = _open_foreign(spec, _foreign(manifest, said), said)
         network, span = opened.network.eval(), opened.said.range
     if manifest.norm_mode == "batch":
         network = per_picture(network)
     if "uint8" in (manifest.interface.inputs[0].dtype, manifest.interface.output.dtype):
         network = Bytes(network, manifest.interface, span)
     return network.requires_grad_(False)
+
+
+def _open_foreign(spec: str, told: foreign.Foreign, said: Said) -> foreign.Opened:
+    """The module or checkpoint; without the part that the artifact was made from where these weights have none."""
+    try:
+        return foreign.open_network(spec, said.arch, told, said.plain)
+    except UsageError:
+        if told.part is None:
+            raise
+    return foreign.open_network(spec, said.arch, replace(told, part=None), said.plain)
 
 
 def is_run(spec: str, said: Said) -> bool:

@@ -267,8 +267,12 @@ def _ratio_of_totals(
     count = blocks.shape[1]
     if count < timing.FEWEST:
         return total, None, None
-    chosen = np.random.default_rng(0).integers(0, count, (timing.RESAMPLES, count))
-    drawn = blocks[:, chosen].sum(axis=2)  # [2, resamples]
+    random, at_once = np.random.default_rng(0), max(1, timing.DRAWN // count)
+    parts = []
+    for begin in range(0, timing.RESAMPLES, at_once):
+        chosen = random.integers(0, count, (min(at_once, timing.RESAMPLES - begin), count))
+        parts.append(blocks[:, chosen].sum(axis=2))
+    drawn = np.concatenate(parts, axis=1)  # [2, resamples]
     low, high = np.quantile(drawn[0] / drawn[1], ((1 - timing.LEVEL) / 2, (1 + timing.LEVEL) / 2))
     return total, float(low), float(high)
 

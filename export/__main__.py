@@ -220,6 +220,7 @@ def build() -> typer.Typer:
             calibrate=_calibrate(calibrate),
             gate=None if tolerance is None else read_gate(tolerance),
             target=target_engine or ("trt" if "trt" in forms else None),
+            side=None if settings.size is None else max(settings.size[1]),
         )
         said = Said(
             which=which,
@@ -243,7 +244,8 @@ def build() -> typer.Typer:
         _refuse_settled(typed, original, calibrate)
         # Before the proof, which may take minutes.
         paths = _paths(Path(source), original, wanted, forms, output, target_engine)
-        _write(Path(source), original, make(original, wanted), paths, settings, backend, instances, triton_name)
+        name = triton_name or _name(original, wanted, target_engine)
+        _write(Path(source), make(original, wanted), paths, settings, backend, instances, name)
 
     return app
 
@@ -304,18 +306,17 @@ def _refuse_settled(typed: frozenset[str], original: Original, calibrate: str | 
 
 def _write(
     source: Path,
-    original: Original,
     proven: Proven,
     paths: dict[str, Path],
     settings: Settings,
     backend: Literal["onnxruntime", "tensorrt"],
     instances: int,
-    triton_name: str | None,
+    name: str,
 ) -> None:
-    """Write every format and say what was proven."""
+    """Write every format and say what was proven; `name` is the model's in a repository for Triton."""
     from dataclasses import replace
 
-    from ganedge.export.artifact import default_path, write_artifact_file
+    from ganedge.export.artifact import write_artifact_file
 
     _say(proven)
     precision = proven.manifest.precision
@@ -335,11 +336,17 @@ def _write(
         from ganedge.runtime.manifest import read_bytes
 
         model = paths["trt"].read_bytes() if backend == "tensorrt" else proven.data
-        name = triton_name if triton_name is not None else default_path(original, precision, "x").stem
         sealed, _ = read_bytes(proven.data, str(source))
         batch = settings.batches(sealed.interface) if backend == "tensorrt" else settings.batch or BATCH
         place = write_repository(paths["triton"], name, model, sealed, backend, batch, instances)
         terminal.note(f"{place}: tritonserver --model-repository {paths['triton']}")
+
+
+def _name(original: Original, wanted: Wanted, target: Literal["ort", "openvino", "trt"] | None) -> str:
+    """What an artifact is called where nobody says: two forms of INT8 have two names."""
+    from ganedge.export.artifact import default_path
+
+    return default_path(original, wanted.precision or original.precision, "onnx", target).stem
 
 
 def _say(proven: Proven) -> None:

@@ -24,7 +24,7 @@ from ganedge.runtime import engines, fidelity
 from ganedge.runtime.errors import GanEdgeError, UsageError
 from ganedge.runtime.files import whole_file, write_whole
 from ganedge.runtime.manifest import Manifest, Parity, Precision, write_artifact
-from ganedge.runtime.verify import form
+from ganedge.runtime.verify import MAX_PROOF, form
 
 ROUNDS = 5
 """How often layers are taken back to a higher precision before giving up."""
@@ -54,6 +54,8 @@ class Wanted:
     """What the proof must reach; the precision's own gate by default."""
     target: quantize.Target | None = None
     """The engine that an INT8 graph is made for; what this machine runs best by default."""
+    side: int | None = None
+    """Height and width of the pictures to prove with where it takes any, pixels; the training's by default."""
 
     @property
     def folder(self) -> Path | None:
@@ -105,7 +107,7 @@ def export_run(run: Path, output: Path | None = None, kind: Precision = "fp32") 
 def export(original: Original, wanted: Wanted, output: Path | None = None) -> tuple[Path, Proven]:
     """Make an artifact, prove it, and write it whole. Raises as `make` does."""
     proven = make(original, wanted)
-    path = output or default_path(original, proven.manifest.precision, "onnx")
+    path = output or default_path(original, proven.manifest.precision, "onnx", wanted.target)
     write_artifact_file(path, proven)
     return path, proven
 
@@ -128,6 +130,8 @@ def write_proof(path: Path, proven: Proven) -> None:
     case, interface = proven.cases[0], proven.manifest.interface
     count = PROOF_LATENTS if interface.noise else PROOF_PICTURES
     batch = interface.inputs[0].shape[0]
+    each = sum(array[0].nbytes for array in case.inputs) + 4 * case.reference[0].size
+    count = max(1, min(count, MAX_PROOF // each))
     count = -(-count // batch) * batch if isinstance(batch, int) else count
     arrays = {f"input{place}": array[:count] for place, array in enumerate(case.inputs)}
     arrays["output"] = case.reference[:count].astype(np.float32)
@@ -169,7 +173,7 @@ def make(original: Original, wanted: Wanted) -> Proven:
         raise UsageError(f"--io uint8: this artifact is {original.precision} already; make it from the FP32 one")
     if wanted.folder is not None and original.interface.noise is not None:
         raise UsageError(f"--calibrate {wanted.folder}: this generator takes latents, not pictures; give a number")
-    inputs = parity.real_cases(original.interface, wanted.folder, trained=original.source.size)
+    inputs = parity.real_cases(original.interface, wanted.folder, trained=wanted.side or original.source.size)
     cases = _cases(original, wanted, inputs)
     if stays(original, wanted):
         return _as_it_is(original, cases)
@@ -194,7 +198,7 @@ def make(original: Original, wanted: Wanted) -> Proven:
             if kind == "int8":
                 losses = _LossesOfInt8(original, model, wanted)
             else:
-                losses = _LossesOfFp16(original, inputs) if kind == "fp16" else _LossesOfBf16(original)
+                losses = _LossesOfFp16(original, calibrated) if kind == "fp16" else _LossesOfBf16(original)
         wider = losses.kept(model, keep)
         if wider == keep:
             break
@@ -277,7 +281,7 @@ def _cases(original: Original, wanted: Wanted, inputs: Sequence[Sequence[NDArray
     run, interface = original.run, original.interface
     if wanted.io == "uint8":
         run, interface = boundary.reference(run, interface), boundary.bytes_interface(interface)
-        inputs = parity.real_cases(interface, wanted.folder, trained=original.source.size)
+        inputs = parity.real_cases(interface, wanted.folder, trained=wanted.side or original.source.size)
     return [parity.Case(case, run(case)) for case in inputs]
 
 
@@ -356,7 +360,7 @@ def _convert(
 def calibration(original: Original, wanted: Wanted, use: parity.Use = "calibration") -> list[list[NDArray[np.generic]]]:
     """Inputs to look at values with: others than those of the proof, also where pictures are given."""
     count = wanted.count or (None if original.interface.noise is None else LATENTS)
-    return parity.real_cases(original.interface, wanted.folder, count, use, original.source.size)
+    return parity.real_cases(original.interface, wanted.folder, count, use, wanted.side or original.source.size)
 
 
 def _doubtful_range(original: Original, wanted: Wanted, cases: Sequence[parity.Case]) -> tuple[str, ...]:
@@ -384,7 +388,9 @@ def _too_few(folder: Path) -> tuple[str, ...]:
     count = len(pictures.listed(folder))
     if count >= len(parity.USES):
         return ()
-    return (f"{folder} holds {count} picture(s), so the proof sees some that it was calibrated with: give 3 or more",)
+    return (
+        f"{folder} holds {count} picture(s), so the proof, or the choice of layers, sees what it was calibrated with: give 3 or more",
+    )
 
 
 def _prove(

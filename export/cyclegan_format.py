@@ -49,6 +49,8 @@ def build(arch: str, state: Mapping[str, Tensor], norm: Norm = "instance") -> nn
         return _resnet(arch, state, layer) if arch.startswith("resnet") else _unet(arch, state, layer)
     except (KeyError, IndexError) as error:
         raise ArtifactError(f"these weights are not of {arch}: they hold no {error.args[0]}") from error
+    except ValueError as error:  # A scale where a convolution's weights should be.
+        raise ArtifactError(f"these weights are not of {arch}: {error}") from error
 
 
 def channels(state: Mapping[str, Tensor]) -> int:

@@ -135,10 +135,14 @@ def open_pickle(path: Path, said: Foreign) -> Opened:
     sys.path.insert(0, str(path.resolve().parent))  # The classes of a pickled module are imported by name.
     content, digest = read_checkpoint(path, said.trust)
     notes: tuple[str, ...] = ()
+    if said.part is not None and isinstance(content, nn.Module):
+        raise UsageError(f"--part {said.part}: {path} is one whole module; leave it out")
     if isinstance(content, Mapping):
         modules = {str(key): value for key, value in content.items() if isinstance(value, nn.Module)}
-        if said.part is not None:
-            modules = {key: value for key, value in modules.items() if key == said.part}
+        if said.part is not None and modules:
+            if said.part not in modules:
+                raise UsageError(f"--part {said.part}: {path} has no such module, but {', '.join(modules)}")
+            modules = {said.part: modules[said.part]}
         if len(modules) > 1:
             raise UsageError(f"{path} holds {len(modules)} modules: choose one with --part {'|'.join(modules)}")
         for name, module in modules.items():

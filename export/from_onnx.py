@@ -64,6 +64,7 @@ def of_onnx(
     value_range: tuple[float, float] = (-1.0, 1.0),
     noise: Noise = "normal",
     classes: Sequence[str] = (),
+    tried: bool = True,
 ) -> Original:
     """Read an ONNX file.
 
@@ -73,6 +74,8 @@ def of_onnx(
         value_range: Values of black and white in its pictures.
         noise: The distribution of its latents.
         classes: Names of the classes that its second input chooses from.
+        tried: Whether a foreign one whose pictures may have any size is run to find their multiple. Where one size is
+            asked for that says nothing: it may be the only one at which it works.
 
     Raises:
         ArtifactError: no such file, damaged, its weights elsewhere and missing, or no valid ONNX.
@@ -109,7 +112,7 @@ def of_onnx(
     rewrite.fold_batch_norm(model)
     model = rewrite.tidy(model, _names(interface))
     run = _in_engine(model, precision)
-    model, interface, notes = _sized(model, interface, run)
+    model, interface, notes = _sized(model, interface, run) if tried else (model, interface, ())
     if precision != "fp32":
         notes = (*notes, f"it is {precision} inside already, and is proven to stay what it is")
     mode = _norm_mode(model, interface)

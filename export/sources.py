@@ -107,8 +107,9 @@ def open_source(source: str, said: Said, typed: Collection[str] = ()) -> Origina
         from ganedge.export.from_onnx import of_onnx, with_size
         from ganedge.export.sizes import read_size
 
-        original = of_onnx(path, said.kind, said.range, said.noise, said.classes)
         size = said.size
+        several = size is None or "," in size or size == "dynamic"
+        original = of_onnx(path, said.kind, said.range, said.noise, said.classes, tried=several)
         if size is not None and ("," in size or size == "dynamic"):
             port = original.interface.inputs[0]
             if port.role != "image" or all(isinstance(side, int) for side in port.shape[1:]):

@@ -28,7 +28,7 @@ from ganedge.export.sizes import read_size
 from ganedge.runtime.engine_file import EngineIdentity, Shapes, write_sidecar
 from ganedge.runtime.engines import trt
 from ganedge.runtime.engines.trt_builder import Built, Recipe, build, flavour
-from ganedge.runtime.errors import GanEdgeError, MissingExtra, UsageError
+from ganedge.runtime.errors import EngineError, EngineMismatch, GanEdgeError, MissingExtra, UsageError
 from ganedge.runtime.fidelity import Gate, gate_of, read_gate
 from ganedge.runtime.files import write_whole
 from ganedge.runtime.manifest import Interface, Manifest, Parity, Port
@@ -145,14 +145,14 @@ def write_engine(onnx_path: Path, path: Path, proven: Proven, settings: Settings
     proof, unproven = _prove(built, identity, proven, gate)
     described = replace(manifest, parity=() if proof is None else (proof,), unproven=unproven)
     if proof is None:
-        say(f"{unproven}; the .onnx it was built from is proven, see above")
+        say(unproven + ("; the .onnx it was built from is proven, see above" if manifest.parity else ""))
     else:
         say(str(proof))
         if not proof.passed:
             raise GanEdgeError(f"not exported, the engine gives other pictures than the generator: {proof}")
     write_whole(path, built.engine)
     write_sidecar(path, described, identity)
-    write_proof(path, proven)
+    write_proof(path, replace(proven, cases=_inside(profiles, proven)[0]))
     return path
 
 
@@ -169,12 +169,16 @@ def _prove(built: Built, identity: EngineIdentity, proven: Proven, gate: Gate) -
         return None, "engine not run here: no GPU"
     if built.targets and built.capability not in built.targets:
         return None, f"engine not run here: this GPU is {built.capability}, and it is for {', '.join(built.targets)}"
+    if not proven.cases:
+        return None, "engine not run here: nothing here runs the source to compare with; pip install 'ganedge[cpu]'"
     cases, batches = _inside(identity.profiles, proven)
     if not cases:
         return None, "engine not run here: no input of the proof fits its shapes"
     try:
         engine = trt.start(built.engine, identity)
-    except MissingExtra as error:
+    except EngineMismatch:
+        raise
+    except (MissingExtra, EngineError) as error:  # No cuda-python, or one that does not fit the driver.
         return None, f"engine not run here: {error}"
     try:
         found = parity.prove_in(engine, proven.manifest, cases, gate, batches)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from . import onnx_file
-from .engines import EXTRAS, MODULES, cores, installed, start, trt_builder
+from .engines import EXTRAS, MODULES, cores, installed, start, trt, trt_builder
 from .engines.trt_builder import FLAVOURS
 from .errors import EngineError, GanEdgeError
 from .generator import Generator
@@ -212,7 +212,8 @@ def _tensorrt(name: Flavour) -> EngineFound:
     try:
         importlib.import_module("cuda.bindings.runtime")
     except ImportError:
-        missing.append("no cuda-python, pip install cuda-python")
+        jetson = name == "tensorrt" and platform.machine() == "aarch64"
+        missing.append("no cuda-python, " + (trt.ON_JETSON["cuda-python"] if jetson else "pip install cuda-python"))
     if missing:
         builds = "" if trt_builder.hindrance(name) else ", but builds them"
         return EngineFound(name, number, (), f"{number} runs no .engine files here{builds}: {'; '.join(missing)}")

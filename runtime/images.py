@@ -41,6 +41,8 @@ COMMON = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", "PPM", "TGA", "JPEG2000",
 """Formats accepted from bytes, which may come from a stranger: Pillow knows others that start other programs."""
 MAX_PIXELS = 2**28
 """The most pixels of a picture that is decoded unless asked otherwise: 268 million, 0.8 GB in colour."""
+FEW = 4096
+"""Values up to which each is looked at when asked whether all are finite."""
 CHANNELS = {"L": "L", "RGB": "RGB", "RGBA": "RGBA", "1": "L", "LA": "RGBA", "La": "RGBA", "PA": "RGBA", "RGBa": "RGBA"}
 """Pillow's picture modes and the one each is read as; any other becomes RGB."""
 
@@ -144,7 +146,12 @@ def resize(picture: NDArray[np.uint8], height: int, width: int) -> NDArray[np.ui
 
 
 def all_finite(tensor: NDArray[np.generic]) -> bool:
-    """Whether no value is NaN or infinite: one fast sum, and a closer look only where that overflows."""
+    """Whether no value is NaN or infinite: one fast sum, and a closer look only where that overflows.
+
+    A few values are looked at at once: the sum needs its warnings turned off, which takes longer than that.
+    """
+    if tensor.size <= FEW:
+        return bool(np.isfinite(tensor).all())
     with np.errstate(over="ignore", invalid="ignore"):
         return bool(np.isfinite(tensor.sum(dtype=np.float32)) or np.isfinite(tensor).all())
 

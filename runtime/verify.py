@@ -12,7 +12,7 @@ so two of them may be apart by twice that.
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 from zipfile import ZipFile
@@ -172,7 +172,8 @@ def _run(engine: object, manifest: Manifest, inputs: list[NDArray[np.generic]]) 
 
 def form(interface: Interface) -> str:
     """What an artifact takes and gives, as a stored proof names it: a kill between two files may leave an older one."""
-    return json.dumps(asdict(interface), sort_keys=True)
+    ports = (*interface.inputs, *interface.outputs)
+    return json.dumps([[port.name, port.dtype, port.shape, port.layout, port.range] for port in ports])
 
 
 def _stored(path: Path, manifest: Manifest) -> tuple[list[NDArray[np.generic]], NDArray[np.generic]]:

@@ -50,7 +50,7 @@ def _add(app: typer.Typer, variant: type[Variant]) -> None:
     def run(**given: Any) -> None:
         asked = options.split(Settings, given)
         settings = Settings.repeat(**asked) if "config" in asked else Settings(**asked)
-        out = train(variant, given, settings)
+        out = train(variant, given, settings, asked)
         if int(os.environ.get("LOCAL_RANK", 0)) == 0:
             terminal.note(f"{out}: next, gan-export {out} --format onnx")
 

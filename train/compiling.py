@@ -46,4 +46,7 @@ def at_work() -> Iterator[None]:
             yield
     except TorchDynamoException as error:
         reason = " ".join(str(error).split())[:200]
-        raise EngineError(f"torch.compile cannot compile this here ({reason}): train without --compile") from error
+        raise EngineError(
+            f"torch.compile cannot compile this here ({reason}): train without --compile; a run that was begun with it "
+            "goes on only where it can be compiled"
+        ) from error

@@ -32,8 +32,6 @@ from ganedge.train.sources import InMemory, Item, OnDisk, Read, Source, stack, t
 EXAMPLES = 4
 """Pictures of the test split that previews use."""
 GIB = 2**30
-FACTS = ("class_names", "channels")
-"""Config fields that the data can fill."""
 HEADERS = 1024
 """Pictures whose headers are read, at most, between two looks at whether one had colours."""
 
@@ -269,7 +267,7 @@ def open_data(spec: str, wants: Wants, options: Options | None = None) -> Data:
         raise UsageError(f"data {spec!r} {what}: give {known}, mnist:DIR, a folder of pictures or a .csv of path,label")
     if wants.kind == "images":
         root = folder / "train" if (folder / "train").is_dir() else folder
-        sides = _sides(folder, "train")  # Beside which testA and testB may lie.
+        sides = _sides(folder, "train") if root == folder else None  # Beside which testA and testB may lie.
         paths = find_pictures(root) if sides is None else [path for side in sides for path in find_pictures(side)]
         return _listed(paths, [_class_of(path, root) for path in paths], spec, wants, options, root)
     return _pairs(folder, spec, wants, options) if wants.kind == "pairs" else _unpaired(folder, spec, wants, options)

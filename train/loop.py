@@ -17,7 +17,7 @@ import math
 import os
 import signal
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from functools import lru_cache
 from pathlib import Path
@@ -174,13 +174,15 @@ class Interrupted(GanEdgeError):  # noqa: N818 - it is a request that was met, n
     """Training was stopped by a signal, with everything saved."""
 
 
-def train(variant: type[Variant], given: Mapping[str, Any], settings: Settings) -> Path:
+def train(variant: type[Variant], given: Mapping[str, Any], settings: Settings, typed: Collection[str] = ()) -> Path:
     """Train a variant into a run folder.
 
     Args:
         variant: What to train.
         given: Values for fields of its config; the others take their defaults, or on resuming what the run has.
         settings: How to train.
+        typed: Settings that were given on purpose: a resumed run does not take these over, also where they are at
+            their defaults.
 
     Returns:
         The run folder. It holds the final weights, unless training stopped before the last step for `max_minutes`;
@@ -195,7 +197,7 @@ def train(variant: type[Variant], given: Mapping[str, Any], settings: Settings) 
     started = time.monotonic()
     run = _resumed(variant, given, settings) if settings.resume else None
     if run is not None:
-        settings = _as_before(settings, run)
+        settings = _as_before(settings, run, typed)
         _check_settings(run, settings)
     fabric = make_fabric(settings)
     writes = fabric.is_global_zero
@@ -214,7 +216,8 @@ def train(variant: type[Variant], given: Mapping[str, Any], settings: Settings) 
     here = {"device": fabric.device.type, "processes": fabric.world_size}
     said = {**_plain(settings), "precision": settled_precision(settings), **here}
     found = {"items": len(items), "path": _place(settings.data)}
-    moved = fabric.device.type == "cuda" and any(isinstance(source, InMemory) for source in items.sources)
+    held = any(isinstance(source, InMemory) for source in items.sources)
+    moved = fabric.device.type == "cuda" and held and found["path"] is not None  # Built-in sets are, whatever --memory.
     with run_folder.locked(settings.out) if writes else contextlib.nullcontext(), _memory_errors(moved):
         if run is not None:
             _check_items(run, len(items), settings.memory)
@@ -534,7 +537,10 @@ def make_fabric(settings: Settings) -> Fabric:
         raise EngineError("device cuda: PyTorch sees no CUDA device here; use --device cpu, or check the NVIDIA driver")
     device = "cuda" if settings.device != "cpu" and cuda else "cpu"
     if settings.precision == "fp16" and device == "cpu":
-        raise UsageError("precision fp16 trains on CUDA only: use --precision bf16 or fp32 on a CPU")
+        raise UsageError(
+            "precision fp16 trains on CUDA only: use --precision bf16 or fp32 on a CPU; a run that was begun in fp16 goes "
+            "on on CUDA only"
+        )
     precision = settled_precision(settings)
     names: dict[str, Any] = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
     local = int(os.environ.get("LOCAL_WORLD_SIZE", settings.devices))  # Set by torchrun, which has begun them all.
@@ -627,12 +633,9 @@ def _from_file(variant: type[Variant], settings: Settings) -> Mapping[str, Any]:
         raise UsageError(
             f"config {settings.config} is of a {run.variant.name}, not of a {variant.name}: repeat it as that"
         )
-    same = _is_same_data(run, settings) and settings.classes == run.settings.get("classes", "")
-    filled = (
-        set()
-        if same
-        else {item.name for item in fields(run.config) if item.name in data.FACTS and item.default is None}
-    )
+    place = _is_same_data(run, settings)
+    same = {"channels": place, "class_names": place and settings.classes == run.settings.get("classes", "")}
+    filled = {item.name for item in fields(run.config) if item.default is None and not same.get(item.name, True)}
     return {name: value for name, value in asdict(run.config).items() if name not in filled}
 
 
@@ -701,11 +704,13 @@ def _check_processes(run: run_folder.Run, trainer: Trainer) -> None:
         note(f"{run.folder} was trained on {before} devices: on {now} it goes on the same up to rounding")
 
 
-def _as_before(settings: Settings, run: run_folder.Run) -> Settings:
+def _as_before(settings: Settings, run: run_folder.Run, typed: Collection[str]) -> Settings:
     """The settings to resume with: what was not given stays as the run was begun."""
     usual = _usual()
     before = {
-        name: run.settings[name] for name in KEPT if name in run.settings and getattr(settings, name) == usual[name]
+        name: run.settings[name]
+        for name in KEPT
+        if name in run.settings and name not in typed and getattr(settings, name) == usual[name]
     }
     if isinstance(before.get("init"), str):
         before["init"] = Path(before["init"])

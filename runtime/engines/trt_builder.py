@@ -234,11 +234,12 @@ def rebuild(
         raise ArtifactError(f"cannot build {path} again: {source}: {error.strerror}") from error
     if hashlib.sha256(model).hexdigest() != identity.onnx_digest:
         raise ArtifactError(f"{source} is not the file that {path} was built from: export again")
-    name, trt = flavour()
+    name, trt = flavour(identity.flavour == "tensorrt_rtx")
     # Without a GPU here it stays what it is for; with one it is for that.
     known = _nameable(trt) if name == "tensorrt_rtx" and not compute_capability() else {}
     targets = tuple(target for target in identity.targets if target in known)
-    recipe = Recipe(portable=identity.portable, targets=targets)
+    portable = identity.portable and name == "tensorrt"  # TensorRT for RTX has no such engines.
+    recipe = Recipe(portable=portable, targets=targets)
     built = build(name, trt, model, identity.profiles, recipe, say)
     renewed = replace(
         identity,
@@ -246,6 +247,7 @@ def rebuild(
         version=str(trt.__version__),
         compute_capability=built.capability,
         targets=built.targets,
+        portable=portable,
         engine_digest=hashlib.sha256(built.engine).hexdigest(),
     )
     write_whole(path, built.engine)
@@ -279,7 +281,7 @@ def _nameable(trt: Any) -> dict[str, Any]:
 def compute_capability() -> str:
     """The first GPU's compute capability, sm86; empty where there is none."""
     try:
-        cuda = ctypes.CDLL("libcuda.so.1")
+        cuda = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
     except OSError:
         return ""
     device, major, minor = ctypes.c_int(), ctypes.c_int(), ctypes.c_int()

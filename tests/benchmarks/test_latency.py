@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+import torch
 from onnx import numpy_helper
 from torch import Tensor, nn
 
@@ -400,6 +401,13 @@ def test_the_report_is_kept_before_it_is_printed(
     line = (artifact, "--engine", "onnxruntime", "--batch", 1, "--seconds", 0, "--iterations", 1, "--processes", 0)
     assert command("gan-bench", *line, "--json", out).code == 1
     assert len(json.loads(out.read_text())["results"]) == 1
+
+
+def test_a_gpu_beside_a_pytorch_for_processors_sorts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """TensorRT's engines need no PyTorch, and what is installed may be a build without CUDA."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert not latency._has_product("cuda")
+    assert latency._yardstick("cuda")(0) is not None
 
 
 def test_the_gate_of_what_rounds_to_ten_bits(artifact: Path) -> None:

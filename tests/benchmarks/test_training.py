@@ -55,7 +55,9 @@ def test_the_command(command: Callable[..., Any], tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(compiling, "BACKEND", "aot_eager")
     monkeypatch.delitem(training.CASES, "dcgan")
     out = tmp_path / "training.json"
-    done = command("gan-bench", "train", "--seconds", 0.05, "--threads", 1, "--compile", "--json", out)
+    done = command(
+        "gan-bench", "train", "--seconds", 0.05, "--precision", "fp32", "--threads", 1, "--compile", "--json", out
+    )
     assert done.code == 0, done.err
     report = json.loads(out.read_text())
     assert report == json.loads(done.out.splitlines()[-1])

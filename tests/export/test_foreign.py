@@ -108,6 +108,17 @@ def test_one_of_several_modules_is_chosen(tmp_path: Path) -> None:
         foreign.open_pickle(tmp_path / "both.pth", Foreign(trust=True))
     opened = foreign.open_pickle(tmp_path / "both.pth", Foreign(trust=True, part="ba"))
     assert opened.network.out_features == 4
+    with pytest.raises(UsageError, match="no such module, but ab, ba"):
+        foreign.open_pickle(tmp_path / "both.pth", Foreign(trust=True, part="abc"))
+    torch.save(nn.Linear(3, 2), tmp_path / "one.pth")
+    with pytest.raises(UsageError, match="is one whole module; leave it out"):
+        foreign.open_pickle(tmp_path / "one.pth", Foreign(trust=True, part="ab"))
+
+
+def test_weights_of_another_kind_are_no_traceback() -> None:
+    state = {"model.1.weight": torch.zeros(64), "model.1.bias": torch.zeros(64)}
+    with pytest.raises(ArtifactError, match="not of resnet_9blocks"):
+        cyclegan_format.build("resnet_9blocks", state)
 
 
 def test_weights_that_do_not_fit(tmp_path: Path) -> None:

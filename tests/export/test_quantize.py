@@ -426,7 +426,7 @@ def test_a_folder_is_shared_between_calibration_and_proof(
         path.unlink()
     done = command("gan-export", *asked, "-o", tmp_path / "g.onnx")
     assert done.code == 0, done.err
-    assert "holds 2 picture(s), so the proof sees some that it was calibrated with" in done.err
+    assert "holds 2 picture(s), so the proof, or the choice of layers, sees what it was calibrated with" in done.err
 
 
 @pytest.mark.parametrize("how", ["phases", "folded"])
@@ -497,6 +497,19 @@ def test_sizes_of_a_foreign_onnx_are_tried(command: Command, tmp_path: Path) -> 
     fixed = with_size(original, 8, 12)
     assert fixed.interface.output.shape == ("batch", 3, 16, 24)
     assert [size.dim_value for size in fixed.model.graph.output[0].type.tensor_type.shape.dim[2:]] == [16, 24]
+
+
+def test_a_foreign_onnx_that_works_at_one_size_takes_it(command: Command, tmp_path: Path) -> None:
+    """It names its sides, but a number inside is of one size: none is tried where that size is said."""
+    weights = {"flat": np.array([-1, 3, 1024], np.int64), "full": np.array([-1, 3, 32, 32], np.int64)}
+    nodes = [helper.make_node("Reshape", ["x", "flat"], ["y"]), helper.make_node("Reshape", ["y", "full"], ["image"])]
+    theirs = dynamic(tmp_path / "theirs.onnx", nodes, weights)
+    out = tmp_path / "ours.onnx"
+    done = command("gan-export", theirs, "--kind", "image", "--size", 32, "-o", out)
+    assert done.code == 0, done.err
+    assert read_artifact(out)[0].interface.inputs[0].shape == ("batch", 3, 32, 32)
+    done = command("gan-export", theirs, "--kind", "image", "-o", out)
+    assert (done.code, "Traceback" in done.err) != (0, True), "no size fits, and that is said"
 
 
 def test_a_foreign_onnx_of_the_first_format(tmp_path: Path) -> None:

@@ -167,6 +167,17 @@ def test_an_engine_is_proven_where_its_gpu_is(
         assert "not run here" in manifest.unproven
         assert (manifest.parity, identity.tolerance) == ((), "maxabs=0.001")
     assert str(verify._gate(manifest, identity.tolerance)) == "maxabs=0.001", "not FP32's own"
+    built = trt_builder.Built(b"engine", (), "sm87")
+
+    def no_device(*_: Any) -> None:
+        raise EngineError("no CUDA device can be used here")
+
+    monkeypatch.setattr(to_tensorrt.trt, "start", no_device)
+    assert write()[0].unproven == "engine not run here: no CUDA device can be used here", "but written all the same"
+    proven = replace(proven, cases=(), manifest=replace(proven.manifest, parity=()))
+    assert "nothing here runs the source to compare with" in write()[0].unproven
+    assert "proven, see above" not in said[-1]
+    assert not out.with_name("g.engine.proof.npz").exists()
 
 
 @needs_rtx

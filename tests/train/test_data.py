@@ -270,6 +270,14 @@ def test_single_pictures_of_two_sets_are_those_to_train_on(tmp_path: Path) -> No
         assert [name[-1] for name in opened.names] == ["A", "B"]
 
 
+def test_classes_called_a_and_b_are_two_of_many(tmp_path: Path) -> None:
+    for letter in "ABC":
+        numbered(tmp_path / "train" / letter, 2)
+        numbered(tmp_path / "test" / letter, 1)
+    opened = data.open_data(str(tmp_path), Wants("images", 16, 3, labels=True))
+    assert (len(opened), list(opened.names)) == (6, ["A", "B", "C"])
+
+
 def test_a_class_that_an_option_names(pictures: Path) -> None:
     wants = Wants("images", 16, 1, classes=("5",), option="digit")
     with pytest.raises(UsageError, match=r"no class '5': it has .*give another --digit, or --digit '' for all"):

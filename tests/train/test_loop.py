@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -171,6 +172,18 @@ def test_what_is_not_given_anew_stays_as_it_was(tmp_path: Path) -> None:
     for name, other in {"seed": 6, "classes": "1,3", "fraction": 0.4, "precision": "fp32"}.items():
         with pytest.raises(UsageError, match=f"{name} is {other}, but .* was trained with {begun[name]}: leave it out"):
             train(DCGAN, {}, settings(out, steps=4, resume=True, **{name: other}))
+    for name, usual in {"seed": 0, "classes": "", "fraction": 1.0, "precision": "fp32"}.items():
+        with pytest.raises(UsageError, match=f"{name} is {usual}, but .* was trained with {begun[name]}"):
+            train(DCGAN, {}, settings(out, steps=4, resume=True, **{name: usual}), (name,))
+
+
+def test_a_default_that_was_typed_is_meant(command: Callable[..., Any], tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    line = ("gan-train", "circles", "--data", "circles", "--out", out, "--device", "cpu")
+    assert command(*line, "--steps", 2, "--seed", 5).code == 0
+    done = command(*line, "--steps", 3, "--resume", "--seed", 0)
+    assert (done.code, "seed is 0, but" in done.err) == (2, True)
+    assert command(*line, "--steps", 3, "--resume").code == 0
 
 
 def test_resuming_from_elsewhere_is_refused(tiny_run: Path, tmp_path: Path) -> None:
