@@ -388,9 +388,8 @@ def _too_few(folder: Path) -> tuple[str, ...]:
     count = len(pictures.listed(folder))
     if count >= len(parity.USES):
         return ()
-    return (
-        f"{folder} holds {count} picture(s), so the proof, or the choice of layers, sees what it was calibrated with: give 3 or more",
-    )
+    seen = "so the proof, or the choice of layers, sees what it was calibrated with: give 3 or more"
+    return (f"{folder} holds {count} picture(s), {seen}",)
 
 
 def _prove(

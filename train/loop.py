@@ -538,8 +538,8 @@ def make_fabric(settings: Settings) -> Fabric:
     device = "cuda" if settings.device != "cpu" and cuda else "cpu"
     if settings.precision == "fp16" and device == "cpu":
         raise UsageError(
-            "precision fp16 trains on CUDA only: use --precision bf16 or fp32 on a CPU; a run that was begun in fp16 goes "
-            "on on CUDA only"
+            "precision fp16 trains on CUDA only: use --precision bf16 or fp32 on a CPU; a run that was begun in fp16 "
+            "goes on on CUDA only"
         )
     precision = settled_precision(settings)
     names: dict[str, Any] = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
