@@ -36,9 +36,9 @@ demo: $(VENV)/demo.stamp ## Digits → DCGAN → ONNX FP32 and FP16 → new digi
 	$(BIN)/gan-bench demo/generator.onnx demo/generator-fp16.onnx --against demo/run --batch 1,8 --seconds 1 --json demo/latency.json
 	@echo "new digits: demo/digits.png   latency: demo/latency.json"
 
-WORKERS ?= $(shell $(PYTHON) -c 'import os; print(max(1, min(4, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)))')
+WORKERS ?= auto
 test: check ## Checks, then every test, in a process for each core (WORKERS=1: in one), four at most
-	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --maxprocesses 4 --dist worksteal
 
 check: $(VENV)/test.stamp .typecheck/ganedge ## Format, lint, types and layout
 	$(BIN)/ruff format --check .
@@ -77,7 +77,7 @@ RESULTS := benchmarks/results
 MACHINE ?= $(shell uname -n)
 RUNS ?= 20
 
-results: $(VENV)/test.stamp ## Measure a DCGAN-64 and a CycleGAN in every form and engine here, and write the README's table (MACHINE=name)
+results: $(VENV)/test.stamp ## Measure a DCGAN-64 and a CycleGAN in every form and engine here, and write the README's tables (MACHINE=name)
 	rm -rf build/results
 	$(BIN)/gan-train dcgan --data digits --size 64 --width 64 --channels 3 --steps 100 --out build/results/run
 	$(BIN)/gan-export build/results/run -o build/results/dcgan64-fp32.onnx
@@ -99,7 +99,7 @@ results: $(VENV)/test.stamp ## Measure a DCGAN-64 and a CycleGAN in every form a
 	$(BIN)/gan-bench train --json $(RESULTS)/training/$(MACHINE).json
 	$(BIN)/python -m ganedge.benchmarks.results
 
-honesty: $(VENV)/test.stamp ## Is gan-bench right where the answer is known? 20 runs (RUNS=) on a quiet machine; most of an hour
+honesty: $(VENV)/test.stamp ## Is gan-bench right where the answer is known? 20 runs (RUNS=) on a quiet machine, four minutes each
 	$(BIN)/python -m ganedge.benchmarks.honesty --runs $(RUNS) --json $(RESULTS)/honesty/$(MACHINE).json
 
 # What this machine lacks is named and left out: a line with a minus may fail, where there is no compiler or TensorRT, or

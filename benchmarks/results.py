@@ -50,56 +50,59 @@ def tables(found: Committed) -> str:
 
 def _trained(reports: Reports) -> str:
     """A line for each machine and variant that `gan-bench train` trained."""
-    lines = [
-        "Our training loop beside a tutorial's on the same networks (`gan-bench train`):\n",
-        "| machine | variant | plain: images/s | ganedge: images/s | times as fast (95 %) |",
-        "|---|---|---:|---:|---:|",
-    ]
+    rows = []
     for name, report in reports.items():
         for one in report["results"]:
             size, batch = one["config"]["size"], one["config"]["batch"]
             how = f"{one['computes']['ganedge']}{', compiled' if one['compiled'] else ''}"
             plain, ours = (f"{one['images_per_s'][key]:.0f}" for key in ("plain", "ganedge"))
-            where = f"`{name}`: {_where(report, one['device'])}"
             what = f"{one['variant']}, {size} × {size}, batch {batch}, {how}"
-            lines.append(f"| {where} | {what} | {plain} | {ours} | {_ratio(one)} |")
-    told = [f"`{name}`: {text}" for name, report in reports.items() for text in _told(report)]
-    return "\n".join([*lines, *(f"\n{text}" for text in told)]) + "\n"
+            rows.append([f"`{name}`: {_where(report, one['device'])}", what, plain, ours, _ratio(one)])
+    title = "Our training loop beside a tutorial's on the same networks (`gan-bench train`):"
+    heads = ["machine", "variant", "plain: images/s", "ganedge: images/s", "times as fast (95 %)"]
+    return _table(title, heads, 2, rows, [f"`{name}`: {text}" for name, one in reports.items() for text in _told(one)])
 
 
 def _honest(reports: Reports) -> str:
     """A line for each bar of each machine's `make honesty`."""
-    lines = [
-        "gan-bench where the answer is known (`make honesty`):\n",
-        "| machine | bar | runs | wanted |",
-        "|---|---|---:|---:|",
+    rows = [
+        [f"`{name}`: {_where(report, 'cpu')}", bar["what"], f"{bar['count']} of {bar['of']}", str(bar["wanted"])]
+        for name, report in reports.items()
+        for bar in report["bars"]
     ]
-    for name, report in reports.items():
-        where = f"`{name}`: {_where(report, 'cpu')}"
-        lines += [
-            f"| {where} | {bar['what']} | {bar['count']} of {bar['of']} | {bar['wanted']} |" for bar in report["bars"]
-        ]
     told = [f"`{name}`: interrupted before all runs were done" for name, one in reports.items() if one["partial"]]
-    return "\n".join([*lines, *(f"\n{text}" for text in told)]) + "\n"
+    title = "gan-bench where the answer is known (`make honesty`):"
+    return _table(title, ["machine", "bar", "runs", "wanted"], 2, rows, told)
 
 
 def _one(name: str, report: Mapping[str, Any]) -> str:
     """One machine's table: a line for each competitor, its median and its ratio for each batch size."""
     batches = sorted({row["batch"] for row in report["results"]})
     heads = [part for batch in batches for part in (f"batch {batch}: ms", "× eager (95 %)")]
-    lines = [
+    title = (
         f"`{name}`: "
         + (f"{escaped(words.subject(report))}; " if words.subject(report) else "")
-        + f"{_where(report, report['method']['device'])}, {_versions(report['machine']['versions'])}\n",
-        "| competitor | " + " | ".join(heads) + " | PSNR | MB |",
-        "|---|" + "---:|" * (len(heads) + 2),
-    ]
+        + f"{_where(report, report['method']['device'])}, {_versions(report['machine']['versions'])}"
+    )
+    lines = []
     for competitor, costs in report["competitors"].items():
         rows = {row["batch"]: row for row in report["results"] if row["competitor"] == competitor}
         if rows:
-            lines.append(_line(competitor, costs, [rows.get(batch) for batch in batches]))
+            lines.append(_cells(competitor, costs, [rows.get(batch) for batch in batches]))
     failed = [f"failed: {escaped(words.failure(one))}" for one in report["failed"]]
-    return "\n".join([*lines, *(f"\n{text}" for text in (*_told(report), *failed))]) + "\n"
+    return _table(title, ["competitor", *heads, "PSNR", "MB"], 1, lines, [*_told(report), *failed])
+
+
+def _table(title: str, heads: Sequence[str], texts: int, rows: Sequence[Sequence[str]], told: Sequence[str]) -> str:
+    """A table in Markdown; columns behind the first `texts` are numbers. What is told stands below it."""
+    lines = [
+        f"{title}\n",
+        f"| {' | '.join(heads)} |",
+        "|" + "---|" * texts + "---:|" * (len(heads) - texts),
+        *(f"| {' | '.join(cells)} |" for cells in rows),
+        *(f"\n{text}" for text in told),
+    ]
+    return "\n".join(lines) + "\n"
 
 
 def _told(report: Mapping[str, Any]) -> list[str]:
@@ -117,8 +120,9 @@ def _where(report: Mapping[str, Any], device: str) -> str:
     return f"{machine['processor']}, {machine['threads']} thread" + ("s" if machine["threads"] != 1 else "")
 
 
-def _line(name: str, costs: Mapping[str, Any], rows: Sequence[Mapping[str, Any] | None]) -> str:
-    cells: list[str] = []
+def _cells(name: str, costs: Mapping[str, Any], rows: Sequence[Mapping[str, Any] | None]) -> list[str]:
+    """What stands in one competitor's line."""
+    cells = [escaped(name)]
     for row in rows:
         cells += ["", ""] if row is None else [f"{row['figures']['p50'] * 1000:.2f}", _ratio(row)]
     found = [row["psnr"] for row in rows if row is not None and row["psnr"] is not None]
@@ -126,7 +130,7 @@ def _line(name: str, costs: Mapping[str, Any], rows: Sequence[Mapping[str, Any] 
     same = any(row is not None and row["same"] for row in rows)
     cells.append("WRONG" if wrong else f"{min(found):.0f} dB" if found else "identical" if same else "")
     cells.append(f"{costs['bytes'] / 1e6:.1f}" if costs["bytes"] else "")
-    return f"| {escaped(name)} | " + " | ".join(cells) + " |"
+    return cells
 
 
 def _ratio(row: Mapping[str, Any]) -> str:

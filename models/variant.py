@@ -198,8 +198,8 @@ def only_with(other: str, value: object, default: Any) -> Any:
     return field(default=default, metadata={"with": (other, value)})
 
 
-def usual(config: type[VariantConfig], names: Collection[str]) -> dict[str, Any]:
-    """The defaults of some fields: a preset that undoes what another sets, `--config` with a run of it too."""
+def usual(config: type, names: Collection[str]) -> dict[str, Any]:
+    """The defaults of some fields of a dataclass: as a preset, it undoes what another one or `--config` sets."""
     return {item.name: item.default for item in fields(config) if item.name in names}
 
 

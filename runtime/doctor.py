@@ -212,8 +212,7 @@ def _tensorrt(name: Flavour) -> EngineFound:
     try:
         importlib.import_module("cuda.bindings.runtime")
     except ImportError:
-        jetson = name == "tensorrt" and platform.machine() == "aarch64"
-        missing.append("no cuda-python, " + (trt.ON_JETSON["cuda-python"] if jetson else "pip install cuda-python"))
+        missing.append("no cuda-python, " + (trt.advice(name, "cuda-python") or "pip install cuda-python"))
     if missing:
         builds = "" if trt_builder.hindrance(name) else ", but builds them"
         return EngineFound(name, number, (), f"{number} runs no .engine files here{builds}: {'; '.join(missing)}")

@@ -30,7 +30,7 @@ from torch import Tensor, nn
 
 from ganedge.models import Variant
 from ganedge.models.noise import OTHER_STOPPED, together
-from ganedge.models.variant import VariantConfig, check_given, check_types, require
+from ganedge.models.variant import VariantConfig, check_given, check_types, require, usual
 from ganedge.runtime.errors import ArtifactError, EngineError, GanEdgeError, UsageError
 from ganedge.runtime.terminal import note
 from ganedge.train import checkpoint, compiling, data, instance_norm, run_folder
@@ -668,10 +668,11 @@ def _resumed(variant: type[Variant], given: Mapping[str, Any], settings: Setting
 def _check_settings(run: run_folder.Run, settings: Settings) -> None:
     """Refuse to go on with another data set, seed or arithmetic: it would be another training."""
     said = {**_plain(settings), "precision": settled_precision(settings)}
-    usual = _usual()
-    for name in FIXED if settings.preset is None else (*FIXED, "preset"):
+    fixed = FIXED if settings.preset is None else (*FIXED, "preset")
+    defaults = usual(Settings, fixed)
+    for name in fixed:
         moved = name == "data" and _is_same_data(run, settings)
-        before = run.settings.get(name, usual[name])  # A run from before the setting was there.
+        before = run.settings.get(name, defaults[name])  # A run from before the setting was there.
         if said[name] != before and not moved:
             raise UsageError(
                 f"{name} is {said[name]}, but {run.folder} was trained with {before}: "
@@ -706,11 +707,11 @@ def _check_processes(run: run_folder.Run, trainer: Trainer) -> None:
 
 def _as_before(settings: Settings, run: run_folder.Run, typed: Collection[str]) -> Settings:
     """The settings to resume with: what was not given stays as the run was begun."""
-    usual = _usual()
+    defaults = usual(Settings, KEPT)
     before = {
         name: run.settings[name]
         for name in KEPT
-        if name in run.settings and name not in typed and getattr(settings, name) == usual[name]
+        if name in run.settings and name not in typed and getattr(settings, name) == defaults[name]
     }
     if isinstance(before.get("init"), str):
         before["init"] = Path(before["init"])
@@ -751,11 +752,6 @@ def _fill(config: VariantConfig, facts: Mapping[str, Any]) -> VariantConfig:
     if names and "class_names" in facts and len(names.split(",")) != len(facts["class_names"].split(",")):
         raise UsageError(f"class-names is {names}, but the data has the classes {facts['class_names']}: name each")
     return replace(config, **unset)
-
-
-def _usual() -> dict[str, Any]:
-    """What settings are where nobody gives them."""
-    return {field.name: field.default for field in fields(Settings)}
 
 
 def _plain(settings: Settings) -> dict[str, Any]:

@@ -91,9 +91,8 @@ def _open_board(folder: Path, step: int) -> SummaryWriter:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
         raise MissingExtra("tensorboard", "train", "--tensorboard") from error
-    return SummaryWriter(
-        str(folder), purge_step=step + 1
-    )  # At step 0 too: a kill may come before the first checkpoint.
+    # At step 0 too: a kill may come before the first checkpoint.
+    return SummaryWriter(str(folder), purge_step=step + 1)
 
 
 def _step_of(line: str) -> float:

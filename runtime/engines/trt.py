@@ -11,6 +11,7 @@ the same shapes on, the copies and the kernels are one CUDA graph that is replay
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import importlib
 import itertools
@@ -25,7 +26,7 @@ from ganedge.runtime.engines import EngineInfo, Parts
 from ganedge.runtime.errors import EngineError, EngineMismatch, MissingExtra
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -62,17 +63,20 @@ class TensorRt:
 
     def run(self, feeds: Mapping[str, NDArray[np.generic]]) -> Sequence[NDArray[np.generic]]:
         """Compute all outputs."""
-        lane = self._take(feeds)
-        try:
+        with self._lane(feeds) as lane:
             return lane.run(feeds)
-        finally:
-            self._give_back(lane)
 
     def parts(self, feeds: Mapping[str, NDArray[np.generic]]) -> Parts:
         """Where one call's time goes, by CUDA events; without the graph, whose parts cannot be told apart."""
+        with self._lane(feeds) as lane:
+            return lane.parts(feeds)
+
+    @contextlib.contextmanager
+    def _lane(self, feeds: Mapping[str, NDArray[np.generic]]) -> Iterator[_Lane]:
+        """A lane for one call, idle again after it."""
         lane = self._take(feeds)
         try:
-            return lane.parts(feeds)
+            yield lane
         finally:
             self._give_back(lane)
 
@@ -180,10 +184,9 @@ class _Lane:
 
     def _put(self, feeds: Mapping[str, NDArray[np.generic]]) -> bool:
         """Put the inputs into the pinned memory; whether their shapes are those of the call before."""
-        shapes = {name: array.shape for name, array in feeds.items()}
-        known = shapes == self._shapes
+        known = self.knows(feeds)
         if not known:
-            self._reshape(shapes)
+            self._reshape({name: array.shape for name, array in feeds.items()})
         for name, array in feeds.items():
             np.copyto(self._inputs[name].view(array.shape), array, casting="no")
         return known
@@ -341,9 +344,12 @@ def _module(name: str, package: str, flavour: str) -> Any:
     try:
         return importlib.import_module(name)
     except ImportError as error:
-        jetson = flavour == "tensorrt" and platform.machine() == "aarch64"
-        advice = ON_JETSON[package] if jetson else ""
-        raise MissingExtra(package, EXTRAS[flavour], f"a {flavour} engine", advice) from error
+        raise MissingExtra(package, EXTRAS[flavour], f"a {flavour} engine", advice(flavour, package)) from error
+
+
+def advice(flavour: str, package: str) -> str:
+    """How a Jetson gets a package; empty elsewhere, where the extra brings it."""
+    return ON_JETSON[package] if flavour == "tensorrt" and platform.machine() == "aarch64" else ""
 
 
 def _release(version: str) -> tuple[int, ...]:
