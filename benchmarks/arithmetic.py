@@ -148,7 +148,7 @@ def _integers(threads: int) -> float:
     import onnx
     from onnx import TensorProto, helper, numpy_helper
 
-    onnxruntime = ort._package()
+    onnxruntime = ort.package()
     side = SIDE["cpu"]
     random = np.random.default_rng(0)
     weights = random.integers(-127, 127, (side, side)).astype(np.int8)

@@ -3,10 +3,11 @@
     gan-bench compare before.json after.json          # exits 1 on a regression
 
 Times of two runs cannot be held against each other as they are: the clock, the temperature and the neighbours differ.
-So each competitor is held against something measured in the same rounds of its own report: eager PyTorch, if it is in
-both and is the same version, or else the yardstick: numbers that are sorted, or on a GPU a product of matrices there.
-What was timed strictly, one after the other, has no yardstick: where PyTorch is not there, times stand as they are. A
-change counts when the whole interval, which resamples the rounds of both reports, lies beyond the tolerance.
+So each competitor is held against something measured in the same rounds of its own report: a small fixed network in the
+same engine, if that has the same version in both; or eager PyTorch, if that has; or else the general yardstick, numbers
+that are sorted, or on a GPU a product of matrices there. What was timed strictly, one after the other, has none: where
+PyTorch is not there, times stand as they are. A change counts when the whole interval, which resamples stretches
+of rounds of both reports, lies beyond the tolerance.
 """
 
 from __future__ import annotations
@@ -41,15 +42,17 @@ PARTS = {
 """What every report holds, and of which kind."""
 LATER: Report = {"command": "", "choice": None}
 """What schema 4 added, and what stands for it in a report of schema 3."""
-READ = (3, SCHEMA)
+READ = (3, 4, SCHEMA)
 """Schemas that can be read."""
+NETWORKS = 5
+"""The first schema with a yardstick in each engine; those before have the general one alone."""
 BEYOND: Mapping[str, tuple[str, float]] = {
     "bytes": ("MB of weights or file", 0.01),
     "peak_bytes": ("MB of memory", 0.1),
     "device_bytes": ("MB of the GPU's memory", 0.1),
 }
 """Costs that are compared, and the share by which they may change."""
-CLOCK, YARDSTICK = "the clock alone", "the yardstick"
+CLOCK, YARDSTICK, NETWORK = "the clock alone", "the yardstick", "a fixed network in the same engine"
 """What is said of those that are not held against PyTorch."""
 CLEARER = 1.0
 """Decibels by which PSNR may change: what draws the same has the same."""
@@ -105,6 +108,9 @@ def read(path: Path) -> dict[str, Any]:
     if isinstance(peak, dict) and not isinstance(peak.get("flops"), dict):  # Schema 3 knew FP32's only.
         known_peak = {} if peak.get("flops") is None else {"fp32": peak["flops"]}
         report["peak"] = {"flops": known_peak, "bandwidth": None, "how": peak.get("how", "")}
+    if report["schema"] < NETWORKS:
+        name = report["method"].get("yardstick") or "sort"
+        report["yardstick"] = {batch: {name: rounds} for batch, rounds in report["yardstick"].items()}
     return {**LATER, **report}
 
 
@@ -239,13 +245,18 @@ def _change(key: tuple[str, int], before: Report, after: Report, tolerance: floa
 def _bases(key: tuple[str, int], before: Report, after: Report) -> tuple[str, list[Sequence[float]]]:
     """What one is held against, in words, and its rounds in both reports."""
     name, batch = key
+    beside = [report["yardstick"].get(str(batch), {}) for report in (before, after)]
+    engine, later = (report["competitors"][name]["engine"] for report in (before, after))
+    if engine == later and all(engine in sticks for sticks in beside):
+        return NETWORK, [sticks[engine] for sticks in beside]
     eager = (EAGER, batch)
     same_torch = before["machine"]["versions"].get("torch") == after["machine"]["versions"].get("torch")
     if name != EAGER and same_torch and eager in _rows(before) and eager in _rows(after):
         return EAGER, [_rows(report)[eager]["rounds"] for report in (before, after)]
     if before["method"]["strict"]:
         return CLOCK, [[1.0] * len(_rows(report)[key]["rounds"]) for report in (before, after)]
-    return YARDSTICK, [report["yardstick"][str(batch)] for report in (before, after)]
+    names = [report["method"].get("yardstick") or "sort" for report in (before, after)]
+    return YARDSTICK, [sticks[name] for sticks, name in zip(beside, names, strict=True)]
 
 
 def _is_elsewhere(baseline: str, before: Report, after: Report) -> bool:

@@ -6,13 +6,15 @@ found, absent = artifact_competitors([Path("generator.onnx")], "all", "cpu", thr
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ganedge.benchmarks import timing
+from ganedge.benchmarks.apart import Pool, Recipe
 from ganedge.runtime import engines
 from ganedge.runtime.engine_file import read_sidecar
 from ganedge.runtime.errors import EngineError, InputError, MissingExtra, UsageError
@@ -82,6 +84,12 @@ class Competitor:
     """Free it."""
     renew: Callable[[], None] | None = None
     """Start it anew, elsewhere in memory; None where that would take too long or change nothing."""
+    recipe: Recipe | None = None
+    """Makes it in another process; None where it has to stay in this one."""
+
+    def over(self, pool: Pool) -> timing.Competitor:
+        """A function of a number that calls it with the inputs of that number."""
+        return lambda number: self.run(pool[number % len(pool)])
 
 
 def common(files: Sequence[Path]) -> Manifest:
@@ -137,9 +145,9 @@ def artifact_competitors(
         for name, compute, must in _ways(asked):
             label = _label(file, name, compute, files)
             try:
-                start = partial(_start, file, name, compute, device, threads)
-                place = ("onnxruntime", "tensorrt") if name == "ort-tensorrt" else (name, device)
-                found.append(_named(file, start, compute, place, found, files, "" if name == "auto" else name))
+                one = open_artifact(file, name, compute, device, threads, found, files)
+                make = partial(open_artifact, file, name, compute, device, threads)
+                found.append(replace(one, recipe=Recipe(make, one.name)))
             except (EngineError, MissingExtra) as error:
                 if must:
                     raise
@@ -148,6 +156,31 @@ def artifact_competitors(
     if asked == ["all"] and not any(file.suffix == ".engine" for file in files):
         absent["TensorRT and TensorRT for RTX"] = "no .engine file given (gan-export --format trt makes one)"
     return found, absent
+
+
+def open_artifact(
+    file: Path,
+    engine: str,
+    compute: str | None,
+    device: str,
+    threads: int,
+    beside: Sequence[Competitor] = (),
+    files: Sequence[Path] = (),
+) -> Competitor:
+    """One artifact in one engine.
+
+    Args:
+        file: An `.onnx` artifact.
+        engine: A name from `ENGINES`, or auto.
+        compute: What the engine is to compute in, where that is not the artifact's precision.
+        device: cpu or cuda.
+        threads: Of the engine.
+        beside: Those whose names are taken.
+        files: All that are measured, from which its own has to be told apart.
+    """
+    start = partial(_start, file, engine, compute, device, threads)
+    place = ("onnxruntime", "tensorrt") if engine == "ort-tensorrt" else (engine, device)
+    return _named(file, start, compute, place, beside, files or [file], "" if engine == "auto" else engine)
 
 
 def _ways(asked: Sequence[str]) -> Iterator[tuple[str, str | None, bool]]:

@@ -16,6 +16,7 @@ import shutil
 import statistics
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from ganedge.runtime import engines
@@ -165,11 +166,12 @@ class Others:
     waited for used. The load average cannot tell the two apart.
 
     Args:
+        also: Processor time of children that live, seconds, which is no other's either.
         root: Where procfs is mounted.
     """
 
-    def __init__(self, root: Path = Path("/proc")) -> None:
-        self._root = root
+    def __init__(self, also: Callable[[], float] = lambda: 0.0, root: Path = Path("/proc")) -> None:
+        self._root, self._also = root, also
         self._begin = self._now()
 
     def share(self) -> float | None:
@@ -192,7 +194,7 @@ class Others:
             return None
         ticks = sum(sum(count) - count[3] - count[4] for count in counts)  # All but idle and waiting for disks.
         times = os.times()
-        return time.monotonic(), ticks / os.sysconf("SC_CLK_TCK"), sum(times[:4]), len(cores)
+        return time.monotonic(), ticks / os.sysconf("SC_CLK_TCK"), sum(times[:4]) + self._also(), len(cores)
 
 
 def _rails(root: Path) -> dict[str, float]:

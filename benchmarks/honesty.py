@@ -19,14 +19,15 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 import typer
 
-from ganedge.benchmarks import compare, latency, pools, timing
+from ganedge.benchmarks import apart, compare, latency, pools, timing
 from ganedge.benchmarks.competitor import EAGER, artifact_competitors
 from ganedge.benchmarks.conditions import conditions, machine
 from ganedge.runtime import engines, terminal
@@ -76,7 +77,9 @@ def report_to(folder: str, out: str, seconds: float, slower: float = 1.0) -> Non
 
     def change(subject: latency.Subject) -> None:
         subject.competitors[:] = [
-            replace(one, run=_stretched(one.run, slower)) if one.file is not None and one.file.name == NAMES[0] else one
+            replace(one, recipe=replace(one.recipe, make=partial(_slowed, one.recipe.make, slower)))
+            if one.recipe is not None and one.file is not None and one.file.name == NAMES[0]
+            else one
             for one in subject.competitors
         ]
 
@@ -87,6 +90,27 @@ def report_to(folder: str, out: str, seconds: float, slower: float = 1.0) -> Non
     if measured["partial"]:
         raise KeyboardInterrupt
     write_whole(Path(out), json.dumps(measured))
+
+
+def _slowed(make: Callable[[], apart.Piece], factor: float) -> Slowed:
+    return Slowed(make(), factor)
+
+
+@dataclass(frozen=True)
+class Slowed:
+    """A competitor each call of which takes `factor` times as long as it does."""
+
+    one: apart.Piece
+    factor: float
+
+    @property
+    def renew(self) -> Callable[[], None] | None:
+        """As it is."""
+        return self.one.renew
+
+    def over(self, pool: apart.Pool) -> timing.Competitor:
+        """The same, and longer."""
+        return _stretched(self.one.over(pool), self.factor)
 
 
 def _stretched(run: Callable[[Any], Any], factor: float) -> Callable[[Any], Any]:
@@ -220,7 +244,10 @@ def overhead(artifact: Path, seconds: float) -> dict[str, float]:
     names = [port.name for port in manifest.interface.inputs]
     feeds = [dict(zip(names, arrays, strict=True)) for arrays in pool]
     turns = timing.interleaved(
-        {"bare": lambda i: engine.run(feeds[i % len(feeds)]), "ours": lambda i: one.run(pool[i % len(pool)])},
+        {
+            "bare": timing.here(lambda i: engine.run(feeds[i % len(feeds)])),
+            "ours": timing.here(lambda i: one.run(pool[i % len(pool)])),
+        },
         seconds,
         50,
     )

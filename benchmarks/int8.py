@@ -12,6 +12,7 @@ import json
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -76,7 +77,7 @@ def measure(source: Path, batch: int, threads: int, seconds: float, iterations: 
         runs[EAGER] = eager
     inputs = parity.real_inputs(original.interface, POOL * batch, seed=1)
     pool = [[array[i * batch : (i + 1) * batch] for array in inputs] for i in range(POOL)]
-    timed = {name: (lambda i, run=run: run(pool[i % POOL])) for name, run in runs.items()}
+    timed = {name: timing.here(partial(_call, run, pool)) for name, run in runs.items()}
     figures = {name: timing.figures(turns) for name, turns in timing.interleaved(timed, seconds, iterations).items()}
     wanted = np.concatenate([runs[FP32](arrays) for arrays in pool])
     port = original.interface.output
@@ -100,6 +101,10 @@ def measure(source: Path, batch: int, threads: int, seconds: float, iterations: 
         },
         "sizes": {name: len(data) / len(made["fp32"]) for name, data in made.items()},
     }
+
+
+def _call(run: Run, pool: Sequence[Sequence[NDArray[np.generic]]], number: int) -> NDArray[np.generic]:
+    return run(pool[number % len(pool)])
 
 
 def plain(original: Original) -> bytes:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ganedge.benchmarks import arithmetic, pools, process, size, timing
+from ganedge.benchmarks import apart, arithmetic, pools, process, size, timing, yardsticks
 from ganedge.benchmarks.competitor import ALONE, EAGER, TORCH, Competitor, Inputs, Split, artifact_competitors, common
 from ganedge.benchmarks.conditions import Others, Watch, conditions, machine
 from ganedge.export import parity
@@ -31,13 +32,8 @@ if TYPE_CHECKING:
 
 __all__ = ["EAGER", "Settings", "measure"]
 
-SCHEMA = 4
+SCHEMA = 5
 """Version of the report."""
-YARDSTICK = 100_000
-"""Numbers that are sorted, timed beside the others and the same in every report: work of one thread. NumPy's matrix
-product would leave the threads of its own library spinning, and slow down whoever comes next."""
-PRODUCT = 2048
-"""Rows and columns of the matrix that stands in for that on a GPU."""
 DISTANCES = ("fid", "kid", "data_fid", "data_kid")
 """Figures of whole sets of pictures, to the reference's and to real ones."""
 COMPARED = 64
@@ -50,6 +46,8 @@ BUSY = 0.5
 """Load for each core, before anything is opened, above which other work is in the way; where only the load is told."""
 STRICT_QUERIES, STRICT_SECONDS = 1024, 600.0
 """MLPerf inference, single stream: the least queries and the least duration."""
+STICK = "yardstick: "
+"""Before the names of yardsticks where they stand among competitors."""
 Output = NDArray[np.generic]
 
 
@@ -179,8 +177,10 @@ def measure(
     others: list[float] = []
     try:
         report["peak"] = arithmetic.peak(threads, settings.device)
-        for batch in settings.batches:
-            _at_batch(report, subject, batch, settings, pictures, others, watch)
+        with apart.Stage(settings.device) as stage:
+            failed = {} if settings.strict else _set(stage, subject, settings, threads)
+            for batch in settings.batches:
+                _at_batch(report, subject, stage, dict(failed), batch, settings, pictures, others, watch)
         _cold_starts(report, subject, files, against, settings, threads)
         if subject.examiner is not None:
             _examine(report, subject, subject.examiner)
@@ -208,21 +208,30 @@ def _method(settings: Settings, subject: Subject) -> dict[str, Any]:
     names = [one.name for one in subject.competitors]
     method: dict[str, Any] = {
         "timed": "one call, NumPy array in to NumPy array out, fresh real inputs each time",
-        "warmup": f"until the median settles, {timing.WARMUP_BLOCKS} turns at most",
+        "warmup": f"until the median settles, {timing.WARMUP_BLOCKS} turns at most"
+        + (
+            "" if settings.strict else f"; a call before each turn, unless it takes longer than {timing.TURN_SECONDS} s"
+        ),
         "order": "one competitor after the other, each call as soon as the one before is done"
         if settings.strict
         else f"interleaved in turns of {timing.TURN_SECONDS} s and {timing.TURN_CALLS} calls, "
         f"{timing.TURN_LONGEST} s at most (a tenth of the slowest one's call where that is longer), in a new order "
-        "each round, after all threads have gone to sleep",
+        "each round, "
+        + (
+            "each in a process of its own (PyTorch's share one) that is stopped when its turn is over"
+            if apart.possible(settings.device)
+            else "after all threads have gone to sleep"
+        ),
         "ratio": "of the lower quartiles of turns within a round, their median over the rounds",
-        "interval": f"{timing.LEVEL:.0%}, rounds resampled {timing.RESAMPLES} times"
+        "interval": f"{timing.LEVEL:.0%}, stretches of rounds resampled {timing.RESAMPLES} times"
         + (", without what drifted between two competitors" if settings.strict else ""),
         "seconds": settings.seconds,
         "iterations": settings.iterations,
         "device": settings.device,
         "dropped": 0,
+        "no_network": {},
         "strict": settings.strict,
-        "yardstick": "" if settings.strict else "product" if _has_product(settings.device) else "sort",
+        "yardstick": "" if settings.strict else yardsticks.general(settings.device),
     }
     renewed = [one.name for one in subject.competitors if one.renew is not None]
     if renewed and not settings.strict:
@@ -263,6 +272,8 @@ def _open(files: Sequence[Path], against: str | None, settings: Settings, said: 
         inputs = parity.real_inputs(interface, settings.batches[0], seed=1)
         reference.check(network, interface, inputs)
         torch_ones, missing = reference.competitors(network, inputs, settings.device, threads, settings.torch)
+        again = partial(reference.again, against, manifest, said, inputs, settings.device, threads)
+        torch_ones = [replace(one, recipe=apart.Recipe(partial(again, one.name), "PyTorch")) for one in torch_ones]
         found, absent = [*torch_ones, *found], {**missing, **absent}
     if not found:
         raise EngineError("nothing to measure here: " + "; ".join(f"{name}: {why}" for name, why in absent.items()))
@@ -346,22 +357,26 @@ def _cold_starts(
 def _at_batch(
     report: dict[str, Any],
     subject: Subject,
+    stage: apart.Stage,
+    failed: dict[str, Exception],
     batch: int,
     settings: Settings,
     pictures: Pictures | None,
     others: list[float],
     watch: Watch,
 ) -> None:
-    """Time every competitor at one batch size, compare what they give, and add that to the report."""
+    """Time every competitor at one batch size, compare what they give, and add that to the report.
+
+    `failed` holds the errors of those that could not be set up.
+    """
     pool, said = pools.make(subject.interface, batch)
     report["method"].setdefault("pool", {})[str(batch)] = said
-    failed: dict[str, Exception] = {}
     turns: timing.Turns = {}
     outputs: dict[str, Output] = {}
     splits: dict[str, Split] = {}
     interrupted = False
     try:
-        _timed(subject, pool, settings, turns, failed, others, watch)
+        _timed(subject, stage, pool, settings, turns, failed, others, watch)
         able = [one for one in subject.competitors if turns.get(one.name)]
         _compute(able, pool, subject.interface, outputs, failed)
         for one in able:
@@ -372,11 +387,13 @@ def _at_batch(
         interrupted = True
         # Whole rounds are kept; what was not compared by then is compared no more.
     turns = timing.whole_rounds(turns)
-    yardstick = turns.pop("yardstick", [])
+    beside = {name.removeprefix(STICK): turns.pop(name) for name in list(turns) if name.startswith(STICK)}
+    lost = {name: str(failed.pop(name)) for name in list(failed) if name.startswith(STICK)}
+    report["method"]["no_network"] |= {name.removeprefix(STICK): why for name, why in lost.items()}
     judge = _judge(subject.competitors, outputs, failed, report["reference"])
     report["reference"] = report["reference"] or (None if judge is None else judge.name)
-    if yardstick:
-        report["yardstick"][str(batch)] = _rounded(timing.undisturbed(yardstick))
+    if beside:
+        report["yardstick"][str(batch)] = {name: _rounded(timing.undisturbed(found)) for name, found in beside.items()}
     if turns:
         if pictures is not None:
             pictures.update({name: output[:4] for name, output in outputs.items() if name not in pictures})
@@ -392,8 +409,16 @@ def _at_batch(
         raise KeyboardInterrupt
 
 
+def _set(stage: apart.Stage, subject: Subject, settings: Settings, threads: int) -> dict[str, Exception]:
+    """Put competitors and yardsticks where they are timed; the errors of those that could not be."""
+    able = {one.name: one.recipe if stage.able and one.recipe is not None else one for one in subject.competitors}
+    sticks = yardsticks.wanted(subject.competitors, settings.device, threads)
+    return stage.add({**able, **{STICK + name: recipe for name, recipe in sticks.items()}})
+
+
 def _timed(
     subject: Subject,
+    stage: apart.Stage,
     pool: Sequence[Inputs],
     settings: Settings,
     turns: timing.Turns,
@@ -401,24 +426,30 @@ def _timed(
     others: list[float],
     watch: Watch,
 ) -> None:
-    """Time every competitor, and the yardstick beside them; interrupted too, it says what others took meanwhile."""
-    timed: dict[str, timing.Competitor] = {one.name: _over(one.run, pool) for one in subject.competitors}
+    """Time every competitor, and yardsticks beside them; interrupted too, it says what others took meanwhile."""
     since: list[Others] = []
 
     def ready() -> None:
-        since.append(Others())
+        since.append(Others(stage.used))
 
     try:
-        if settings.strict:  # Without a yardstick, which would not be timed beside anything.
-            timing.one_by_one(timed, settings.seconds, settings.iterations, turns, failed, ready, watch.look)
+        if settings.strict:
+            runs = {one.name: one.over(pool) for one in subject.competitors}
+            timing.one_by_one(runs, settings.seconds, settings.iterations, turns, failed, ready, watch.look)
             return
-        timed["yardstick"] = _yardstick(settings.device)
-        renew = {one.name: one.renew for one in subject.competitors if one.renew is not None}
         # Ratios are to eager PyTorch, and to nothing where it is not there.
-        names = {one.name for one in subject.competitors}
-        settled = names if EAGER in names else set()
+        names = [one.name for one in subject.competitors]
+        settled = set(names) if EAGER in names else set()
+        timed = stage.timed(pool)
         timing.interleaved(
-            timed, settings.seconds, settings.iterations, turns, failed, ready, renew, settled, watch.look
+            {name: timed[name] for name in dict.fromkeys([*names, *timed]) if name in timed},
+            settings.seconds,
+            settings.iterations,
+            turns,
+            failed,
+            ready,
+            settled,
+            watch.look,
         )
     finally:
         others += [share for one in since if (share := one.share()) is not None]
@@ -457,10 +488,6 @@ def _examine(report: dict[str, Any], subject: Subject, examiner: Examiner) -> No
     for name, figures in examiner(able, judge, failed).items():
         report["competitors"][name].update(figures)
     report["distance"] = examiner.said
-
-
-def _over(run: Callable[[Inputs], Output], pool: Sequence[Inputs]) -> timing.Competitor:
-    return lambda i: run(pool[i % len(pool)])
 
 
 def _judge(
@@ -533,34 +560,6 @@ def _gated(one: Competitor) -> Precision:
         return "fp16"
     known: dict[str, Precision] = {"fp32": "fp32", "fp16": "fp16", "bf16": "bf16", "int8": "int8"}
     return known[one.precision]
-
-
-def _has_product(device: str) -> bool:
-    """Whether the yardstick is a product of matrices on a GPU."""
-    if device != "cuda" or find_spec("torch") is None:
-        return False
-    import torch
-
-    return torch.cuda.is_available()  # It may be a build for CPUs beside engines for the GPU.
-
-
-def _yardstick(device: str) -> timing.Competitor:
-    """A fixed piece of work: what it takes tells how fast the device is going just then.
-
-    A sort on a CPU, a product of matrices on a GPU, where there is PyTorch to ask for one.
-    """
-    if _has_product(device):
-        import torch
-
-        matrix = torch.randn(PRODUCT, PRODUCT, device="cuda")
-
-        def product(_: int) -> None:
-            torch.mm(matrix, matrix)
-            torch.cuda.synchronize()
-
-        return product
-    values = np.random.default_rng(0).random(YARDSTICK, np.float32)
-    return lambda _: np.sort(values)
 
 
 def _rounded(values: NDArray[np.float64]) -> list[float]:

@@ -240,6 +240,30 @@ def competitors(
     return found, absent
 
 
+def again(
+    spec: str, manifest: Manifest, said: Said, inputs: Inputs, device: str, threads: int, name: str
+) -> Competitor:
+    """One of the `competitors` in another process.
+
+    Args:
+        spec: As `open_reference` takes it, like the next two.
+        manifest: Of an artifact that came from it.
+        said: What a module does not say itself.
+        inputs: One batch, to try it with.
+        device: cpu or cuda.
+        threads: For PyTorch's operators.
+        name: What it is called.
+
+    Raises:
+        EngineError: it does not work there.
+    """
+    (way,) = (way for way, shown in TORCH.items() if shown == name)
+    found, absent = competitors(open_reference(spec, manifest, said), inputs, device, threads, (way,))
+    if not found:
+        raise EngineError(absent[name])
+    return found[0]
+
+
 def _lacking(way: str, device: str) -> str:
     """What this machine lacks for one way; empty where nothing."""
     if way == "cuda-graph" and device != "cuda":

@@ -1,11 +1,12 @@
 """Measure several competitors so that they can be compared: interleaved, warmed up, nothing dropped.
 
-    turns = interleaved({"a": run_a, "b": run_b}, seconds=3.0, iterations=50)
+    turns = interleaved({"a": here(run_a), "b": here(run_b)}, seconds=3.0, iterations=50)
     found = ratio(turns["a"], turns["b"])           # how many times as fast b is, with a 95 % interval
 
-Each competitor is a function of an iteration number, which it uses to take a fresh input from its pool. They take
-turns in short blocks, in an order that rotates, so that a drifting clock or a busy neighbour hits all alike. One turn
-of each is a round; ratios are taken within rounds and intervals by resampling whole rounds, so that drift is in them.
+Each competitor is a function of an iteration number, which it uses to take a fresh input from its pool, in this
+process (`here`) or in one of its own (`apart`). They take turns in short blocks, in an order that is new each round, so
+that a drifting clock or a busy neighbour hits all alike. One turn of each is a round; ratios are taken within rounds
+and intervals by resampling stretches of whole rounds, so that drift is in them.
 
 Where in memory a network happens to lie makes it a percent or two faster or slower for as long as it lives, so that two
 copies of one are never alike. Competitors that can be started anew are, between turns, again and again: the interval
@@ -20,6 +21,7 @@ import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -27,17 +29,18 @@ from numpy.typing import NDArray
 
 from ganedge.runtime.errors import GanEdgeError
 
-TURN_SECONDS, TURN_CALLS = 0.02, 4
+TURN_SECONDS, TURN_CALLS = 0.005, 4
 """Length of one competitor's turn and the least calls in it: short, so that a round is over before the machine has
-changed, and many rounds fit in."""
-TURN_LONGEST = 0.05
+changed, and many rounds fit in. One more call comes first and is not timed: it wakes threads and fills caches, which
+a generator that runs all the time does not have to do. Where a call takes longer than this, it counts."""
+TURN_LONGEST = 0.02
 """It ends here with fewer calls, but never with none."""
 OF_SLOWEST = 0.1
 """Where one call of the slowest takes long, the others' turns are longer: this share of it. Else the slowest would be
 called again and again until those have been timed for long enough."""
 LOOK_SECONDS = 0.002
-"""Between two turns this process is looked at so often, until no other thread of it works: pools that spin while they
-wait for work (ONNX Runtime's for 45 ms) would take the next one's cores."""
+"""Between two turns in one process it is looked at so often, until no other thread of it works: pools that spin while
+they wait for work (ONNX Runtime's for 45 ms) would take the next one's cores."""
 PAUSE_SECONDS = 0.05
 """How long that lasts where the system does not tell."""
 PAUSE_LONGEST = 0.25
@@ -52,6 +55,8 @@ QUARTER = 0.25
 """The share of a turn's calls that are as fast as the figure its ratios are made of."""
 RESAMPLES = 2000
 """Draws of a bootstrap interval."""
+STRETCHES = 20
+"""Parts of all rounds, of which an interval draws some again."""
 DRAWN = 2**20
 """Values drawn at once: hours of rounds would not fit into the memory otherwise."""
 LEVEL = 0.95
@@ -60,7 +65,7 @@ RENEWAL = 0.5
 """Share of the time it is timed for that a competitor may spend on being started anew."""
 WARM_SECONDS, WARM_CALLS = 0.02, 2
 """What is not timed after that: at least so long, and so many calls."""
-PRECISE = 0.02
+PRECISE = 0.01
 """Half the width of a ratio's interval at which it is known well enough to stop."""
 LONGEST = 4.0
 """Times as long as asked for: when one has run for that, it stops all the same."""
@@ -74,8 +79,18 @@ UNQUIET = 0.2
 """Spread between rounds above which a machine was not quiet."""
 
 Competitor = Callable[[int], object]
-Renew = Callable[[], object]
 Turns = dict[str, list[NDArray[np.float64]]]
+
+
+@dataclass(frozen=True)
+class Timed:
+    """One that takes turns."""
+
+    turn: Callable[[int, float], NDArray[np.float64]]
+    """Takes a turn: the number of its first call, and the seconds it is to last where that is longer than usual. Gives
+    the time of each call, seconds."""
+    renew: Callable[[], float] | None = None
+    """Starts it anew and warms it up a little; gives the seconds that took."""
 
 
 @dataclass(frozen=True)
@@ -104,14 +119,28 @@ class Ratio:
     high: float
 
 
+def here(run: Competitor, renew: Callable[[], object] | None = None) -> Timed:
+    """One that takes its turns in this process, each after all other threads have gone to sleep.
+
+    Args:
+        run: One call of it.
+        renew: What starts it anew.
+    """
+
+    def turn(first: int, least: float) -> NDArray[np.float64]:
+        _wait_for_sleep()
+        return take_turn(run, first, least)
+
+    return Timed(turn, None if renew is None else partial(renewed, renew, run))
+
+
 def interleaved(
-    competitors: Mapping[str, Competitor],
+    competitors: Mapping[str, Timed],
     seconds: float,
     iterations: int,
     turns: Turns | None = None,
     failed: dict[str, Exception] | None = None,
     ready: Callable[[], object] = lambda: None,
-    renew: Mapping[str, Renew] | None = None,
     settled: Collection[str] | None = None,
     between: Callable[[], object] = lambda: None,
 ) -> Turns:
@@ -127,7 +156,6 @@ def interleaved(
         turns: Where the times go, so that they are there after an interruption; a new table by default.
         failed: Where the errors of those go that could not go on; the others do. Without it an error ends everything.
         ready: Called once, when all are warm.
-        renew: What starts a competitor anew, by name, for those that can be.
         settled: Those whose ratios have to be known; all by default.
         between: Called between rounds, while nothing is timed.
 
@@ -135,7 +163,7 @@ def interleaved(
         For each, the times of its turns in seconds, one array a turn. Every call after the warm-up is in them.
     """
     turns = {} if turns is None else turns
-    medians_of = _warm(competitors, turns, failed)
+    medians_of = _warm({name: one.turn for name, one in competitors.items()}, turns, failed)
     names = list(medians_of)
     long = OF_SLOWEST * max(medians_of.values(), default=0.0)
     spent, timed, calls = dict.fromkeys(names, 0.0), dict.fromkeys(names, 0.0), dict.fromkeys(names, 0)
@@ -155,11 +183,11 @@ def interleaved(
                     break
                 look = rounds + max(LOOK_ROUNDS, round(LOOK_SHARE * rounds))
         for name in order.sample(names, len(names)):
-            _wait_for_sleep()
+            one = competitors[name]
             with noted(name, failed):
-                if renew is not None and name in renew and spent[name] < RENEWAL * timed[name]:
-                    spent[name] += _renewed(renew[name], competitors[name])
-                turn = _turn(competitors[name], calls[name], long)
+                if one.renew is not None and spent[name] < RENEWAL * timed[name]:
+                    spent[name] += one.renew()
+                turn = one.turn(calls[name], long)
                 turns[name].append(turn)
                 timed[name] += float(turn.sum())
                 calls[name] += len(turn)
@@ -196,7 +224,7 @@ def one_by_one(
         competitors is in no interval that these make: they were not timed at the same time.
     """
     turns = {} if turns is None else turns
-    names = list(_warm(competitors, turns, failed))
+    names = list(_warm({name: here(run).turn for name, run in competitors.items()}, turns, failed))
     ready()
     for name in names:
         _wait_for_sleep()
@@ -216,12 +244,16 @@ def one_by_one(
     return turns
 
 
-def _warm(competitors: Mapping[str, Competitor], turns: Turns, failed: dict[str, Exception] | None) -> dict[str, float]:
+def _warm(
+    competitors: Mapping[str, Callable[[int, float], NDArray[np.float64]]],
+    turns: Turns,
+    failed: dict[str, Exception] | None,
+) -> dict[str, float]:
     """Warm all up; of those that could be, the last median call, seconds; each gets a place in the table."""
     found = {}
-    for name, run in competitors.items():
+    for name, turn in competitors.items():
         with noted(name, failed):
-            found[name] = _warm_up(run)
+            found[name] = _warm_up(turn)
     turns.update({name: [] for name in found})
     return found
 
@@ -275,7 +307,7 @@ def ratio(slow: Sequence[float] | NDArray[np.float64], fast: Sequence[float] | N
         fast: The same of the other, from the same rounds.
 
     Returns:
-        The median over the rounds, and a bootstrap interval that resamples rounds.
+        The median over the rounds, and a bootstrap interval that resamples stretches of rounds.
     """
     found = np.log(np.asarray(slow, np.float64) / np.asarray(fast, np.float64))
     if len(found) < FEWEST:
@@ -286,21 +318,35 @@ def ratio(slow: Sequence[float] | NDArray[np.float64], fast: Sequence[float] | N
 
 
 def resampled(values: NDArray[np.float64], seed: int = 0) -> NDArray[np.float64]:
-    """Medians of `values` drawn again with replacement, `RESAMPLES` times: rounds, not calls, are what is drawn."""
+    """Medians of `values` drawn again with replacement, `RESAMPLES` times.
+
+    What is drawn are stretches of neighbouring rounds, a `STRETCHES`th of all each: a circular block bootstrap (Politis
+    & Romano 1992). What lasts for many rounds, such as a neighbour at work for a second, counts as one event then,
+    where rounds drawn one by one would take it for many.
+    """
     random = np.random.default_rng(seed)
+    length = max(1, len(values) // STRETCHES)
+    count = -(-len(values) // length)
     at_once = max(1, DRAWN // len(values))
     parts = []
     for begin in range(0, RESAMPLES, at_once):
-        chosen = random.integers(0, len(values), (min(at_once, RESAMPLES - begin), len(values)))
+        first = random.integers(0, len(values), (min(at_once, RESAMPLES - begin), count, 1))
+        chosen = ((first + np.arange(length)) % len(values)).reshape(len(first), -1)[:, : len(values)]
         parts.append(np.median(values[chosen], axis=1))
     return np.concatenate(parts)
 
 
-def _turn(run: Competitor, first: int, least: float = 0.0) -> NDArray[np.float64]:
-    """Call for one turn's time, for `least` seconds where that is longer, and at least once."""
+def take_turn(run: Competitor, first: int, least: float = 0.0) -> NDArray[np.float64]:
+    """Call for one turn's time, for `least` seconds where that is longer, and at least once; seconds of each call."""
     times: list[float] = []
     short, longest = max(TURN_SECONDS, least), max(TURN_LONGEST, least)
-    begin = before = time.perf_counter()
+    begin = time.perf_counter()
+    run(first)
+    before = time.perf_counter()
+    if before - begin >= TURN_SECONDS:
+        times.append(before - begin)
+    else:
+        begin = before
     while before - begin < (longest if len(times) < TURN_CALLS else short) or not times:
         run(first + len(times))
         after = time.perf_counter()
@@ -333,7 +379,7 @@ def _others_work() -> bool:
     return False
 
 
-def _renewed(renew: Renew, run: Competitor) -> float:
+def renewed(renew: Callable[[], object], run: Competitor) -> float:
     """Start anew and warm up a little; give the time that took, seconds."""
     begin = time.perf_counter()
     renew()
@@ -344,11 +390,11 @@ def _renewed(renew: Renew, run: Competitor) -> float:
     return time.perf_counter() - begin
 
 
-def _warm_up(run: Competitor) -> float:
+def _warm_up(turn: Callable[[int, float], NDArray[np.float64]]) -> float:
     """Run until the median settles, and give it: allocators, caches and just-in-time compilers have done their work."""
     last = float("inf")
     for _ in range(WARMUP_BLOCKS):
-        median = float(np.median(_turn(run, 0)))
+        median = float(np.median(turn(0, 0.0)))
         settled = abs(median / last - 1) < SETTLED
         last = median
         if settled:

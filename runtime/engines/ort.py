@@ -211,7 +211,7 @@ def start(
     model: bytes, precision: str, device: str, threads: int | None, compute: str | None = None
 ) -> OnnxRuntime | BoundOnnxRuntime:
     """Open a session. See `engines.start` for the arguments and errors."""
-    onnxruntime = _package()
+    onnxruntime = package()
 
     if compute is not None:
         raise EngineError(f"onnxruntime computes in the model's own precision, not in {compute}: export it so")
@@ -286,12 +286,12 @@ def _providers(model: bytes, chosen: str, *, graphs: bool) -> list[Any]:
 
 def devices() -> tuple[list[str], str]:
     """The execution providers of this build, and its version."""
-    onnxruntime = _package()
+    onnxruntime = package()
 
     return onnxruntime.get_available_providers(), onnxruntime.__version__
 
 
-def _package() -> Any:
+def package() -> Any:
     """Import onnxruntime, quietly: since 1.31 it reports its use to its makers, and complains where it cannot.
 
     A device that sends nothing unasked is what people expect; who wants it sets ORT_DISABLE_TELEMETRY=0.

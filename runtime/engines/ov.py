@@ -38,7 +38,7 @@ class OpenVino:
 
     def close(self) -> None:
         """Let the model go."""
-        with _signal_stack_kept():
+        with signal_stack_kept():
             self._compiled = None
 
 
@@ -62,7 +62,7 @@ def start(model: bytes, precision: str, device: str, threads: int | None, comput
     if threads is not None:
         settings["INFERENCE_NUM_THREADS"] = threads
     try:
-        with _signal_stack_kept():
+        with signal_stack_kept():
             core = openvino.Core()
             compiled = core.compile_model(core.read_model(model), "CPU", settings)
     except Exception as error:
@@ -83,7 +83,7 @@ class _SignalStack(ctypes.Structure):
 
 
 @contextlib.contextmanager
-def _signal_stack_kept() -> Iterator[None]:
+def signal_stack_kept() -> Iterator[None]:
     """Leave the calling thread's signal stack as it was.
 
     The plugin (seen with 2026.4) gives the thread that loads a model an alternate signal stack and frees it with the

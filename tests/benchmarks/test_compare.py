@@ -62,7 +62,8 @@ def fake(competitors: int = 2, seed: int = 0, slower: float = 1.0, name: str = "
         "method": {**method, "strict": False, "device": "cpu"}, "reference": EAGER, "absent": {"other": "not here"},
         "competitors": {row["competitor"]: costs for row in results},
         "peak": {"flops": {"fp32": 1e11}, "bandwidth": 1e10, "how": "x"},
-        "yardstick": {str(batch): (0.001 * drift).tolist() for batch in (1, 8)}, "results": results, "warnings": [],
+        "yardstick": {str(batch): {"sort": (0.001 * drift).tolist()} for batch in (1, 8)},
+        "results": results, "warnings": [],
         "inputs": [{"name": "latent", "role": "latent", "dtype": "float32", "shape": [100]}], "size": "",
         "distance": None, "failed": [], "command": "gan-bench net.onnx", "choice": None,
     }  # fmt: skip
@@ -77,6 +78,17 @@ def test_an_interval_holds_what_is_there() -> None:
         found = timing.ratio(1.5 * a, b)
         held += found.low <= 1.5 <= found.high
     assert 88 <= held <= 100
+
+
+def test_what_lasts_for_many_rounds_widens_the_interval() -> None:
+    """Half of the time a neighbour was at work: 200 rounds are two observations, not 200."""
+    random = np.random.default_rng(0)
+    noise = random.normal(0, 0.02, 400)
+    lasting = noise + np.repeat(random.choice((0.0, 0.2), 8), 50)
+    shuffled = random.permutation(lasting)
+    together, apart = (np.ptp(np.quantile(timing.resampled(values), (0.025, 0.975))) for values in (lasting, shuffled))
+    assert together > 2 * apart
+    assert len(timing.resampled(noise[:7])) == timing.RESAMPLES
 
 
 def test_a_slowdown_is_found_and_none_where_there_is_none() -> None:
@@ -264,7 +276,7 @@ def test_work_of_others_is_told_from_our_own(tmp_path: Path, monkeypatch: pytest
     ticks = os.sysconf("SC_CLK_TCK")
     stat = tmp_path / "stat"
     stat.write_text("cpu  1 1 1 1 1 1 1 1 0 0\ncpu3 0 0 0 0 0 0 0 0 0 0\n")
-    others = conditions.Others(tmp_path)
+    others = conditions.Others(root=tmp_path)
     clock.update(now=110.0, own=10.0)
     stat.write_text(f"cpu3 {4 * ticks} 0 0 {3 * ticks} {2 * ticks} 0 0 {ticks} 0 0\n")
     assert others.share() == pytest.approx(0.2)
@@ -278,12 +290,13 @@ def test_reports_of_other_sizes_and_schemas(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="float32 3 × 64 × 128 after: measure both with the same --size"):
         compare.changes(fake(), wide)
     old = {name: value for name, value in fake().items() if name not in compare.LATER} | {"schema": 3}
+    old["yardstick"] = {batch: sticks["sort"] for batch, sticks in old["yardstick"].items()}
     path = tmp_path / "old.json"
     path.write_text(json.dumps(old | {"peak": {"flops": 1e11, "how": "x"}}))
     read = compare.read(path)
     assert all(change.verdict == "same" for change in compare.changes(read, read))
     assert "fp32 100 GFLOP/s" in report.table(read)
-    with pytest.raises(InputError, match="schema 3, the other 4"):
+    with pytest.raises(InputError, match="schema 3, the other 5"):
         compare.changes(read, fake())
     path.write_text(json.dumps({"schema": 2, "kind": "training", "results": []}))
     with pytest.raises(InputError, match="is a report of training"):
@@ -377,7 +390,7 @@ def test_a_few_rounds_decide_nothing() -> None:
         for row in one["results"]:
             row["rounds"] = row["rounds"][:5]
             row["speedup_low"] = row["speedup_high"] = None
-        one["yardstick"] = {batch: rounds[:5] for batch, rounds in one["yardstick"].items()}
+        one["yardstick"] = {batch: {"sort": sticks["sort"][:5]} for batch, sticks in one["yardstick"].items()}
     assert {change.verdict for change in compare.changes(before, after)} == {"unclear"}
     assert "2.00x (too few rounds)" in report.table(before)
 
@@ -388,7 +401,7 @@ def test_what_was_timed_strictly_needs_no_yardstick() -> None:
         one["method"] |= {"strict": True, "yardstick": ""}
         one["results"] = [row for row in one["results"] if row["competitor"] != EAGER and row["batch"] == 1]
         for row in one["results"]:
-            row["rounds"] = (np.array(row["rounds"]) / fake(**given)["yardstick"]["1"] * 0.001).tolist()
+            row["rounds"] = (np.array(row["rounds"]) / fake(**given)["yardstick"]["1"]["sort"] * 0.001).tolist()
         return one | {"yardstick": {}}
 
     found = compare.changes(strict(), strict(seed=1, slower=1.2))
@@ -402,11 +415,39 @@ def test_a_gpu_is_not_held_against_a_processor() -> None:
     def on_gpu(yardstick: str, **given: Any) -> dict[str, Any]:
         one = fake(**given)
         one["method"] |= {"device": "cuda", "yardstick": yardstick}
+        one["yardstick"] = {batch: {yardstick: sticks["sort"]} for batch, sticks in one["yardstick"].items()}
         return one | {"results": [row for row in one["results"] if row["competitor"] != EAGER]}
 
     for yardstick, verdict in (("sort", "unclear"), ("product", "slower")):
         found = compare.changes(on_gpu(yardstick), on_gpu(yardstick, seed=1, slower=1.3))
         assert {change.verdict for change in found} == {verdict}
+
+
+def test_each_is_held_against_the_network_in_its_engine() -> None:
+    """A machine on which one library is slowed down and another is not: PyTorch beside them tells nothing."""
+
+    def report_of(torch_slower: float, engine: str = "x", slower: float = 1.0, seed: int = 0) -> dict[str, Any]:
+        one = fake(seed=seed, slower=slower)
+        for row in one["results"]:
+            if row["competitor"] == EAGER:
+                row["rounds"] = (torch_slower * np.array(row["rounds"])).tolist()
+        one["competitors"] = {name: {**costs, "engine": engine} for name, costs in one["competitors"].items()}
+        one["competitors"][EAGER]["engine"] = "PyTorch 2"
+        for sticks in one["yardstick"].values():
+            sticks[engine] = [0.2 * value for value in sticks["sort"]]
+        return one
+
+    def found(before: dict[str, Any], after: dict[str, Any]) -> set[tuple[str, str]]:
+        changes = compare.changes(before, after)
+        return {(change.verdict, change.baseline) for change in changes if change.competitor != EAGER}
+
+    before = report_of(1.0)
+    assert found(before, report_of(1.2, seed=1)) == {("same", compare.NETWORK)}
+    assert found(before, report_of(1.2, slower=1.2, seed=1)) == {("slower", compare.NETWORK)}
+    other = found(before, report_of(1.2, engine="x 2", seed=1))
+    assert other == {("faster", EAGER)}, "another version of the engine: the network may be what has changed"
+    (change,) = [one for one in compare.changes(before, report_of(1.2)) if one.competitor == EAGER and one.batch == 1]
+    assert (change.baseline, change.verdict) == (compare.YARDSTICK, "slower")
 
 
 def test_the_peak_of_each_kind_of_number(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -424,7 +465,7 @@ def test_a_broken_engine_costs_its_peak_only(monkeypatch: pytest.MonkeyPatch) ->
     def overwritten() -> Any:
         raise EngineError("onnxruntime is installed and does not start")
 
-    monkeypatch.setattr(ort, "_package", overwritten)
+    monkeypatch.setattr(ort, "package", overwritten)
     found = arithmetic.peak(1, "cpu")
     assert found["flops"].keys() == {"fp32", "bf16"}
     assert "onnxruntime is installed and does not start" in found["how"]

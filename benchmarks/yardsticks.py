@@ -1,0 +1,221 @@
+"""Fixed work that is timed beside the competitors, the same in every report.
+
+Two reports were made at two times, and the machine may have gone faster at one of them. What `gan-bench compare` needs
+is something beside each competitor that was slowed down as it was. Neighbours on a shared processor, a clock that falls
+and memory that others use hit one library harder than another, by several percent (benchmarks/LOG.md), so that what
+comes nearest is a small network in the same engine, on the same threads. It goes straight to the engine: an engine that
+this project's runtime starts badly is slower beside it, not as slow. One general yardstick stands for those without.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from importlib.util import find_spec
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ganedge.benchmarks import timing
+from ganedge.benchmarks.apart import Pool, Recipe
+from ganedge.benchmarks.competitor import Competitor
+from ganedge.runtime.engines import ort, ov
+from ganedge.runtime.errors import EngineError
+
+SORTED = 100_000
+"""Numbers that the general one sorts, in one thread. NumPy's matrix product would leave the threads of its own library
+spinning, and slow down whoever comes next."""
+PRODUCT = 2048
+"""Rows and columns of the matrix that stands in for that on a GPU."""
+CHANNELS, HIDDEN, SIDE = 32, 16, 16
+"""Of the network: what goes in has `CHANNELS` and `SIDE`² pixels, what comes out `HIDDEN` and four times as many. A
+fraction of a millisecond: a turn holds many calls of it."""
+Array = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Yardstick:
+    """One piece of work."""
+
+    run: Callable[[int], object]
+    """One call, whatever the number."""
+    renew: Callable[[], None] | None = None
+    """Start it anew, elsewhere in memory."""
+    close: Callable[[], None] = lambda: None
+    """Let it go."""
+
+    def over(self, _pool: Pool) -> timing.Competitor:
+        """The same for any inputs."""
+        return self.run
+
+
+def wanted(competitors: Sequence[Competitor], device: str, threads: int) -> dict[str, Recipe]:
+    """The general one, and the network in the engine of each competitor that computes on the CPU.
+
+    Args:
+        competitors: Whose engines are meant.
+        device: cpu, where numbers are sorted, or cuda, where matrices are multiplied if there is PyTorch to ask.
+        threads: Of each engine.
+
+    Returns:
+        The general one by the name that `general` gives, networks by what competitors say of their engine, version
+        and all. Each raises ImportError, or whatever its engine does, where it cannot be made.
+    """
+    name = general(device)
+    found = {name: Recipe(GENERAL[name], name)}
+    for one in competitors:
+        kind = one.engine.partition(" ")[0]
+        if one.device == "cpu" and kind in STARTS and one.engine not in found:
+            # PyTorch's threads are the whole process's, and it takes long to load: its competitors are there already.
+            host = one.recipe.host if kind == "PyTorch" and one.recipe is not None else f"the network in {one.engine}"
+            found[one.engine] = Recipe(partial(network, kind, threads), host)
+    return found
+
+
+def general(device: str) -> str:
+    """The name of the yardstick that is for every engine."""
+    return "product" if has_product(device) else "sort"
+
+
+def has_product(device: str) -> bool:
+    """Whether that is a product of matrices on a GPU."""
+    if device != "cuda" or find_spec("torch") is None:
+        return False
+    import torch
+
+    return torch.cuda.is_available()  # It may be a build for CPUs beside engines for the GPU.
+
+
+def sort() -> Yardstick:
+    """Numbers to sort, in one thread."""
+    values = np.random.default_rng(0).random(SORTED, np.float32)
+    return Yardstick(lambda _: np.sort(values))
+
+
+def product() -> Yardstick:
+    """Matrices to multiply on a GPU."""
+    import torch
+
+    matrix = torch.randn(PRODUCT, PRODUCT, device="cuda")
+
+    def run(_: int) -> None:
+        torch.mm(matrix, matrix)
+        torch.cuda.synchronize()
+
+    return Yardstick(run)
+
+
+def network(kind: str, threads: int) -> Yardstick:
+    """The network in one engine, after one call of it.
+
+    Args:
+        kind: Of `STARTS`.
+        threads: Of the engine.
+    """
+    live: list[Callable[[], object]] = []
+
+    def close() -> None:
+        with ov.signal_stack_kept():
+            live.clear()
+
+    def renew() -> None:
+        close()
+        live.append(STARTS[kind](threads))
+
+    def run(_: int) -> None:
+        try:
+            if not live:  # It could not be started anew a while ago.
+                renew()
+            live[0]()
+        except Exception as error:
+            raise EngineError(_line(error)) from error
+
+    renew()
+    run(0)
+    return Yardstick(run, renew, close)
+
+
+def _numbers() -> tuple[Array, Array, Array]:
+    """What goes in, and the weights of a transposed and a plain convolution; small, so that nothing overflows."""
+    random = np.random.default_rng(0)
+    shapes = ((1, CHANNELS, SIDE, SIDE), (CHANNELS, HIDDEN, 4, 4), (HIDDEN, HIDDEN, 3, 3))
+    given, wider, last = (random.normal(0, 0.03, shape).astype(np.float32) for shape in shapes)
+    return given, wider, last
+
+
+def _model() -> bytes:
+    """The network as ONNX: twice the height and width, then a plain convolution, as generators have them."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    given, wider, last = _numbers()
+    nodes = [
+        helper.make_node("ConvTranspose", ["x", "wider"], ["a"], strides=[2, 2], pads=[1, 1, 1, 1]),
+        helper.make_node("Relu", ["a"], ["b"]),
+        helper.make_node("Conv", ["b", "last"], ["c"], pads=[1, 1, 1, 1]),
+        helper.make_node("Tanh", ["c"], ["y"]),
+    ]
+    shapes = {"x": list(given.shape), "y": [1, HIDDEN, 2 * SIDE, 2 * SIDE]}
+    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in shapes.items())
+    weights = [numpy_helper.from_array(wider, "wider"), numpy_helper.from_array(last, "last")]
+    graph = helper.make_graph(nodes, "yardstick", [x], [y], weights)
+    made: bytes = helper.make_model(
+        graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8
+    ).SerializeToString()
+    return made
+
+
+def _onnxruntime(threads: int) -> Callable[[], object]:
+    onnxruntime = ort.package()
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    session = onnxruntime.InferenceSession(_model(), options, providers=["CPUExecutionProvider"])
+    feeds = {"x": _numbers()[0]}
+    return lambda: session.run(None, feeds)
+
+
+def _openvino(threads: int) -> Callable[[], object]:
+    import openvino
+
+    settings: dict[str, Any] = {
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_PRECISION_HINT": "f32",
+        "INFERENCE_NUM_THREADS": threads,
+    }
+    with ov.signal_stack_kept():
+        core = openvino.Core()
+        compiled = core.compile_model(core.read_model(_model()), "CPU", settings)
+    request = compiled.create_infer_request()
+    feeds = {"x": _numbers()[0]}
+    return lambda: request.infer(feeds, share_inputs=True)
+
+
+def _pytorch(_threads: int) -> Callable[[], object]:
+    """The same in PyTorch, whose threads are the whole process's."""
+    import torch
+    from torch.nn import functional
+
+    given, wider, last = (torch.from_numpy(numbers) for numbers in _numbers())
+
+    def call() -> object:
+        with torch.inference_mode():
+            hidden = functional.conv_transpose2d(given, wider, stride=2, padding=1).relu()
+            return functional.conv2d(hidden, last, padding=1).tanh()
+
+    return call
+
+
+STARTS: Mapping[str, Callable[[int], Callable[[], object]]] = {
+    "onnxruntime": _onnxruntime,
+    "openvino": _openvino,
+    "PyTorch": _pytorch,
+}
+"""By the first word of what a competitor says of its engine."""
+
+
+GENERAL: Mapping[str, Callable[[], Yardstick]] = {"sort": sort, "product": product}
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:160] or type(error).__name__

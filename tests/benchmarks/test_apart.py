@@ -1,0 +1,237 @@
+"""Competitors in processes of their own: one at a time, and what becomes of them when something ends."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ganedge.benchmarks import apart, latency, timing, yardsticks
+from ganedge.benchmarks.competitor import EAGER, artifact_competitors
+from ganedge.runtime.errors import EngineError
+
+POOL = [[np.full((1, 3), float(number), np.float32)] for number in range(4)]
+
+
+@dataclass(frozen=True)
+class Counter:
+    """A piece that keeps what it was called with, in a file."""
+
+    path: str
+    renew: Callable[[], None] | None = None
+
+    def over(self, pool: apart.Pool) -> timing.Competitor:
+        """Write down which inputs come."""
+
+        def call(number: int) -> None:
+            with open(self.path, "a") as file:  # noqa: PTH123 - as short as it gets
+                file.write(f"{pool[number % len(pool)][0][0, 0]:.0f} ")
+            time.sleep(0.001)
+
+        return call
+
+
+@dataclass(frozen=True)
+class Ends:
+    """One that is fine until it is called."""
+
+    how: str
+    renew: Callable[[], None] | None = None
+
+    def over(self, _pool: apart.Pool) -> timing.Competitor:
+        """End, one way or another."""
+
+        def call(_: int) -> None:
+            if self.how == "memory":
+                raise MemoryError("none left")
+            if self.how == "raise":
+                raise ValueError("not\nthis one")
+            os.kill(os.getpid(), getattr(signal, self.how))
+
+        return call
+
+
+def _refuses() -> apart.Piece:
+    raise EngineError("not here")
+
+
+def _stuck() -> apart.Piece:
+    time.sleep(60)
+    raise AssertionError
+
+
+def _processes(stage: apart.Stage) -> list[str]:
+    """The state of each process: T where it is stopped."""
+    pids = [host._process.pid for host in stage._hosts]
+    return [Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] for pid in pids]
+
+
+def test_they_take_turns_and_stand_still_between_them(tmp_path: Path) -> None:
+    recipes: dict[str, apart.Recipe | apart.Piece] = {
+        name: apart.Recipe(partial(Counter, str(tmp_path / name)), host) for name, host in (("a", "x"), ("b", "y"))
+    }
+    with apart.Stage("cpu") as stage:
+        assert stage.add(recipes) == {}
+        timed = stage.timed(POOL)
+        assert list(timed) == ["a", "b"]
+        assert _processes(stage) == ["T", "T"]
+        times = timed["a"].turn(2, 0.0)
+        assert _processes(stage) == ["T", "T"]
+        assert not (tmp_path / "b").exists(), "it is not its turn"
+        assert times.min() >= 0.001
+        called = (tmp_path / "a").read_text().split()
+        assert called[:4] == ["2", "2", "3", "0"], "its inputs come in their order, the first twice"
+        assert len(called) == len(times) + 1
+        before = stage.used()
+        turns = timing.interleaved(timed, 0.05, 10)
+        assert sum(map(len, turns["b"])) >= 10
+        assert stage.used() >= before
+        pids = [host._process.pid for host in stage._hosts]
+    for pid in pids:
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid, 0)
+
+
+def test_those_of_one_host_share_a_process(tmp_path: Path) -> None:
+    recipes: dict[str, apart.Recipe | apart.Piece] = {
+        name: apart.Recipe(partial(Counter, str(tmp_path / name)), "one") for name in "ab"
+    }
+    with apart.Stage("cpu") as stage:
+        stage.add(recipes)
+        assert len(_processes(stage)) == 1
+        timed = stage.timed(POOL)
+        for name in "ab":
+            assert len(timed[name].turn(0, 0.0)) >= timing.TURN_CALLS
+
+
+def test_one_that_ends_is_named_and_the_others_go_on(tmp_path: Path) -> None:
+    recipes: dict[str, apart.Recipe | apart.Piece] = {
+        how: apart.Recipe(partial(Ends, how), how) for how in ("SIGSEGV", "SIGKILL", "raise", "memory")
+    }
+    recipes |= {"fine": apart.Recipe(partial(Counter, str(tmp_path / "fine")), "fine")}
+    recipes |= {"refuses": apart.Recipe(_refuses, "refuses"), "lambda": Counter(str(tmp_path / "here"))}
+    failed: dict[str, Exception] = {}
+    with apart.Stage("cpu") as stage:
+        assert {name: str(error) for name, error in stage.add(recipes).items()} == {"refuses": "not here"}
+        turns = timing.interleaved(stage.timed(POOL), 0.02, 5, failed=failed)
+        again = stage.timed(POOL)
+        assert len(again["fine"].turn(0, 0.0)) >= timing.TURN_CALLS, "with the inputs of another batch size"
+    assert turns.keys() == {"fine", "lambda"}
+    assert isinstance(failed["memory"], MemoryError)
+    assert {name: str(error) for name, error in failed.items() if name != "memory"} == {
+        "SIGSEGV": "its process ended with Segmentation fault",
+        "SIGKILL": "its process ended with Killed",
+        "raise": "ValueError: not this one",
+    }
+
+
+def test_one_that_is_never_ready_is_given_up(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(apart, "LIMIT", 3.0)
+    with apart.Stage("cpu") as stage:
+        failed = stage.add(
+            {
+                "stuck": apart.Recipe(_stuck, "stuck"),
+                "fine": apart.Recipe(partial(Counter, str(tmp_path / "fine")), "fine"),
+            }
+        )
+        assert {name: str(error) for name, error in failed.items()} == {"stuck": "its process was not ready within 3 s"}
+        assert stage.timed(POOL).keys() == {"fine"}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends children with their parent")
+def test_none_stays_where_the_one_that_asks_is_killed(tmp_path: Path) -> None:
+    """A process that stands still would hold its memory for ever, and hear nothing but SIGKILL."""
+    script = """
+import sys, time
+from ganedge.benchmarks import apart, yardsticks
+with apart.Stage("cpu") as stage:
+    stage.add({"sort": apart.Recipe(yardsticks.sort, "sort")})
+    print(stage._hosts[0]._process.pid, flush=True)
+    time.sleep(60)
+"""
+    parent = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, cwd=tmp_path)
+    assert parent.stdout is not None
+    pid = int(parent.stdout.readline())
+    os.kill(pid, 0)
+    parent.kill()
+    parent.wait()
+    parent.stdout.close()
+    end = time.monotonic() + 10
+    while Path(f"/proc/{pid}").exists() and time.monotonic() < end:
+        time.sleep(0.05)
+    assert not Path(f"/proc/{pid}").exists()
+
+
+def test_on_a_gpu_all_stay_here(tmp_path: Path) -> None:
+    with apart.Stage("cuda") as stage:
+        failed = stage.add({"sort": apart.Recipe(yardsticks.sort, "sort"), "refuses": apart.Recipe(_refuses, "r")})
+        assert {name: str(error) for name, error in failed.items()} == {"refuses": "not here"}
+        assert not stage._hosts
+        assert len(stage.timed(POOL)["sort"].turn(0, 0.0)) >= timing.TURN_CALLS
+
+
+def test_what_is_measured_is_in_processes_of_its_own(artifact: Path, tiny_run: Path) -> None:
+    """One that cannot be made there is named at each batch size, and the others have yardsticks beside them."""
+    broken: list[apart.Recipe] = []
+
+    def change(subject: latency.Subject) -> None:
+        object.__setattr__(subject.competitors[-1], "recipe", apart.Recipe(_refuses, "refuses"))
+        broken.extend(one.recipe for one in subject.competitors if one.recipe is not None)
+
+    settings = latency.Settings((1, 2), engine="onnxruntime", seconds=0.02, iterations=2, processes=0)
+    found = latency.measure([artifact, artifact], str(tiny_run), settings, change=change)
+    assert len(broken) == 3
+    assert [(one["competitor"], one["batch"], one["reason"]) for one in found["failed"]] == [
+        (f"{artifact}, onnxruntime #2", 1, "not here"),
+        (f"{artifact}, onnxruntime #2", 2, "not here"),
+    ]
+    assert [row["competitor"] for row in found["results"]] == 2 * [EAGER, f"{artifact}, onnxruntime"]
+    engine = found["competitors"][f"{artifact}, onnxruntime"]["engine"]
+    for batch in ("1", "2"):
+        assert found["yardstick"][batch].keys() == {"sort", engine, found["competitors"][EAGER]["engine"]}
+        assert len({len(rounds) for rounds in found["yardstick"][batch].values()}) == 1
+
+
+@pytest.mark.parametrize("kind", sorted(yardsticks.STARTS))
+def test_the_network_is_the_same_in_every_engine(kind: str) -> None:
+    wanted = np.asarray(yardsticks.STARTS["PyTorch"](1)())
+    given = yardsticks.STARTS[kind](1)()
+    found = np.asarray(given[0] if kind != "PyTorch" else given)  # type: ignore[index]
+    assert found.shape == (1, yardsticks.HIDDEN, 2 * yardsticks.SIDE, 2 * yardsticks.SIDE)
+    assert np.abs(wanted).max() > 0
+    np.testing.assert_allclose(found, wanted, atol=1e-5)
+    stick = yardsticks.network(kind, 1)
+    assert stick.renew is not None
+    stick.renew()
+    stick.over([])(0)
+    stick.close()
+    stick.over([])(0)
+    stick.close()
+
+
+def test_an_engine_without_the_package_has_no_network(artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (one,), _ = artifact_competitors([artifact], "onnxruntime", "cpu", 1)
+    one.close()
+    found = yardsticks.wanted([one], "cpu", 1)
+    assert list(found) == ["sort", one.engine]
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    with pytest.raises(ImportError):
+        found[one.engine].make()
+
+
+def test_a_gpu_beside_a_pytorch_for_processors_sorts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """TensorRT's engines need no PyTorch, and what is installed may be a build without CUDA."""
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert yardsticks.general("cuda") == "sort"
+    assert list(yardsticks.wanted([], "cuda", 1)) == ["sort"]
