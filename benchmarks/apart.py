@@ -8,7 +8,7 @@ Engines keep their threads spinning for a while after each call, ONNX Runtime's 
 competitor needs. In one process all that helps is to wait until they sleep, and by then the machine is another: what
 neighbours do to shared cores changes within 50 ms. A process can be stopped at once, threads and all, so that a round
 of turns of 5 ms is over before that. In the same time, ratios are known three to five times as well
-(benchmarks/LOG.md). A crash of one engine ends its own process alone.
+(benchmarks/LOG.md). An engine that crashes while it is timed ends its own process alone.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -33,12 +34,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ganedge.benchmarks import timing
-from ganedge.runtime.errors import EngineError
+from ganedge.runtime.errors import EngineError, GanEdgeError
 
-SCRIPT = "import sys; from ganedge.benchmarks.apart import serve; serve(int(sys.argv[1]))"
-"""What a process runs; the number is its end of a pipe."""
+SCRIPT = "import sys; sys.path[:] = sys.argv[2:]; from ganedge.benchmarks.apart import serve; serve(int(sys.argv[1]))"
+"""What a process runs; the number is its end of a pipe, and the rest is where modules come from, as here."""
 LIMIT = 600.0
-"""Seconds after which one that opens its competitors counts as stuck."""
+"""Seconds without an answer after which a process counts as stuck."""
+STANDS = os.WSTOPPED | os.WEXITED | os.WNOWAIT | os.WNOHANG if hasattr(os, "waitid") else 0
+"""To ask whether a process has stopped, or ended."""
+POLL_SECONDS = 2e-5
+"""Between two such questions."""
 PARENT_DIED = 1
 """PR_SET_PDEATHSIG of Linux."""
 Pool = Sequence[Sequence[NDArray[np.generic]]]
@@ -53,6 +58,10 @@ class Piece(Protocol):
     @property
     def renew(self) -> Callable[[], None] | None:
         """Starts it anew; None where it cannot be."""
+
+    @property
+    def close(self) -> Callable[[], None]:
+        """Lets it go."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +80,7 @@ def possible(device: str) -> bool:
 
 
 class Stage:
-    """The processes; all are stopped but while one of them is asked for something.
+    """The processes; while turns are taken, all but one are stopped.
 
     Args:
         device: Where competitors compute. On a GPU they stay in this process: what it does cannot be stopped, and each
@@ -84,8 +93,7 @@ class Stage:
         self._hosts: list[_Host] = []
         self._timed: dict[str, timing.Timed] = {}
         self._here: dict[str, Piece] = {}
-        self._folder = tempfile.TemporaryDirectory(prefix="gan-bench-")
-        self._given = 0
+        self._made: list[Piece] = []
 
     def __enter__(self) -> Stage:
         """Start nothing yet."""
@@ -96,9 +104,11 @@ class Stage:
     ) -> None:
         """End all."""
         for host in self._hosts:
-            if host.lives:
-                host.end()
-        self._folder.cleanup()
+            host.kill()  # All of them before any is waited for: one that is stopped would stay.
+        for host in self._hosts:
+            host.end()
+        for one in self._made:
+            one.close()
 
     def add(self, competitors: Mapping[str, Recipe | Piece]) -> dict[str, Exception]:
         """Start processes and make competitors in them, all at the same time.
@@ -118,43 +128,57 @@ class Stage:
                 by_host.setdefault(one.host, {})[name] = one.make
             else:
                 here = _made(name, one.make, failed)
-                self._here |= {} if here is None else {name: here}
-        started = []
-        for makers in by_host.values():
-            host = _Host()
-            self._hosts.append(host)
+                if here is not None:
+                    self._here[name] = here
+                    self._made.append(here)
+        started = [(host, makers) for makers in by_host.values() if (host := self._started(makers, failed)) is not None]
+        for host, makers in started:
             host.begin(makers)
-            started.append((host, list(makers)))
-        for host, names in started:
+        for host, makers in started:
             try:
-                can_renew, errors = host.answer(LIMIT)
-            except EngineError as error:
-                can_renew, errors = set(), dict.fromkeys(names, str(error))
+                can_renew, errors = host.answer()
+            except (EngineError, MemoryError) as error:
+                can_renew, errors = set(), dict.fromkeys(makers, str(error))
             failed |= {name: EngineError(why) for name, why in errors.items()}
-            for name in names:
-                if name not in errors:
-                    renew = partial(host.ask, "renew", name) if name in can_renew else None
-                    self._timed[name] = timing.Timed(partial(host.ask, "turn", name), renew)
+            if len(errors) == len(makers):
+                host.end()
+            for name in makers.keys() - errors.keys():
+                renew = partial(host.ask, "renew", name) if name in can_renew else None
+                self._timed[name] = timing.Timed(partial(host.ask, "turn", name), renew)
         return failed
+
+    def _started(self, names: Collection[str], failed: dict[str, Exception]) -> _Host | None:
+        """A process for these, or a line in `failed` for each of them."""
+        try:
+            self._hosts.append(_Host())
+        except OSError as error:
+            failed |= {name: EngineError(f"no process for it: {error.strerror}") for name in names}
+            return None
+        return self._hosts[-1]
 
     def timed(self, pool: Pool) -> dict[str, timing.Timed]:
         """All, ready to take turns with these inputs.
 
         Args:
             pool: Batches, each an array for each input. They lie in files that the processes share.
+
+        Raises:
+            GanEdgeError: there is no room for them.
         """
         if any(host.lives for host in self._hosts):
-            self._given += 1
-            paths = []
-            for number in range(len(pool[0])):
-                paths.append(str(Path(self._folder.name) / f"{self._given}-{number}.npy"))
-                np.save(paths[-1], np.concatenate([arrays[number] for arrays in pool]))
-            for act in (partial(_Host.tell, what=("pool", paths, len(pool))), _Host.answer):
-                for host in self._hosts:
-                    with suppress(EngineError):  # It is said when its turn comes.
-                        act(host)
-            for path in paths:
-                Path(path).unlink()  # They have it open.
+            try:
+                with tempfile.TemporaryDirectory(prefix="gan-bench-") as folder:
+                    paths = _written(pool, Path(folder))
+                    for act in (partial(_Host.tell, what=("pool", paths, len(pool))), _Host.answer):
+                        for host in self._hosts:
+                            with suppress(EngineError, MemoryError):  # It is said when its turn comes.
+                                act(host)
+            except OSError as error:
+                folder = tempfile.gettempdir()
+                raise GanEdgeError(
+                    f"cannot write inputs for other processes in {folder} ({error.strerror}): free some room there, or "
+                    "set TMPDIR to another folder"
+                ) from error
         return self._timed | {name: timing.here(one.over(pool), one.renew) for name, one in self._here.items()}
 
     def used(self) -> float:
@@ -167,7 +191,7 @@ class _Host:
 
     def __init__(self) -> None:
         self._pipe, there = Pipe()
-        line = [sys.executable, "-c", SCRIPT, str(there.fileno())]
+        line = [sys.executable, "-c", SCRIPT, str(there.fileno()), *sys.path]
         quiet = subprocess.DEVNULL  # What it has to say comes through the pipe; what libraries print twice, does not.
         self._process = subprocess.Popen(  # noqa: S603 - our own
             line, pass_fds=(there.fileno(),), stdin=quiet, stdout=quiet, stderr=quiet
@@ -179,7 +203,6 @@ class _Host:
     def begin(self, makers: Mapping[str, Callable[[], Piece]]) -> None:
         """Send what to make; `answer` waits for it."""
         with suppress(OSError):  # It has ended; the answer says so.
-            self._pipe.send(sys.path)  # Where what it is to make may come from.
             self._pipe.send_bytes(pickle.dumps(makers))
 
     def ask(self, *what: Any) -> Any:
@@ -196,29 +219,34 @@ class _Host:
         """Let it go on, and ask for something."""
         if not self.lives:
             raise EngineError("its process has ended")
-        os.kill(self._process.pid, signal.SIGCONT)
         try:
-            self._pipe.send(what)
+            self._pipe.send(what)  # First: what goes on would keep this one from a core for a while.
+            os.kill(self._process.pid, signal.SIGCONT)
         except OSError as error:
             raise self._gone() from error
 
-    def answer(self, limit: float | None = None) -> Any:
+    def answer(self) -> Any:
         """Wait for what it was asked for, and stop it."""
         if not self.lives:
             raise EngineError("its process has ended")
         try:
-            if limit is not None and not self._pipe.poll(limit):
+            if not self._pipe.poll(LIMIT):
                 self.end()
-                raise EngineError(f"its process was not ready within {limit:g} s")
+                raise EngineError(f"its process gave no answer within {LIMIT:g} s")
             done, found = self._pipe.recv()
+            self._stop()
         except (EOFError, OSError) as error:
             raise self._gone() from error
-        os.kill(self._process.pid, signal.SIGSTOP)
-        if hasattr(os, "waitid"):  # Until all of its threads stand still.
-            os.waitid(os.P_PID, self._process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
         if done:
             return found
         raise MemoryError(found) if found.startswith("MemoryError") else EngineError(found)
+
+    def _stop(self) -> None:
+        """Stop it, and come back when all of its threads stand still."""
+        os.kill(self._process.pid, signal.SIGSTOP)
+        while hasattr(os, "waitid") and not os.waitid(os.P_PID, self._process.pid, STANDS):
+            time.sleep(POLL_SECONDS)  # It needs a core to stop.
+            os.kill(self._process.pid, signal.SIGSTOP)  # Somebody may have let it go on: the shell, after Ctrl-Z.
 
     def used(self) -> float:
         """Seconds of processor time; 0 where the system does not tell."""
@@ -228,15 +256,21 @@ class _Host:
             return 0.0
         return sum(map(int, parts[11:13])) / os.sysconf("SC_CLK_TCK")
 
-    def end(self) -> None:
-        """End it: a process that is stopped hears nothing but this."""
+    def kill(self) -> None:
+        """What a process that is stopped hears too."""
         self._process.kill()
+
+    def end(self) -> None:
+        """Kill it, and wait for it."""
+        self.kill()
         self._process.wait()
         self._pipe.close()
         self.lives = False
 
     def _gone(self) -> EngineError:
         """What to say of one that has ended by itself."""
+        with suppress(subprocess.TimeoutExpired):  # Its pipe is closed a moment before it has ended.
+            self._process.wait(1.0)
         self.end()
         code = self._process.returncode
         return EngineError(f"its process ended with {signal.strsignal(-code) if code < 0 else f'code {code}'}")
@@ -251,10 +285,14 @@ def serve(pipe: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the one that asks.
     if sys.platform == "linux":  # What stands still would stay for ever if that one were killed.
         ctypes.CDLL(None).prctl(PARENT_DIED, signal.SIGKILL)
+    os.set_inheritable(pipe, False)
     link: Connection[Any, Any] = Connection(pipe)
     with suppress(EOFError, BrokenPipeError):
-        sys.path[:] = link.recv()
-        makers: Mapping[str, Callable[[], Piece]] = pickle.loads(link.recv_bytes())  # noqa: S301 - our own parent's
+        try:
+            makers: Mapping[str, Callable[[], Piece]] = pickle.loads(link.recv_bytes())  # noqa: S301 - our own parent's
+        except (ImportError, AttributeError, pickle.UnpicklingError) as error:
+            link.send((False, line(error)))
+            return
         errors: dict[str, Exception] = {}
         pieces = {name: piece for name, make in makers.items() if (piece := _made(name, make, errors)) is not None}
         can_renew = {name for name, piece in pieces.items() if piece.renew is not None}
@@ -265,8 +303,20 @@ def serve(pipe: int) -> None:
             try:
                 answer = True, getattr(worker, what)(*arguments)
             except Exception as error:  # noqa: BLE001 - the one that asks decides
-                answer = False, _line(error)
+                answer = False, line(error)
             link.send(answer)
+
+
+def _written(pool: Pool, folder: Path) -> list[str]:
+    """Each input's arrays in one file; never twice in memory."""
+    paths = []
+    for number, first in enumerate(pool[0]):
+        paths.append(str(folder / f"{number}.npy"))
+        held = np.lib.format.open_memmap(paths[-1], "w+", first.dtype, (len(pool) * len(first), *first.shape[1:]))
+        for place, arrays in enumerate(pool):
+            held[place * len(first) : (place + 1) * len(first)] = arrays[number]
+        del held
+    return paths
 
 
 class _Worker:
@@ -278,6 +328,7 @@ class _Worker:
 
     def pool(self, paths: Sequence[str], count: int) -> None:
         """Take inputs from files: `count` batches."""
+        self._calls = {}
         arrays = [np.asarray(np.load(path, mmap_mode="c")) for path in paths]
         for array in arrays:
             array.reshape(-1).view(np.uint8)[:: os.sysconf("SC_PAGE_SIZE")].max()  # No call waits for a page.
@@ -285,9 +336,11 @@ class _Worker:
         pool = [[array[i * batch : (i + 1) * batch] for array in arrays] for i in range(count)]
         self._calls = {name: piece.over(pool) for name, piece in self._pieces.items()}
 
-    def turn(self, name: str, first: int, least: float) -> NDArray[np.float64]:
+    def turn(self, name: str, first: int, least: float, wakes: bool) -> NDArray[np.float64]:
         """One turn's times."""
-        return timing.take_turn(self._calls[name], first, least)
+        if name not in self._calls:
+            raise EngineError("it could not take the inputs: there may be too little memory for all processes")
+        return timing.take_turn(self._calls[name], first, least, wakes)
 
     def renew(self, name: str) -> float:
         """Start it anew; the seconds that took."""
@@ -301,11 +354,12 @@ def _made(name: str, make: Callable[[], Piece], failed: dict[str, Exception]) ->
     try:
         return make()
     except Exception as error:  # noqa: BLE001 - an engine's own, of any kind; the one that asks decides
-        failed[name] = EngineError(_line(error))
+        failed[name] = EngineError(line(error))
         return None
 
 
-def _line(error: Exception) -> str:
-    text = " ".join(str(error).split())
-    known = isinstance(error, EngineError)
+def line(error: Exception) -> str:
+    """What an error says, in one line, with its kind where it is not one of ours."""
+    text = " ".join(str(error).split())[:300]
+    known = isinstance(error, GanEdgeError)
     return text if known and text else f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -31,8 +31,7 @@ lies elsewhere."""
 NOTICEABLE = 0.10
 """A change that has to be seen: where the interval leaves room for one, it is not said that nothing changed."""
 LEVEL = 0.95
-"""How sure a change must be. Many are looked at, but one that did not change has to lie off by the tolerance too: at
-the precision that gan-bench times for, five standard deviations."""
+"""How sure a change must be. Many are looked at, but one that did not change has to lie off by the tolerance too."""
 Report = Mapping[str, Any]
 PARTS = {
     **dict.fromkeys(("results", "failed"), list),
@@ -102,7 +101,7 @@ def read(path: Path) -> dict[str, Any]:
     if not isinstance(report["machine"].get("versions"), dict):
         raise InputError(f"{path} is damaged: its machine has no versions")
     if report.get("schema") not in READ:
-        known = " and ".join(map(str, READ))
+        known = ", ".join(map(str, READ))
         raise InputError(f"{path} has schema {report.get('schema')}, this gan-bench reads {known}: measure again")
     peak = report.get("peak")
     if isinstance(peak, dict) and not isinstance(peak.get("flops"), dict):  # Schema 3 knew FP32's only.
@@ -230,16 +229,16 @@ def _change(key: tuple[str, int], before: Report, after: Report, tolerance: floa
         for row, base in zip((then, now), bases, strict=True)
     ]
     draws = timing.resampled(relative[1], seed=1) - timing.resampled(relative[0], seed=2)
-    low, high = np.exp(np.quantile(draws, ((1 - LEVEL) / 2, (1 + LEVEL) / 2)))
-    slower = float(np.exp(np.median(relative[1]) - np.median(relative[0])))
+    middle = float(np.median(relative[1]) - np.median(relative[0]))
+    slower, low, high = np.exp([middle, *timing.interval(draws, middle, LEVEL)])
     verdict = "slower" if low > 1 + tolerance else "faster" if high < 1 - tolerance else "same"
     if verdict == "same" and high > 1 + max(NOTICEABLE, 2 * tolerance):
         verdict = "unclear"
-    if min(map(len, relative)) < timing.FEWEST or _is_elsewhere(baseline, before, after):
+    if min(map(len, relative)) < timing.FEWEST or _is_unlike(baseline, before, after):
         verdict = "unclear"
     if then["same"] is not False and now["same"] is False:
         verdict = "unfaithful"
-    return Change(name, batch, slower, float(low), float(high), baseline, verdict)
+    return Change(name, batch, float(slower), float(low), float(high), baseline, verdict)
 
 
 def _bases(key: tuple[str, int], before: Report, after: Report) -> tuple[str, list[Sequence[float]]]:
@@ -253,10 +252,24 @@ def _bases(key: tuple[str, int], before: Report, after: Report) -> tuple[str, li
     same_torch = before["machine"]["versions"].get("torch") == after["machine"]["versions"].get("torch")
     if name != EAGER and same_torch and eager in _rows(before) and eager in _rows(after):
         return EAGER, [_rows(report)[eager]["rounds"] for report in (before, after)]
-    if before["method"]["strict"]:
-        return CLOCK, [[1.0] * len(_rows(report)[key]["rounds"]) for report in (before, after)]
     names = [report["method"].get("yardstick") or "sort" for report in (before, after)]
+    if any(stick not in sticks for stick, sticks in zip(names, beside, strict=True)):
+        return CLOCK, [[1.0] * len(_rows(report)[key]["rounds"]) for report in (before, after)]
     return YARDSTICK, [sticks[name] for sticks, name in zip(beside, names, strict=True)]
+
+
+def _is_unlike(baseline: str, before: Report, after: Report) -> bool:
+    """Whether what both were held against was not the same in both, or is no measure of it."""
+    machines = [report["machine"] for report in (before, after)]
+    if any(machines[0].get(part) != machines[1].get(part) for part in ("processor", "threads")):
+        return True  # What is small, or of one thread, tells nothing of how a large network does elsewhere.
+    if baseline == CLOCK:
+        return not before["method"]["strict"]
+    package = "torch" if before["method"].get("yardstick") == "product" else "numpy"
+    versions = [machine["versions"].get(package) for machine in machines]
+    if baseline == YARDSTICK and versions[0] != versions[1]:
+        return True
+    return _is_elsewhere(baseline, before, after)
 
 
 def _is_elsewhere(baseline: str, before: Report, after: Report) -> bool:

@@ -146,7 +146,7 @@ def artifact_competitors(
             label = _label(file, name, compute, files)
             try:
                 one = open_artifact(file, name, compute, device, threads, found, files)
-                make = partial(open_artifact, file, name, compute, device, threads)
+                make = partial(_again, file, name, compute, device, threads, digest_of(one))
                 found.append(replace(one, recipe=Recipe(make, one.name)))
             except (EngineError, MissingExtra) as error:
                 if must:
@@ -181,6 +181,19 @@ def open_artifact(
     start = partial(_start, file, engine, compute, device, threads)
     place = ("onnxruntime", "tensorrt") if engine == "ort-tensorrt" else (engine, device)
     return _named(file, start, compute, place, beside, files or [file], "" if engine == "auto" else engine)
+
+
+def digest_of(one: Competitor) -> str:
+    """Of the artifact that it was made from; empty for PyTorch."""
+    return "" if one.manifest is None else one.manifest.digest
+
+
+def _again(file: Path, engine: str, compute: str | None, device: str, threads: int, digest: str) -> Competitor:
+    """The same in another process."""
+    one = open_artifact(file, engine, compute, device, threads)
+    if digest_of(one) != digest:
+        raise EngineError(f"{file} was changed while it was measured")
+    return one
 
 
 def _ways(asked: Sequence[str]) -> Iterator[tuple[str, str | None, bool]]:

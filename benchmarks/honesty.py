@@ -1,7 +1,7 @@
 """Is gan-bench honest? Runs of it whose true answer is known, and how often it says so.
 
     make honesty
-    python -m ganedge.benchmarks.honesty --runs 20 --seconds 2 --json honesty.json
+    python -m ganedge.benchmarks.honesty --runs 20 --json honesty.json
 
 Three bars. The same artifact under two names is as fast as itself: a ratio within `NEAR` of 1, its interval over 1.
 A competitor made 10 % slower is found by `gan-bench compare`, and nothing where nothing was changed. An artifact with
@@ -77,7 +77,11 @@ def report_to(folder: str, out: str, seconds: float, slower: float = 1.0) -> Non
 
     def change(subject: latency.Subject) -> None:
         subject.competitors[:] = [
-            replace(one, recipe=replace(one.recipe, make=partial(_slowed, one.recipe.make, slower)))
+            replace(
+                one,
+                run=_stretched(one.run, slower),
+                recipe=replace(one.recipe, make=partial(_slowed, one.recipe.make, slower)),
+            )
             if one.recipe is not None and one.file is not None and one.file.name == NAMES[0]
             else one
             for one in subject.competitors
@@ -107,6 +111,10 @@ class Slowed:
     def renew(self) -> Callable[[], None] | None:
         """As it is."""
         return self.one.renew
+
+    def close(self) -> None:
+        """As it does."""
+        self.one.close()
 
     def over(self, pool: apart.Pool) -> timing.Competitor:
         """The same, and longer."""
@@ -149,13 +157,13 @@ def measure(runs: int, seconds: float, say: Say) -> dict[str, Any]:
         own = overhead(folder / NAMES[0], seconds)
         say(f"gan-bench's own part of a call: {1e6 * own['added_s']:.1f} µs of {1e6 * own['bare_s']:.0f}")
         rows: list[dict[str, Any]] = []
-        partial = False
+        ended = False
         try:
             for turn in range(runs):
                 rows.append(judged(_reports(folder, seconds, turn)))
                 say(f"run {turn + 1} of {runs}: {_line(rows[-1])}")
         except (KeyboardInterrupt, GanEdgeError, subprocess.TimeoutExpired) as error:
-            partial = True
+            ended = True
             if not rows and isinstance(error, subprocess.TimeoutExpired):
                 raise GanEdgeError(f"a run took more than {LIMIT} s") from error
             if not rows:
@@ -163,7 +171,7 @@ def measure(runs: int, seconds: float, say: Say) -> dict[str, Any]:
             say(f"stopped: {str(error) or 'interrupted'}")
     report: dict[str, Any] = {
         "schema": SCHEMA,
-        "partial": partial,
+        "partial": ended,
         "machine": machine(engines.cores()),
         "conditions": {"before": before, "after": conditions()},
         "seconds": seconds,
@@ -335,7 +343,7 @@ def build() -> typer.Typer:
     @app.command()
     def honesty(
         runs: Annotated[int, typer.Option(help="Of each bar; each takes three processes.")] = 20,
-        seconds: Annotated[float, typer.Option(help="Time each competitor this long in each report.")] = 2.0,
+        seconds: Annotated[float, typer.Option(help="Time each competitor this long in each report.")] = 0.8,
         json_file: Annotated[Path | None, typer.Option("--json", help="Write every run here.")] = None,
     ) -> None:
         """Measure, say a line for each run and each bar, and exit 1 where one is missed."""

@@ -19,7 +19,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ganedge.benchmarks import apart, arithmetic, pools, process, size, timing, yardsticks
-from ganedge.benchmarks.competitor import ALONE, EAGER, TORCH, Competitor, Inputs, Split, artifact_competitors, common
+from ganedge.benchmarks.competitor import (
+    ALONE,
+    EAGER,
+    TORCH,
+    Competitor,
+    Inputs,
+    Split,
+    artifact_competitors,
+    common,
+    digest_of,
+)
 from ganedge.benchmarks.conditions import Others, Watch, conditions, machine
 from ganedge.export import parity
 from ganedge.runtime import engines, fidelity
@@ -101,7 +111,7 @@ class Settings:
 
 @dataclass
 class Subject:
-    """What is measured, opened: change it to plant something in a test."""
+    """What is measured, opened, to see what it gives; what is timed on a CPU is made by each one's `recipe`."""
 
     interface: Interface
     """What goes in, of one size, and what comes out."""
@@ -209,16 +219,14 @@ def _method(settings: Settings, subject: Subject) -> dict[str, Any]:
     method: dict[str, Any] = {
         "timed": "one call, NumPy array in to NumPy array out, fresh real inputs each time",
         "warmup": f"until the median settles, {timing.WARMUP_BLOCKS} turns at most"
-        + (
-            "" if settings.strict else f"; a call before each turn, unless it takes longer than {timing.TURN_SECONDS} s"
-        ),
+        + ("" if settings.strict else f"; a call before each turn, unless it takes {timing.WAKES} s"),
         "order": "one competitor after the other, each call as soon as the one before is done"
         if settings.strict
         else f"interleaved in turns of {timing.TURN_SECONDS} s and {timing.TURN_CALLS} calls, "
         f"{timing.TURN_LONGEST} s at most (a tenth of the slowest one's call where that is longer), in a new order "
         "each round, "
         + (
-            "each in a process of its own (PyTorch's share one) that is stopped when its turn is over"
+            "each in a process of its own that is stopped when its turn is over"
             if apart.possible(settings.device)
             else "after all threads have gone to sleep"
         ),
@@ -238,9 +246,10 @@ def _method(settings: Settings, subject: Subject) -> dict[str, Any]:
         others = [name for name in names if name not in renewed]
         which = "all but " + ", ".join(others) if others else "all"
         method["renewed"] = f"{which} started anew between turns, for up to {timing.RENEWAL:.0%} of the time timed"
-    if EAGER in names and len(names) > 1 and not settings.strict:
+    if not settings.strict:
         method["longer"] = (
-            f"until ratios are known to {timing.PRECISE:.0%} or one has been timed for {timing.LONGEST:g} times that"
+            f"until ratios to eager PyTorch and to yardsticks are known to {timing.PRECISE:.0%} "
+            f"or one has been timed for {timing.LONGEST:g} times that"
         )
     return method
 
@@ -272,8 +281,8 @@ def _open(files: Sequence[Path], against: str | None, settings: Settings, said: 
         inputs = parity.real_inputs(interface, settings.batches[0], seed=1)
         reference.check(network, interface, inputs)
         torch_ones, missing = reference.competitors(network, inputs, settings.device, threads, settings.torch)
-        again = partial(reference.again, against, manifest, said, inputs, settings.device, threads)
-        torch_ones = [replace(one, recipe=apart.Recipe(partial(again, one.name), "PyTorch")) for one in torch_ones]
+        again = partial(reference.again, against, manifest, said, interface, settings.batches[0], threads)
+        torch_ones = [replace(one, recipe=apart.Recipe(partial(again, one.name), one.name)) for one in torch_ones]
         found, absent = [*torch_ones, *found], {**missing, **absent}
     if not found:
         raise EngineError("nothing to measure here: " + "; ".join(f"{name}: {why}" for name, why in absent.items()))
@@ -296,7 +305,7 @@ def _describe(subject: Subject, files: Sequence[Path]) -> dict[str, dict[str, An
             "computes": one.computes or one.precision,
             "device": one.device,
             "file": None if one.file is None else one.file.name,
-            "digest": None if one.manifest is None else one.manifest.digest,
+            "digest": digest_of(one) or None,
             "bytes": one.bytes,
             "macs": counts[one.file]
             if one.file is not None and one.file.suffix == ".onnx"
@@ -437,10 +446,11 @@ def _timed(
             runs = {one.name: one.over(pool) for one in subject.competitors}
             timing.one_by_one(runs, settings.seconds, settings.iterations, turns, failed, ready, watch.look)
             return
-        # Ratios are to eager PyTorch, and to nothing where it is not there.
-        names = [one.name for one in subject.competitors]
-        settled = set(names) if EAGER in names else set()
         timed = stage.timed(pool)
+        names = [one.name for one in subject.competitors]
+        # The ratios that are shown, and those that `compare` looks at.
+        known = [(EAGER, name) for name in names if name != EAGER]
+        known += [(STICK + one.engine, one.name) for one in subject.competitors]
         timing.interleaved(
             {name: timed[name] for name in dict.fromkeys([*names, *timed]) if name in timed},
             settings.seconds,
@@ -448,7 +458,7 @@ def _timed(
             turns,
             failed,
             ready,
-            settled,
+            known,
             watch.look,
         )
     finally:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from ganedge.benchmarks.competitor import NOT_ASKED, SPLITS, TORCH, WARM_SPLITS, Competitor, Split
 from ganedge.benchmarks.size import own_size
-from ganedge.export import foreign
+from ganedge.export import foreign, parity
 from ganedge.export.from_torch import per_picture, unwrap
 from ganedge.runtime.errors import EngineError, GanEdgeError, InputError, UsageError
 from ganedge.runtime.manifest import Interface, Manifest
@@ -241,16 +241,16 @@ def competitors(
 
 
 def again(
-    spec: str, manifest: Manifest, said: Said, inputs: Inputs, device: str, threads: int, name: str
+    spec: str, manifest: Manifest, said: Said, interface: Interface, batch: int, threads: int, name: str
 ) -> Competitor:
-    """One of the `competitors` in another process.
+    """One of the `competitors` on the CPU, in another process.
 
     Args:
         spec: As `open_reference` takes it, like the next two.
         manifest: Of an artifact that came from it.
         said: What a module does not say itself.
-        inputs: One batch, to try it with.
-        device: cpu or cuda.
+        interface: What it takes, of one size.
+        batch: Items to try it with.
         threads: For PyTorch's operators.
         name: What it is called.
 
@@ -258,7 +258,8 @@ def again(
         EngineError: it does not work there.
     """
     (way,) = (way for way, shown in TORCH.items() if shown == name)
-    found, absent = competitors(open_reference(spec, manifest, said), inputs, device, threads, (way,))
+    inputs = parity.real_inputs(interface, batch, seed=1)
+    found, absent = competitors(open_reference(spec, manifest, said), inputs, "cpu", threads, (way,))
     if not found:
         raise EngineError(absent[name])
     return found[0]

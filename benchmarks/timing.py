@@ -31,10 +31,12 @@ from ganedge.runtime.errors import GanEdgeError
 
 TURN_SECONDS, TURN_CALLS = 0.005, 4
 """Length of one competitor's turn and the least calls in it: short, so that a round is over before the machine has
-changed, and many rounds fit in. One more call comes first and is not timed: it wakes threads and fills caches, which
-a generator that runs all the time does not have to do. Where a call takes longer than this, it counts."""
+changed, and many rounds fit in."""
 TURN_LONGEST = 0.02
 """It ends here with fewer calls, but never with none."""
+WAKES = 0.1
+"""One more call comes before those of a turn and is not timed: it wakes threads and fills caches, which a generator
+that runs all the time does not have to do. Not where a call takes so long, seconds: there it makes no difference."""
 OF_SLOWEST = 0.1
 """Where one call of the slowest takes long, the others' turns are longer: this share of it. Else the slowest would be
 called again and again until those have been timed for long enough."""
@@ -53,6 +55,9 @@ WARMUP_BLOCKS = 20
 """Warm-up ends here at the latest."""
 QUARTER = 0.25
 """The share of a turn's calls that are as fast as the figure its ratios are made of."""
+WIDER = 1.1
+"""How much wider an interval is than the quantiles of what was drawn: twenty stretches tell their own spread no better
+(Student's t of 19 over the normal quantile, times the root of 20/19; Hesterberg 2015, "expanded percentile")."""
 RESAMPLES = 2000
 """Draws of a bootstrap interval."""
 STRETCHES = 20
@@ -86,9 +91,9 @@ Turns = dict[str, list[NDArray[np.float64]]]
 class Timed:
     """One that takes turns."""
 
-    turn: Callable[[int, float], NDArray[np.float64]]
-    """Takes a turn: the number of its first call, and the seconds it is to last where that is longer than usual. Gives
-    the time of each call, seconds."""
+    turn: Callable[[int, float, bool], NDArray[np.float64]]
+    """Takes a turn as `take_turn` does: the number of its first call, the seconds it is to last where that is longer
+    than usual, and whether a call that is not timed comes before. Gives the time of each call, seconds."""
     renew: Callable[[], float] | None = None
     """Starts it anew and warms it up a little; gives the seconds that took."""
 
@@ -127,9 +132,9 @@ def here(run: Competitor, renew: Callable[[], object] | None = None) -> Timed:
         renew: What starts it anew.
     """
 
-    def turn(first: int, least: float) -> NDArray[np.float64]:
+    def turn(first: int, least: float, wakes: bool) -> NDArray[np.float64]:
         _wait_for_sleep()
-        return take_turn(run, first, least)
+        return take_turn(run, first, least, wakes)
 
     return Timed(turn, None if renew is None else partial(renewed, renew, run))
 
@@ -141,13 +146,13 @@ def interleaved(
     turns: Turns | None = None,
     failed: dict[str, Exception] | None = None,
     ready: Callable[[], object] = lambda: None,
-    settled: Collection[str] | None = None,
+    known: Collection[tuple[str, str]] | None = None,
     between: Callable[[], object] = lambda: None,
 ) -> Turns:
     """Time every competitor until each has run for `seconds` and `iterations` times.
 
-    On a machine that is not quiet that is too little: it goes on until every ratio to the first competitor is known to
-    `PRECISE`, or one has run for `LONGEST` times the time.
+    On a machine that is not quiet that is too little: it goes on until ratios are known to `PRECISE`, or one of those
+    that they are of has run for `LONGEST` times the time.
 
     Args:
         competitors: What to time, by name.
@@ -156,11 +161,11 @@ def interleaved(
         turns: Where the times go, so that they are there after an interruption; a new table by default.
         failed: Where the errors of those go that could not go on; the others do. Without it an error ends everything.
         ready: Called once, when all are warm.
-        settled: Those whose ratios have to be known; all by default.
+        known: Pairs whose ratio has to be known; by default each with the first.
         between: Called between rounds, while nothing is timed.
 
     Returns:
-        For each, the times of its turns in seconds, one array a turn. Every call after the warm-up is in them.
+        For each, the times of its turns in seconds, one array a turn. Every timed call is in them.
     """
     turns = {} if turns is None else turns
     medians_of = _warm({name: one.turn for name, one in competitors.items()}, turns, failed)
@@ -170,13 +175,11 @@ def interleaved(
     ready()
     order = random.Random(0)  # noqa: S311 - the same in every run, and no one's secret
     rounds, look = 0, 0
-    leading = names[0] if names else ""
+    wanted = [(names[0], name) for name in names[1:]] if known is None else known
     while names:
         if all(timed[name] >= seconds and calls[name] >= iterations for name in names):
-            # Ratios are to the first; where that one failed, none has to be known.
-            asked = names if leading in names else []
-            unsure = [name for name in asked if settled is None or name in settled]
-            if not unsure or max(timed[name] for name in unsure) >= LONGEST * seconds:
+            unsure = [pair for pair in wanted if turns.keys() >= set(pair)]
+            if not unsure or max(timed[name] for pair in unsure for name in pair) >= LONGEST * seconds:
                 break
             if rounds >= look:
                 if not _vague(turns, unsure):
@@ -187,7 +190,7 @@ def interleaved(
             with noted(name, failed):
                 if one.renew is not None and spent[name] < RENEWAL * timed[name]:
                     spent[name] += one.renew()
-                turn = one.turn(calls[name], long)
+                turn = one.turn(calls[name], long, medians_of[name] < WAKES)
                 turns[name].append(turn)
                 timed[name] += float(turn.sum())
                 calls[name] += len(turn)
@@ -245,7 +248,7 @@ def one_by_one(
 
 
 def _warm(
-    competitors: Mapping[str, Callable[[int, float], NDArray[np.float64]]],
+    competitors: Mapping[str, Callable[[int, float, bool], NDArray[np.float64]]],
     turns: Turns,
     failed: dict[str, Exception] | None,
 ) -> dict[str, float]:
@@ -312,9 +315,21 @@ def ratio(slow: Sequence[float] | NDArray[np.float64], fast: Sequence[float] | N
     found = np.log(np.asarray(slow, np.float64) / np.asarray(fast, np.float64))
     if len(found) < FEWEST:
         return Ratio(float(np.exp(np.median(found))), np.nan, np.nan)
-    draws = resampled(found)
-    low, high = np.quantile(draws, ((1 - LEVEL) / 2, (1 + LEVEL) / 2))
-    return Ratio(float(np.exp(np.median(found))), float(np.exp(low)), float(np.exp(high)))
+    middle = float(np.median(found))
+    low, high = interval(resampled(found), middle)
+    return Ratio(float(np.exp(middle)), float(np.exp(low)), float(np.exp(high)))
+
+
+def interval(draws: NDArray[np.float64], middle: float, level: float = LEVEL) -> tuple[float, float]:
+    """Where a figure lies, from what it came to when it was drawn again.
+
+    Args:
+        draws: As `resampled` gives them, or a difference of two.
+        middle: The figure itself.
+        level: How sure.
+    """
+    low, high = np.quantile(draws, ((1 - level) / 2, (1 + level) / 2))
+    return middle + WIDER * (float(low) - middle), middle + WIDER * (float(high) - middle)
 
 
 def resampled(values: NDArray[np.float64], seed: int = 0) -> NDArray[np.float64]:
@@ -336,17 +351,23 @@ def resampled(values: NDArray[np.float64], seed: int = 0) -> NDArray[np.float64]
     return np.concatenate(parts)
 
 
-def take_turn(run: Competitor, first: int, least: float = 0.0) -> NDArray[np.float64]:
-    """Call for one turn's time, for `least` seconds where that is longer, and at least once; seconds of each call."""
+def take_turn(run: Competitor, first: int, least: float = 0.0, wakes: bool = True) -> NDArray[np.float64]:
+    """Call for one turn's time.
+
+    Args:
+        run: What to call.
+        first: Number of the first call that is timed.
+        least: How long to go on, seconds, where that is longer than a turn.
+        wakes: Whether a call that is not timed comes before.
+
+    Returns:
+        Seconds of each call, of one at least.
+    """
     times: list[float] = []
     short, longest = max(TURN_SECONDS, least), max(TURN_LONGEST, least)
-    begin = time.perf_counter()
-    run(first)
-    before = time.perf_counter()
-    if before - begin >= TURN_SECONDS:
-        times.append(before - begin)
-    else:
-        begin = before
+    if wakes:
+        run(first - 1)
+    begin = before = time.perf_counter()
     while before - begin < (longest if len(times) < TURN_CALLS else short) or not times:
         run(first + len(times))
         after = time.perf_counter()
@@ -390,11 +411,11 @@ def renewed(renew: Callable[[], object], run: Competitor) -> float:
     return time.perf_counter() - begin
 
 
-def _warm_up(turn: Callable[[int, float], NDArray[np.float64]]) -> float:
+def _warm_up(turn: Callable[[int, float, bool], NDArray[np.float64]]) -> float:
     """Run until the median settles, and give it: allocators, caches and just-in-time compilers have done their work."""
     last = float("inf")
     for _ in range(WARMUP_BLOCKS):
-        median = float(np.median(turn(0, 0.0)))
+        median = float(np.median(turn(0, 0.0, False)))
         settled = abs(median / last - 1) < SETTLED
         last = median
         if settled:
@@ -402,10 +423,8 @@ def _warm_up(turn: Callable[[int, float], NDArray[np.float64]]) -> float:
     return last
 
 
-def _vague(turns: Turns, names: Sequence[str]) -> bool:
-    """Whether a ratio to the first is not well known yet."""
-    if len(names) < 2:
-        return False
-    first, *others = (undisturbed(turns[name]) for name in names)
-    found = [ratio(first, other) for other in others]
+def _vague(turns: Turns, pairs: Collection[tuple[str, str]]) -> bool:
+    """Whether a ratio is not well known yet."""
+    rounds = {name: undisturbed(turns[name]) for name in {name for pair in pairs for name in pair}}
+    found = (ratio(rounds[one], rounds[other]) for one, other in pairs)
     return not all(one.high / one.low <= (1 + PRECISE) ** 2 for one in found)  # NaN is not known either.

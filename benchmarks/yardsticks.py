@@ -1,10 +1,11 @@
 """Fixed work that is timed beside the competitors, the same in every report.
 
 Two reports were made at two times, and the machine may have gone faster at one of them. What `gan-bench compare` needs
-is something beside each competitor that was slowed down as it was. Neighbours on a shared processor, a clock that falls
-and memory that others use hit one library harder than another, by several percent (benchmarks/LOG.md), so that what
-comes nearest is a small network in the same engine, on the same threads. It goes straight to the engine: an engine that
-this project's runtime starts badly is slower beside it, not as slow. One general yardstick stands for those without.
+is something beside each competitor that was slowed down as it was. Neighbours on a shared processor hit what computes
+more than what waits for memory, and one library harder than another, by several percent (benchmarks/LOG.md), so that
+what comes nearest is another generator in the same engine on the same threads: a small DCGAN. It goes straight to the
+engine: an engine that this project's runtime starts badly is slower beside it, not as slow. One general yardstick
+stands for those without.
 """
 
 from __future__ import annotations
@@ -18,20 +19,22 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ganedge.benchmarks import timing
+from ganedge.benchmarks import apart, timing
 from ganedge.benchmarks.apart import Pool, Recipe
 from ganedge.benchmarks.competitor import Competitor
 from ganedge.runtime.engines import ort, ov
-from ganedge.runtime.errors import EngineError
+from ganedge.runtime.errors import EngineError, GanEdgeError, MissingExtra
 
 SORTED = 100_000
 """Numbers that the general one sorts, in one thread. NumPy's matrix product would leave the threads of its own library
 spinning, and slow down whoever comes next."""
 PRODUCT = 2048
 """Rows and columns of the matrix that stands in for that on a GPU."""
-CHANNELS, HIDDEN, SIDE = 32, 16, 16
-"""Of the network: what goes in has `CHANNELS` and `SIDE`² pixels, what comes out `HIDDEN` and four times as many. A
-fraction of a millisecond: a turn holds many calls of it."""
+LAYERS = ((100, 96, 4, 1, 0), (96, 48, 4, 2, 1), (48, 24, 4, 2, 1), (24, 3, 4, 2, 1))
+"""Of the network, from a latent to a picture of 32 × 32: channels in and out, kernel, stride and padding of transposed
+convolutions. Some hundred microseconds: a turn holds many calls of it."""
+SIDE = 32
+"""Height and width of that picture."""
 Array = NDArray[np.float32]
 
 
@@ -61,14 +64,14 @@ def wanted(competitors: Sequence[Competitor], device: str, threads: int) -> dict
 
     Returns:
         The general one by the name that `general` gives, networks by what competitors say of their engine, version
-        and all. Each raises ImportError, or whatever its engine does, where it cannot be made.
+        and all. Each raises what its engine does where it cannot be made, MissingExtra where a package is missing.
     """
     name = general(device)
     found = {name: Recipe(GENERAL[name], name)}
     for one in competitors:
         kind = one.engine.partition(" ")[0]
         if one.device == "cpu" and kind in STARTS and one.engine not in found:
-            # PyTorch's threads are the whole process's, and it takes long to load: its competitors are there already.
+            # PyTorch takes long to load, and its threads are the same for all of a process.
             host = one.recipe.host if kind == "PyTorch" and one.recipe is not None else f"the network in {one.engine}"
             found[one.engine] = Recipe(partial(network, kind, threads), host)
     return found
@@ -101,8 +104,11 @@ def product() -> Yardstick:
     matrix = torch.randn(PRODUCT, PRODUCT, device="cuda")
 
     def run(_: int) -> None:
-        torch.mm(matrix, matrix)
-        torch.cuda.synchronize()
+        try:
+            torch.mm(matrix, matrix)
+            torch.cuda.synchronize()
+        except RuntimeError as error:
+            raise EngineError(apart.line(error)) from error
 
     return Yardstick(run)
 
@@ -129,37 +135,41 @@ def network(kind: str, threads: int) -> Yardstick:
             if not live:  # It could not be started anew a while ago.
                 renew()
             live[0]()
+        except GanEdgeError:
+            raise
         except Exception as error:
-            raise EngineError(_line(error)) from error
+            raise EngineError(apart.line(error)) from error
 
     renew()
     run(0)
     return Yardstick(run, renew, close)
 
 
-def _numbers() -> tuple[Array, Array, Array]:
-    """What goes in, and the weights of a transposed and a plain convolution; small, so that nothing overflows."""
+def _numbers() -> tuple[Array, list[Array]]:
+    """What goes in, and the weights of each layer; small, so that nothing overflows."""
     random = np.random.default_rng(0)
-    shapes = ((1, CHANNELS, SIDE, SIDE), (CHANNELS, HIDDEN, 4, 4), (HIDDEN, HIDDEN, 3, 3))
-    given, wider, last = (random.normal(0, 0.03, shape).astype(np.float32) for shape in shapes)
-    return given, wider, last
+    given = random.normal(0, 1, (1, LAYERS[0][0], 1, 1)).astype(np.float32)
+    return given, [random.normal(0, 0.05, (i, o, kernel, kernel)).astype(np.float32) for i, o, kernel, *_ in LAYERS]
 
 
 def _model() -> bytes:
-    """The network as ONNX: twice the height and width, then a plain convolution, as generators have them."""
+    """The network as ONNX."""
+    if find_spec("onnx") is None:
+        raise MissingExtra("onnx", "export", "a yardstick in each engine")
     from onnx import TensorProto, helper, numpy_helper
 
-    given, wider, last = _numbers()
-    nodes = [
-        helper.make_node("ConvTranspose", ["x", "wider"], ["a"], strides=[2, 2], pads=[1, 1, 1, 1]),
-        helper.make_node("Relu", ["a"], ["b"]),
-        helper.make_node("Conv", ["b", "last"], ["c"], pads=[1, 1, 1, 1]),
-        helper.make_node("Tanh", ["c"], ["y"]),
-    ]
-    shapes = {"x": list(given.shape), "y": [1, HIDDEN, 2 * SIDE, 2 * SIDE]}
+    given, weights = _numbers()
+    nodes = []
+    for layer, (_, _, _, stride, padding) in enumerate(LAYERS):
+        names = [f"picture{layer}", f"weights{layer}"]
+        form: dict[str, Any] = {"strides": [stride] * 2, "pads": [padding] * 4}
+        nodes.append(helper.make_node("ConvTranspose", names, [f"sum{layer}"], **form))
+        last = layer == len(LAYERS) - 1
+        nodes.append(helper.make_node("Tanh" if last else "Relu", [f"sum{layer}"], [f"picture{layer + 1}"]))
+    shapes = {"picture0": list(given.shape), f"picture{len(LAYERS)}": [1, LAYERS[-1][1], SIDE, SIDE]}
     x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in shapes.items())
-    weights = [numpy_helper.from_array(wider, "wider"), numpy_helper.from_array(last, "last")]
-    graph = helper.make_graph(nodes, "yardstick", [x], [y], weights)
+    held = [numpy_helper.from_array(array, f"weights{layer}") for layer, array in enumerate(weights)]
+    graph = helper.make_graph(nodes, "yardstick", [x], [y], held)
     made: bytes = helper.make_model(
         graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8
     ).SerializeToString()
@@ -171,7 +181,7 @@ def _onnxruntime(threads: int) -> Callable[[], object]:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     session = onnxruntime.InferenceSession(_model(), options, providers=["CPUExecutionProvider"])
-    feeds = {"x": _numbers()[0]}
+    feeds = {"picture0": _numbers()[0]}
     return lambda: session.run(None, feeds)
 
 
@@ -187,21 +197,25 @@ def _openvino(threads: int) -> Callable[[], object]:
         core = openvino.Core()
         compiled = core.compile_model(core.read_model(_model()), "CPU", settings)
     request = compiled.create_infer_request()
-    feeds = {"x": _numbers()[0]}
+    feeds = {"picture0": _numbers()[0]}
     return lambda: request.infer(feeds, share_inputs=True)
 
 
-def _pytorch(_threads: int) -> Callable[[], object]:
-    """The same in PyTorch, whose threads are the whole process's."""
+def _pytorch(threads: int) -> Callable[[], object]:
     import torch
     from torch.nn import functional
 
-    given, wider, last = (torch.from_numpy(numbers) for numbers in _numbers())
+    torch.set_num_threads(threads)
+    numbers, arrays = _numbers()
+    given, weights = torch.from_numpy(numbers), [torch.from_numpy(array) for array in arrays]
 
     def call() -> object:
         with torch.inference_mode():
-            hidden = functional.conv_transpose2d(given, wider, stride=2, padding=1).relu()
-            return functional.conv2d(hidden, last, padding=1).tanh()
+            picture = given
+            for layer, (_, _, _, stride, padding) in enumerate(LAYERS):
+                picture = functional.conv_transpose2d(picture, weights[layer], stride=stride, padding=padding)
+                picture = picture.tanh() if layer == len(LAYERS) - 1 else picture.relu()
+            return picture
 
     return call
 
@@ -215,7 +229,3 @@ STARTS: Mapping[str, Callable[[int], Callable[[], object]]] = {
 
 
 GENERAL: Mapping[str, Callable[[], Yardstick]] = {"sort": sort, "product": product}
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:160] or type(error).__name__
