@@ -99,7 +99,7 @@ results: $(VENV)/test.stamp ## Measure a DCGAN-64 and a CycleGAN in every form a
 	$(BIN)/gan-bench train --json $(RESULTS)/training/$(MACHINE).json
 	$(BIN)/python -m ganedge.benchmarks.results
 
-honesty: $(VENV)/test.stamp ## Is gan-bench right where the answer is known? 20 runs (RUNS=) on a quiet machine, four minutes each
+honesty: $(VENV)/test.stamp ## Is gan-bench right where the answer is known? 20 runs (RUNS=) on a quiet machine, two to three minutes each
 	$(BIN)/python -m ganedge.benchmarks.honesty --runs $(RUNS) --json $(RESULTS)/honesty/$(MACHINE).json
 
 # What this machine lacks is named and left out: a line with a minus may fail, where there is no compiler or TensorRT, or

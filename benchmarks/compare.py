@@ -3,7 +3,7 @@
     gan-bench compare before.json after.json          # exits 1 on a regression
 
 Times of two runs cannot be held against each other as they are: the clock, the temperature and the neighbours differ.
-So each competitor is held against something measured in the same rounds of its own report: a small fixed network in the
+So each competitor is held against something measured in the same rounds of its own report: a small fixed DCGAN in the
 same engine, if that has the same version in both; or eager PyTorch, if that has; or else the general yardstick, numbers
 that are sorted, or on a GPU a product of matrices there. What was timed strictly, one after the other, has none: where
 PyTorch is not there, times stand as they are. A change counts when the whole interval, which resamples stretches
@@ -44,14 +44,14 @@ LATER: Report = {"command": "", "choice": None}
 READ = (3, 4, SCHEMA)
 """Schemas that can be read."""
 NETWORKS = 5
-"""The first schema with a yardstick in each engine; those before have the general one alone."""
+"""The first schema with yardsticks in each engine; those before have the general one alone."""
 BEYOND: Mapping[str, tuple[str, float]] = {
     "bytes": ("MB of weights or file", 0.01),
     "peak_bytes": ("MB of memory", 0.1),
     "device_bytes": ("MB of the GPU's memory", 0.1),
 }
 """Costs that are compared, and the share by which they may change."""
-CLOCK, YARDSTICK, NETWORK = "the clock alone", "the yardstick", "a fixed network in the same engine"
+CLOCK, YARDSTICK, NETWORK = "the clock alone", "the yardstick", "a fixed DCGAN in the same engine"
 """What is said of those that are not held against PyTorch."""
 CLEARER = 1.0
 """Decibels by which PSNR may change: what draws the same has the same."""

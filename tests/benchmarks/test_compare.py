@@ -11,6 +11,7 @@ import sys
 import time
 import tracemalloc
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -190,7 +191,8 @@ def test_an_interruption_leaves_what_was_measured(artifact: Path, monkeypatch: p
     calls = {"left": 40}
 
     def change(subject: latency.Subject) -> None:
-        run = subject.competitors[0].run
+        one = subject.competitors[0]
+        run = one.run
 
         def stops(arrays: Any) -> Any:
             calls["left"] -= 1
@@ -199,7 +201,7 @@ def test_an_interruption_leaves_what_was_measured(artifact: Path, monkeypatch: p
             time.sleep(0.01)
             return run(arrays)
 
-        object.__setattr__(subject.competitors[0], "run", stops)
+        subject.competitors[0] = replace(one, run=stops, recipe=None)
 
     settings = latency.Settings((1,), engine="onnxruntime", seconds=60, processes=0)
     found = latency.measure([artifact], settings=settings, change=change)
@@ -224,7 +226,7 @@ def test_one_that_fails_takes_nothing_from_the_others(
                 raise EngineError("no memory left for that")
             return run(arrays)
 
-        object.__setattr__(last, "run", fails)
+        subject.competitors[-1] = replace(last, run=fails, recipe=None)
         return subject
 
     monkeypatch.setattr(latency, "_open", breaks)
@@ -247,7 +249,7 @@ def test_where_nothing_runs_that_is_the_error(artifact: Path) -> None:
         def fails(arrays: Any) -> Any:
             raise EngineError("the device is gone")
 
-        object.__setattr__(subject.competitors[0], "run", fails)
+        subject.competitors[0] = replace(subject.competitors[0], run=fails, recipe=None)
 
     settings = latency.Settings((1,), engine="onnxruntime", seconds=0, iterations=1, processes=0)
     with pytest.raises(EngineError, match=r"nothing could be measured: .*the device is gone"):
