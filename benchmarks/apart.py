@@ -142,7 +142,7 @@ class Stage:
             failed |= {name: EngineError(why) for name, why in errors.items()}
             if len(errors) == len(makers):
                 host.end()
-            for name in makers.keys() - errors.keys():
+            for name in [name for name in makers if name not in errors]:
                 renew = partial(host.ask, "renew", name) if name in can_renew else None
                 self._timed[name] = timing.Timed(partial(host.ask, "turn", name), renew)
         return failed
@@ -308,14 +308,20 @@ def serve(pipe: int) -> None:
 
 
 def _written(pool: Pool, folder: Path) -> list[str]:
-    """Each input's arrays in one file; never twice in memory."""
+    """Each input's arrays in one file, one after the other: never twice in memory."""
     paths = []
     for number, first in enumerate(pool[0]):
-        paths.append(str(folder / f"{number}.npy"))
-        held = np.lib.format.open_memmap(paths[-1], "w+", first.dtype, (len(pool) * len(first), *first.shape[1:]))
-        for place, arrays in enumerate(pool):
-            held[place * len(first) : (place + 1) * len(first)] = arrays[number]
-        del held
+        path = folder / f"{number}.npy"
+        header = {
+            "descr": np.lib.format.dtype_to_descr(first.dtype),
+            "fortran_order": False,
+            "shape": (len(pool) * len(first), *first.shape[1:]),
+        }
+        with path.open("wb") as file:
+            np.lib.format.write_array_header_2_0(file, header)
+            for arrays in pool:
+                file.write(np.ascontiguousarray(arrays[number]).data)
+        paths.append(str(path))
     return paths
 
 

@@ -170,6 +170,18 @@ def _lives(pid: int) -> bool:
         return False
 
 
+def test_inputs_are_written_as_they_are(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    pool = [
+        [random.normal(size=(2, 3, 4)).astype(np.float32)[:, :, ::-1], np.full((2,), place, np.int64)]
+        for place in range(5)
+    ]
+    latents, labels = (np.load(path, mmap_mode="c") for path in apart._written(pool, tmp_path))
+    np.testing.assert_array_equal(latents, np.concatenate([batch[0] for batch in pool]))
+    np.testing.assert_array_equal(labels, np.repeat(np.arange(5), 2))
+    assert (latents.dtype, labels.dtype) == (np.float32, np.int64)
+
+
 def test_inputs_that_cannot_be_taken_are_said_and_no_others_are_timed(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
