@@ -207,12 +207,15 @@ def test_an_interruption_during_a_turn_ends_all(tmp_path: Path, monkeypatch: pyt
     }
     pids = []
 
+    def interrupted(_: apart._Host) -> None:
+        raise KeyboardInterrupt
+
     def measure() -> None:
         with apart.Stage("cpu") as stage:
             stage.add(recipes)
             pids.extend(host._process.pid for host in stage._hosts)
             timed = stage.timed(POOL)
-            monkeypatch.setattr(apart._Host, "_stop", lambda _: signal.raise_signal(signal.SIGINT))
+            monkeypatch.setattr(apart._Host, "_stop", interrupted)
             timing.interleaved(timed, 60.0, 10)
 
     with pytest.raises(KeyboardInterrupt):
