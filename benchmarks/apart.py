@@ -169,10 +169,12 @@ class Stage:
             try:
                 with tempfile.TemporaryDirectory(prefix="gan-bench-") as folder:
                     paths = _written(pool, Path(folder))
-                    for act in (partial(_Host.tell, what=("pool", paths, len(pool))), _Host.answer):
-                        for host in self._hosts:
-                            with suppress(EngineError, MemoryError):  # It is said when its turn comes.
-                                act(host)
+                    for host in self._hosts:
+                        with suppress(EngineError):  # It is said when its turn comes, here as below.
+                            host.tell(("pool", paths, len(pool)))
+                    for host in self._hosts:
+                        with suppress(EngineError, MemoryError):
+                            host.answer()
             except OSError as error:
                 folder = tempfile.gettempdir()
                 raise GanEdgeError(

@@ -45,6 +45,8 @@ READ = (3, 4, SCHEMA)
 """Schemas that can be read."""
 NETWORKS = 5
 """The first schema with yardsticks in each engine; those before have the general one alone."""
+ALIKE = ("processor", "threads")
+"""What two machines have to have in common: a small network tells nothing of how a large one does elsewhere."""
 BEYOND: Mapping[str, tuple[str, float]] = {
     "bytes": ("MB of weights or file", 0.01),
     "peak_bytes": ("MB of memory", 0.1),
@@ -70,8 +72,8 @@ class Change:
     baseline: str
     """What both were held against."""
     verdict: str
-    """"slower", "faster", "same", "unclear" (the reports are too noisy to tell); "unfaithful": its pictures passed
-    before and do not now; "gone": it was measured before and cannot be now."""
+    """"slower", "faster", "same", "unclear" (too noisy to tell, or held against what is not alike); "unfaithful": its
+    pictures passed before and do not now; "gone": it was measured before and cannot be now."""
     why: str = ""
     """Of one that is gone."""
 
@@ -152,7 +154,9 @@ def differences(before: Report, after: Report) -> list[str]:
     for part in ("processor", "threads", "system", "gpu"):
         then, now = before["machine"].get(part), after["machine"].get(part)
         if then != now:
-            lines.append(f"{part}: {then} before, {now} after")
+            lines.append(
+                f"{part}: {then} before, {now} after" + (", which leaves all unclear" if part in ALIKE else "")
+            )
     then, now = before["machine"].get("versions", {}), after["machine"].get("versions", {})
     lines += [f"{name}: {then.get(name)} before, {now.get(name)} after" for name in now if then.get(name) != now[name]]
     lines += [
@@ -261,15 +265,15 @@ def _bases(key: tuple[str, int], before: Report, after: Report) -> tuple[str, li
 def _is_unlike(baseline: str, before: Report, after: Report) -> bool:
     """Whether what both were held against was not the same in both, or is no measure of it."""
     machines = [report["machine"] for report in (before, after)]
-    if any(machines[0].get(part) != machines[1].get(part) for part in ("processor", "threads")):
-        return True  # What is small, or of one thread, tells nothing of how a large network does elsewhere.
+    if any(machines[0].get(part) != machines[1].get(part) for part in ALIKE):
+        return True
     if baseline == CLOCK:
         return not before["method"]["strict"]
+    if baseline != YARDSTICK:
+        return False
     package = "torch" if before["method"].get("yardstick") == "product" else "numpy"
     versions = [machine["versions"].get(package) for machine in machines]
-    if baseline == YARDSTICK and versions[0] != versions[1]:
-        return True
-    return _is_elsewhere(baseline, before, after)
+    return versions[0] != versions[1] or _is_elsewhere(baseline, before, after)
 
 
 def _is_elsewhere(baseline: str, before: Report, after: Report) -> bool:

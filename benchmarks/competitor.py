@@ -87,6 +87,11 @@ class Competitor:
     recipe: Recipe | None = None
     """Makes it in another process; None where it has to stay in this one."""
 
+    @property
+    def digest(self) -> str:
+        """Of the artifact that it was made from; empty for PyTorch."""
+        return "" if self.manifest is None else self.manifest.digest
+
     def over(self, pool: Pool) -> timing.Competitor:
         """A function of a number that calls it with the inputs of that number."""
         return lambda number: self.run(pool[number % len(pool)])
@@ -145,8 +150,8 @@ def artifact_competitors(
         for name, compute, must in _ways(asked):
             label = _label(file, name, compute, files)
             try:
-                one = open_artifact(file, name, compute, device, threads, found, files)
-                make = partial(_again, file, name, compute, device, threads, digest_of(one))
+                one = _opened(file, name, compute, device, threads, found, files)
+                make = partial(_again, file, name, compute, device, threads, one.digest)
                 found.append(replace(one, recipe=Recipe(make, one.name)))
             except (EngineError, MissingExtra) as error:
                 if must:
@@ -158,7 +163,7 @@ def artifact_competitors(
     return found, absent
 
 
-def open_artifact(
+def _opened(
     file: Path,
     engine: str,
     compute: str | None,
@@ -183,15 +188,10 @@ def open_artifact(
     return _named(file, start, compute, place, beside, files or [file], "" if engine == "auto" else engine)
 
 
-def digest_of(one: Competitor) -> str:
-    """Of the artifact that it was made from; empty for PyTorch."""
-    return "" if one.manifest is None else one.manifest.digest
-
-
 def _again(file: Path, engine: str, compute: str | None, device: str, threads: int, digest: str) -> Competitor:
     """The same in another process."""
-    one = open_artifact(file, engine, compute, device, threads)
-    if digest_of(one) != digest:
+    one = _opened(file, engine, compute, device, threads)
+    if one.digest != digest:
         raise EngineError(f"{file} was changed while it was measured")
     return one
 

@@ -28,7 +28,6 @@ from ganedge.benchmarks.competitor import (
     Split,
     artifact_competitors,
     common,
-    digest_of,
 )
 from ganedge.benchmarks.conditions import Others, Watch, conditions, machine
 from ganedge.export import parity
@@ -237,7 +236,7 @@ def _method(settings: Settings, subject: Subject) -> dict[str, Any]:
         "iterations": settings.iterations,
         "device": settings.device,
         "dropped": 0,
-        "no_network": {},
+        "no_yardstick": {},
         "strict": settings.strict,
         "yardstick": "" if settings.strict else yardsticks.general(settings.device),
     }
@@ -305,7 +304,7 @@ def _describe(subject: Subject, files: Sequence[Path]) -> dict[str, dict[str, An
             "computes": one.computes or one.precision,
             "device": one.device,
             "file": None if one.file is None else one.file.name,
-            "digest": digest_of(one) or None,
+            "digest": one.digest or None,
             "bytes": one.bytes,
             "macs": counts[one.file]
             if one.file is not None and one.file.suffix == ".onnx"
@@ -397,8 +396,9 @@ def _at_batch(
         # Whole rounds are kept; what was not compared by then is compared no more.
     turns = timing.whole_rounds(turns)
     beside = {name.removeprefix(STICK): turns.pop(name) for name in list(turns) if name.startswith(STICK)}
-    lost = {name: str(failed.pop(name)) for name in list(failed) if name.startswith(STICK)}
-    report["method"]["no_network"] |= {name.removeprefix(STICK): why for name, why in lost.items()}
+    report["method"]["no_yardstick"] |= {
+        name.removeprefix(STICK): str(failed.pop(name)) for name in list(failed) if name.startswith(STICK)
+    }
     judge = _judge(subject.competitors, outputs, failed, report["reference"])
     report["reference"] = report["reference"] or (None if judge is None else judge.name)
     if beside:

@@ -79,16 +79,11 @@ def wanted(competitors: Sequence[Competitor], device: str, threads: int) -> dict
 
 def general(device: str) -> str:
     """The name of the yardstick that is for every engine."""
-    return "product" if has_product(device) else "sort"
-
-
-def has_product(device: str) -> bool:
-    """Whether that is a product of matrices on a GPU."""
     if device != "cuda" or find_spec("torch") is None:
-        return False
+        return "sort"
     import torch
 
-    return torch.cuda.is_available()  # It may be a build for CPUs beside engines for the GPU.
+    return "product" if torch.cuda.is_available() else "sort"  # It may be a build for CPUs beside engines for the GPU.
 
 
 def sort() -> Yardstick:
@@ -226,6 +221,5 @@ STARTS: Mapping[str, Callable[[int], Callable[[], object]]] = {
     "PyTorch": _pytorch,
 }
 """By the first word of what a competitor says of its engine."""
-
-
 GENERAL: Mapping[str, Callable[[], Yardstick]] = {"sort": sort, "product": product}
+"""By the name that `general` gives."""

@@ -22,15 +22,20 @@ from ganedge.runtime.errors import EngineError, GanEdgeError, MissingExtra
 POOL = [[np.full((1, 3), float(number), np.float32)] for number in range(4)]
 
 
-@dataclass(frozen=True)
-class Counter:
-    """A piece that keeps what it was called with, in a file."""
+class Plain:
+    """What the pieces here have in common."""
 
-    path: str
     renew: Callable[[], None] | None = None
 
     def close(self) -> None:
         """Nothing to let go."""
+
+
+@dataclass(frozen=True)
+class Counter(Plain):
+    """A piece that keeps what it was called with, in a file."""
+
+    path: str
 
     def over(self, pool: apart.Pool) -> timing.Competitor:
         """Write down which inputs come."""
@@ -44,14 +49,10 @@ class Counter:
 
 
 @dataclass(frozen=True)
-class Ends:
+class Ends(Plain):
     """One that is fine until it is called."""
 
     how: str
-    renew: Callable[[], None] | None = None
-
-    def close(self) -> None:
-        """Nothing to let go."""
 
     def over(self, _pool: apart.Pool) -> timing.Competitor:
         """End, one way or another."""
