@@ -5,7 +5,7 @@ FILE ?= demo/generator.onnx
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: check clean demo figures format gpu help honesty hostile install-matrix matrix results soak startup test
+.PHONY: check clean demo figures format gpu help honesty hostile install-matrix layout matrix results soak startup test
 SOAK_SECONDS ?= 3600
 SOAK_LOADS ?= 500
 
@@ -46,7 +46,10 @@ check: $(VENV)/test.stamp .typecheck/ganedge ## Format, lint, types and layout
 	$(BIN)/mypy
 	$(BIN)/python -m pytest --quiet tests/test_layout.py
 
-format: $(VENV)/test.stamp ## Format and mend what can be mended
+layout: ## Write the file tree of docs/layout.md
+	python3 tests/layout_tree.py
+
+format: $(VENV)/test.stamp layout ## Format, and fix what can be fixed automatically
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
@@ -54,7 +57,7 @@ matrix: $(VENV)/test.stamp ## Every system at its default size × FP32, FP16, IN
 	GANEDGE_MATRIX=1 $(BIN)/python -m pytest -m matrix tests/export/test_matrix.py
 
 startup: $(VENV)/test.stamp ## Start-up time of the API and of gan-run beside a bare onnxruntime script
-	$(BIN)/python -m ganedge.benchmarks.startup $(FILE)
+	$(BIN)/python -m ganedge.benchmarks.studies.startup $(FILE)
 
 hostile: $(VENV)/test.stamp ## 2000 damaged files, 3000 damaged requests, 66 kills (half an hour on two quiet cores)
 	OMP_WAIT_POLICY=passive $(BIN)/python tests/hostile/fuzz.py --cases 2000 --report tests/hostile/results/fuzz.json
@@ -86,7 +89,7 @@ results: $(VENV)/test.stamp ## Measure a DCGAN-64 and a CycleGAN in every form a
 	$(BIN)/gan-export build/results/run --int8 --for openvino -o build/results/dcgan64-int8-openvino.onnx
 	-$(BIN)/gan-bench build/results/dcgan64-*.onnx --against build/results/run --torch eager,channels-last --batch 1,16 \
 		--json $(RESULTS)/$(MACHINE).json --html build/results/page.html
-	$(BIN)/python -m ganedge.benchmarks.results pictures build/results/pictures
+	$(BIN)/python -m ganedge.benchmarks.studies.results pictures build/results/pictures
 	$(BIN)/gan-train cyclegan --data build/results/pictures --steps 2 --out build/results/cyclegan
 	$(BIN)/gan-export build/results/cyclegan -o build/results/cyclegan256-fp32.onnx
 	$(BIN)/gan-export build/results/cyclegan --fp16 -o build/results/cyclegan256-fp16.onnx
@@ -97,10 +100,10 @@ results: $(VENV)/test.stamp ## Measure a DCGAN-64 and a CycleGAN in every form a
 		--json $(RESULTS)/$(MACHINE)-cyclegan256.json --html build/results/cyclegan.html
 	mkdir -p $(RESULTS)/training
 	$(BIN)/gan-bench train --json $(RESULTS)/training/$(MACHINE).json
-	$(BIN)/python -m ganedge.benchmarks.results
+	$(BIN)/python -m ganedge.benchmarks.studies.results
 
 honesty: $(VENV)/test.stamp ## Is gan-bench right where the answer is known? 20 runs (RUNS=) on a quiet machine, two to three minutes each
-	$(BIN)/python -m ganedge.benchmarks.honesty --runs $(RUNS) --json $(RESULTS)/honesty/$(MACHINE).json
+	$(BIN)/python -m ganedge.benchmarks.studies.honesty --runs $(RUNS) --json $(RESULTS)/honesty/$(MACHINE).json
 
 # What this machine lacks is named and left out: a line with a minus may fail, where there is no compiler or TensorRT, or
 # where one misses its gate, and what comes after it is measured all the same.
@@ -115,7 +118,7 @@ gpu: .typecheck/ganedge ## Every test marked gpu and the benchmarks on CUDA, wit
 	-$(GPU) ganedge.export build/gpu/dcgan64-fp16.onnx --format trt -o build/gpu/dcgan64-trt.engine
 	-$(GPU) ganedge.benchmarks build/gpu/dcgan64-*.onnx $$(ls build/gpu/dcgan64-*.engine 2>/dev/null) --against build/gpu/run \
 		--device cuda --torch all --batch 1,16 $(QUICK) --json $(RESULTS)/$(MACHINE)-cuda.json
-	$(GPU) ganedge.benchmarks.results pictures build/gpu/pictures
+	$(GPU) ganedge.benchmarks.studies.results pictures build/gpu/pictures
 	$(GPU) ganedge.train cyclegan --data build/gpu/pictures --steps 2 --device cuda --out build/gpu/cyclegan
 	$(GPU) ganedge.export build/gpu/cyclegan -o build/gpu/cyclegan256-fp32.onnx
 	$(GPU) ganedge.export build/gpu/cyclegan --fp16 -o build/gpu/cyclegan256-fp16.onnx

@@ -16,7 +16,8 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from ganedge.runtime import engines, terminal
+from ganedge.runtime import engines
+from ganedge.runtime.cli import terminal
 from ganedge.runtime.errors import GanEdgeError, MissingExtra, UsageError
 
 COMMANDS = ("latency", "compare", "train")
@@ -124,15 +125,15 @@ def _latency(
     trust: Annotated[bool, typer.Option("--trust", help="Read weights that can execute code.")] = False,
 ) -> None:
     """Time artifacts and PyTorch in turns, and print a table and then one JSON line."""
-    from ganedge.benchmarks import choice, latency, report
+    from ganedge.benchmarks import latency, recommend, report
 
     given = terminal.typed(context)
     _check_options(given, against, fid or data is not None)
-    wanted = None if choose is None else choice.read_choice(choose)
+    wanted = None if choose is None else recommend.read_choice(choose)
     least, calls = (latency.STRICT_SECONDS, latency.STRICT_QUERIES) if strict else (3.0, 50)
     with_torch = against is not None and engines.installed("torch")
     if wanted is not None:
-        choice.check_figures(
+        recommend.check_figures(
             wanted,
             compared=with_torch or len(files) > 1 or engine == "all" or "," in engine,
             eager=with_torch,
@@ -170,8 +171,8 @@ def _latency(
     unmet: GanEdgeError | None = None
     if wanted is not None and not measured["partial"]:
         try:
-            measured["choice"] = choice.decide(measured, wanted)
-            choice.check(measured["choice"])
+            measured["choice"] = recommend.decide(measured, wanted)
+            recommend.check(measured["choice"])
         except GanEdgeError as error:
             unmet = error  # What was measured is written all the same.
     try:  # Files before anything is printed: what reads it may have gone. And it is printed whatever files meet.

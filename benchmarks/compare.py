@@ -20,9 +20,10 @@ from typing import Any
 
 import numpy as np
 
-from ganedge.benchmarks import size, timing
+from ganedge.benchmarks import size
 from ganedge.benchmarks.competitor import ALONE, EAGER, NOT_ASKED
 from ganedge.benchmarks.latency import SCHEMA
+from ganedge.runtime import timing
 from ganedge.runtime.errors import InputError, UsageError
 
 TOLERANCE = 0.04

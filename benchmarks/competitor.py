@@ -13,9 +13,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ganedge.benchmarks import timing
-from ganedge.benchmarks.apart import Pool, Recipe
-from ganedge.runtime import engines
+from ganedge.benchmarks.isolated import Pool, Recipe
+from ganedge.runtime import engines, timing
 from ganedge.runtime.engine_file import read_sidecar
 from ganedge.runtime.errors import EngineError, InputError, MissingExtra, UsageError
 from ganedge.runtime.generator import Generator, load

@@ -21,10 +21,10 @@ from ganedge.benchmarks.competitor import Competitor
 from ganedge.export import parity
 from ganedge.models.variant import Wants
 from ganedge.runtime import engines
+from ganedge.runtime.cli.terminal import note
 from ganedge.runtime.errors import EngineError, MissingExtra, UsageError
-from ganedge.runtime.images import to_uint8
 from ganedge.runtime.manifest import Interface
-from ganedge.runtime.terminal import note
+from ganedge.runtime.pictures.images import to_uint8
 from ganedge.train import metrics
 from ganedge.train.data import Options, describe_skipped, open_data
 

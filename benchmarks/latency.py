@@ -18,20 +18,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ganedge.benchmarks import apart, arithmetic, pools, process, size, timing, yardsticks
-from ganedge.benchmarks.competitor import (
-    ALONE,
-    EAGER,
-    TORCH,
-    Competitor,
-    Inputs,
-    Split,
-    artifact_competitors,
-    common,
-)
+from ganedge.benchmarks import arithmetic, input_pool, isolated, process, size, yardsticks
+from ganedge.benchmarks.competitor import ALONE, EAGER, TORCH, Competitor, Inputs, Split, artifact_competitors, common
 from ganedge.benchmarks.conditions import Others, Watch, conditions, machine
 from ganedge.export import parity
-from ganedge.runtime import engines, fidelity
+from ganedge.runtime import engines, fidelity, timing
 from ganedge.runtime.errors import EngineError, MissingExtra, UsageError
 from ganedge.runtime.manifest import Interface, Precision, read_artifact
 
@@ -186,7 +177,7 @@ def measure(
     others: list[float] = []
     try:
         report["peak"] = arithmetic.peak(threads, settings.device)
-        with apart.Stage(settings.device) as stage:
+        with isolated.Stage(settings.device) as stage:
             failed = {} if settings.strict else _set(stage, subject, settings, threads)
             for batch in settings.batches:
                 _at_batch(report, subject, stage, dict(failed), batch, settings, pictures, others, watch)
@@ -226,7 +217,7 @@ def _method(settings: Settings, subject: Subject) -> dict[str, Any]:
         "each round, "
         + (
             "each in a process of its own that is stopped when its turn is over"
-            if apart.possible(settings.device)
+            if isolated.possible(settings.device)
             else "after all threads have gone to sleep"
         ),
         "ratio": "of the lower quartiles of turns within a round, their median over the rounds",
@@ -281,7 +272,7 @@ def _open(files: Sequence[Path], against: str | None, settings: Settings, said: 
         reference.check(network, interface, inputs)
         torch_ones, missing = reference.competitors(network, inputs, settings.device, threads, settings.torch)
         again = partial(reference.again, against, manifest, said, interface, settings.batches[0], threads)
-        torch_ones = [replace(one, recipe=apart.Recipe(partial(again, one.name), one.name)) for one in torch_ones]
+        torch_ones = [replace(one, recipe=isolated.Recipe(partial(again, one.name), one.name)) for one in torch_ones]
         found, absent = [*torch_ones, *found], {**missing, **absent}
     if not found:
         raise EngineError("nothing to measure here: " + "; ".join(f"{name}: {why}" for name, why in absent.items()))
@@ -365,7 +356,7 @@ def _cold_starts(
 def _at_batch(
     report: dict[str, Any],
     subject: Subject,
-    stage: apart.Stage,
+    stage: isolated.Stage,
     failed: dict[str, Exception],
     batch: int,
     settings: Settings,
@@ -377,7 +368,7 @@ def _at_batch(
 
     `failed` holds the errors of those that could not be set up.
     """
-    pool, said = pools.make(subject.interface, batch)
+    pool, said = input_pool.make(subject.interface, batch)
     report["method"].setdefault("pool", {})[str(batch)] = said
     turns: timing.Turns = {}
     outputs: dict[str, Output] = {}
@@ -418,7 +409,7 @@ def _at_batch(
         raise KeyboardInterrupt
 
 
-def _set(stage: apart.Stage, subject: Subject, settings: Settings, threads: int) -> dict[str, Exception]:
+def _set(stage: isolated.Stage, subject: Subject, settings: Settings, threads: int) -> dict[str, Exception]:
     """Put competitors and yardsticks where they are timed; the errors of those that could not be."""
     able = {one.name: one.recipe if stage.able and one.recipe is not None else one for one in subject.competitors}
     sticks = yardsticks.wanted(subject.competitors, settings.device, threads)
@@ -427,7 +418,7 @@ def _set(stage: apart.Stage, subject: Subject, settings: Settings, threads: int)
 
 def _timed(
     subject: Subject,
-    stage: apart.Stage,
+    stage: isolated.Stage,
     pool: Sequence[Inputs],
     settings: Settings,
     turns: timing.Turns,

@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 
 from ganedge.benchmarks import report as words
 from ganedge.runtime import engines
+from ganedge.runtime.cli.terminal import printable
 from ganedge.runtime.errors import MissingExtra
 from ganedge.runtime.files import write_whole
 from ganedge.runtime.manifest import Port
-from ganedge.runtime.terminal import printable
 
 LONGEST, HEAD = 38, 8
 """Characters of a name in a plot, and how many of them are its beginning where it is longer."""
@@ -258,7 +258,7 @@ def _short(name: str) -> str:
 
 def _pictures(pictures: Mapping[str, NDArray[np.generic]], port: Port, reference: str | None) -> list[dict[str, str]]:
     """Each competitor's pictures side by side, and how far they are from the reference's."""
-    from ganedge.runtime.images import to_uint8
+    from ganedge.runtime.pictures.images import to_uint8
 
     span = port.range or (-1.0, 1.0)
     levels = {

@@ -23,9 +23,9 @@ from ganedge.benchmarks.competitor import NOT_ASKED, SPLITS, TORCH, WARM_SPLITS,
 from ganedge.benchmarks.size import own_size
 from ganedge.export import foreign, parity
 from ganedge.export.from_torch import per_picture, unwrap
+from ganedge.runtime.cli.terminal import note
 from ganedge.runtime.errors import EngineError, GanEdgeError, InputError, UsageError
 from ganedge.runtime.manifest import Interface, Manifest
-from ganedge.runtime.terminal import note
 from ganedge.train import checkpoint, run_folder
 
 Inputs = Sequence[NDArray[np.generic]]
@@ -97,7 +97,7 @@ def open_reference(spec: str, manifest: Manifest, said: Said | None = None) -> n
     return network.requires_grad_(False)
 
 
-def _open_foreign(spec: str, told: foreign.Foreign, said: Said) -> foreign.Opened:
+def _open_foreign(spec: str, told: foreign.Foreign, said: Said) -> foreign.LoadedModule:
     """The module or checkpoint; without the part that the artifact was made from where these weights have none."""
     try:
         return foreign.open_network(spec, said.arch, told, said.plain)

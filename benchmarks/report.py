@@ -9,7 +9,7 @@ from typing import Any
 
 from ganedge.benchmarks import size
 from ganedge.benchmarks.arithmetic import kind
-from ganedge.runtime.terminal import printable
+from ganedge.runtime.cli.terminal import printable
 
 COLUMNS = ("batch", "p50 ms", "p90", "p99", "images/s", "speed-up", "same pictures")
 """Of the table on a terminal."""

@@ -28,15 +28,15 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from ganedge.benchmarks import latency, timing
+from ganedge.benchmarks import latency
 from ganedge.benchmarks.conditions import Others, Watch, conditions, machine
 from ganedge.models import find
 from ganedge.models.variant import Wants
-from ganedge.runtime import engines
+from ganedge.runtime import engines, timing
 from ganedge.runtime.errors import EngineError, GanEdgeError, UsageError
 from ganedge.train import compiling, loop
 from ganedge.train.data import Data
-from ganedge.train.keeper import Keeper
+from ganedge.train.reporter import Keeper
 from ganedge.train.sources import InMemory
 
 SCHEMA = 3

@@ -19,9 +19,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ganedge.benchmarks import apart, timing
-from ganedge.benchmarks.apart import Pool, Recipe
+from ganedge.benchmarks import isolated
 from ganedge.benchmarks.competitor import Competitor
+from ganedge.benchmarks.isolated import Pool, Recipe
+from ganedge.runtime import timing
 from ganedge.runtime.engines import ort, ov
 from ganedge.runtime.errors import EngineError, GanEdgeError, MissingExtra
 
@@ -103,7 +104,7 @@ def product() -> Yardstick:
             torch.mm(matrix, matrix)
             torch.cuda.synchronize()
         except RuntimeError as error:
-            raise EngineError(apart.line(error)) from error
+            raise EngineError(isolated.line(error)) from error
 
     return Yardstick(run)
 
@@ -133,7 +134,7 @@ def network(kind: str, threads: int) -> Yardstick:
         except GanEdgeError:
             raise
         except Exception as error:
-            raise EngineError(apart.line(error)) from error
+            raise EngineError(isolated.line(error)) from error
 
     renew()
     run(0)

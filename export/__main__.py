@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from ganedge.runtime import terminal
+from ganedge.runtime.cli import terminal
 
 if TYPE_CHECKING:
-    from ganedge.export.artifact import Proven, Wanted
-    from ganedge.export.original import Original
+    from ganedge.export.artifact import ExportSpec, VerifiedArtifact
+    from ganedge.export.source_model import SourceModel
     from ganedge.export.to_tensorrt import Settings
 
 
@@ -205,16 +205,16 @@ def build() -> typer.Typer:
         typed = terminal.typed(context)
         precisions = [name for name, asked in (("fp16", fp16), ("bf16", bf16), ("int8", int8)) if asked]
         _refuse_idle(typed, forms, precisions, size, calibrate, target_engine)
-        from ganedge.export.artifact import Wanted, make
+        from ganedge.export.artifact import ExportSpec, make
         from ganedge.export.sizes import read_range
-        from ganedge.export.sources import Said, open_source
+        from ganedge.export.source import Said, open_source
         from ganedge.export.to_tensorrt import Settings
         from ganedge.export.to_triton import check_backend
         from ganedge.runtime.fidelity import read_gate
 
         check_backend(backend, forms, "bf16" if bf16 else "", triton_name, targets)
         settings = Settings.read(batch, size, workspace, level, portable, targets, timing_cache, dla)
-        wanted = Wanted(
+        wanted = ExportSpec(
             precision="fp16" if fp16 else "bf16" if bf16 else "int8" if int8 else None,
             io=io,
             calibrate=_calibrate(calibrate),
@@ -291,7 +291,7 @@ def _refuse_idle(
         raise UsageError(f"--calibrate {calibrate}: only FP16 and INT8 look at values; a folder serves every proof")
 
 
-def _refuse_settled(typed: frozenset[str], original: Original, calibrate: str | None) -> None:
+def _refuse_settled(typed: frozenset[str], original: SourceModel, calibrate: str | None) -> None:
     """Refuse options that the source itself leaves without effect."""
     from ganedge.runtime.errors import UsageError
 
@@ -306,7 +306,7 @@ def _refuse_settled(typed: frozenset[str], original: Original, calibrate: str | 
 
 def _write(
     source: Path,
-    proven: Proven,
+    proven: VerifiedArtifact,
     paths: dict[str, Path],
     settings: Settings,
     backend: Literal["onnxruntime", "tensorrt"],
@@ -342,14 +342,14 @@ def _write(
         terminal.note(f"{place}: tritonserver --model-repository {paths['triton']}")
 
 
-def _name(original: Original, wanted: Wanted, target: Literal["ort", "openvino", "trt"] | None) -> str:
+def _name(original: SourceModel, wanted: ExportSpec, target: Literal["ort", "openvino", "trt"] | None) -> str:
     """What an artifact is called where nobody says: two forms of INT8 have two names."""
     from ganedge.export.artifact import default_path
 
     return default_path(original, wanted.precision or original.precision, "onnx", target).stem
 
 
-def _say(proven: Proven) -> None:
+def _say(proven: VerifiedArtifact) -> None:
     """What a person should know, and the figures."""
     for text in proven.notes:
         terminal.note(text)
@@ -361,8 +361,8 @@ def _say(proven: Proven) -> None:
 
 def _paths(
     source: Path,
-    original: Original,
-    wanted: Wanted,
+    original: SourceModel,
+    wanted: ExportSpec,
     forms: list[str],
     output: Path | None,
     target: Literal["ort", "openvino", "trt"] | None,

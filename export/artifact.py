@@ -1,7 +1,7 @@
 """From a generator to a proven artifact: change precision, prove, and only then appear under the final name. No torch.
 
 export_run(Path("runs/digits"), Path("generator.onnx"), kind="fp16")
-export(of_onnx(Path("generator.onnx")), Wanted("int8", target="trt"), Path("generator-int8.onnx"))
+export(of_onnx(Path("generator.onnx")), ExportSpec("int8", target="trt"), Path("generator-int8.onnx"))
 """
 
 from __future__ import annotations
@@ -17,14 +17,15 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto
 
-from ganedge.export import boundary, layers, parity, pictures, precision, quantize
-from ganedge.export.original import Original
+from ganedge.export import layers, parity, precision, quantize, uint8_io
 from ganedge.export.sensitivity import Sensitivity
+from ganedge.export.source_model import SourceModel
 from ganedge.runtime import engines, fidelity
 from ganedge.runtime.errors import GanEdgeError, UsageError
 from ganedge.runtime.files import whole_file, write_whole
+from ganedge.runtime.inputs import listed
 from ganedge.runtime.manifest import Manifest, Parity, Precision, write_artifact
-from ganedge.runtime.verify import MAX_PROOF, form
+from ganedge.runtime.verify import MAX_PROOF, io_signature
 
 ROUNDS = 5
 """How often layers are taken back to a higher precision before giving up."""
@@ -41,7 +42,7 @@ LATENTS = 128
 
 
 @dataclass(frozen=True)
-class Wanted:
+class ExportSpec:
     """What an artifact is to be."""
 
     precision: Precision | None = None
@@ -69,7 +70,7 @@ class Wanted:
 
 
 @dataclass(frozen=True)
-class Proven:
+class VerifiedArtifact:
     """An artifact that holds, in memory."""
 
     data: bytes
@@ -100,11 +101,11 @@ def export_run(run: Path, output: Path | None = None, kind: Precision = "fp32") 
     """
     from ganedge.export.from_torch import of_run
 
-    path, proven = export(of_run(run), Wanted(kind), output)
+    path, proven = export(of_run(run), ExportSpec(kind), output)
     return path, proven.manifest
 
 
-def export(original: Original, wanted: Wanted, output: Path | None = None) -> tuple[Path, Proven]:
+def export(original: SourceModel, wanted: ExportSpec, output: Path | None = None) -> tuple[Path, VerifiedArtifact]:
     """Make an artifact, prove it, and write it whole. Raises as `make` does."""
     proven = make(original, wanted)
     path = output or default_path(original, proven.manifest.precision, "onnx", wanted.target)
@@ -112,13 +113,13 @@ def export(original: Original, wanted: Wanted, output: Path | None = None) -> tu
     return path, proven
 
 
-def write_artifact_file(path: Path, proven: Proven) -> None:
+def write_artifact_file(path: Path, proven: VerifiedArtifact) -> None:
     """Write the .onnx, and beside it what proves it again: a device may have one engine, and not those here."""
     write_whole(path, proven.data)
     write_proof(path, proven)
 
 
-def write_proof(path: Path, proven: Proven) -> None:
+def write_proof(path: Path, proven: VerifiedArtifact) -> None:
     """Keep some inputs and outputs beside an artifact, so that `gan-run verify` can prove it on the device.
 
     Where nothing could run the source there are none, and an older artifact's are removed with it.
@@ -136,12 +137,12 @@ def write_proof(path: Path, proven: Proven) -> None:
     arrays = {f"input{place}": array[:count] for place, array in enumerate(case.inputs)}
     arrays["output"] = case.reference[:count].astype(np.float32)
     arrays["weights"] = np.array(proven.manifest.source.weights)
-    arrays["interface"] = np.array(form(interface))
+    arrays["interface"] = np.array(io_signature(interface))
     with whole_file(place) as part, part.open("wb") as file:
         np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
 
 
-def default_path(original: Original, kind: Precision, ending: str, target: quantize.Target | None = None) -> Path:
+def default_path(original: SourceModel, kind: Precision, ending: str, target: quantize.Target | None = None) -> Path:
     """Where an artifact goes unless told otherwise: `generator.onnx`, `generator-a2b-fp16.engine`.
 
     An INT8 graph that was asked for one engine says so, `generator-int8-ort.onnx`: another engine's has another form.
@@ -153,13 +154,13 @@ def default_path(original: Original, kind: Precision, ending: str, target: quant
     return original.folder / f"{stem}{'' if kind == 'fp32' else f'-{kind}'}{form}.{ending}"
 
 
-def stays(original: Original, wanted: Wanted) -> bool:
+def stays(original: SourceModel, wanted: ExportSpec) -> bool:
     """Whether the source is an artifact that is wanted as it is, so that what was proven of it still holds."""
     same = wanted.precision in (None, original.precision) and wanted.io == "float"
     return same and bool(original.parity) and wanted.gate is None
 
 
-def make(original: Original, wanted: Wanted) -> Proven:
+def make(original: SourceModel, wanted: ExportSpec) -> VerifiedArtifact:
     """Change what the graph computes in and what crosses its boundary, and prove that it is still the same generator.
 
     Raises:
@@ -221,7 +222,7 @@ class _Losses(Protocol):
 class _LossesOfFp16:
     """FP16: what overflows or cancels shows in the layer itself, so those that lose most are taken, more each turn."""
 
-    def __init__(self, original: Original, inputs: Sequence[Sequence[NDArray[np.generic]]]) -> None:
+    def __init__(self, original: SourceModel, inputs: Sequence[Sequence[NDArray[np.generic]]]) -> None:
         self._original = original
         self._inputs = inputs
         self._count = max(1, sum(node.op_type in quantize.LAYERS for node in original.model.graph.node) // 12)
@@ -241,7 +242,7 @@ class _LossesOfBf16:
 
     worst = "the first layers"
 
-    def __init__(self, original: Original) -> None:
+    def __init__(self, original: SourceModel) -> None:
         self._layers = [node.name for node in original.model.graph.node if node.op_type in quantize.LAYERS]
         self._count = max(1, len(self._layers) // 12)
 
@@ -255,7 +256,7 @@ class _LossesOfBf16:
 class _LossesOfInt8:
     """INT8: what a layer rounds may grow or fade behind it, so what counts is what it does to the output."""
 
-    def __init__(self, original: Original, low: ModelProto, wanted: Wanted) -> None:
+    def __init__(self, original: SourceModel, low: ModelProto, wanted: ExportSpec) -> None:
         assert wanted.target is not None
         prepared = quantize.prepared(original.model, wanted.target)
         others = calibration(original, wanted, "foresight")
@@ -274,23 +275,25 @@ class _LossesOfInt8:
         return keep
 
 
-def _cases(original: Original, wanted: Wanted, inputs: Sequence[Sequence[NDArray[np.generic]]]) -> list[parity.Case]:
+def _cases(
+    original: SourceModel, wanted: ExportSpec, inputs: Sequence[Sequence[NDArray[np.generic]]]
+) -> list[parity.Case]:
     """What the proof compares: inputs as the artifact takes them, and what the FP32 generator makes of them."""
     if original.run is None:
         return []
     run, interface = original.run, original.interface
     if wanted.io == "uint8":
-        run, interface = boundary.reference(run, interface), boundary.bytes_interface(interface)
+        run, interface = uint8_io.reference(run, interface), uint8_io.bytes_interface(interface)
         inputs = parity.real_cases(interface, wanted.folder, trained=wanted.side or original.source.size)
     return [parity.Case(case, run(case)) for case in inputs]
 
 
 def _choose_target(
-    original: Original,
-    wanted: Wanted,
+    original: SourceModel,
+    wanted: ExportSpec,
     inputs: Sequence[Sequence[NDArray[np.generic]]],
     calibrated: Sequence[Sequence[NDArray[np.generic]]],
-) -> tuple[Wanted, tuple[str, ...]]:
+) -> tuple[ExportSpec, tuple[str, ...]]:
     """The form of INT8 whose engine runs this very model fastest here, measured where there is a choice."""
     targets = quantize.runnable_targets()
     if len(targets) < 2:
@@ -317,7 +320,7 @@ def _choose_target(
     return replace(wanted, target=best), (f"made for {best}, the fastest here on one input ({shown}); --for chooses",)
 
 
-def _as_it_is(original: Original, cases: Sequence[parity.Case]) -> Proven:
+def _as_it_is(original: SourceModel, cases: Sequence[parity.Case]) -> VerifiedArtifact:
     """An artifact of the wanted precision already: what was proven of it still holds, as nothing changes."""
     manifest = Manifest(
         original.interface,
@@ -327,13 +330,15 @@ def _as_it_is(original: Original, cases: Sequence[parity.Case]) -> Proven:
         original.parity,
         "" if original.parity else "not proven when it was made",
     )
-    return Proven(write_artifact(original.model.SerializeToString(), manifest), manifest, cases, original.notes)
+    return VerifiedArtifact(
+        write_artifact(original.model.SerializeToString(), manifest), manifest, cases, original.notes
+    )
 
 
 def _convert(
-    original: Original,
+    original: SourceModel,
     kind: Precision,
-    wanted: Wanted,
+    wanted: ExportSpec,
     keep: frozenset[str],
     calibrated: Sequence[Sequence[NDArray[np.generic]]],
 ) -> tuple[ModelProto, tuple[str, ...]]:
@@ -344,7 +349,7 @@ def _convert(
         assert wanted.target is not None
         model, share, target = quantize.to_int8(original.model, calibrated, wanted.target, keep)
         return model, (f"INT8 for {target}: {share:.0%} of the multiply-accumulates",)
-    levels = boundary.steps(original.model)
+    levels = uint8_io.steps(original.model)
     if kind == "bf16":  # It reaches as far as FP32 does.
         notes = (f"kept in FP32 beside normalisation: {', '.join(sorted(keep))}",) if keep else ()
         return precision.to_half(original.model, "bf16", keep | levels), notes
@@ -357,13 +362,15 @@ def _convert(
     return precision.to_half(original.model, "fp16", wide | levels), notes
 
 
-def calibration(original: Original, wanted: Wanted, use: parity.Use = "calibration") -> list[list[NDArray[np.generic]]]:
+def calibration(
+    original: SourceModel, wanted: ExportSpec, use: parity.Use = "calibration"
+) -> list[list[NDArray[np.generic]]]:
     """Inputs to look at values with: others than those of the proof, also where pictures are given."""
     count = wanted.count or (None if original.interface.noise is None else LATENTS)
     return parity.real_cases(original.interface, wanted.folder, count, use, wanted.side or original.source.size)
 
 
-def _doubtful_range(original: Original, wanted: Wanted, cases: Sequence[parity.Case]) -> tuple[str, ...]:
+def _doubtful_range(original: SourceModel, wanted: ExportSpec, cases: Sequence[parity.Case]) -> tuple[str, ...]:
     """What to say where a foreign generator's pictures are plainly not of the range that was declared.
 
     That is where they leave the upper half never, as values of 0 to 1 in -1 to 1 do, or the range by half of it.
@@ -371,7 +378,7 @@ def _doubtful_range(original: Original, wanted: Wanted, cases: Sequence[parity.C
     declared = original.interface.output
     if original.source.data or declared.role != "image" or declared.range is None or not cases:
         return ()
-    port = boundary.bytes_interface(original.interface).output if wanted.io == "uint8" else declared
+    port = uint8_io.bytes_interface(original.interface).output if wanted.io == "uint8" else declared
     assert port.range is not None
     low, span = port.range[0], port.range[1] - port.range[0]
     least = min((float(case.reference.min()) - low) / span for case in cases)
@@ -385,7 +392,7 @@ def _doubtful_range(original: Original, wanted: Wanted, cases: Sequence[parity.C
 
 def _too_few(folder: Path) -> tuple[str, ...]:
     """What to say where a folder cannot be shared between what is calibrated with and what is proven with."""
-    count = len(pictures.listed(folder))
+    count = len(listed(folder))
     if count >= len(parity.USES):
         return ()
     seen = "so the proof, or the choice of layers, sees what it was calibrated with: give 3 or more"
@@ -393,16 +400,16 @@ def _too_few(folder: Path) -> tuple[str, ...]:
 
 
 def _prove(
-    original: Original,
+    original: SourceModel,
     model: ModelProto,
     kind: Precision,
-    wanted: Wanted,
+    wanted: ExportSpec,
     cases: Sequence[parity.Case],
     notes: tuple[str, ...],
-) -> Proven:
+) -> VerifiedArtifact:
     interface = original.interface
     if wanted.io == "uint8":
-        model, interface = boundary.to_bytes(model, interface)
+        model, interface = uint8_io.to_bytes(model, interface)
     gate = wanted.gate or fidelity.gate_of(kind, interface)
     manifest = Manifest(interface, kind, original.norm_mode, original.source)
     data = model.SerializeToString()
@@ -412,4 +419,4 @@ def _prove(
     manifest = replace(
         manifest, parity=proofs, unproven="" if proofs else f"no engine that computes {kind} is installed"
     )
-    return Proven(write_artifact(data, manifest), manifest, cases, notes)
+    return VerifiedArtifact(write_artifact(data, manifest), manifest, cases, notes)

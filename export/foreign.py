@@ -28,10 +28,10 @@ from typing import Any, Literal, NoReturn
 import torch
 from torch import Tensor, nn
 
-from ganedge.export import cyclegan_format
+from ganedge.export import architectures
 from ganedge.export.from_torch import NormChoice, of_network, unwrap
-from ganedge.export.original import Original
 from ganedge.export.sizes import read_size
+from ganedge.export.source_model import SourceModel
 from ganedge.runtime.errors import ArtifactError, GanEdgeError, MissingExtra, UsageError
 from ganedge.runtime.manifest import Interface, Noise, Port, Source, program
 
@@ -80,7 +80,7 @@ class Foreign:
 
 
 @dataclass(frozen=True)
-class Opened:
+class LoadedModule:
     """A module with its weights, as it came, and what is known of it."""
 
     network: nn.Module
@@ -96,7 +96,7 @@ class Opened:
     """What the names of its artifacts begin with: the file of its weights, or its class."""
 
 
-def of_module(spec: str, said: Foreign) -> Original:
+def of_module(spec: str, said: Foreign) -> SourceModel:
     """A torch module, given as `file.py:name` or `package.module:name`: a class, a function or an instance.
 
     Raises:
@@ -107,19 +107,19 @@ def of_module(spec: str, said: Foreign) -> Original:
     return _finish(open_module(spec, said))
 
 
-def open_module(spec: str, said: Foreign) -> Opened:
+def open_module(spec: str, said: Foreign) -> LoadedModule:
     """The module alone, see `of_module`."""
     network = construct(spec, said.kwargs)
     if said.weights is None:
         if said.part is not None:
             raise UsageError(f"--part {said.part} is a part of a checkpoint: give that with --weights")
-        return Opened(network, said, spec, "", stem=spec.rpartition(":")[2])
+        return LoadedModule(network, said, spec, "", stem=spec.rpartition(":")[2])
     content, digest = read_checkpoint(said.weights, said.trust)
     taken = _fit(network, list(_parts(content)), said.weights, said.part)
-    return Opened(network, said, spec, digest, _told(said.weights, taken), said.weights.stem)
+    return LoadedModule(network, said, spec, digest, _told(said.weights, taken), said.weights.stem)
 
 
-def of_pickle(path: Path, said: Foreign) -> Original:
+def of_pickle(path: Path, said: Foreign) -> SourceModel:
     """A whole module that torch.save wrote; reading it executes code, so it must be trusted.
 
     Raises:
@@ -129,7 +129,7 @@ def of_pickle(path: Path, said: Foreign) -> Original:
     return _finish(open_pickle(path, said))
 
 
-def open_pickle(path: Path, said: Foreign) -> Opened:
+def open_pickle(path: Path, said: Foreign) -> LoadedModule:
     """The module alone, see `of_pickle`."""
     sys.path.insert(0, str(Path.cwd()))
     sys.path.insert(0, str(path.resolve().parent))  # The classes of a pickled module are imported by name.
@@ -151,10 +151,10 @@ def open_pickle(path: Path, said: Foreign) -> Opened:
         raise UsageError(SCRIPT.format(path))
     if not isinstance(content, nn.Module):
         raise UsageError(f"{path} is weights alone: give their module, FILE.py:NAME --weights {path}, or --arch auto")
-    return Opened(content, said, path.name, digest, notes, path.stem)
+    return LoadedModule(content, said, path.name, digest, notes, path.stem)
 
 
-def of_checkpoint(path: Path, arch: str, said: Foreign) -> Original:
+def of_checkpoint(path: Path, arch: str, said: Foreign) -> SourceModel:
     """A generator of pytorch-CycleGAN-and-pix2pix, or with `auto` one of super-resolution, from its weights alone.
 
     Raises:
@@ -164,22 +164,24 @@ def of_checkpoint(path: Path, arch: str, said: Foreign) -> Original:
     return _finish(open_checkpoint(path, arch, said))
 
 
-def open_checkpoint(path: Path, arch: str, said: Foreign) -> Opened:
+def open_checkpoint(path: Path, arch: str, said: Foreign) -> LoadedModule:
     """The module alone, see `of_checkpoint`."""
     content, digest = read_checkpoint(path, said.trust)
     parts = _ranked(list(_parts(content)), path, said.part)
     if arch == "auto":
         name, state = _one_of_its_kind(parts, path)
         return _recognised(path, state, digest, said, _told(path, name))
-    name, network, state = _settle(parts, path, lambda state: cyclegan_format.build(arch, state, said.arch_norm))
+    name, network, state = _settle(parts, path, lambda state: architectures.build(arch, state, said.arch_norm))
     # Its generators work at any size that halves evenly; the U-Nets' multiple is found by trying.
     size = said.size or ("dynamic" if said.input is None else None)
-    channels = cyclegan_format.channels(state)
+    channels = architectures.channels(state)
     filled = {**vars(said), "kind": "image", "input": said.input or f"{channels}xHxW", "size": size}
-    return Opened(network, Foreign(**filled), arch, digest, _told(path, name), path.stem)
+    return LoadedModule(network, Foreign(**filled), arch, digest, _told(path, name), path.stem)
 
 
-def _recognised(path: Path, state: dict[str, Tensor], digest: str, said: Foreign, notes: tuple[str, ...]) -> Opened:
+def _recognised(
+    path: Path, state: dict[str, Tensor], digest: str, said: Foreign, notes: tuple[str, ...]
+) -> LoadedModule:
     """A super-resolution or restoration network that spandrel knows by its weights; pictures of 0 to 1 go in.
 
     Raises:
@@ -211,10 +213,10 @@ def _recognised(path: Path, state: dict[str, Tensor], digest: str, said: Foreign
     }
     tags = ", ".join(found.tags)
     note = f"recognised: {found.architecture.name}{f' ({tags})' if tags else ''}, {found.scale} × the size"
-    return Opened(found.model, Foreign(**filled), found.architecture.id, digest, (*notes, note), path.stem)
+    return LoadedModule(found.model, Foreign(**filled), found.architecture.id, digest, (*notes, note), path.stem)
 
 
-def open_network(source: str, arch: str | None, said: Foreign, plain: bool = False) -> Opened:
+def open_network(source: str, arch: str | None, said: Foreign, plain: bool = False) -> LoadedModule:
     """What `of_module`, `of_pickle` or `of_checkpoint` would export, as a network that is ready to run.
 
     Args:
@@ -234,19 +236,19 @@ def open_network(source: str, arch: str | None, said: Foreign, plain: bool = Fal
     return replace(opened, network=_reshaped(network, opened.said), notes=notes)
 
 
-def of_source(source: str, arch: str | None, said: Foreign) -> Original:
+def of_source(source: str, arch: str | None, said: Foreign) -> SourceModel:
     """What `of_module`, `of_pickle` or `of_checkpoint` gives, by how the source looks."""
     return _finish(_opened(source, arch, said))
 
 
-def _opened(source: str, arch: str | None, said: Foreign) -> Opened:
+def _opened(source: str, arch: str | None, said: Foreign) -> LoadedModule:
     path = Path(source)
     if arch is not None:
         return open_checkpoint(path, arch, said)
     return open_module(source, said) if ":" in source and not path.exists() else open_pickle(path, said)
 
 
-def _finish(opened: Opened) -> Original:
+def _finish(opened: LoadedModule) -> SourceModel:
     said, name = opened.said, opened.name
     network, notes = _plain(unwrap(opened.network).float().cpu(), said)
     interface = _interface(network, said)
@@ -274,7 +276,7 @@ def _trained(said: Foreign, name: str) -> int | None:
     if said.size is not None and said.size != "dynamic":
         parts = said.size.split(",")
         sizes = list(read_size(parts[len(parts) // 2]))
-    return max(sizes) if sizes else cyclegan_format.TRAINED.get(name)
+    return max(sizes) if sizes else architectures.TRAINED.get(name)
 
 
 def _reshaped(network: nn.Module, said: Foreign) -> nn.Module:

@@ -1,4 +1,4 @@
-"""From an .onnx file, ours or another's, to an `Original`. No torch here: this is the way in on a small device.
+"""From an .onnx file, ours or another's, to an `SourceModel`. No torch here: this is the way in on a small device.
 
     original = of_onnx(Path("generator.onnx"))
     original = of_onnx(Path("theirs.onnx"), kind="image", value_range=(0.0, 1.0))
@@ -20,22 +20,12 @@ from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper, version_converter
 
 from ganedge.export import rewrite
-from ganedge.export.original import Arrays, Original, Run
 from ganedge.export.sizes import find_multiple
+from ganedge.export.source_model import Arrays, Run, SourceModel
 from ganedge.runtime import engines, onnx_file
 from ganedge.runtime.errors import ArtifactError, GanEdgeError, UsageError
-from ganedge.runtime.manifest import (
-    KEY,
-    Interface,
-    Noise,
-    NormMode,
-    Port,
-    Precision,
-    Source,
-    program,
-    read_artifact,
-)
-from ganedge.runtime.shared_norm import WHOLE_PICTURE
+from ganedge.runtime.manifest import KEY, Interface, Noise, NormMode, Port, Precision, Source, program, read_artifact
+from ganedge.runtime.pictures.shared_norm import WHOLE_PICTURE
 
 OPSET = 18
 """Older files are raised to this operator set; newer ones stay what they are."""
@@ -65,7 +55,7 @@ def of_onnx(
     noise: Noise = "normal",
     classes: Sequence[str] = (),
     tried: bool = True,
-) -> Original:
+) -> SourceModel:
     """Read an ONNX file.
 
     Args:
@@ -91,7 +81,7 @@ def of_onnx(
         _name_nodes(model)
         model = rewrite.tidy(model, _names(manifest.interface))
         run = _in_engine(model, manifest.precision)
-        return Original(
+        return SourceModel(
             model,
             manifest.interface,
             manifest.norm_mode,
@@ -116,7 +106,7 @@ def of_onnx(
     if precision != "fp32":
         notes = (*notes, f"it is {precision} inside already, and is proven to stay what it is")
     mode = _norm_mode(model, interface)
-    return Original(model, interface, mode, source, run, path.parent, path.stem, precision, notes=notes)
+    return SourceModel(model, interface, mode, source, run, path.parent, path.stem, precision, notes=notes)
 
 
 def metadata(data: bytes, path: Path) -> dict[str, str]:
@@ -364,7 +354,7 @@ def _fixed(size: int | str, given: Mapping[str, int | str]) -> int | str:
     return round(float(factor) * side) if factor else side
 
 
-def with_size(original: Original, height: int | str, width: int | str) -> Original:
+def with_size(original: SourceModel, height: int | str, width: int | str) -> SourceModel:
     """The same with its pictures' heights and widths fixed, where they were dynamic.
 
     Raises:

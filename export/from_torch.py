@@ -1,4 +1,4 @@
-"""From a PyTorch module to an `Original`: a run of ours, or any network with its interface.
+"""From a PyTorch module to an `SourceModel`: a run of ours, or any network with its interface.
 
 original = of_run(Path("runs/horses"), which="a2b")
 original = of_network(network, interface, source, norm="eval", folder=Path())
@@ -20,8 +20,8 @@ from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
 from ganedge.export.from_onnx import looks_at_all
-from ganedge.export.original import Arrays, Original, Run
 from ganedge.export.sizes import find_multiple, sized
+from ganedge.export.source_model import Arrays, Run, SourceModel
 from ganedge.export.to_onnx import example_input, norm_mode, to_onnx
 from ganedge.runtime.errors import GanEdgeError, UsageError
 from ganedge.runtime.manifest import Interface, NormMode, Source
@@ -33,7 +33,7 @@ NormChoice = Literal["eval", "batch"]
 
 def of_run(
     folder: Path, which: str | None = None, norm: NormChoice = "eval", size: str | None = None, at: str = "last"
-) -> Original:
+) -> SourceModel:
     """The generator of a run, with the weights to export.
 
     Args:
@@ -71,7 +71,7 @@ def of_network(
     norm: NormChoice = "eval",
     folder: Path = Path(),
     stem: str = "generator",
-) -> Original:
+) -> SourceModel:
     """Any network, as what every artifact of it is made from and compared with.
 
     Args:
@@ -99,7 +99,7 @@ def of_network(
     model = to_onnx(network, interface)
     if mode in ("none", "eval") and interface.inputs[0].role == "image" and looks_at_all(model):
         mode = "instance"  # GroupNorm, or a normalisation written by hand.
-    return Original(model, interface, mode, source, run, folder, stem)
+    return SourceModel(model, interface, mode, source, run, folder, stem)
 
 
 def eager(network: nn.Module) -> Run:

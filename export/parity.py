@@ -14,9 +14,9 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from ganedge.export import pictures
 from ganedge.runtime import engines
 from ganedge.runtime.fidelity import Gate, difference, span_of, worst
+from ganedge.runtime.inputs import from_folder, natural, to_port
 from ganedge.runtime.latents import LatentStream, class_numbers
 from ganedge.runtime.manifest import Interface, Manifest, Parity, Port
 
@@ -76,8 +76,8 @@ def real_inputs(
     else:
         height, width = side or sides(port)[0]
         shape = (count, height, width, port.channels)
-        made = pictures.natural(*shape, seed) if folder is None else pictures.from_folder(folder, *shape, share)
-        inputs = [pictures.to_port(made, port)]
+        made = natural(*shape, seed) if folder is None else from_folder(folder, *shape, share)
+        inputs = [to_port(made, port)]
     if interface.classes:
         inputs.append(class_numbers(len(inputs[0]), len(interface.classes)))
     batch = port.shape[0]

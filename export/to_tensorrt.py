@@ -22,7 +22,7 @@ import numpy as np
 import onnx
 
 from ganedge.export import parity
-from ganedge.export.artifact import Proven, write_proof
+from ganedge.export.artifact import VerifiedArtifact, write_proof
 from ganedge.export.quantize import LAYERS
 from ganedge.export.sizes import read_size
 from ganedge.runtime.engine_file import EngineIdentity, Shapes, write_sidecar
@@ -93,7 +93,9 @@ def _batches(text: str) -> tuple[int, int, int]:
     return least, usual, most
 
 
-def write_engine(onnx_path: Path, path: Path, proven: Proven, settings: Settings, say: Callable[[str], None]) -> Path:
+def write_engine(
+    onnx_path: Path, path: Path, proven: VerifiedArtifact, settings: Settings, say: Callable[[str], None]
+) -> Path:
     """Build an engine from an artifact, check it, and write it with its description.
 
     Args:
@@ -156,14 +158,14 @@ def write_engine(onnx_path: Path, path: Path, proven: Proven, settings: Settings
     return path
 
 
-def _gate(proven: Proven) -> Gate:
+def _gate(proven: VerifiedArtifact) -> Gate:
     """What the .onnx was held to, and its engine is held to as well."""
     manifest = proven.manifest
     told = next((proof.tolerance for proof in manifest.parity if proof.passed), None)
     return gate_of(manifest.precision, manifest.interface) if told is None else read_gate(told)
 
 
-def _prove(built: Built, identity: EngineIdentity, proven: Proven, gate: Gate) -> tuple[Parity | None, str]:
+def _prove(built: Built, identity: EngineIdentity, proven: VerifiedArtifact, gate: Gate) -> tuple[Parity | None, str]:
     """The engine beside the FP32 generator, on the GPU it was built on; or nothing, and why not."""
     if not built.capability:
         return None, "engine not run here: no GPU"
@@ -187,7 +189,7 @@ def _prove(built: Built, identity: EngineIdentity, proven: Proven, gate: Gate) -
     return (replace(found, passed=True) if str(gate) == "none" else found), ""
 
 
-def _inside(profiles: Mapping[str, Shapes], proven: Proven) -> tuple[list[parity.Case], tuple[int, ...]]:
+def _inside(profiles: Mapping[str, Shapes], proven: VerifiedArtifact) -> tuple[list[parity.Case], tuple[int, ...]]:
     """Those inputs of a proof that an engine's shapes allow, and the sizes of batches to try."""
     interface = proven.manifest.interface
     shapes = [profiles[port.name] for port in interface.inputs]

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ganedge.models import weights
-from ganedge.models.noise import rows, whole
+from ganedge.models.noise import all_gather, rows
 from ganedge.models.objectives import OBJECTIVES
 from ganedge.models.optimizers import adams
 from ganedge.models.patchgan import PatchGAN
@@ -136,7 +136,7 @@ class Replay(nn.Module):
         """Until it is full, keep and return each picture; then exchange it for an earlier one with probability ½."""
         if not len(self.pictures):
             return pictures.detach()
-        batch = whole(pictures)
+        batch = all_gather(pictures)
         return rows(len(pictures), lambda _: self._exchange(batch))
 
     def _exchange(self, pictures: Tensor) -> Tensor:

@@ -53,19 +53,19 @@ class Dropout(nn.Dropout):
         return input * rows(len(input), lambda n: F.dropout(input.new_ones(n, *shape), self.p))
 
 
-def whole(items: Tensor) -> Tensor:
+def all_gather(items: Tensor) -> Tensor:
     """The items of all processes in the order of the batch, without gradients, given this process's own `[N, ...]`."""
     items = items.detach()
     if not _are_several():
         return items
     parts = [torch.empty_like(items, memory_format=torch.contiguous_format) for _ in range(dist.get_world_size())]
-    with together():
+    with collective():
         dist.all_gather(parts, items.contiguous())
     return torch.cat(parts)
 
 
 @contextlib.contextmanager
-def together() -> Iterator[None]:
+def collective() -> Iterator[None]:
     """Something that all processes do at once.
 
     Raises:

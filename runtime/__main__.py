@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import numpy as np
 import typer
 
-from . import terminal
+from .cli import terminal
 from .errors import UsageError
 from .generator import load
 from .manifest import read_artifact
@@ -57,7 +57,7 @@ def sample(
     threads: Threads = None,
 ) -> None:
     """Draw new pictures and lay them out in one grid."""
-    from . import images
+    from .pictures import images
 
     images.check_format(output)
     with load(file, engine, device, threads) as generator:
@@ -81,7 +81,7 @@ def interpolate(
     threads: Threads = None,
 ) -> None:
     """Go from one picture to another through latent space, in one row unless --columns says otherwise."""
-    from . import images
+    from .pictures import images
 
     images.check_format(output)
     with load(file, engine, device, threads) as generator:
@@ -126,9 +126,9 @@ def translate(
     threads: Threads = None,
 ) -> None:
     """Turn pictures into others, at their own size. Exit code 3: some could not be done, and were named."""
-    from .folder import plan, translate_files
     from .memory import parse
-    from .video import is_video, translate_camera, translate_video
+    from .pictures.folder import plan, translate_files
+    from .pictures.video import is_video, translate_camera, translate_video
 
     pixels = _pixels(max_pixels)
     budget = None if memory is None else parse(memory)
@@ -247,8 +247,8 @@ def serve(
     threads: Threads = None,
 ) -> None:
     """Answer requests over HTTP, with a page to try it on, until Ctrl-C or SIGTERM."""
-    from .listen import listen
     from .memory import parse
+    from .serving.server_socket import listen
 
     pixels = _pixels(max_pixels)
     budget = None if memory is None else parse(memory)
@@ -277,7 +277,7 @@ def doctor(
 ) -> None:
     """Say what this machine has for running artifacts, and what stands in the way (exit code 1)."""
     from . import doctor as doctors
-    from . import images
+    from .pictures import images
 
     if selftest:
         images.check_format(output)
@@ -299,7 +299,7 @@ def doctor(
 
 def _sheet(generator: Generator, items: NDArray[np.generic], columns: int | None) -> NDArray[np.uint8]:
     """One picture of many items, or of many points."""
-    from . import images
+    from .pictures import images
 
     if generator.manifest.interface.output.role != "image":
         return images.scatter(items)

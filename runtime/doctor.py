@@ -133,8 +133,8 @@ def selftest() -> dict[str, NDArray[np.uint8]]:
     Raises:
         GanEdgeError: an engine cannot run it, no engine is there, or two give different pictures.
     """
-    from .images import grid
     from .manifest import read_bytes
+    from .pictures.images import grid
 
     manifest, model = read_bytes(tiny_artifact(), "the self-test")
     made = {}

@@ -19,9 +19,9 @@ import numpy as np
 from . import tuning
 from .engines import start
 from .errors import ArtifactError, EngineError, EngineMismatch, GanEdgeError, InputError, MissingExtra, UsageError
-from .images import MAX_PIXELS, all_finite, to_uint8
 from .latents import LatentStream, between
 from .manifest import read_artifact
+from .pictures.images import MAX_PIXELS, all_finite, to_uint8
 
 if TYPE_CHECKING:
     import os
@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 
     from .engines import Engine, EngineInfo, Parts
     from .manifest import Manifest, Port
-    from .shared_norm import SharedNorm
-    from .translation import Options, State, Tiles
+    from .pictures.shared_norm import SharedNorm
+    from .pictures.translation import Options, State, Tiles
 
 BATCH_ELEMENTS = 2**22
 """Output values computed in one engine call unless `batch` says otherwise: 16 MiB of float32."""
@@ -267,11 +267,11 @@ class Generator:
             UsageError: an argument out of range, or a generator that takes pictures rather than latents.
             InputError: the generator gave NaN or infinite values.
         """
-        inputs = self.path(seed_a, seed_b, steps, label, truncation)
+        inputs = self.interpolation_inputs(seed_a, seed_b, steps, label, truncation)
         parts = [slice(begin, begin + self.batch) for begin in range(0, steps, self.batch)]
         return np.concatenate([self.finish(self.compute(*(array[part] for array in inputs))) for part in parts])
 
-    def draw(
+    def sample_inputs(
         self, n: int, seed: int | None = None, label: int | None = None, truncation: float | None = None
     ) -> list[NDArray[np.generic]]:
         """The inputs from which `sample` makes its items, as `run` takes them: latents and, if conditional, labels.
@@ -285,7 +285,7 @@ class Generator:
         labels = self._labels(n, label)
         return [stream.take(n)] if labels is None else [stream.take(n), labels]
 
-    def path(
+    def interpolation_inputs(
         self, seed_a: int, seed_b: int, steps: int, label: int | None = None, truncation: float | None = None
     ) -> list[NDArray[np.generic]]:
         """The inputs from which `interpolate` makes its items. Arguments and errors are those of `interpolate`."""
@@ -343,7 +343,7 @@ class Generator:
             InputError: a picture that cannot be read, is too large, has a size that this generator does not take, or
                 that it turned into NaN or infinite values.
         """
-        from .translation import Options
+        from .pictures.translation import Options
 
         return self._translate(picture, Options(resize, memory, tiles, overlap, max_pixels))
 
@@ -373,8 +373,8 @@ class Generator:
         Yields:
             What `translate` returns, in the order of the pictures.
         """
-        from .pipeline import ordered
-        from .translation import Options, read
+        from .pictures.pipeline import ordered
+        from .pictures.translation import Options, read
 
         if errors not in ("raise", "yield"):
             raise UsageError(f"errors is {errors!r}: choose raise or yield")
@@ -433,7 +433,7 @@ class Generator:
         return LatentStream(self._interface.noise, self._interface.inputs[0].item_shape, seed, truncation)
 
     def _translate(self, picture: Any, options: Options) -> NDArray[np.uint8]:
-        from .translation import State, translate
+        from .pictures.translation import State, translate
 
         with self._lock:
             self._state = state = self._state or State()
@@ -442,7 +442,7 @@ class Generator:
 
     def _share(self, reduced: NDArray[np.generic]) -> Callable[[NDArray[np.generic]], NDArray[np.generic]]:
         """A run whose normalisation has the statistics of this picture."""
-        from .shared_norm import SharedNorm
+        from .pictures.shared_norm import SharedNorm
 
         with self._lock:
             if self._shared is None:

@@ -22,9 +22,9 @@ import numpy as np
 from .engines import installed, readers, start
 from .errors import ArtifactError, EngineError, UsageError
 from .fidelity import Difference, Gate, difference, gate_of, read_gate
-from .images import from_uint8
 from .latents import LatentStream, class_numbers
 from .manifest import read_artifact
+from .pictures.images import from_uint8
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -170,7 +170,7 @@ def _run(engine: object, manifest: Manifest, inputs: list[NDArray[np.generic]]) 
     )
 
 
-def form(interface: Interface) -> str:
+def io_signature(interface: Interface) -> str:
     """What an artifact takes and gives, as a stored proof names it: a kill between two files may leave an older one."""
     ports = (*interface.inputs, *interface.outputs)
     return json.dumps([[port.name, port.dtype, port.shape, port.layout, port.range] for port in ports])
@@ -186,7 +186,7 @@ def _stored(path: Path, manifest: Manifest) -> tuple[list[NDArray[np.generic]], 
         with np.load(path, allow_pickle=False) as stored:
             if "weights" in stored and str(stored["weights"]) != manifest.source.weights:
                 raise ArtifactError(f"{path} was made for other weights than this artifact has: export again")
-            if "interface" in stored and str(stored["interface"]) != form(manifest.interface):
+            if "interface" in stored and str(stored["interface"]) != io_signature(manifest.interface):
                 raise ArtifactError(f"{path} was made for another form of this artifact: export again")
             inputs = [stored[f"input{index}"] for index in range(len(manifest.interface.inputs))]
             return inputs, stored["output"]

@@ -1,8 +1,9 @@
-"""The house rules that a machine can check: packages, imports, the README's tree, and what importing costs."""
+"""The house rules that a machine can check: packages, imports, the documented tree, and what importing costs."""
 
 from __future__ import annotations
 
 import ast
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,8 @@ else:
     import tomli as tomllib
 
 ROOT = Path(__file__).parents[1]
+STUDIES = ROOT / "benchmarks" / "studies"
+"""What only maintainers run."""
 STATIONS = ("models", "train", "export", "runtime", "benchmarks")
 MAY_IMPORT = {
     "runtime": set(),
@@ -25,12 +28,12 @@ MAY_IMPORT = {
 }
 TORCH_FREE = (
     "export/artifact.py",
-    "export/boundary.py",
+    "export/uint8_io.py",
     "export/from_onnx.py",
     "export/layers.py",
-    "export/original.py",
+    "export/source_model.py",
     "export/parity.py",
-    "export/pictures.py",
+    "runtime/inputs.py",
     "export/precision.py",
     "export/quantize.py",
     "export/rewrite.py",
@@ -56,7 +59,7 @@ def imports(path: Path) -> set[str]:
 
 def test_every_package_is_in_the_wheel() -> None:
     listed = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["setuptools"]["packages"]
-    folders = {path.parent for station in STATIONS for path in (ROOT / station).rglob("__init__.py")}
+    folders = {path.parent for station in STATIONS for path in (ROOT / station).rglob("__init__.py")} - {STUDIES}
     assert set(listed) == {"ganedge." + ".".join(folder.relative_to(ROOT).parts) for folder in folders}
     assert all((folder / "py.typed").is_file() for folder in folders)
 
@@ -87,26 +90,10 @@ def test_the_loop_knows_no_variant_by_name() -> None:
             assert variant.__name__ not in names
 
 
-def readme_tree() -> set[str]:
-    """Paths that the README's annotated tree shows."""
-    block = (ROOT / "README.md").read_text("utf-8").partition("## The file tree")[2].partition("\n## ")[0]
-    paths, parents = set(), [""]
-    for line in block.splitlines():
-        if not line.startswith("    "):
-            continue
-        depth, name = (len(line) - len(line.lstrip()) - 4) // 2, line.split()[0]
-        parents = [*parents[: depth + 1], parents[depth] + name]
-        paths.add(parents[-1])
-    return paths
-
-
-def test_the_readme_shows_the_tree_as_it_is() -> None:
-    shown = {path for path in readme_tree() if path.endswith(".py")}
-    real = {str(path.relative_to(ROOT)) for station in STATIONS for path in modules(station)}
-    packages = {path for path in real if path.endswith("__init__.py")}
-    assert shown - real == set(), "shown and not there"
-    assert real - packages - shown == set(), "there and not shown"
-    assert {str(Path(path).parent) + "/" for path in packages} <= readme_tree()
+def test_docs_show_the_tree_as_it_is() -> None:
+    layout = runpy.run_path(str(ROOT / "tests" / "layout_tree.py"))
+    text = layout["PAGE"].read_text("utf-8")
+    assert text == layout["page"](text), "run make layout"
 
 
 def test_importing_the_runtime_loads_numpy_and_the_standard_library_only() -> None:

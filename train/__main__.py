@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ganedge.runtime import terminal
+from ganedge.runtime.cli import terminal
 
 if TYPE_CHECKING:
     from ganedge.models import Variant
@@ -44,7 +44,7 @@ def build() -> typer.Typer:
 
 def _add(app: typer.Typer, variant: type[Variant]) -> None:
     """Add one variant as a subcommand, with the options of its config and of the trainer."""
-    from ganedge.train import options
+    from ganedge.runtime.cli import options
     from ganedge.train.loop import Settings, train
 
     def run(**given: Any) -> None:

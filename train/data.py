@@ -26,7 +26,7 @@ from ganedge.models.variant import Wants
 from ganedge.runtime import engines
 from ganedge.runtime.errors import GanEdgeError, InputError, UsageError
 from ganedge.train.builtin import BUILT_IN, CELEBA, CIRCLES, celeba, points
-from ganedge.train.pictures import PICTURES, find_pictures, is_grey, try_decode
+from ganedge.train.decode import PICTURES, find_pictures, is_grey, try_decode
 from ganedge.train.sources import InMemory, Item, OnDisk, Read, Source, stack, to_device
 
 EXAMPLES = 4

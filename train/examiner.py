@@ -15,10 +15,10 @@ from torch import Tensor, nn
 
 from ganedge.models import Variant
 from ganedge.models.variant import Translator
-from ganedge.runtime import images
 from ganedge.runtime.errors import UsageError
 from ganedge.runtime.latents import LatentStream
 from ganedge.runtime.manifest import Interface
+from ganedge.runtime.pictures import images
 from ganedge.train.data import Data
 from ganedge.train.metrics import Judge, Name
 from ganedge.train.preview import evaluating

@@ -29,15 +29,15 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from ganedge.models import Variant
-from ganedge.models.noise import OTHER_STOPPED, together
+from ganedge.models.noise import OTHER_STOPPED, collective
 from ganedge.models.variant import VariantConfig, check_given, check_types, require, usual
+from ganedge.runtime.cli.terminal import note
 from ganedge.runtime.errors import ArtifactError, EngineError, GanEdgeError, UsageError
-from ganedge.runtime.terminal import note
 from ganedge.train import checkpoint, compiling, data, instance_norm, run_folder
-from ganedge.train.columns import use_columns
 from ganedge.train.data import Options as DataOptions
-from ganedge.train.keeper import Keeper, write_weights
+from ganedge.train.im2col import use_columns
 from ganedge.train.metrics import FEWEST
+from ganedge.train.reporter import Keeper, write_weights
 from ganedge.train.sources import InMemory
 
 if TYPE_CHECKING:
@@ -296,7 +296,7 @@ class Trainer:
             "digest of the weights": self._digest(),
         }
         all_said: list[dict[str, Any]] = [{} for _ in range(self.fabric.world_size)]
-        with together():
+        with collective():
             dist.all_gather_object(all_said, here)
         for rank, said in enumerate(all_said):
             for name, value in all_said[0].items():
@@ -370,7 +370,7 @@ class Trainer:
         if self.step % AGREE_EVERY:
             return False
         votes = torch.tensor([float(asked), float(failed)], device=self.fabric.device)
-        with together():
+        with collective():
             dist.all_reduce(votes)
             to_stop, to_fail = votes.tolist()
         if to_fail and not failed:
@@ -434,7 +434,7 @@ class Trainer:
     def _average(self, gradients: list[Tensor]) -> None:
         """Replace gradients by their mean over all processes, in one exchange."""
         flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
-        with together():
+        with collective():
             dist.all_reduce(flat)
         flat /= self.fabric.world_size
         for gradient, mean in zip(gradients, torch.split(flat, [g.numel() for g in gradients]), strict=True):

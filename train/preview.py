@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 from torch import nn
 
 from ganedge.models.variant import Batch, Translator
-from ganedge.runtime import images
 from ganedge.runtime.errors import MissingExtra
 from ganedge.runtime.files import whole_file
 from ganedge.runtime.latents import LatentStream
 from ganedge.runtime.manifest import Interface
+from ganedge.runtime.pictures import images
 
 GRID = 8
 """Pictures in a row of a sample, and rows, where nobody says how many."""

@@ -26,10 +26,10 @@ from torch import Tensor, nn
 
 from ganedge.models import Variant, find
 from ganedge.models.variant import VariantConfig
+from ganedge.runtime.cli.terminal import printable
 from ganedge.runtime.errors import ArtifactError, GanEdgeError, UsageError
 from ganedge.runtime.files import write_whole
 from ganedge.runtime.manifest import Source, program
-from ganedge.runtime.terminal import printable
 from ganedge.train import checkpoint
 
 CONFIG = "config.json"

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ganedge.runtime.engines import EngineInfo, Parts, on_cpu
 from ganedge.runtime.errors import EngineError
 from ganedge.runtime.files import cache_folder
+
+from . import EngineInfo, Parts, on_cpu
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

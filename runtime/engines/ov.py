@@ -7,8 +7,9 @@ import ctypes
 import sys
 from typing import TYPE_CHECKING, Any
 
-from ganedge.runtime.engines import EngineInfo, on_cpu
 from ganedge.runtime.errors import EngineError
+
+from . import EngineInfo, on_cpu
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

@@ -22,8 +22,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ganedge.runtime.engines import EngineInfo, Parts
 from ganedge.runtime.errors import EngineError, EngineMismatch, MissingExtra
+
+from . import EngineInfo, Parts
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

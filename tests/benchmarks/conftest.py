@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ganedge.benchmarks import arithmetic, pools
+from ganedge.benchmarks import arithmetic, input_pool
 
 
 @pytest.fixture(autouse=True)
@@ -13,4 +13,4 @@ def _short(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(arithmetic, "SIDE", {"cpu": 64, "cuda": 64})
     monkeypatch.setattr(arithmetic, "ROOF_SECONDS", 0.01)
     monkeypatch.setattr(arithmetic, "COPIED", 2**16)
-    monkeypatch.setattr(pools, "BEYOND", 0.01)
+    monkeypatch.setattr(input_pool, "BEYOND", 0.01)

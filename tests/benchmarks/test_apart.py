@@ -15,8 +15,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ganedge.benchmarks import apart, latency, timing, yardsticks
+from ganedge.benchmarks import isolated, latency, yardsticks
 from ganedge.benchmarks.competitor import EAGER, artifact_competitors
+from ganedge.runtime import timing
 from ganedge.runtime.errors import EngineError, GanEdgeError, MissingExtra
 
 POOL = [[np.full((1, 3), float(number), np.float32)] for number in range(4)]
@@ -37,7 +38,7 @@ class Counter(Plain):
 
     path: str
 
-    def over(self, pool: apart.Pool) -> timing.Competitor:
+    def over(self, pool: isolated.Pool) -> timing.Competitor:
         """Write down which inputs come."""
 
         def call(number: int) -> None:
@@ -54,7 +55,7 @@ class Ends(Plain):
 
     how: str
 
-    def over(self, _pool: apart.Pool) -> timing.Competitor:
+    def over(self, _pool: isolated.Pool) -> timing.Competitor:
         """End, one way or another."""
 
         def call(_: int) -> None:
@@ -67,26 +68,26 @@ class Ends(Plain):
         return call
 
 
-def _refuses() -> apart.Piece:
+def _refuses() -> isolated.Piece:
     raise EngineError("not here")
 
 
-def _stuck() -> apart.Piece:
+def _stuck() -> isolated.Piece:
     time.sleep(60)
     raise AssertionError
 
 
-def _processes(stage: apart.Stage) -> list[str]:
+def _processes(stage: isolated.Stage) -> list[str]:
     """The state of each process: T where it is stopped."""
     pids = [host._process.pid for host in stage._hosts]
     return [Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] for pid in pids]
 
 
 def test_they_take_turns_and_stand_still_between_them(tmp_path: Path) -> None:
-    recipes: dict[str, apart.Recipe | apart.Piece] = {
-        name: apart.Recipe(partial(Counter, str(tmp_path / name)), host) for name, host in (("a", "x"), ("b", "y"))
+    recipes: dict[str, isolated.Recipe | isolated.Piece] = {
+        name: isolated.Recipe(partial(Counter, str(tmp_path / name)), host) for name, host in (("a", "x"), ("b", "y"))
     }
-    with apart.Stage("cpu") as stage:
+    with isolated.Stage("cpu") as stage:
         assert stage.add(recipes) == {}
         timed = stage.timed(POOL)
         assert list(timed) == ["a", "b"]
@@ -112,10 +113,10 @@ def test_they_take_turns_and_stand_still_between_them(tmp_path: Path) -> None:
 
 
 def test_those_of_one_host_share_a_process(tmp_path: Path) -> None:
-    recipes: dict[str, apart.Recipe | apart.Piece] = {
-        name: apart.Recipe(partial(Counter, str(tmp_path / name)), "one") for name in "ab"
+    recipes: dict[str, isolated.Recipe | isolated.Piece] = {
+        name: isolated.Recipe(partial(Counter, str(tmp_path / name)), "one") for name in "ab"
     }
-    with apart.Stage("cpu") as stage:
+    with isolated.Stage("cpu") as stage:
         stage.add(recipes)
         assert len(_processes(stage)) == 1
         timed = stage.timed(POOL)
@@ -128,13 +129,13 @@ def test_those_of_one_host_share_a_process(tmp_path: Path) -> None:
 
 
 def test_one_that_ends_is_named_and_the_others_go_on(tmp_path: Path) -> None:
-    recipes: dict[str, apart.Recipe | apart.Piece] = {
-        how: apart.Recipe(partial(Ends, how), how) for how in ("SIGSEGV", "SIGKILL", "raise", "memory")
+    recipes: dict[str, isolated.Recipe | isolated.Piece] = {
+        how: isolated.Recipe(partial(Ends, how), how) for how in ("SIGSEGV", "SIGKILL", "raise", "memory")
     }
-    recipes |= {"fine": apart.Recipe(partial(Counter, str(tmp_path / "fine")), "fine")}
-    recipes |= {"refuses": apart.Recipe(_refuses, "refuses"), "lambda": Counter(str(tmp_path / "here"))}
+    recipes |= {"fine": isolated.Recipe(partial(Counter, str(tmp_path / "fine")), "fine")}
+    recipes |= {"refuses": isolated.Recipe(_refuses, "refuses"), "lambda": Counter(str(tmp_path / "here"))}
     failed: dict[str, Exception] = {}
-    with apart.Stage("cpu") as stage:
+    with isolated.Stage("cpu") as stage:
         assert {name: str(error) for name, error in stage.add(recipes).items()} == {"refuses": "not here"}
         turns = timing.interleaved(stage.timed(POOL), 0.02, 5, failed=failed)
         again = stage.timed(POOL)
@@ -149,12 +150,12 @@ def test_one_that_ends_is_named_and_the_others_go_on(tmp_path: Path) -> None:
 
 
 def test_one_that_is_never_ready_is_given_up(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(apart, "LIMIT", 3.0)
-    with apart.Stage("cpu") as stage:
+    monkeypatch.setattr(isolated, "LIMIT", 3.0)
+    with isolated.Stage("cpu") as stage:
         failed = stage.add(
             {
-                "stuck": apart.Recipe(_stuck, "stuck"),
-                "fine": apart.Recipe(partial(Counter, str(tmp_path / "fine")), "fine"),
+                "stuck": isolated.Recipe(_stuck, "stuck"),
+                "fine": isolated.Recipe(partial(Counter, str(tmp_path / "fine")), "fine"),
             }
         )
         assert {name: str(error) for name, error in failed.items()} == {
@@ -177,7 +178,7 @@ def test_inputs_are_written_as_they_are(tmp_path: Path) -> None:
         [random.normal(size=(2, 3, 4)).astype(np.float32)[:, :, ::-1], np.full((2,), place, np.int64)]
         for place in range(5)
     ]
-    latents, labels = (np.load(path, mmap_mode="c") for path in apart._written(pool, tmp_path))
+    latents, labels = (np.load(path, mmap_mode="c") for path in isolated._written(pool, tmp_path))
     np.testing.assert_array_equal(latents, np.concatenate([batch[0] for batch in pool]))
     np.testing.assert_array_equal(labels, np.repeat(np.arange(5), 2))
     assert (latents.dtype, labels.dtype) == (np.float32, np.int64)
@@ -186,10 +187,10 @@ def test_inputs_are_written_as_they_are(tmp_path: Path) -> None:
 def test_inputs_that_cannot_be_taken_are_said_and_no_others_are_timed(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    with apart.Stage("cpu") as stage:
-        stage.add({"a": apart.Recipe(partial(Counter, str(tmp_path / "a")), "a")})
+    with isolated.Stage("cpu") as stage:
+        stage.add({"a": isolated.Recipe(partial(Counter, str(tmp_path / "a")), "a")})
         assert len(stage.timed(POOL)["a"].turn(0, 0.0, True)) >= timing.TURN_CALLS
-        monkeypatch.setattr(apart, "_written", lambda *_: ["/nowhere.npy"])
+        monkeypatch.setattr(isolated, "_written", lambda *_: ["/nowhere.npy"])
         timed = stage.timed(POOL)
         with pytest.raises(EngineError, match="could not take the inputs"):
             timed["a"].turn(0, 0.0, True)
@@ -197,26 +198,26 @@ def test_inputs_that_cannot_be_taken_are_said_and_no_others_are_timed(
         def full(*_: object) -> None:
             raise OSError(28, "No space left on device")
 
-        monkeypatch.setattr(apart, "_written", full)
+        monkeypatch.setattr(isolated, "_written", full)
         with pytest.raises(GanEdgeError, match=r"No space left on device.*set TMPDIR"):
             stage.timed(POOL)
 
 
 def test_an_interruption_during_a_turn_ends_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    recipes: dict[str, apart.Recipe | apart.Piece] = {
-        name: apart.Recipe(partial(Counter, str(tmp_path / name)), name) for name in "ab"
+    recipes: dict[str, isolated.Recipe | isolated.Piece] = {
+        name: isolated.Recipe(partial(Counter, str(tmp_path / name)), name) for name in "ab"
     }
     pids = []
 
-    def interrupted(_: apart._Host) -> None:
+    def interrupted(_: isolated._Host) -> None:
         raise KeyboardInterrupt
 
     def measure() -> None:
-        with apart.Stage("cpu") as stage:
+        with isolated.Stage("cpu") as stage:
             stage.add(recipes)
             pids.extend(host._process.pid for host in stage._hosts)
             timed = stage.timed(POOL)
-            monkeypatch.setattr(apart._Host, "_stop", interrupted)
+            monkeypatch.setattr(isolated._Host, "_stop", interrupted)
             timing.interleaved(timed, 60.0, 10)
 
     with pytest.raises(KeyboardInterrupt):
@@ -250,8 +251,10 @@ with apart.Stage("cpu") as stage:
 
 
 def test_on_a_gpu_all_stay_here(tmp_path: Path) -> None:
-    with apart.Stage("cuda") as stage:
-        failed = stage.add({"sort": apart.Recipe(yardsticks.sort, "sort"), "refuses": apart.Recipe(_refuses, "r")})
+    with isolated.Stage("cuda") as stage:
+        failed = stage.add(
+            {"sort": isolated.Recipe(yardsticks.sort, "sort"), "refuses": isolated.Recipe(_refuses, "r")}
+        )
         assert {name: str(error) for name, error in failed.items()} == {"refuses": "not here"}
         assert not stage._hosts
         assert len(stage.timed(POOL)["sort"].turn(0, 0.0, True)) >= timing.TURN_CALLS
@@ -259,10 +262,10 @@ def test_on_a_gpu_all_stay_here(tmp_path: Path) -> None:
 
 def test_what_is_measured_is_in_processes_of_its_own(artifact: Path, tiny_run: Path) -> None:
     """One that cannot be made there is named at each batch size, and the others have yardsticks beside them."""
-    broken: list[apart.Recipe] = []
+    broken: list[isolated.Recipe] = []
 
     def change(subject: latency.Subject) -> None:
-        object.__setattr__(subject.competitors[-1], "recipe", apart.Recipe(_refuses, "refuses"))
+        object.__setattr__(subject.competitors[-1], "recipe", isolated.Recipe(_refuses, "refuses"))
         broken.extend(one.recipe for one in subject.competitors if one.recipe is not None)
 
     settings = latency.Settings((1, 2), engine="onnxruntime", seconds=0.02, iterations=2, processes=0)

@@ -18,8 +18,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ganedge.benchmarks import arithmetic, choice, compare, conditions, latency, page, process, report, results, timing
+from ganedge.benchmarks import arithmetic, compare, conditions, latency, page, process, recommend, report
 from ganedge.benchmarks.competitor import ALONE, EAGER, NOT_ASKED
+from ganedge.benchmarks.studies import results
+from ganedge.runtime import timing
 from ganedge.runtime.engines import ort
 from ganedge.runtime.errors import EngineError, GanEdgeError, InputError
 from ganedge.runtime.manifest import Port
@@ -120,18 +122,18 @@ def test_the_command_compares(command: Callable[..., Any], tmp_path: Path) -> No
 
 
 def test_the_best_and_the_front() -> None:
-    found = choice.choose(fake(), choice.read_choice("psnr>=45, p99"))
+    found = recommend.choose(fake(), recommend.read_choice("psnr>=45, p99"))
     assert found[1].best == "net 1.onnx, fast"  # The faster one has 40 dB.
     assert found[1].front == (EAGER, "net 0.onnx, fast", "net 1.onnx, fast")
-    assert choice.choose(fake(), choice.read_choice("images_per_s"))[8].best == "net 0.onnx, fast"
+    assert recommend.choose(fake(), recommend.read_choice("images_per_s"))[8].best == "net 0.onnx, fast"
     with pytest.raises(GanEdgeError, match="nothing measured meets"):
-        choice.check(choice.decide(fake(), choice.read_choice("p50<0.0001, p99")))
+        recommend.check(recommend.decide(fake(), recommend.read_choice("p50<0.0001, p99")))
     blind = fake()
     blind["reference"] = None
     for row in blind["results"]:
         row["same"] = None
     with pytest.raises(GanEdgeError, match="has psnr: give the generator"):
-        choice.decide(blind, choice.read_choice("psnr>=35, p99"))
+        recommend.decide(blind, recommend.read_choice("psnr>=35, p99"))
 
 
 @pytest.mark.parametrize("count", [1, 30])
@@ -555,7 +557,7 @@ def test_the_table_keeps_warnings_and_plots_do_not_mix_batches(tmp_path: Path) -
     line = [
         sys.executable,
         "-m",
-        "ganedge.benchmarks.results",
+        "ganedge.benchmarks.studies.results",
         "--folder",
         tmp_path,
         "--readme",

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from ganedge.benchmarks import choice, distance, latency, report
+from ganedge.benchmarks import distance, latency, recommend, report
 from ganedge.models import find
 from ganedge.runtime import engines
 from ganedge.runtime.errors import UsageError
@@ -41,9 +41,9 @@ def test_near_and_far(artifact: Path, tiny_run: Path) -> None:
     text = report.table(found)
     assert "FID to data*" in text
     assert "not comparable" in " ".join(text.split())
-    near = choice.choose(found, choice.read_choice("fid<=0.1, p99"))[5]
+    near = recommend.choose(found, recommend.read_choice("fid<=0.1, p99"))[5]
     assert near.best != list(found["competitors"])[2]
-    assert choice.value(found, found["results"][0], "fid") == 0  # The reference is no distance from itself.
+    assert recommend.value(found, found["results"][0], "fid") == 0  # The reference is no distance from itself.
 
 
 def test_nothing_is_shown_unasked(command: Command, artifact: Path) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ganedge.benchmarks import honesty
+from ganedge.benchmarks.studies import honesty
 from ganedge.runtime.errors import UsageError
 
 

@@ -19,7 +19,8 @@ import pytest
 from onnx import numpy_helper
 from torch import Tensor, nn
 
-from ganedge.benchmarks import competitor, latency, pools, process, reference, report, timing
+from ganedge.benchmarks import competitor, input_pool, latency, process, reference, report
+from ganedge.runtime import timing
 from ganedge.runtime.engine_file import EngineIdentity
 from ganedge.runtime.errors import EngineError
 from ganedge.runtime.manifest import Interface, Port, read_artifact, write_artifact
@@ -329,19 +330,19 @@ def test_strict_keeps_those_that_were_done(artifact: Path, monkeypatch: pytest.M
 def test_inputs_are_more_than_the_caches_hold(artifact: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "index3").mkdir()
     (tmp_path / "index3" / "size").write_text("64K\n")
-    monkeypatch.setattr(pools, "CACHES", tmp_path)
-    monkeypatch.setattr(pools, "BEYOND", 2.0)
+    monkeypatch.setattr(input_pool, "CACHES", tmp_path)
+    monkeypatch.setattr(input_pool, "BEYOND", 2.0)
     interface = read_artifact(artifact)[0].interface
-    batches, said = pools.make(interface, 4)
+    batches, said = input_pool.make(interface, 4)
     assert said == {"batches": len(batches), "bytes": sum(one[0].nbytes for one in batches), "cache_bytes": 65536}
     assert said["bytes"] >= 2 * 65536
     assert len({one[0].tobytes() for one in batches}) == len(batches), "all are different"
     shape: tuple[int | str, ...] = ("batch", 3, 16, 16)
     ports = [Port(name, "image", "float32", shape, "NCHW", (-1.0, 1.0)) for name in ("given", "made")]
-    monkeypatch.setattr(pools, "PICTURES", 8)
-    pictures, said = pools.make(Interface("image-to-image", (ports[0],), (ports[1],)), 2)
+    monkeypatch.setattr(input_pool, "PICTURES", 8)
+    pictures, said = input_pool.make(Interface("image-to-image", (ports[0],), (ports[1],)), 2)
     assert said["bytes"] >= 2 * 65536
-    assert len(pictures) * 2 > 2 * pools.PICTURES
+    assert len(pictures) * 2 > 2 * input_pool.PICTURES
     assert len({one[0].tobytes() for one in pictures}) == len(pictures), "moved pictures are other pictures"
 
 
@@ -463,7 +464,7 @@ def test_without_pytorch_everything_else_works(artifact: Path, half_artifact: Pa
 
 
 def test_start_up_is_measured(artifact: Path, tiny_run: Path) -> None:
-    line = [sys.executable, "-m", "ganedge.benchmarks.startup", artifact, "--runs", "1", "--against", tiny_run]
+    line = [sys.executable, "-m", "ganedge.benchmarks.studies.startup", artifact, "--runs", "1", "--against", tiny_run]
     done = subprocess.run(line, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout.splitlines()[-1])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ganedge.benchmarks import memory
+from ganedge.benchmarks.studies import memory
 
 COUNT, SIZE, BATCH = 1000, 48, 50
 """Together 7 MB, and steps so small that what they need and give back hardly shows."""

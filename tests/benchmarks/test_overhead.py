@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ganedge.benchmarks import overhead
+from ganedge.benchmarks.studies import overhead
 
 
 def test_what_is_added_is_found() -> None:
@@ -40,7 +40,7 @@ def test_threads_that_disagree_are_found(artifact: Path, monkeypatch: pytest.Mon
 
 
 def test_the_command(artifact: Path) -> None:
-    line = [sys.executable, "-m", "ganedge.benchmarks.overhead", artifact, "--seconds", "0.1", "--calls", "20"]
+    line = [sys.executable, "-m", "ganedge.benchmarks.studies.overhead", artifact, "--seconds", "0.1", "--calls", "20"]
     done = subprocess.run(line, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "added" in done.stdout

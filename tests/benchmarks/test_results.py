@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from ganedge.benchmarks import honesty, results, training
+from ganedge.benchmarks import training
+from ganedge.benchmarks.studies import honesty, results
 from ganedge.runtime.errors import InputError
 
 ROOT = Path(__file__).parents[2]
@@ -37,7 +38,7 @@ def _honest(**given: Any) -> dict[str, Any]:
 def test_the_readme_shows_what_was_measured() -> None:
     text = (ROOT / "README.md").read_text("utf-8")
     found = results.read(ROOT / "benchmarks" / "results")
-    assert results.updated(text, found) == text, "make results, or python -m ganedge.benchmarks.results"
+    assert results.updated(text, found) == text, "make results, or python -m ganedge.benchmarks.studies.results"
     for name, report in found.latencies.items():
         assert not report["partial"]
         batches = sorted({row["batch"] for row in report["results"]})

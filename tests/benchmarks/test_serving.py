@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ganedge.benchmarks.serving import measure
+from ganedge.benchmarks.studies.serving import measure
 from ganedge.runtime.doctor import tiny_artifact
 from ganedge.runtime.errors import GanEdgeError
 

@@ -12,8 +12,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from ganedge.export import parity
-from ganedge.export.artifact import Proven, export, write_artifact_file
-from ganedge.export.artifact import Wanted as As
+from ganedge.export.artifact import ExportSpec as As
+from ganedge.export.artifact import VerifiedArtifact, export, write_artifact_file
 from ganedge.export.from_onnx import of_onnx
 from ganedge.runtime import load
 from ganedge.runtime import verify as verifying
@@ -91,7 +91,7 @@ def test_a_proof_is_kept_for_later_and_belongs_to_its_artifact(tmp_path: Path, m
 
     other = of_onnx(fixed(tmp_path / "others.onnx", 8), "latent")
     path, again = export(other, As(), tmp_path / "other.onnx")
-    assert isinstance(again, Proven)
+    assert isinstance(again, VerifiedArtifact)
     path.with_name("other.onnx.proof.npz").write_bytes(kept)
     with pytest.raises(ArtifactError, match="other weights"):
         verify(path)

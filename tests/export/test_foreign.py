@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from ganedge.export import cyclegan_format, foreign, parity
+from ganedge.export import architectures, foreign, parity
 from ganedge.export.artifact import default_path
 from ganedge.export.foreign import Foreign, load_weights
 from ganedge.export.from_torch import per_picture, unwrap
@@ -92,7 +92,7 @@ def test_one_of_several_checkpoints_of_pictures_is_chosen(tmp_path: Path) -> Non
     states = {}
     for name, channels in (("genA2B", 3), ("genB2A", 1)):
         shapes = {"model.1.weight": (4, channels, 7, 7), "model.1.bias": (4,), "model.23.weight": (3, 4, 7, 7)}
-        network = cyclegan_format.build("resnet_6blocks", {key: torch.zeros(shape) for key, shape in shapes.items()})
+        network = architectures.build("resnet_6blocks", {key: torch.zeros(shape) for key, shape in shapes.items()})
         states[name] = network.state_dict()
     torch.save({**states, "epoch": 3}, tmp_path / "both.pth")
     with pytest.raises(UsageError, match="2 generators"):
@@ -118,7 +118,7 @@ def test_one_of_several_modules_is_chosen(tmp_path: Path) -> None:
 def test_weights_of_another_kind_are_no_traceback() -> None:
     state = {"model.1.weight": torch.zeros(64), "model.1.bias": torch.zeros(64)}
     with pytest.raises(ArtifactError, match="not of resnet_9blocks"):
-        cyclegan_format.build("resnet_9blocks", state)
+        architectures.build("resnet_9blocks", state)
 
 
 def test_weights_that_do_not_fit(tmp_path: Path) -> None:
@@ -215,7 +215,7 @@ def test_mistakes_get_one_line(command: Command, nets: Path, name: str, options:
 def test_the_known_format_reads_its_own_weights() -> None:
     shapes = {"model.1.weight": (4, 3, 7, 7), "model.1.bias": (4,), "model.23.weight": (3, 4, 7, 7)}
     state = {name: torch.zeros(shape) for name, shape in shapes.items()}
-    network = cyclegan_format.build("resnet_6blocks", state)
+    network = architectures.build("resnet_6blocks", state)
     keys = list(network.state_dict())
     assert keys[0] == "model.1.weight"
     assert "model.10.conv_block.5.weight" in keys
@@ -228,15 +228,15 @@ def test_the_known_format_reads_its_own_weights() -> None:
     }
     foreign._fit(network, [("", old)], Path("old.pth"))
     with pytest.raises(ArtifactError, match="not of unet_256"):
-        cyclegan_format.build("unet_256", state)
+        architectures.build("unet_256", state)
     with pytest.raises(UsageError, match="unknown architecture"):
-        cyclegan_format.build("resnet_3blocks", state)
+        architectures.build("resnet_3blocks", state)
 
 
 def test_a_checkpoint_of_pictures_with_dynamic_size(tmp_path: Path) -> None:
     shapes = {"model.1.weight": (4, 3, 7, 7), "model.1.bias": (4,), "model.23.weight": (3, 4, 7, 7)}
     torch.manual_seed(0)
-    network = cyclegan_format.build("resnet_6blocks", {name: torch.zeros(shape) for name, shape in shapes.items()})
+    network = architectures.build("resnet_6blocks", {name: torch.zeros(shape) for name, shape in shapes.items()})
     torch.save(network.state_dict(), tmp_path / "6_net_G_A.pth")
     original = foreign.of_checkpoint(tmp_path / "6_net_G_A.pth", "resnet_6blocks", Foreign())
     port = original.interface.inputs[0]
@@ -256,7 +256,7 @@ def test_nan_weights_are_refused(nets: Path) -> None:
     for parameter in network.parameters():
         parameter.data.fill_(float("nan"))
     with pytest.raises(GanEdgeError, match="NaN"):
-        foreign._finish(foreign.Opened(network, Foreign(input="6x1x1", kind="latent"), "nets.py:Generator", ""))
+        foreign._finish(foreign.LoadedModule(network, Foreign(input="6x1x1", kind="latent"), "nets.py:Generator", ""))
 
 
 def test_the_line_that_cannot_be_exported_is_named(command: Command, tmp_path: Path) -> None:
@@ -289,7 +289,7 @@ def test_the_line_that_cannot_be_exported_is_named(command: Command, tmp_path: P
 )
 def test_the_size_that_was_said_is_the_one_to_prove_at(shape: str, size: str | None, wanted: int | None) -> None:
     said = Foreign(input=shape, kind="image", size=size)
-    original = foreign._finish(foreign.Opened(nn.Conv2d(3, 3, 3, padding=1), said, "nets.py:G", ""))
+    original = foreign._finish(foreign.LoadedModule(nn.Conv2d(3, 3, 3, padding=1), said, "nets.py:G", ""))
     assert original.source.size == wanted
     if wanted is not None and size is not None:
         assert parity.sides(original.interface.inputs[0], original.source.size)[0] == (wanted, wanted)
@@ -297,7 +297,7 @@ def test_the_size_that_was_said_is_the_one_to_prove_at(shape: str, size: str | N
 
 def test_artifacts_of_different_sources_and_forms_have_different_names(tmp_path: Path) -> None:
     said = Foreign(input="3x8x8", kind="image", part="nets.genB2A")
-    opened = foreign.Opened(nn.Conv2d(3, 3, 3, padding=1), said, "nets.py:G", "", stem="latest_net_G")
+    opened = foreign.LoadedModule(nn.Conv2d(3, 3, 3, padding=1), said, "nets.py:G", "", stem="latest_net_G")
     original = foreign._finish(opened)
     assert default_path(original, "fp32", "onnx") == Path("latest_net_G-nets-genB2A.onnx")
     torch.save(nn.Conv2d(3, 3, 3).state_dict(), tmp_path / "netG.pth")

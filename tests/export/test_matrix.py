@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from ganedge.export import pictures
-from ganedge.export.artifact import Wanted, export, make
+from ganedge.export.artifact import ExportSpec, export, make
 from ganedge.export.from_onnx import of_onnx, with_size
 from ganedge.export.from_torch import of_run
-from ganedge.export.original import Original
+from ganedge.export.source_model import SourceModel
 from ganedge.export.to_tensorrt import Settings, write_engine
 from ganedge.models import find
+from ganedge.runtime import inputs
 from ganedge.runtime.engine_file import check_engine, read_sidecar
 from ganedge.runtime.engines import installed
 from ganedge.train.loop import Settings as Training
@@ -46,7 +46,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     folder = tmp_path_factory.mktemp("matrix")
     for kind, shape in {"pairs": (96, 192), "sets/trainA": (96, 96), "sets/trainB": (96, 96)}.items():
         (folder / kind).mkdir(parents=True)
-        for index, pixels in enumerate(pictures.natural(4, *shape, 3, len(kind))):
+        for index, pixels in enumerate(inputs.natural(4, *shape, 3, len(kind))):
             Image.fromarray(pixels).save(folder / kind / f"{index}.png")
     places = {
         "images": "digits",
@@ -69,9 +69,9 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     return run
 
 
-def prove(original: Original, precision: Any, target: Any) -> None:
+def prove(original: SourceModel, precision: Any, target: Any) -> None:
     """`make` raises where a gate is missed."""
-    proven = make(original, Wanted(precision, target=target))
+    proven = make(original, ExportSpec(precision, target=target))
     assert proven.manifest.precision == precision
     able = ["openvino"] if precision == "bf16" else ["onnxruntime", "openvino"]
     assert [proof.engine.split()[0] for proof in proven.manifest.parity] == able
@@ -84,7 +84,7 @@ def prove(original: Original, precision: Any, target: Any) -> None:
 @pytest.mark.parametrize(("name", "precision"), ENGINES)
 def test_engines(trained: Trained, tmp_path: Path, name: str, precision: Any) -> None:
     """Every system becomes an engine; what the network computes in is checked on the way, or `write_engine` raises."""
-    proven = make(of_run(trained(name, False)), Wanted(precision, target="trt" if precision == "int8" else None))
+    proven = make(of_run(trained(name, False)), ExportSpec(precision, target="trt" if precision == "int8" else None))
     if precision == "int8":  # The same file that OpenVINO runs, where it was proven.
         assert "openvino" in {proof.engine.split()[0] for proof in proven.manifest.parity if proof.passed}
     (tmp_path / "g.onnx").write_bytes(proven.data)
@@ -108,8 +108,8 @@ def test_tiny(trained: Trained, name: str, which: str | None, precision: str, ta
 
 
 def test_an_int8_artifact_takes_a_size(trained: Trained, tmp_path: Path) -> None:
-    path, _ = export(of_run(trained("pix2pix", False)), Wanted("int8", target="ort"), tmp_path / "g.onnx")
-    fixed = make(with_size(of_onnx(path), 64, 32), Wanted())
+    path, _ = export(of_run(trained("pix2pix", False)), ExportSpec("int8", target="ort"), tmp_path / "g.onnx")
+    fixed = make(with_size(of_onnx(path), 64, 32), ExportSpec())
     assert fixed.manifest.interface.inputs[0].shape == ("batch", 3, 64, 32)
     assert fixed.manifest.precision == "int8"
     counts = [

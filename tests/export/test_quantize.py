@@ -16,14 +16,14 @@ import onnxruntime
 import pytest
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
-from ganedge.export import artifact, boundary, layers, parity, pictures, precision, quantize, rewrite
+from ganedge.export import artifact, layers, parity, precision, quantize, rewrite, uint8_io
 from ganedge.export.from_onnx import looks_at_all, of_onnx, with_size
-from ganedge.export.original import Original
 from ganedge.export.sensitivity import Sensitivity
-from ganedge.runtime import engines, fidelity, load
+from ganedge.export.source_model import SourceModel
+from ganedge.runtime import engines, fidelity, inputs, load
 from ganedge.runtime.errors import GanEdgeError, InputError, UsageError
-from ganedge.runtime.images import to_uint8
 from ganedge.runtime.manifest import Interface, Port, Source, read_artifact
+from ganedge.runtime.pictures.images import to_uint8
 
 Command = Callable[..., Any]
 LATENT = Interface(
@@ -238,7 +238,7 @@ def test_what_overflows_stays_wide() -> None:
 
 @pytest.mark.skipif(not engines.installed("openvino"), reason="needs OpenVINO, the one engine here that reads bf16")
 def test_bf16_keeps_first_layers_where_it_misses(monkeypatch: pytest.MonkeyPatch) -> None:
-    original = Original(lopsided(), PICTURE, "none", Source(), lambda arrays: run(lopsided(), *arrays), Path())
+    original = SourceModel(lopsided(), PICTURE, "none", Source(), lambda arrays: run(lopsided(), *arrays), Path())
     tried: list[frozenset[str]] = []
     convert = precision.to_half
 
@@ -248,7 +248,7 @@ def test_bf16_keeps_first_layers_where_it_misses(monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(precision, "to_half", watched)
     with pytest.raises(GanEdgeError, match="lost in the first layers"):
-        artifact.make(original, artifact.Wanted("bf16", gate=fidelity.Gate(psnr=120)))
+        artifact.make(original, artifact.ExportSpec("bf16", gate=fidelity.Gate(psnr=120)))
     assert tried == [frozenset(), {"first"}, {"first", "second"}], "and never all of them"
 
 
@@ -259,7 +259,7 @@ def test_nodes_without_names_can_be_left_out(tmp_path: Path) -> None:
     onnx.save(full, tmp_path / "g.onnx")
     original = of_onnx(tmp_path / "g.onnx", "image", (-1.0, 1.0))
     assert len({node.name for node in original.model.graph.node}) == len(full.graph.node)
-    wanted = artifact.Wanted("int8", target="openvino", gate=fidelity.Gate(psnr=38))
+    wanted = artifact.ExportSpec("int8", target="openvino", gate=fidelity.Gate(psnr=38))
     proven = artifact.make(original, wanted)
     assert all(proof.passed for proof in proven.manifest.parity)
     assert "0%" not in proven.notes[-1]
@@ -278,13 +278,13 @@ def test_the_layer_that_loses_is_named() -> None:
 def test_bytes_at_the_boundary() -> None:
     nodes = [helper.make_node("Resize", ["x", "", "scales"], ["image"], "r", mode="nearest")]
     full = graph(PICTURE, nodes, {"scales": np.float32([1, 1, 2, 2])})
-    model, interface = boundary.to_bytes(full, PICTURE)
+    model, interface = uint8_io.to_bytes(full, PICTURE)
     assert interface.inputs[0].shape == ("batch", 8, 8, 3)
     assert interface.output.dtype == "uint8"
     levels = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 3), np.uint8)
     found = run(model, levels)
     np.testing.assert_array_equal(found, levels.repeat(2, 1).repeat(2, 2), "every level comes back as itself")
-    floats = run(full, pictures.to_range(levels, PICTURE.inputs[0]))
+    floats = run(full, inputs.to_range(levels, PICTURE.inputs[0]))
     np.testing.assert_array_equal(found, to_uint8(floats, (-1.0, 1.0), "NCHW"))
 
 
@@ -294,9 +294,9 @@ def test_the_boundary_stays_fp32_in_any_precision(kind: Any, tmp_path: Path) -> 
     node = helper.make_node("Conv", ["x", "w"], ["image"], "conv")
     output = (Port("image", "image", "float32", ("batch", 3, 8, 8), "NCHW", (-1.0, 1.0)),)
     interface = Interface("image-to-image", PICTURE.inputs, output)
-    model, interface = boundary.to_bytes(graph(interface, [node], {"w": np.eye(3)[..., None, None]}), interface)
-    original = Original(model, interface, "none", Source(), None, tmp_path)
-    changed, _ = artifact._convert(original, kind, artifact.Wanted(kind), frozenset(), [])
+    model, interface = uint8_io.to_bytes(graph(interface, [node], {"w": np.eye(3)[..., None, None]}), interface)
+    original = SourceModel(model, interface, "none", Source(), None, tmp_path)
+    changed, _ = artifact._convert(original, kind, artifact.ExportSpec(kind), frozenset(), [])
     types = {value.name: value.type.tensor_type.elem_type for value in changed.graph.value_info}
     found = {node.name: types.get(node.output[0]) for node in changed.graph.node}
     assert found["conv"] == (TensorProto.FLOAT16 if kind == "fp16" else TensorProto.BFLOAT16)
@@ -310,8 +310,8 @@ def test_a_range_that_cannot_be_is_doubted(declared: tuple[float, float], doubte
     port = replace(LATENT.output, range=declared)
     values = np.linspace(0, 1, 2 * 3 * 8 * 8, dtype=np.float32).reshape(2, 3, 8, 8)
     interface = replace(LATENT, outputs=(port,))
-    original = Original(dcgan(), interface, "none", Source(), lambda _: values, Path())
-    wanted = artifact.Wanted(io=io)
+    original = SourceModel(dcgan(), interface, "none", Source(), lambda _: values, Path())
+    wanted = artifact.ExportSpec(io=io)
     cases = artifact._cases(original, wanted, [[values]])
     found = artifact._doubtful_range(original, wanted, cases)
     if io == "float" or declared[0] != 0.4:  # Bytes are clipped, so that going too far does not show.
@@ -323,14 +323,14 @@ def test_a_range_that_cannot_be_is_doubted(declared: tuple[float, float], doubte
 
 
 def test_pictures(tmp_path: Path) -> None:
-    made = pictures.natural(4, 32, 48, 3, 0)
+    made = inputs.natural(4, 32, 48, 3, 0)
     assert made.shape == (4, 32, 48, 3)
-    np.testing.assert_array_equal(made, pictures.natural(4, 32, 48, 3, 0))
+    np.testing.assert_array_equal(made, inputs.natural(4, 32, 48, 3, 0))
     close = np.corrcoef(made[:, :, :-1, 0].ravel(), made[:, :, 1:, 0].ravel())[0, 1]
     assert close > 0.8, "neighbours are alike, as in photographs"
     assert made.std() > 20
     with pytest.raises(InputError, match="holds no pictures"):
-        pictures.from_folder(tmp_path, 4, 8, 8, 3)
+        inputs.from_folder(tmp_path, 4, 8, 8, 3)
 
 
 def test_gates_as_people_write_them() -> None:
@@ -391,7 +391,7 @@ def test_a_folder_is_shared_between_calibration_and_proof(
 ) -> None:
     """What INT8 is proven on is nothing that its scales, or the layers that it leaves out, were found on."""
     uses = {
-        use: {item.tobytes() for inputs in parity.real_cases(PICTURE, pictures, use=use) for item in inputs[0]}
+        use: {item.tobytes() for inputs in parity.real_cases(PICTURE, inputs, use=use) for item in inputs[0]}
         for use in parity.USES
     }
     assert [len(found) for found in uses.values()] == [8, 8, 8]
@@ -414,7 +414,7 @@ def test_a_folder_is_shared_between_calibration_and_proof(
         {"s": np.float32([1, 1, 2, 2]), "w": np.random.default_rng(0).normal(0, 0.1, (3, 3, 3, 3))},
     )
     onnx.save(full, tmp_path / "theirs.onnx")
-    asked = [tmp_path / "theirs.onnx", "--kind", "image", "--int8", "--for", "ort", "--calibrate", pictures]
+    asked = [tmp_path / "theirs.onnx", "--kind", "image", "--int8", "--for", "ort", "--calibrate", inputs]
     done = command("gan-export", *asked, "-o", tmp_path / "g.onnx")
     assert done.code == 0, done.err
     with np.load(tmp_path / "g.onnx.proof.npz") as stored:
@@ -422,7 +422,7 @@ def test_a_folder_is_shared_between_calibration_and_proof(
     assert proven <= uses["proof"]
     assert {item.tobytes() for item in seen[0][0][0]} == uses["calibration"]
     assert "calibrated with" not in done.err
-    for path in sorted(pictures.rglob("*.png"))[2:]:
+    for path in sorted(inputs.rglob("*.png"))[2:]:
         path.unlink()
     done = command("gan-export", *asked, "-o", tmp_path / "g.onnx")
     assert done.code == 0, done.err
@@ -531,11 +531,11 @@ def test_a_foreign_onnx_that_is_narrow_already(tmp_path: Path) -> None:
         onnx.save(model, tmp_path / f"{kind}.onnx")
         original = of_onnx(tmp_path / f"{kind}.onnx", "image")
         assert original.precision == kind
-        made = artifact.make(original, artifact.Wanted())
+        made = artifact.make(original, artifact.ExportSpec())
         assert made.manifest.precision == kind
         assert any(f"{kind} inside" in note for note in made.notes)
         with pytest.raises(UsageError, match=f"{kind} already"):
-            artifact.make(original, artifact.Wanted("bf16"))
+            artifact.make(original, artifact.ExportSpec("bf16"))
 
 
 @pytest.mark.parametrize(

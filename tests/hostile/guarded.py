@@ -37,8 +37,8 @@ PRELOADED = (
     "ganedge.export.from_onnx",
     "ganedge.export.from_torch",
     "ganedge.benchmarks.latency",
-    "ganedge.runtime.folder",
-    "ganedge.runtime.translation",
+    "ganedge.runtime.pictures.folder",
+    "ganedge.runtime.pictures.translation",
     "ganedge.runtime.engines.ort",
     "ganedge.runtime.engine_file",
     "lightning_fabric",
@@ -55,7 +55,7 @@ PRELOADED = (
     "ganedge.export.quantize",
     "ganedge.train.examiner",
     "av",
-    "ganedge.runtime.video",
+    "ganedge.runtime.pictures.video",
     "openvino",
 )
 LIMIT_S = 10

@@ -424,9 +424,9 @@ def main() -> None:
     os.environ["XDG_CACHE_HOME"] = (
         "cache"  # In the folder of each victim; after what looks for its own cache at import.
     )
-    from ganedge.train import keeper
+    from ganedge.train import reporter
 
-    keeper.REPORT_SECONDS = 0.0  # A line of metrics for each step, so that they do not depend on how fast it is.
+    reporter.REPORT_SECONDS = 0.0  # A line of metrics for each step, so that they do not depend on how fast it is.
     victims = tuple(victim for victim in VICTIMS if given.only is None or victim.name in given.only.split(";"))
     report = campaign(given.kills, given.seed, victims, lambda line: print(line, flush=True))
     if given.report:

@@ -124,7 +124,7 @@ def test_a_folder_that_disappears(
     command: Command, inverter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The results' folder goes while pictures are translated; each that cannot be written is named."""
-    from ganedge.runtime import images
+    from ganedge.runtime.pictures import images
 
     source = tmp_path / "in"
     source.mkdir()

@@ -182,7 +182,7 @@ def test_ctrl_c_while_packages_are_imported_is_one_line(tmp_path: Path, name: st
 def test_the_commands_begin_where_ctrl_c_is_seen() -> None:
     text = (Path(__file__).parents[2] / "pyproject.toml").read_text("utf-8")
     for name in ("train", "export", "run", "bench"):
-        assert f'gan-{name} = "ganedge.runtime.start:gan_{name}"' in text
+        assert f'gan-{name} = "ganedge.runtime.cli.start:gan_{name}"' in text
 
 
 def test_streams_that_are_closed(artifact: Path) -> None:

@@ -11,10 +11,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ganedge.runtime import memory, onnx_file
+from ganedge.runtime.cli.terminal import printable
 from ganedge.runtime.engine_file import read_sidecar
 from ganedge.runtime.errors import ArtifactError, GanEdgeError
 from ganedge.runtime.manifest import Manifest
-from ganedge.runtime.terminal import printable
 
 MANY = settings(max_examples=150, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 JSON = st.recursive(

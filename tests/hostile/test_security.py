@@ -421,7 +421,7 @@ def film(path: Path, frames: int = 1) -> Path:
 def test_videos_of_too_many_pixels_are_refused_before_they_are_decoded(
     command: Command, translator: Path, here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from ganedge.runtime import video
+    from ganedge.runtime.pictures import video
 
     monkeypatch.setattr(video._Translation, "_frames", lambda *a: pytest.fail("it was decoded"))
     done = command(

@@ -5,13 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ganedge.models.objectives import (
-    OBJECTIVES,
-    accuracy,
-    gradient_penalty,
-    r1_penalty,
-    smoothed_bce_discriminator,
-)
+from ganedge.models.objectives import OBJECTIVES, accuracy, gradient_penalty, r1_penalty, smoothed_bce_discriminator
 
 REAL = torch.tensor([0.3, -1.2, 4.0], dtype=torch.float64)
 FAKE = torch.tensor([-0.5, 2.5, 0.1], dtype=torch.float64)

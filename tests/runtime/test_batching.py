@@ -8,8 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from ganedge.runtime.batching import Batcher
 from ganedge.runtime.errors import EngineError, InputError, UsageError
+from ganedge.runtime.serving.batching import Batcher
 
 
 class Doubler:

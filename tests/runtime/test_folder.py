@@ -11,8 +11,8 @@ import pytest
 from onnx import helper
 from PIL import Image
 
-from ganedge.runtime import images
 from ganedge.runtime.memory import parse
+from ganedge.runtime.pictures import images
 
 Command = Callable[..., Any]
 

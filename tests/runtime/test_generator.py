@@ -142,4 +142,4 @@ def test_an_engine_with_a_smallest_batch_is_filled_up(artifact: Path) -> None:
         with Generator(plain.manifest, engine, 8, least=4) as generator:
             np.testing.assert_allclose(generator.sample(18, seed=0).astype(int), expected, atol=1)
             assert seen == [8, 8, 4]
-            assert len(generator.compute(*generator.draw(1, seed=0))) == 1
+            assert len(generator.compute(*generator.sample_inputs(1, seed=0))) == 1

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ganedge.runtime import images
 from ganedge.runtime.errors import GanEdgeError, InputError, UsageError
+from ganedge.runtime.pictures import images
 
 
 def test_rounding_and_clipping() -> None:

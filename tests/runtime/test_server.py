@@ -21,10 +21,11 @@ import pytest
 from onnx import helper
 from PIL import Image
 
-from ganedge.runtime import listen, load
+from ganedge.runtime import load
 from ganedge.runtime.generator import Generator
-from ganedge.runtime.listen import LOCAL
-from ganedge.runtime.server import Limits, Server
+from ganedge.runtime.serving import server_socket
+from ganedge.runtime.serving.server import Limits, Server
+from ganedge.runtime.serving.server_socket import LOCAL
 
 PICTURE = np.random.default_rng(0).integers(0, 256, (13, 17, 3), np.uint8)
 
@@ -198,7 +199,7 @@ def test_pictures_of_any_size_for_a_generator_of_one(
         assert refused.status_code == 400
         assert "--resize" in refused.text
     asked: dict[str, Any] = {}
-    monkeypatch.setattr(listen, "listen", lambda *_, **limits: asked.update(limits) or 0)
+    monkeypatch.setattr(server_socket, "listen", lambda *_, **limits: asked.update(limits) or 0)
     assert command("gan-run", "serve", path, "--resize").code == 0
     assert asked["resize"]
 

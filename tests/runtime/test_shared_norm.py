@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ganedge.export.artifact import Wanted, export
+from ganedge.export.artifact import ExportSpec, export
 from ganedge.export.foreign import Foreign, of_module
 from ganedge.runtime import load
 from ganedge.runtime.engines import start
 from ganedge.runtime.errors import ArtifactError, InputError, MissingExtra, UsageError
 from ganedge.runtime.manifest import read_artifact
-from ganedge.runtime.shared_norm import SharedNorm
+from ganedge.runtime.pictures.shared_norm import SharedNorm
 
 Command = Callable[..., Any]
 MEMORY = 60_000_000
@@ -43,7 +43,7 @@ def normalising(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("shared")
     (folder / "nets.py").write_text(NETS)
     original = of_module(f"{folder}/nets.py:make", Foreign(input="3xHxW", kind="image"))
-    return export(original, Wanted(), folder / "g.onnx")[0]
+    return export(original, ExportSpec(), folder / "g.onnx")[0]
 
 
 def landscape(height: int, width: int) -> Any:
@@ -139,7 +139,7 @@ def test_other_normalisations_over_the_picture_are_known(tmp_path: Path, kind: s
         f"    return nn.Sequential(nn.Conv2d(3, 8, 3, 1, 1), {norm}, nn.Conv2d(8, 3, 3, 1, 1), nn.Tanh())\n"
     )
     original = of_module(f"{tmp_path}/nets.py:make", Foreign(input="3xHxW", kind="image"))
-    path, proven = export(original, Wanted(), tmp_path / "g.onnx")
+    path, proven = export(original, ExportSpec(), tmp_path / "g.onnx")
     assert proven.manifest.norm_mode == "instance"
     with load(path) as generator, pytest.raises(UsageError, match="tiles 'shared': this generator"):
         generator.translate(landscape(1000, 1300), memory=MEMORY, tiles="shared")

@@ -14,7 +14,7 @@ from PIL import Image
 
 from ganedge.runtime import EngineError, InputError, UsageError, load
 from ganedge.runtime.latents import LatentStream, between
-from ganedge.runtime.tiles import reflected
+from ganedge.runtime.pictures.tiles import reflected
 
 Make = Callable[..., Path]
 IDENTITY = [helper.make_node("Identity", ["x"], ["y"])]
@@ -160,7 +160,7 @@ def test_options_that_make_no_sense(make: Make, artifact: Path) -> None:
 def test_tiles_equal_the_whole_where_the_overlap_suffices(make: Make, multiple: int) -> None:
     nodes, weights = blur(16)
     picture = np.random.default_rng(7).integers(0, 256, (701, 533, 3), np.uint8)
-    from ganedge.runtime import tiles
+    from ganedge.runtime.pictures import tiles
 
     with load(make(nodes, weights, multiple=multiple), engine="onnxruntime", threads=2) as generator:
         ports = generator.manifest.interface
@@ -173,7 +173,7 @@ def test_tiles_equal_the_whole_where_the_overlap_suffices(make: Make, multiple: 
 
 
 def test_memory_decides_about_tiles(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    from ganedge.runtime import tiles
+    from ganedge.runtime.pictures import tiles
 
     nodes, weights = blur(16)
     picture = np.random.default_rng(8).integers(0, 256, (1100, 1000, 3), np.uint8)

@@ -18,8 +18,9 @@ import numpy as np
 import pytest
 from onnx import helper
 
-from ganedge.runtime import load, video
-from ganedge.runtime.video import translate_video
+from ganedge.runtime import load
+from ganedge.runtime.pictures import video
+from ganedge.runtime.pictures.video import translate_video
 
 LEVELS = (40, 80, 120, 160, 200)
 """Brightness of the frames, one after the other."""

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ganedge.train import columns
-from ganedge.train.columns import ColumnConv2d, ColumnConvTranspose2d, use_columns
+from ganedge.train import im2col
+from ganedge.train.im2col import ColumnConv2d, ColumnConvTranspose2d, use_columns
 
 LAYERS = {
     ColumnConv2d: lambda: nn.Conv2d(128, 16, 4, 2, 1, bias=False),
@@ -41,8 +41,8 @@ def test_gradients_are_those_of_double_precision(kind: type[nn.Module], memory: 
 
 def test_no_weight_gradient_is_computed_where_none_is_wanted(monkeypatch: pytest.MonkeyPatch) -> None:
     counted: list[int] = []
-    real = columns._weight_gradient
-    monkeypatch.setattr(columns, "_weight_gradient", lambda *given: (counted.append(1), real(*given))[1])
+    real = im2col._weight_gradient
+    monkeypatch.setattr(im2col, "_weight_gradient", lambda *given: (counted.append(1), real(*given))[1])
     network = nn.Sequential(LAYERS[ColumnConv2d]())
     use_columns(network)
     x = torch.randn(1, 128, 8, 8, requires_grad=True)

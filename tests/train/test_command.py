@@ -16,7 +16,7 @@ import safetensors.torch
 import torch
 
 from ganedge.models import VARIANTS, find
-from ganedge.train import options
+from ganedge.runtime.cli import options
 from ganedge.train.loop import Settings
 
 Command = Callable[..., Any]

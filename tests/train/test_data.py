@@ -19,7 +19,7 @@ from torchvision.datasets import CIFAR10, CelebA
 from ganedge.models.variant import Wants
 from ganedge.runtime.errors import InputError, UsageError
 from ganedge.train import data
-from ganedge.train import pictures as reading
+from ganedge.train import decode as reading
 from ganedge.train.sources import InMemory, OnDisk
 
 WANTS = Wants("images", 16, None, (-1.0, 1.0))

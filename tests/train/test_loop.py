@@ -21,7 +21,7 @@ from PIL import Image
 from ganedge.models import find
 from ganedge.models.dcgan import DCGAN
 from ganedge.runtime.errors import ArtifactError, EngineError, GanEdgeError, UsageError
-from ganedge.train import checkpoint, keeper, loop, run_folder
+from ganedge.train import checkpoint, loop, reporter, run_folder
 from ganedge.train.loop import Settings, train
 
 TINY: dict[str, Any] = {"size": 16, "width": 8, "latent": 6, "batch": 16, "sample_every": 4}
@@ -312,7 +312,7 @@ def test_a_loss_that_is_not_finite_stops(tmp_path: Path) -> None:
 
 
 def test_a_collapsed_generator_stops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(keeper, "MATURE_STEPS", 4)
+    monkeypatch.setattr(reporter, "MATURE_STEPS", 4)
 
     class Flat(DCGAN):
         def step(self, batch: Any, step: int, update: Any) -> dict[str, torch.Tensor]:
@@ -327,7 +327,7 @@ def test_a_collapsed_generator_stops(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 @pytest.mark.parametrize("ema", [0.0, 0.999])
 def test_a_collapsed_generator_is_not_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ema: float) -> None:
-    monkeypatch.setattr(keeper, "MATURE_STEPS", 4)
+    monkeypatch.setattr(reporter, "MATURE_STEPS", 4)
 
     class Flat(DCGAN):
         def step(self, batch: Any, step: int, update: Any) -> dict[str, torch.Tensor]:
@@ -349,13 +349,13 @@ def test_one_picture_for_all_inputs_is_collapse() -> None:
     interface = find("pix2pix")(find("pix2pix").config_class(size=32, width=4)).generators()["generator"]
     inputs, picture = random.uniform(-1, 1, (4, 3, 8, 8)), random.uniform(-1, 1, (1, 3, 8, 8))
     same = np.repeat(picture, 4, 0)
-    assert keeper.collapsed([inputs, same, inputs], interface)
-    assert keeper.collapsed([inputs, np.zeros_like(inputs)], interface), "flat"
-    assert not keeper.collapsed([inputs, same + 0.01 * inputs], interface)
-    assert not keeper.collapsed([same, same], interface), "the same inputs"
-    assert not keeper.collapsed([inputs[:1], picture], interface), "one input"
-    assert keeper.collapsed([same], interface)
-    assert not keeper.collapsed([inputs], interface)
+    assert reporter.collapsed([inputs, same, inputs], interface)
+    assert reporter.collapsed([inputs, np.zeros_like(inputs)], interface), "flat"
+    assert not reporter.collapsed([inputs, same + 0.01 * inputs], interface)
+    assert not reporter.collapsed([same, same], interface), "the same inputs"
+    assert not reporter.collapsed([inputs[:1], picture], interface), "one input"
+    assert reporter.collapsed([same], interface)
+    assert not reporter.collapsed([inputs], interface)
 
 
 def test_no_sample_of_what_is_not_finite(tmp_path: Path) -> None:

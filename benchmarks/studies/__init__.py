@@ -1,0 +1,1 @@
+"""Measurements that only maintainers run; not in the wheel."""

@@ -1,0 +1,369 @@
+"""Is gan-bench honest? Runs of it whose true answer is known, and how often it says so.
+
+    make honesty
+    python -m ganedge.benchmarks.studies.honesty --runs 20 --json honesty.json
+
+Three bars. The same artifact under two names is as fast as itself: a ratio within `NEAR` of 1, its interval over 1.
+A competitor made 10 % slower is found by `gan-bench compare`, and nothing where nothing was changed. An artifact with
+one layer's weights scaled by 1.1 is called unfaithful, for every layer. Beside them stands what gan-bench itself
+adds to a call. Each report comes from a process of its own, as in use: memory lies elsewhere, so that two processes
+are never quite alike.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+
+from ganedge.benchmarks import compare, input_pool, isolated, latency
+from ganedge.benchmarks.competitor import EAGER, artifact_competitors
+from ganedge.benchmarks.conditions import conditions, machine
+from ganedge.runtime import engines, timing
+from ganedge.runtime.cli import terminal
+from ganedge.runtime.errors import GanEdgeError, UsageError
+from ganedge.runtime.files import write_whole
+from ganedge.runtime.manifest import read_artifact, write_artifact
+
+SCHEMA = 1
+"""Version of the report."""
+NEAR = 0.02
+"""Share by which an artifact may seem faster or slower than itself."""
+COVERED = 19 / 20
+"""Share of the runs whose interval has to cover 1."""
+SLOWER = 1.1
+"""What a planted slowdown makes of each call's time."""
+SCALED = 1.1
+"""What a planted mistake makes of a layer's weights."""
+SYSTEM = {"size": 32, "width": 32, "batch": 16, "sample_every": 1000}
+"""A DCGAN whose call takes about a millisecond, so that a turn holds many."""
+NAMES = ("generator.onnx", "twin.onnx")
+"""One artifact under two names."""
+SCRIPT = """
+import sys
+from ganedge.benchmarks.studies.honesty import report_to
+folder, out, seconds, slower = sys.argv[1:]
+report_to(folder, out, float(seconds), float(slower))
+"""
+LIMIT = 600
+"""Seconds after which a process counts as stuck."""
+Say = Callable[[str], object]
+
+
+def make(folder: Path) -> None:
+    """Train a generator for a moment, export it, and put it there under both names."""
+    from ganedge.export.artifact import export_run
+    from ganedge.models import find
+    from ganedge.train.loop import Settings, train
+
+    run = train(find("dcgan"), SYSTEM, Settings(data="digits", out=folder / "run", steps=20, device="cpu"))
+    artifact, _ = export_run(run)
+    for name in NAMES:
+        shutil.copy(artifact, folder / name)
+
+
+def report_to(folder: str, out: str, seconds: float, slower: float = 1.0) -> None:
+    """Measure both names beside eager PyTorch in this process; the first takes `slower` times as long as it does."""
+
+    def change(subject: latency.Subject) -> None:
+        subject.competitors[:] = [
+            replace(
+                one,
+                run=_stretched(one.run, slower),
+                recipe=replace(one.recipe, make=partial(_slowed, one.recipe.make, slower)),
+            )
+            if one.recipe is not None and one.file is not None and one.file.name == NAMES[0]
+            else one
+            for one in subject.competitors
+        ]
+
+    place = Path(folder)
+    settings = latency.Settings((1,), engine="onnxruntime", seconds=seconds, processes=0)
+    files = [place / name for name in NAMES]
+    measured = latency.measure(files, str(place / "run"), settings, change=change if slower > 1 else None)
+    if measured["partial"]:
+        raise KeyboardInterrupt
+    write_whole(Path(out), json.dumps(measured))
+
+
+def _slowed(make: Callable[[], isolated.Piece], factor: float) -> Slowed:
+    return Slowed(make(), factor)
+
+
+@dataclass(frozen=True)
+class Slowed:
+    """A competitor each call of which takes `factor` times as long as it does."""
+
+    one: isolated.Piece
+    factor: float
+
+    @property
+    def renew(self) -> Callable[[], None] | None:
+        """As it is."""
+        return self.one.renew
+
+    def close(self) -> None:
+        """As it does."""
+        self.one.close()
+
+    def over(self, pool: isolated.Pool) -> timing.Competitor:
+        """The same, and longer."""
+        return _stretched(self.one.over(pool), self.factor)
+
+
+def _stretched(run: Callable[[Any], Any], factor: float) -> Callable[[Any], Any]:
+    """A call that really takes `factor` times as long: it spins for the rest."""
+
+    def stretched(arrays: Any) -> Any:
+        begin = time.perf_counter()
+        output = run(arrays)
+        end = begin + factor * (time.perf_counter() - begin)
+        while time.perf_counter() < end:
+            pass
+        return output
+
+    return stretched
+
+
+def measure(runs: int, seconds: float, say: Say) -> dict[str, Any]:
+    """Everything, in a folder of its own that is removed afterwards.
+
+    Args:
+        runs: Of each bar.
+        seconds: That each competitor is timed for in each report.
+        say: Takes a line for each run and each bar.
+
+    Returns:
+        The report: each bar with its counts, and every run. After Ctrl-C it holds the runs that were done and says that
+        it is partial.
+    """
+    if runs < 1 or not 0 < seconds <= 600:
+        raise UsageError(f"--runs {runs} --seconds {seconds:g}: give at least one run, and 0 to 600 s")
+    before = conditions()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        make(folder)
+        wrong = planted_mistakes(folder)
+        own = overhead(folder / NAMES[0], seconds)
+        say(f"gan-bench's own part of a call: {1e6 * own['added_s']:.1f} µs of {1e6 * own['bare_s']:.0f}")
+        rows: list[dict[str, Any]] = []
+        ended = False
+        try:
+            for turn in range(runs):
+                rows.append(judged(_reports(folder, seconds, turn)))
+                say(f"run {turn + 1} of {runs}: {_line(rows[-1])}")
+        except (KeyboardInterrupt, GanEdgeError, subprocess.TimeoutExpired) as error:
+            ended = True
+            if not rows and isinstance(error, subprocess.TimeoutExpired):
+                raise GanEdgeError(f"a run took more than {LIMIT} s") from error
+            if not rows:
+                raise
+            say(f"stopped: {str(error) or 'interrupted'}")
+    report: dict[str, Any] = {
+        "schema": SCHEMA,
+        "partial": ended,
+        "machine": machine(engines.cores()),
+        "conditions": {"before": before, "after": conditions()},
+        "seconds": seconds,
+        "bars": bars(rows, wrong),
+        "overhead": own,
+        "runs": rows,
+        "mistakes": wrong,
+    }
+    for bar in report["bars"]:
+        verdict = "held" if bar["held"] else "MISSED"
+        say(f"{verdict}: {bar['what']}: {bar['count']} of {bar['of']} ({bar['wanted']} wanted)")
+    return report
+
+
+def _reports(folder: Path, seconds: float, turn: int) -> dict[str, dict[str, Any]]:
+    """Three reports, each from its own process, in an order that rotates: two alike, one with the slowdown."""
+    kinds = ["before", "after", "slowed"]
+    kinds = kinds[turn % 3 :] + kinds[: turn % 3]
+    found = {}
+    for kind in kinds:
+        out = folder / f"{kind}.json"
+        slower = SLOWER if kind == "slowed" else 1.0
+        line = [sys.executable, "-c", SCRIPT, str(folder), str(out), str(seconds), str(slower)]
+        done = subprocess.run(line, capture_output=True, text=True, timeout=LIMIT)  # noqa: S603 - our own
+        if done.returncode:
+            raise GanEdgeError(f"a run failed: {(done.stderr.strip().splitlines() or ['no reason'])[-1]}")
+        found[kind] = compare.read(out)
+    return found
+
+
+def judged(reports: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """What gan-bench made of one run's three reports.
+
+    Returns:
+        `ratio`, `low`, `high` of one name beside the other in the report without a change; `planted`: compare's
+        findings where the first was slowed; `unchanged`: its findings where nothing was; `others`: the largest share
+        of the cores' time that other processes took.
+    """
+    rounds = {row["competitor"]: row["rounds"] for row in reports["before"]["results"]}
+    first, second = (rounds[f"{name}, onnxruntime"] for name in NAMES)
+    ratio = timing.ratio(first, second)
+    shares = [report["conditions"]["during"].get("others") for report in reports.values()]
+    return {
+        "ratio": ratio.value,
+        "low": ratio.low,
+        "high": ratio.high,
+        "planted": _findings(reports["before"], reports["slowed"]),
+        "unchanged": _findings(reports["before"], reports["after"]),
+        "others": max((share for share in shares if share is not None), default=None),
+    }
+
+
+def _findings(before: compare.Report, after: compare.Report) -> dict[str, dict[str, Any]]:
+    """By competitor: the verdict of `compare` and its interval."""
+    return {
+        change.competitor: {
+            "verdict": change.verdict,
+            "slower": change.slower,
+            "low": change.low,
+            "high": change.high,
+            "beside": change.baseline,
+        }
+        for change in compare.changes(before, after)
+    }
+
+
+def overhead(artifact: Path, seconds: float) -> dict[str, float]:
+    """What gan-bench adds to a call: taking an input from its pool, and checks, beside the engine's bare call.
+
+    Returns:
+        `bare_s` and `added_s`, medians over the rounds of the turns' lower quartiles, seconds.
+    """
+    manifest, model = read_artifact(artifact)
+    threads = engines.cores()
+    (one,), _ = artifact_competitors([artifact], "onnxruntime", "cpu", threads)
+    engine = engines.start(model, manifest.precision, "onnxruntime", "cpu", threads)
+    pool, _ = input_pool.make(manifest.interface, 1)
+    names = [port.name for port in manifest.interface.inputs]
+    feeds = [dict(zip(names, arrays, strict=True)) for arrays in pool]
+    turns = timing.interleaved(
+        {
+            "bare": timing.here(lambda i: engine.run(feeds[i % len(feeds)])),
+            "ours": timing.here(one.over(pool)),
+        },
+        seconds,
+        50,
+    )
+    bare, ours = (timing.undisturbed(turns[name]) for name in ("bare", "ours"))
+    one.close()
+    engine.close()
+    return {"bare_s": float(np.median(bare)), "added_s": float(np.median(ours - bare))}
+
+
+def planted_mistakes(folder: Path) -> dict[str, bool]:
+    """Whether gan-bench calls the artifact unfaithful, for each layer whose weights are scaled by `SCALED`.
+
+    The empty name stands for the artifact as it is, which has to be called faithful.
+    """
+    import onnx
+    from onnx import numpy_helper
+
+    manifest, data = read_artifact(folder / NAMES[0])
+    layers = [tensor.name for tensor in onnx.load_from_string(data).graph.initializer if len(tensor.dims) > 1]
+    files = {"": folder / NAMES[0]}
+    for number, name in enumerate(layers):
+        model = onnx.load_from_string(data)
+        weights = next(tensor for tensor in model.graph.initializer if tensor.name == name)
+        scaled = numpy_helper.to_array(weights) * np.float32(SCALED)
+        weights.CopyFrom(numpy_helper.from_array(scaled, name))
+        files[name] = folder / f"wrong{number}.onnx"
+        files[name].write_bytes(write_artifact(model.SerializeToString(), manifest))
+    settings = latency.Settings((1,), engine="onnxruntime", seconds=0.02, iterations=2, processes=0)
+    measured = latency.measure(list(files.values()), str(folder / "run"), settings)
+    same = {row["competitor"]: row["same"] for row in measured["results"]}
+    return {name: same[f"{file.name}, onnxruntime"] is False for name, file in files.items()}
+
+
+def bars(rows: Sequence[dict[str, Any]], wrong: dict[str, bool]) -> list[dict[str, Any]]:
+    """Each bar: what, how many of how many, how many are wanted, and whether that holds."""
+    slowed = f"{NAMES[0]}, onnxruntime"
+    near = sum(abs(row["ratio"] - 1) <= NEAR for row in rows)
+    covered = sum(row["low"] <= 1 <= row["high"] for row in rows)
+    found = sum(row["planted"][slowed]["verdict"] == "slower" for row in rows)
+    quiet = sum(_none_found(row["unchanged"]) for row in rows)
+    beside = sum(_none_found({k: v for k, v in row["planted"].items() if k != slowed}) for row in rows)
+    layers = [called for name, called in wrong.items() if name]
+    least = int(np.ceil(COVERED * len(rows) - 1e-9))
+    counted = [
+        (f"the same artifact under two names is within {NEAR:.0%} of itself", near, len(rows), len(rows)),
+        ("its interval covers 1", covered, len(rows), least),
+        (f"a planted slowdown of {SLOWER - 1:.0%} is found", found, len(rows), len(rows)),
+        ("nothing is found where nothing was changed", quiet, len(rows), len(rows)),
+        ("nor beside the planted one", beside, len(rows), len(rows)),
+        (
+            f"an artifact with one layer's weights × {SCALED} is called unfaithful",
+            sum(layers),
+            len(layers),
+            len(layers),
+        ),
+        ("and the one without a mistake is not", int(not wrong[""]), 1, 1),
+    ]
+    return [
+        {"what": what, "count": count, "of": of, "wanted": wanted, "held": count >= wanted}
+        for what, count, of, wanted in counted
+    ]
+
+
+def _none_found(findings: dict[str, dict[str, Any]]) -> bool:
+    """Neither a slowdown nor a speed-up nor another picture, in any competitor, PyTorch's own among them."""
+    return all(finding["verdict"] in ("same", "unclear") for finding in findings.values())
+
+
+def _line(row: dict[str, Any]) -> str:
+    """One run in a line."""
+    slowed, kept = (row[kind][f"{NAMES[0]}, onnxruntime"] for kind in ("planted", "unchanged"))
+    others = "" if row["others"] is None else f"; others took {row['others']:.0%}"
+    eager = row["unchanged"][EAGER]
+    return (
+        f"twins {row['ratio']:.3f} ({row['low']:.3f} to {row['high']:.3f}); planted {slowed['slower'] - 1:+.1%} "
+        f"({slowed['low'] - 1:+.1%} to {slowed['high'] - 1:+.1%}) {slowed['verdict']}; unchanged "
+        f"{kept['slower'] - 1:+.1%} {kept['verdict']}, PyTorch {eager['slower'] - 1:+.1%} {eager['verdict']}{others}"
+    )
+
+
+def build() -> typer.Typer:
+    """Make the command."""
+    app = terminal.app("How often gan-bench gives the answer that is known beforehand.")
+
+    @app.command()
+    def honesty(
+        runs: Annotated[int, typer.Option(help="Of each bar; each takes three processes.")] = 20,
+        seconds: Annotated[float, typer.Option(help="Time each competitor this long in each report.")] = 0.8,
+        json_file: Annotated[Path | None, typer.Option("--json", help="Write every run here.")] = None,
+    ) -> None:
+        """Measure, say a line for each run and each bar, and exit 1 where one is missed."""
+        measured = measure(runs, seconds, typer.echo)
+        if json_file is not None:
+            write_whole(json_file, json.dumps(measured, indent=1) + "\n")
+        if measured["partial"]:
+            raise KeyboardInterrupt
+        missed = [bar["what"] for bar in measured["bars"] if not bar["held"]]
+        if missed:
+            raise GanEdgeError(f"missed: {'; '.join(missed)}")
+
+    return app
+
+
+def main() -> None:
+    """Entry point of `python -m ganedge.benchmarks.studies.honesty`."""
+    terminal.run(build, "honesty", "train")
+
+
+if __name__ == "__main__":
+    main()

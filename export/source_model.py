@@ -1,0 +1,46 @@
+"""A generator as it came: its graph, what it takes, and a way to ask it. No torch here.
+
+original.run([latents])        # what every artifact of it is compared with
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from ganedge.runtime.manifest import Interface, NormMode, Parity, Precision, Source
+
+Arrays = Sequence[NDArray[np.generic]]
+Run = Callable[[Arrays], NDArray[np.generic]]
+
+
+@dataclass(frozen=True)
+class SourceModel:
+    """A generator as it came."""
+
+    model: onnx.ModelProto
+    """Its graph, checked, normalisation folded, with inferred shapes."""
+    interface: Interface
+    """What it takes and gives."""
+    norm_mode: NormMode
+    """Which statistics its normalisation uses."""
+    source: Source
+    """Where it comes from."""
+    run: Run | None
+    """The reference of every proof, one array per input, batch first: eager PyTorch in FP32, or the .onnx it came from
+    in an engine; None where no engine is installed to run that."""
+    folder: Path
+    """Where its artifacts go unless told otherwise."""
+    stem: str = "generator"
+    """What their names begin with."""
+    precision: Precision = "fp32"
+    """What the graph computes in already."""
+    parity: tuple[Parity, ...] = ()
+    """What was proven of it before, where it is an artifact itself."""
+    notes: tuple[str, ...] = ()
+    """What a person should know of how it was read."""

@@ -1,0 +1,1 @@
+"""What the commands share: start, terminal, progress bars and options from dataclasses."""

@@ -1,0 +1,135 @@
+"""What the four commands share: one-line errors with the right exit code, and text that is safe to print.
+
+Exit codes: 0 done, 1 it could not be done, 2 the request was wrong, 3 some of many could not be done, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import typer
+
+from ganedge.runtime.errors import GanEdgeError, MissingExtra
+
+from .start import INTERRUPTED
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+LONGEST = 800
+"""Characters of an error line that are shown; the middle of a longer one is left out."""
+
+# Typer carries click within itself since 0.26 and depends on it before: either way these are BadParameter's parents.
+_TyperUsageError: Any = typer.BadParameter.__mro__[1]
+_TyperError: Any = typer.BadParameter.__mro__[2]
+
+
+def app(summary: str) -> typer.Typer:
+    """Make a command with the settings that all four share."""
+    return typer.Typer(
+        help=summary,
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+
+
+def run(build: Callable[[], typer.Typer], name: str, extra: str) -> NoReturn:
+    """Build a command, run it and exit: 0, or one line on standard error and the error's exit code.
+
+    Args:
+        build: Imports what the command needs and gives it.
+        name: The command's name, as people type it.
+        extra: The extra of `ganedge` that brings what the command imports.
+    """
+    # A process started with closed streams has None for them.
+    sys.stdout = sys.stdout or Path(os.devnull).open("w")  # noqa: SIM115 - open as long as the process
+    sys.stderr = sys.stderr or Path(os.devnull).open("w")  # noqa: SIM115
+    # What Pillow thinks of a damaged picture; that it could not be read is said by us.
+    warnings.filterwarnings("ignore", category=UserWarning, module="PIL")
+    try:
+        code = typer.main.get_command(build()).main(prog_name=name, standalone_mode=False)
+        sys.stdout.flush()
+    except ModuleNotFoundError as error:
+        package = (error.name or "a package").partition(".")[0]
+        if package == "ganedge":
+            raise
+        _fail(name, str(MissingExtra(package, extra, name)), 1)
+    except GanEdgeError as error:
+        _fail(name, str(error), error.exit_code)
+    except _TyperUsageError as error:
+        _usage(name, error)
+    except _TyperError as error:
+        _fail(name, error.format_message(), 1)
+    except (KeyboardInterrupt, typer.Abort):
+        _fail(name, "interrupted", INTERRUPTED)
+    except BrokenPipeError:
+        # Whoever read our output has gone; give Python nothing to complain about when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except MemoryError:
+        _fail(name, "out of memory: ask for less at a time", 1)
+    except OSError as error:
+        _fail(name, f"{error.filename or 'the system'}: {error.strerror or error}", 1)
+    if code == INTERRUPTED:  # Typer has caught it already and gives the code alone.
+        _fail(name, "interrupted", INTERRUPTED)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def typed(context: typer.Context) -> frozenset[str]:
+    """The options that were given on the command line, by their long names, and not those with their defaults."""
+    given = set()
+    for param in context.command.params:
+        source = context.get_parameter_source(param.name or "")
+        if source is not None and source.name == "COMMANDLINE":
+            given.add(max(param.opts, key=len))
+    return frozenset(given)
+
+
+def note(text: str) -> None:
+    """Say something to the person at the terminal, on standard error, so that standard output stays data."""
+    sys.stderr.write(printable(text) + "\n")
+
+
+def printable(text: str) -> str:
+    """The text on one line, with everything escaped that could steer a terminal, or that its encoding lacks."""
+    encoding = getattr(sys.stderr, "encoding", None) or "utf-8"
+    safe = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return safe.encode(encoding, "backslashreplace").decode(encoding)
+
+
+def _usage(name: str, error: Any) -> NoReturn:
+    """One line for a wrong request. Asked for nothing, Typer has shown the help already and gives no message."""
+    message = error.format_message().strip()
+    if not message:
+        sys.exit(2)
+    context = error.ctx.command_path if error.ctx is not None else name
+    message += _given(error)
+    unknown = message.startswith("No such command") and error.ctx is not None
+    accepted = f" Choose {', '.join(error.ctx.command.list_commands(error.ctx))}." if unknown else ""
+    _fail(context, f"{message.rstrip('.')}.{accepted} Try {context} --help", 2)
+
+
+def _given(error: Any) -> str:
+    """The value that an option refused, as it was typed; Typer's message does not always name it."""
+    options = getattr(getattr(error, "param", None), "opts", ())
+    for place, word in enumerate(sys.argv):
+        option, equals, value = word.partition("=")
+        if option in options and isinstance(error, typer.BadParameter):
+            value = value if equals else " ".join(sys.argv[place + 1 : place + 2])
+            return "" if value in error.message else f" ({value!r} was given)"
+    return ""
+
+
+def _fail(name: str, message: str, code: int) -> NoReturn:
+    line = " ".join(message.split())
+    if len(line) > LONGEST:  # A value from a damaged file may be a million characters.
+        line = f"{line[: LONGEST // 2]} … {line[-LONGEST // 2 :]}"
+    try:
+        note(f"{name}: {line}")
+    finally:
+        sys.exit(code)

@@ -1,0 +1,1 @@
+"""Pictures in and out: files, colour, size, tiles, folders and video."""

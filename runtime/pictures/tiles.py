@@ -1,0 +1,198 @@
+"""Pictures too large for the memory: tiles that overlap, blended so that no seam shows.
+
+Each tile sees `context` pixels beyond the part it decides. Where the generator's receptive field reaches no further,
+the result is the whole picture's; in a strip of `feather` pixels two neighbours fade into each other, which hides what
+difference is left where it does reach further. All tiles have one size, so that an engine prepares for one shape.
+
+    result = blend(picture, run, port, output, side=512, context=64)
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ganedge.runtime.errors import InputError
+from ganedge.runtime.memory import Peak, settled
+
+from .images import from_uint8, to_uint8
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import NDArray
+
+    from ganedge.runtime.manifest import Port
+
+    Run = Callable[[NDArray[np.generic]], NDArray[np.generic]]
+
+CONTEXT = 64
+"""Pixels that a tile sees beyond the part it decides, unless asked otherwise."""
+FEATHER = 16
+"""Pixels in which two tiles fade into each other."""
+MAX_SIDE = 1024
+"""The largest tile: beyond it the overlap costs little and memory grows."""
+SHARE = 0.75
+"""The part of a memory budget that is planned with; the rest is for what cannot be foreseen."""
+UNKNOWN_COST = 16_384
+"""Bytes per pixel of a tile taken for granted where the system does not tell how much memory a process holds."""
+
+
+def reflected(begin: int, end: int, size: int) -> NDArray[np.int64]:
+    """Indices `begin` to `end` into an axis of `size`, mirrored at its ends without repeating the edge."""
+    if size == 1:
+        return np.zeros(end - begin, np.int64)
+    period = 2 * (size - 1)
+    index = np.arange(begin, end) % period
+    return np.minimum(index, period - index)
+
+
+def padded(picture: NDArray[np.uint8], height: int, width: int, top: int = 0, left: int = 0) -> NDArray[np.uint8]:
+    """A window of a picture that goes on for ever as its own mirror image: `[height, width, C]` from (top, left)."""
+    rows, columns = picture.shape[:2]
+    if top + height <= rows and left + width <= columns:
+        return picture[top : top + height, left : left + width]
+    return picture[np.ix_(reflected(top, top + height, rows), reflected(left, left + width, columns))]
+
+
+def up(size: int, multiple: int) -> int:
+    """The least multiple that is not below `size`."""
+    return -(-size // multiple) * multiple
+
+
+def scale_of(output: NDArray[np.generic], port: Port, height: int, width: int) -> int:
+    """How many output pixels stand for one input pixel along each side.
+
+    Raises:
+        InputError: the output is no whole multiple of the input, so that nothing says which part belongs where.
+    """
+    rows, columns = output.shape[2:] if port.layout == "NCHW" else output.shape[1:3]
+    scale = int(rows) // height
+    if scale < 1 or (rows, columns) != (scale * height, scale * width):
+        raise InputError(
+            f"this generator turned {width} × {height} pixels into {columns} × {rows}, not a whole multiple: "
+            "give it pictures of exactly the size it takes, through run()"
+        )
+    return scale
+
+
+class Cost:
+    """What one tile costs an engine, learnt from tiles that grow until the budget's edge comes into view.
+
+    Args:
+        run: The generator's bare run.
+        port: Its input.
+        output: Its output.
+        context: See `blend`.
+        limit: Bytes that no probe may be expected to exceed.
+
+    Raises:
+        InputError: even the smallest tile costs more than the limit.
+    """
+
+    def __init__(self, run: Run, port: Port, output: Port, context: int, limit: int) -> None:
+        base = settled()
+        side = up(2 * context + FEATHER + max(port.multiple, 3 * FEATHER), port.multiple)
+        self.smallest = side
+        while True:
+            with Peak() as peak:
+                tensor = run(from_uint8(np.zeros((side, side, port.channels), np.uint8), port))
+                self.scale = scale_of(tensor, output, side, side)
+                to_uint8(tensor, output.range or (0.0, 1.0), output.layout)
+            known = base is not None and peak.bytes is not None
+            # A page or two is no measurement: an engine may have room left from before.
+            grown = max(peak.bytes - base, tensor.nbytes) if known else UNKNOWN_COST * side * side  # type: ignore[operator]
+            self.per_pixel = grown / (side * side)
+            if grown > limit and side == self.smallest:
+                raise InputError(
+                    f"the smallest tile, {side} × {side} pixels, takes {grown / 1e6:.0f} MB: "
+                    f"raise memory (--memory) above {grown / SHARE / 1e6:.0f} MB or lower the overlap"
+                )
+            larger = up(round(1.5 * side), port.multiple)
+            if larger > MAX_SIDE or grown > limit or self.per_pixel * larger * larger > limit:
+                return
+            side = larger
+
+    def largest_side(self, budget: int, width: int, output: Port, multiple: int) -> int:
+        """The tile that fits a budget together with the strip it is blended in, pixels."""
+        strip = 8 * output.channels * self.scale**2 * up(width, multiple)
+        a, b = self.per_pixel, float(strip)
+        side = int((math.sqrt(b * b + 4 * a * SHARE * budget) - b) / (2 * a)) if a else MAX_SIDE
+        side = min(side, MAX_SIDE) // multiple * multiple
+        if side < self.smallest:
+            needed = (a * self.smallest**2 + b * self.smallest) / SHARE
+            raise InputError(
+                f"a picture {width} pixels wide takes {needed / 1e6:.0f} MB in tiles of {self.smallest}: "
+                "raise memory (--memory) or lower the overlap"
+            )
+        return side
+
+
+def blend(
+    picture: NDArray[np.uint8], run: Run, port: Port, output: Port, side: int, context: int = CONTEXT
+) -> NDArray[np.uint8]:
+    """Take a picture through a generator tile by tile.
+
+    Args:
+        picture: uint8 `[H, W, C]` with the port's channels.
+        run: From one input item to one output item.
+        port: The input; its height and width are dynamic.
+        output: The output.
+        side: Height and width of a tile, pixels, a multiple of `port.multiple`.
+        context: Pixels that a tile sees beyond the part it decides.
+
+    Returns:
+        uint8 `[scale · H, scale · W, C']`.
+    """
+    height, width = picture.shape[:2]
+    rows, columns = (up(size, port.multiple) for size in (height, width))
+    tall, wide = min(side, rows), min(side, columns)
+    tops, fades_y = _row(rows, tall, context, port.multiple)
+    lefts, fades_x = _row(columns, wide, context, port.multiple)
+    strip: NDArray[np.float32] | None = None
+    result: NDArray[np.uint8] | None = None
+    for index, top in enumerate(tops):
+        for left, fade_x in zip(lefts, fades_x, strict=True):
+            tensor = run(from_uint8(padded(picture, tall, wide, top, left), port))
+            scale = scale_of(tensor, output, tall, wide)
+            tile = tensor[0].transpose(1, 2, 0) if output.layout == "NCHW" else tensor[0]
+            if strip is None or result is None:
+                strip = np.zeros((scale * tall, scale * columns, output.channels), np.float32)
+                result = np.empty((scale * height, scale * width, output.channels), np.uint8)
+            weight = np.outer(np.repeat(fades_y[index], scale), np.repeat(fade_x, scale))[..., None]
+            strip[:, scale * left : scale * (left + wide)] += tile * weight
+        assert strip is not None
+        assert result is not None
+        # Rows above the next tile are final: round them, and move the others up.
+        final = scale * ((tops[index + 1] if index + 1 < len(tops) else rows) - top)
+        place = result[scale * top : scale * top + final]
+        done = strip[None, : len(place), : scale * width]
+        place[:] = to_uint8(done, (0.0, 255.0) if output.dtype == "uint8" else output.range or (0.0, 1.0), "NHWC")[0]
+        strip[: len(strip) - final] = strip[final:].copy()
+        strip[len(strip) - final :] = 0.0
+    assert result is not None
+    return result
+
+
+def _row(total: int, side: int, context: int, multiple: int) -> tuple[list[int], list[NDArray[np.float32]]]:
+    """Where the tiles of one axis begin, and how much each counts at each of its pixels; together they make one."""
+    if side >= total:
+        return [0], [np.ones(total, np.float32)]
+    step = (side - 2 * context - FEATHER) // multiple * multiple
+    assert step >= 1, "Cost and its callers keep tiles larger than their overlap"
+    starts = [*range(0, total - side, step), total - side]
+    position = np.arange(side) + 0.5
+    weights = []
+    for start in starts:
+        near = position - context if start > 0 else np.full(side, np.inf)
+        far = side - position - context if start < total - side else np.full(side, np.inf)
+        weights.append(np.clip(np.minimum(near, far) / FEATHER, 0.0, 1.0))
+    whole = np.zeros(total)
+    for start, weight in zip(starts, weights, strict=True):
+        whole[start : start + side] += weight
+    assert (whole > 0).all(), "every pixel belongs to a tile"
+    return starts, [
+        (weight / whole[start : start + side]).astype(np.float32) for start, weight in zip(starts, weights, strict=True)
+    ]

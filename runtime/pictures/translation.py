@@ -1,0 +1,242 @@
+"""One picture through an image-to-image generator, at its own size.
+
+    result = translate(generator.run, manifest, picture, Options(memory=500_000_000), state)
+
+A generator takes pictures of its own channels, range and size multiple. What does not fit is made to fit in a way that
+can be undone: sides are padded by reflection and cropped again, alpha travels beside the colours.
+"""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+import numpy as np
+
+from ganedge.runtime.errors import InputError, UsageError
+
+from . import images, tiles
+from .tiles import CONTEXT
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import NDArray
+
+    from ganedge.runtime.manifest import Manifest, Port
+
+    Run = Callable[[NDArray[np.generic]], NDArray[np.generic]]
+
+Tiles = Literal["auto", "shared", "always", "never"]
+"""Whether to cut a picture that does not fit the memory into tiles: where the result is the same; with statistics taken
+once from the reduced picture where the generator normalises over the whole of it; with each tile's own; or never."""
+
+WHOLE = ("instance", "batch")
+"""Kinds of normalisation whose statistics are those of the whole picture."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to take a picture through a generator."""
+
+    resize: bool = False
+    """Scale pictures to the one size that the generator takes, and the result back."""
+    memory: int | None = None
+    """Bytes that the work may take beyond the decoded picture and its result; None: a picture is never cut."""
+    tiles: Tiles = "auto"
+    """Whether to use tiles where the memory does not suffice."""
+    overlap: int = CONTEXT
+    """Pixels that a tile sees beyond the part it decides."""
+    max_pixels: int = images.MAX_PIXELS
+    """Refuse larger pictures before they are decoded."""
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot work."""
+        if self.tiles not in get_args(Tiles):
+            raise UsageError(f"tiles is {self.tiles!r}: choose {', '.join(get_args(Tiles))}")
+        if self.memory is not None and self.memory < 1:
+            raise UsageError(f"memory is {self.memory}: give a number of bytes above 0")
+        if not 0 <= self.overlap <= tiles.MAX_SIDE // 4:
+            raise UsageError(f"overlap is {self.overlap}: give 0 to {tiles.MAX_SIDE // 4} pixels")
+        if self.max_pixels < 1:
+            raise UsageError(f"max_pixels is {self.max_pixels}: give 1 or more")
+
+
+class State:
+    """What was learnt of an engine's memory, kept from one picture to the next."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.costs: dict[tuple[int, int, Tiles], tiles.Cost] = {}
+
+
+def read(source: Any, options: Options) -> NDArray[np.uint8]:
+    """Decode a picture within the limits of `options`. See `images.read`."""
+    return images.read(source, options.max_pixels)
+
+
+def translate(
+    run: Run,
+    manifest: Manifest,
+    source: Any,
+    options: Options,
+    state: State,
+    share: Callable[[NDArray[np.generic]], Run] | None = None,
+) -> NDArray[np.uint8]:
+    """Take one picture through.
+
+    Args:
+        run: From one input item to one output item.
+        manifest: What the generator takes and gives.
+        source: What `images.read` takes.
+        options: How.
+        state: Kept by the caller between pictures.
+        share: From a reduced picture to a run that normalises with its statistics; None where that cannot be had.
+
+    Returns:
+        uint8 `[H, W, C]`: the picture's size times the generator's scale, the output's channels, and alpha where the
+        picture had it.
+
+    Raises:
+        UsageError: the generator takes no pictures.
+        InputError: the picture cannot be read, has a size the generator does not take, or needs more memory.
+    """
+    port, output = manifest.interface.inputs[0], manifest.interface.output
+    if manifest.interface.kind != "image-to-image" or len(manifest.interface.inputs) != 1:
+        raise UsageError(
+            f"this generator turns {manifest.interface.kind.replace('-', ' ')}: it takes no picture to translate"
+        )
+    shared = options.tiles == "shared" and manifest.norm_mode in WHOLE and None in sides(port)
+    if shared and share is None:
+        raise UsageError(
+            "tiles 'shared' needs an .onnx artifact in onnxruntime or openvino: allow more memory, or choose always"
+        )
+    if options.memory is not None and None in sides(port):
+        if shared and share is not None:
+            least = tiles.up(48, port.multiple)
+            run = share(images.from_uint8(np.zeros((least, least, port.channels), np.uint8), port))
+            options = replace(options, memory=options.memory // 2)  # The other half is for taking the statistics.
+        _cost(run, port, output, options, state)  # Before the picture is decoded, whose memory must not be counted.
+    picture = read(source, options)
+    colours, alpha = _channels(picture, port.channels)
+    result = _translate(run, manifest, colours, options, state, share if shared else None)
+    if alpha is None or result.shape[-1] == 4:
+        return result
+    colour = result if result.shape[-1] == 3 else np.repeat(result, 3, axis=-1)
+    return np.concatenate([colour, images.resize(alpha, *result.shape[:2])], axis=-1)
+
+
+def _translate(
+    run: Run,
+    manifest: Manifest,
+    picture: NDArray[np.uint8],
+    options: Options,
+    state: State,
+    share: Callable[[NDArray[np.generic]], Run] | None,
+) -> NDArray[np.uint8]:
+    port = manifest.interface.inputs[0]
+    height, width = picture.shape[:2]
+    tall, wide = (fixed or size for fixed, size in zip(sides(port), (height, width), strict=True))
+    if (tall, wide) != (height, width):
+        if not options.resize:
+            raise InputError(
+                f"a picture of {width} × {height} pixels: this generator takes {_size(port)}; "
+                "give that size, or ask for resize (--resize)"
+            )
+        result = _whole(run, manifest, images.resize(picture, tall, wide))
+        scale = result.shape[0] // tall
+        return images.resize(result, scale * height, scale * width)
+    side = _tile_side(run, manifest, height, width, options, state)
+    if share is not None and (side is not None or options.memory is not None):
+        most = side if side is not None else max(height, width)
+        run = share(_reduced(picture, port, most))
+    if side is None:
+        return _whole(run, manifest, picture)
+    return tiles.blend(picture, run, port, manifest.interface.output, side, options.overlap)
+
+
+def _whole(run: Run, manifest: Manifest, picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Pad, run, crop."""
+    port, output = manifest.interface.inputs[0], manifest.interface.output
+    height, width = picture.shape[:2]
+    tall, wide = tiles.up(height, port.multiple), tiles.up(width, port.multiple)
+    tensor = run(images.from_uint8(tiles.padded(picture, tall, wide), port))
+    result = images.to_uint8(tensor, output.range or (0.0, 1.0), output.layout)[0]
+    scale = tiles.scale_of(tensor, output, tall, wide)
+    return np.ascontiguousarray(result[: scale * height, : scale * width])
+
+
+def _reduced(picture: NDArray[np.uint8], port: Port, side: int) -> NDArray[np.generic]:
+    """The whole picture as small as one tile, as the port takes it: `[1, ...]`."""
+    height, width = picture.shape[:2]
+    factor = min(1.0, side / max(height, width))
+    small = images.resize(picture, max(1, round(factor * height)), max(1, round(factor * width)))
+    tall, wide = (tiles.up(size, port.multiple) for size in small.shape[:2])
+    return images.from_uint8(tiles.padded(small, tall, wide), port)
+
+
+def _tile_side(run: Run, manifest: Manifest, height: int, width: int, options: Options, state: State) -> int | None:
+    """The side of the tiles that the memory asks for; None where the whole picture fits."""
+    port, output = manifest.interface.inputs[0], manifest.interface.output
+    if options.memory is None or options.tiles == "never" or None not in sides(port):
+        return None
+    cost = _cost(run, port, output, options, state)
+    tall, wide = tiles.up(height, port.multiple), tiles.up(width, port.multiple)
+    needed = cost.per_pixel * tall * wide
+    if needed <= tiles.SHARE * options.memory:
+        return None
+    if manifest.norm_mode in WHOLE and options.tiles == "auto":
+        raise InputError(
+            f"a picture of {width} × {height} pixels takes about {needed / tiles.SHARE / 1e6:.0f} MB, memory allows "
+            f"{options.memory / 1e6:.0f} MB, and this generator normalises over the whole picture, so tiles would look "
+            "different: allow more memory (--memory), take statistics from the reduced picture (--tiles shared), "
+            "accept that (--tiles always), or take it whole (--tiles never)"
+        )
+    return cost.largest_side(options.memory, width, output, port.multiple)
+
+
+def _cost(run: Run, port: Port, output: Port, options: Options, state: State) -> tiles.Cost:
+    assert options.memory is not None
+    key = (options.memory, options.overlap, options.tiles)
+    with state.lock:
+        if key not in state.costs:
+            limit = int(tiles.SHARE * options.memory)
+            state.costs[key] = tiles.Cost(run, port, output, options.overlap, limit)
+        return state.costs[key]
+
+
+def sides(port: Port) -> tuple[int | None, int | None]:
+    """Height and width that the port takes; None where any will do."""
+    height, width = port.shape[2:] if port.layout == "NCHW" else port.shape[1:3]
+    return (height if isinstance(height, int) else None), (width if isinstance(width, int) else None)
+
+
+def _size(port: Port) -> str:
+    height, width = sides(port)
+    return f"{width or 'any width'} × {height or 'any height'}"
+
+
+def _channels(picture: NDArray[np.uint8], wanted: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8] | None]:
+    """The picture with as many channels as wanted, and its alpha `[H, W, 1]` where that had to be taken off."""
+    given = picture.shape[-1]
+    if wanted == given:
+        return picture, None
+    if wanted not in (1, 3, 4):
+        raise InputError(f"this generator takes pictures of {wanted} channels: use run() with arrays of that kind")
+    colours = picture[..., :3] if given == 4 else picture
+    alpha = picture[..., 3:] if given == 4 else None
+    if wanted == 1:
+        return _grey(colours), alpha
+    colours = np.repeat(colours, 3, axis=-1) if given == 1 else colours
+    if wanted == 4:
+        return np.concatenate([colours, np.full((*colours.shape[:2], 1), 255, np.uint8)], axis=-1), None
+    return colours, alpha
+
+
+def _grey(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Luma as ITU-R BT.601 weighs it, which is also what Pillow does."""
+    if picture.shape[-1] == 1:
+        return picture
+    weighed = picture @ np.array([19595, 38470, 7471], np.uint32) + np.uint32(32768)
+    return np.asarray(weighed >> 16, dtype=np.uint8)[..., None]

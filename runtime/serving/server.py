@@ -1,0 +1,542 @@
+"""An artifact behind HTTP: pictures on request, computed in batches, within limits that hold.
+
+    gan-run serve generator.onnx --port 8000
+    curl -X POST localhost:8000/sample -d '{"n": 16, "seed": 0}' -o grid.png
+    curl -X POST localhost:8000/translate --data-binary @painting.jpg -o photo.png
+
+The picture of a seed is the one that `Generator.sample` draws, whoever else asks at the same time. What cannot be taken
+in is refused at once (429, with the seconds after which to try again), so that memory grows no further than
+`Limits.queue` requests of `Limits.items` pictures each take. There is no authentication: what the world may reach
+belongs behind a proxy.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hashlib
+import io
+import json
+import math
+import os
+import re
+import time
+import zipfile
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, MutableMapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from starlette.applications import Starlette
+from starlette.datastructures import UploadFile
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from ganedge.runtime.errors import GanEdgeError, InputError, UsageError
+from ganedge.runtime.generator import Generator
+from ganedge.runtime.memory import resident
+from ganedge.runtime.pictures import images, translation
+
+from . import metrics
+from .batching import Batcher
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+
+PNG, JPEG, ZIP, NPY = "image/png", "image/jpeg", "application/zip", "application/x-npy"
+SAMPLE = {"n": int, "seed": int, "label": int, "truncation": float, "columns": int}
+"""What a request for new pictures may say."""
+INTERPOLATE = {"seed_a": int, "seed_b": int, "steps": int, "label": int, "truncation": float, "columns": int}
+"""What a request for a path may say."""
+SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+"""Bounds of the latency histogram."""
+BATCHES = (1, 2, 4, 8, 16, 32, 64)
+"""Bounds of the histogram of batch sizes."""
+WORKERS = 8
+"""Pictures decoded and encoded at once: what bounds the memory for decoded ones."""
+DRAIN_SECONDS = 5.0
+"""Time in which a refused request may still be sent: a client that is cut off while sending never sees the answer."""
+WARM_SIDE = 64
+"""Height and width of the first picture, before any request, where the generator takes any size, pixels."""
+MAX_JSON = 64_000
+"""Bytes of a request that says numbers."""
+SHOWN = 100
+"""Characters of a wrong value that are repeated to whoever sent it."""
+EFFORT = 1
+"""How hard PNGs are compressed: a server's time costs more than the bytes."""
+GUARDED = ((b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"no-referrer"))
+"""Headers of every answer."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a server takes in."""
+
+    batch: int | None = None
+    """Items in one engine call at most; None: what `load` chose."""
+    wait: float = 0.0
+    """Seconds that a batch which is not full waits for company."""
+    queue: int = 32
+    """Requests in work at once; others are told to come again."""
+    items: int = 64
+    """Items that one request may ask for."""
+    body: int = 16_000_000
+    """Bytes of one request."""
+    pixels: int = 2**22
+    """Pixels of one picture."""
+    seconds: float = 30.0
+    """Time to send a request in."""
+    memory: int | None = None
+    """Bytes that the computation of one picture may take, as in `Generator.translate`."""
+    resize: bool = False
+    """Scale pictures to the one size that the generator takes, and the result back, as in `Generator.translate`."""
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot work."""
+        for name in ("queue", "items", "body", "pixels"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"{name} is {getattr(self, name)}: give 1 or more")
+
+
+class _TooLarge(Exception):  # noqa: N818 - it names what the request is
+    """More was sent than is taken in."""
+
+
+class Server:
+    """One generator behind HTTP.
+
+    Args:
+        generator: Stays the caller's to close, after the application has ended.
+        limits: What is taken in.
+        hosts: Names under which it may be asked; None takes any. A page whose name was made to point at this machine
+            sends its own name.
+    """
+
+    def __init__(self, generator: Generator, limits: Limits | None = None, hosts: frozenset[str] | None = None) -> None:
+        self._generator = generator
+        self._hosts = hosts
+        self._limits = limits = limits or Limits()
+        self._batches = metrics.Histogram("ganedge_batch_items", "Items in one engine call.", BATCHES)
+        self._requests = metrics.Counter("ganedge_requests_total", "Requests answered.")
+        self._seconds = metrics.Histogram(
+            "ganedge_request_seconds", "From a request's first byte to the end of its answer.", SECONDS
+        )
+        # Statistics over a batch make a picture depend on its neighbours: such generators compute each request alone.
+        alone = generator.manifest.norm_mode == "batch"
+        most = 1 if alone else min(limits.batch or generator.batch, generator.batch)
+        self._part = generator.batch if alone else most
+        self._batcher = Batcher(generator.compute, most, limits.wait, seen=self._batches.observe)
+        self._pool = ThreadPoolExecutor(WORKERS, "ganedge-server")
+        self._options = translation.Options(limits.resize, limits.memory, max_pixels=limits.pixels)
+        self._state = translation.State()
+        self._working = 0
+        self._usual = 0.0
+
+    @property
+    def answered(self) -> int:
+        """Requests answered so far."""
+        return self._requests.total()
+
+    def warm_up(self) -> None:
+        """Compute once, so that what an engine makes ready at its first call is not paid for by the first request.
+
+        Raises:
+            GanEdgeError: the generator fails.
+        """
+        interface = self._generator.manifest.interface
+        if interface.noise is not None:
+            self._batcher.call(*self._generator.sample_inputs(1, seed=0))
+        elif len(interface.inputs) == 1:
+            # What a tile costs is measured here as well, while no other request takes memory.
+            port = interface.inputs[0]
+            height, width = (size or WARM_SIDE for size in translation.sides(port))
+            self._picture(np.zeros((height, width, port.channels), np.uint8))
+
+    def application(self) -> Callable[[Scope, Receive, Send], Awaitable[None]]:
+        """The ASGI application. Its lifespan's end lets the threads go."""
+        get, post = ["GET"], ["POST"]
+        routes = [
+            Route("/", self._page, methods=get),
+            Route("/about", self._about, methods=get),
+            Route("/health", self._health, methods=get),
+            Route("/metrics", self._metrics, methods=get),
+            Route("/sample", self._sample, methods=post),
+            Route("/interpolate", self._interpolate, methods=post),
+            Route("/translate", self._translate, methods=post),
+        ]
+        handlers: Mapping[Any, Any] = {
+            HTTPException: _http_error,
+            GanEdgeError: _mistake,
+            _TooLarge: self._too_large,
+            TimeoutError: _too_slow,
+            asyncio.TimeoutError: _too_slow,
+            ClientDisconnect: _gone,
+            Exception: _broken,
+        }
+        paths = {route.path for route in routes}
+        inner = Starlette(routes=routes, exception_handlers=handlers, lifespan=self._lifespan)
+
+        async def application(scope: Scope, receive: Receive, send: Send) -> None:
+            await self._admit(inner, paths, scope, receive, send)
+
+        return application
+
+    # What a request passes through.
+
+    async def _admit(self, inner: Starlette, paths: set[str], scope: Scope, receive: Receive, send: Send) -> None:
+        """Take a request in or refuse it, hold it to its size, and count it."""
+        if scope["type"] != "http":
+            await inner(scope, receive, send)
+            return
+        begin, status = time.perf_counter(), [500]
+
+        async def counted(message: MutableMapping[str, Any]) -> None:
+            if message["type"] == "http.response.start":
+                status[0] = message["status"]
+                message["headers"] = [*message["headers"], *GUARDED]
+            await send(message)
+
+        work = scope["method"] == "POST"
+        refusal = self._stranger(scope) or (self._refusal(scope) if work else None)
+        taken_in = work and refusal is None  # A refused request must not keep the next one out while it is drained.
+        self._working += taken_in
+        try:
+            if refusal is None:
+                await inner(scope, self._limited(receive), counted)
+            else:
+                await _drain(receive)
+                await refusal(scope, receive, counted)
+        finally:
+            self._working -= taken_in
+            taken = time.perf_counter() - begin
+            path = scope["path"] if scope["path"] in paths else "other"
+            self._requests.add(path=path, status=str(status[0]))
+            if taken_in:
+                self._seconds.observe(taken)
+                self._usual += 0.1 * (taken - self._usual)
+
+    def _stranger(self, scope: Scope) -> Response | None:
+        """Why one who asks under another name, or from a page of another site, is turned away; None where he is not.
+
+        Reading is refused like work: what a page elsewhere may read tells it who runs what here. A link to the page is
+        one: a browser shows it to the person alone.
+        """
+        headers = _headers(scope)
+        reading = scope["method"] in ("GET", "HEAD")
+        followed = reading and scope["path"] == "/" and headers.get(b"sec-fetch-dest") == "document"
+        if headers.get(b"sec-fetch-site") == "cross-site" and not followed:
+            return _error(403, "pages of other sites may not ask this server")
+        host = re.sub(r":\d+$", "", headers.get(b"host", ""))
+        if self._hosts is not None and host not in self._hosts:
+            return _error(403, f"this server is asked as {' or '.join(sorted(self._hosts))} only")
+        return None
+
+    def _refusal(self, scope: Scope) -> Response | None:
+        """Why work is not taken in; None where it is."""
+        length = _headers(scope).get(b"content-length", "0")
+        if length.isdecimal() and int(length) > self._limits.body:
+            return _error(413, self._body_text())
+        if self._working >= self._limits.queue:
+            wait = max(1, math.ceil(self._usual))
+            text = f"{self._working} requests are in work, and no more are taken: try again in {wait} s"
+            return _error(429, text, {"Retry-After": str(wait)})
+        return None
+
+    def _limited(self, receive: Receive) -> Receive:
+        """Stop reading where a body without a length, or with a wrong one, grows too large."""
+        left = [self._limits.body]
+
+        async def limited() -> MutableMapping[str, Any]:
+            message = await receive()
+            left[0] -= len(message.get("body", b""))
+            if left[0] < 0:
+                if message.get("more_body"):
+                    await _drain(receive)
+                raise _TooLarge
+            return message
+
+        return limited
+
+    @asynccontextmanager
+    async def _lifespan(self, inner: Starlette) -> AsyncIterator[None]:
+        yield
+        self._batcher.close()
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+    # What can be asked for.
+
+    async def _sample(self, request: Request) -> Response:
+        """New pictures: one, a grid of several, each in a zip, or their array."""
+        form = _accepted(request, (PNG, ZIP, NPY))
+        asked = _fields(await self._body(request), SAMPLE)
+        n, columns = asked.pop("n", 1), asked.pop("columns", None)
+        seed = asked.pop("seed", int.from_bytes(os.urandom(4), "big"))
+        self._check(n, columns)
+        inputs = await self._in_pool(asked, partial(self._generator.sample_inputs, n, seed, **asked))
+        return await self._answer(inputs, form, columns, {"X-Seed": str(seed)})
+
+    async def _interpolate(self, request: Request) -> Response:
+        """A path from one seed to another: in one row, each in a zip, or their array."""
+        form = _accepted(request, (PNG, ZIP, NPY))
+        asked = _fields(await self._body(request), INTERPOLATE)
+        steps = asked.pop("steps", 8)
+        columns = asked.pop("columns", max(1, steps))
+        missing = [name for name in ("seed_a", "seed_b") if name not in asked]
+        if missing:
+            raise UsageError(f"{' and '.join(missing)} missing: give both ends of the path")
+        self._check(steps, columns)
+        inputs = await self._in_pool(asked, partial(self._generator.interpolation_inputs, steps=steps, **asked))
+        return await self._answer(inputs, form, columns, {})
+
+    async def _translate(self, request: Request) -> Response:
+        """A picture turned into another: the body itself, or the first file of a form."""
+        form = _accepted(request, (PNG, JPEG, NPY))
+        body = await self._body(request, picture=True)
+        if not body:
+            raise InputError("no picture was sent: give it as the body, or as a file of a form")
+        return Response(await self._run(lambda: _one(self._picture(body), form)), media_type=form)
+
+    async def _health(self, request: Request) -> Response:
+        """Whether requests are answered."""
+        alive = self._batcher.alive
+        said = {"status": "ok" if alive else "stopping", "engine": str(self._generator.engine)}
+        return JSONResponse(said, 200 if alive else 503)
+
+    async def _metrics(self, request: Request) -> Response:
+        """What was counted, for Prometheus."""
+        info = self._generator.engine
+        parts = [
+            self._requests.text(),
+            self._seconds.text(),
+            self._batches.text(),
+            metrics.gauge("ganedge_queue_length", "Engine requests that wait.", len(self._batcher)),
+            metrics.gauge("ganedge_requests_in_work", "Requests taken in and not answered.", self._working),
+            metrics.gauge(
+                "ganedge_info", "What runs.", 1, engine=info.name, device=info.device, precision=info.precision
+            ),
+        ]
+        memory = resident()
+        if memory is not None:
+            parts.append(metrics.gauge("process_resident_memory_bytes", "Memory this process holds.", memory))
+        return Response("\n".join(parts) + "\n", media_type=metrics.MEDIA_TYPE)
+
+    async def _about(self, request: Request) -> Response:
+        """What a page or a program must know to ask."""
+        manifest, limits = self._generator.manifest, self._limits
+        interface = manifest.interface
+        said = {
+            "kind": interface.kind,
+            "classes": list(interface.classes),
+            "noise": interface.noise,
+            "precision": manifest.precision,
+            "variant": manifest.source.variant,
+            "data": manifest.source.data,
+            "engine": str(self._generator.engine),
+            "limits": {"items": limits.items, "body": limits.body, "pixels": limits.pixels},
+        }
+        return JSONResponse(said)
+
+    async def _page(self, request: Request) -> Response:
+        """A page on which a person tries the generator."""
+        page, policy = await asyncio.get_running_loop().run_in_executor(self._pool, _page_and_policy)
+        return Response(page, media_type="text/html", headers={"Content-Security-Policy": policy})
+
+    # How it is made.
+
+    async def _body(self, request: Request, *, picture: bool = False) -> bytes:
+        """The body, or the first file of a form, within the time there is for sending it."""
+        if not picture and int(request.headers.get("content-length") or 0) > MAX_JSON:
+            raise _TooLarge
+        form = picture and request.headers.get("content-type", "").startswith("multipart/form-data")
+        body = await asyncio.wait_for(_file(request) if form else request.body(), self._limits.seconds)
+        if not picture and len(body) > MAX_JSON:  # Reading megabytes of JSON would hold up everybody.
+            raise _TooLarge
+        return body
+
+    def _check(self, n: int, columns: int | None) -> None:
+        if n > self._limits.items:
+            raise UsageError(f"{n} items at once: this server makes {self._limits.items} at most")
+        if columns is not None and columns < 1:
+            raise UsageError(f"columns is {columns}: give 1 or more")
+
+    async def _in_pool(self, asked: Mapping[str, Any], work: Callable[[], Any]) -> Any:
+        """Draw latents: at once, or in a thread where truncation makes it long."""
+        return await self._run(work) if "truncation" in asked else work()
+
+    async def _run(self, work: Callable[[], Any]) -> Any:
+        return await asyncio.get_running_loop().run_in_executor(self._pool, work)
+
+    async def _answer(
+        self, inputs: list[NDArray[np.generic]], form: str, columns: int | None, headers: Mapping[str, str]
+    ) -> Response:
+        """Compute items and send them in the form that was asked for."""
+        count = len(inputs[0])
+        parts = [slice(begin, begin + self._part) for begin in range(0, count, self._part)]
+        futures = [self._batcher.submit(*(array[part] for array in inputs)) for part in parts]
+
+        async def finished(future: Future[NDArray[np.generic]]) -> NDArray[np.generic]:
+            return self._generator.finish(await asyncio.wrap_future(future))  # At once: bytes take less than floats.
+
+        made = await asyncio.gather(*map(finished, futures))
+
+        def encode() -> bytes:
+            items = np.concatenate(made) if len(made) > 1 else made[0]
+            return _encoded(items, form, columns, points=self._generator.manifest.interface.output.role == "points")
+
+        return Response(await self._run(encode), media_type=form, headers=dict(headers))
+
+    def _picture(self, source: Any) -> NDArray[np.uint8]:
+        return translation.translate(self._batcher.call, self._generator.manifest, source, self._options, self._state)
+
+    def _body_text(self) -> str:
+        return f"the request is larger than {self._limits.body / 1e6:g} MB, which is what this server takes"
+
+    async def _too_large(self, request: Request, error: Exception) -> Response:
+        if request.url.path != "/translate":
+            return _error(413, f"the request is larger than {MAX_JSON / 1000:g} kB: a few numbers are enough")
+        return _error(413, self._body_text())
+
+
+async def _file(request: Request) -> bytes:
+    """The first file of a form."""
+    async with request.form(max_files=4, max_fields=16) as form:
+        for value in form.values():
+            if isinstance(value, UploadFile):
+                return await value.read()
+    raise InputError("the form holds no file: send the picture as one of its parts")
+
+
+def _headers(scope: Scope) -> dict[bytes, str]:
+    """A request's headers by their names in lower case."""
+    return {key: value.decode("latin-1") for key, value in scope["headers"]}
+
+
+async def _drain(receive: Receive) -> None:
+    """Read the rest of a request and forget it."""
+
+    async def read() -> None:
+        while (message := await receive())["type"] == "http.request" and message.get("more_body"):
+            pass
+
+    try:
+        await asyncio.wait_for(read(), DRAIN_SECONDS)
+    except asyncio.TimeoutError:
+        return  # Whoever sends so slowly does not see the answer.
+
+
+def _fields(body: bytes, known: Mapping[str, type]) -> dict[str, Any]:
+    """What a JSON body says, each field of its type; an empty body says nothing."""
+    try:
+        said = json.loads(body or b"{}")
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"the request is not JSON: {error}") from error
+    if not isinstance(said, dict):
+        raise UsageError('the request is no JSON object: give something like {"seed": 0}')
+    for name, value in said.items():
+        if name not in known:
+            raise UsageError(f"unknown field {name[:SHOWN]!r}: this takes {', '.join(known)}")
+        whole = isinstance(value, int) and not isinstance(value, bool)
+        if value is not None and not whole and not (known[name] is float and isinstance(value, float)):
+            raise UsageError(f"{name} is {repr(value)[:SHOWN]}: give a {'whole ' if known[name] is int else ''}number")
+    try:
+        return {name: known[name](value) for name, value in said.items() if value is not None}
+    except OverflowError as error:
+        raise UsageError(f"a number is out of range: {error}") from error
+
+
+def _accepted(request: Request, forms: tuple[str, ...]) -> str:
+    """The form that the client likes best of those there are; the first where it does not care."""
+    wishes: list[tuple[float, str]] = []
+    for wish in request.headers.get("accept", "*/*").split(","):
+        kind, *parameters = (part.strip().lower() for part in wish.split(";"))
+        quality = next((p[2:] for p in parameters if p.startswith("q=")), "1")
+        number = float(quality) if re.fullmatch(r"[01](\.\d{0,3})?", quality) else 0.0
+        if number > 0:
+            wishes.append((number, kind))
+    for _, kind in sorted(wishes, key=lambda wish: -wish[0]):
+        for form in forms:
+            if kind in (form, "*/*", form.partition("/")[0] + "/*"):
+                return form
+    raise HTTPException(406, f"this gives {', '.join(forms)}: ask for one of them with the header Accept")
+
+
+def _encoded(items: NDArray[np.generic], form: str, columns: int | None, *, points: bool) -> bytes:
+    """Items as one picture, a zip of pictures, or an array."""
+    if form == NPY:
+        return _array(items)
+    if points:
+        if form == ZIP:
+            raise UsageError(f"points are no pictures: ask for {PNG} or {NPY}")
+        return _one(images.scatter(items), PNG)
+    pictures = items.astype(np.uint8, copy=False)
+    if form == PNG:
+        return _one(images.grid(pictures, columns) if len(pictures) > 1 else pictures[0], PNG)
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as archive:  # Stored as they are: PNGs are compressed already.
+        for index, picture in enumerate(pictures):
+            archive.writestr(f"{index:04d}.png", _one(picture, PNG))
+    return stream.getvalue()
+
+
+def _one(picture: NDArray[np.uint8], form: str) -> bytes:
+    if form == NPY:
+        return _array(picture)
+    stream = io.BytesIO()
+    images.encode(picture, form.partition("/")[2].upper(), stream, EFFORT)
+    return stream.getvalue()
+
+
+def _array(array: NDArray[np.generic]) -> bytes:
+    stream = io.BytesIO()
+    np.save(stream, array, allow_pickle=False)
+    return stream.getvalue()
+
+
+@cache
+def _page_and_policy() -> tuple[str, str]:
+    """The page, and a policy that lets a browser run its own script and style and nothing else."""
+    page = Path(__file__).with_name("page.html").read_text("utf-8")
+    hashes = {
+        tag: base64.b64encode(hashlib.sha256(page.partition(f"<{tag}>")[2].partition(f"</{tag}>")[0].encode()).digest())
+        for tag in ("script", "style")
+    }
+    policy = (
+        f"default-src 'none'; script-src 'sha256-{hashes['script'].decode()}'; "
+        f"style-src 'sha256-{hashes['style'].decode()}'; img-src blob:; connect-src 'self'; "
+        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    )
+    return page, policy
+
+
+def _error(status: int, text: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
+    return JSONResponse({"error": text}, status, headers)
+
+
+async def _http_error(request: Request, error: HTTPException) -> Response:
+    return _error(error.status_code, error.detail, error.headers)
+
+
+async def _broken(request: Request, error: Exception) -> Response:
+    """What nobody thought of: the traceback is on the server's terminal."""
+    return _error(500, f"this failed on the server's side: {type(error).__name__}")
+
+
+async def _mistake(request: Request, error: GanEdgeError) -> Response:
+    """A request that cannot be done, 400; what is not the client's fault, 500."""
+    return _error(400 if isinstance(error, (UsageError, InputError)) else 500, str(error))
+
+
+async def _too_slow(request: Request, error: Exception) -> Response:
+    return _error(408, "the request took too long to arrive", {"Connection": "close"})
+
+
+async def _gone(request: Request, error: Exception) -> Response:
+    return _error(400, "the client has gone")
