@@ -48,13 +48,14 @@ def _add(app: typer.Typer, variant: type[Variant]) -> None:
     from ganedge.train.loop import Settings, train
 
     def run(**given: Any) -> None:
-        asked = options.split(Settings, given)
+        asked = options.collect(Settings, given)
         settings = Settings.repeat(**asked) if "config" in asked else Settings(**asked)
         out = train(variant, given, settings, asked)
         if int(os.environ.get("LOCAL_RANK", 0)) == 0:
             terminal.note(f"{out}: next, gan-export {out} --format onnx")
 
-    wanted = options.parameters(Settings, "Training") + options.parameters(variant.config_class, variant.name)
+    wanted = options.parameters(Settings, "Training", negatable=True)
+    wanted += options.parameters(variant.config_class, variant.name, negatable=True)
     app.command(variant.name, help=variant.summary)(options.with_signature(run, wanted))
 
 

@@ -1,4 +1,17 @@
-"""Command-line options from config dataclasses: the fields are the one source of names, defaults and help texts."""
+"""Command-line options from dataclasses: the fields are the one source of names, defaults, checks and help texts.
+
+    @dataclass(frozen=True)
+    class ExportSpec:
+        calibrate: Path | int | None = field(default=None, metadata=option(panel="Proof"))
+        '''A folder of pictures, or a number of inputs, to calibrate with.'''
+
+    wanted = options.parameters(ExportSpec)
+    app.command()(options.with_signature(run, wanted))  # run(**given): only what was typed
+    spec = ExportSpec(**options.collect(ExportSpec, given))
+
+    app.command()(options.with_signature(run, wanted))
+what Python callers pass as well as the text that the command line gives, and raises UsageError naming the option.
+"""
 
 from __future__ import annotations
 
@@ -7,18 +20,69 @@ import inspect
 import textwrap
 import types
 import typing
-from collections.abc import Callable
-from dataclasses import MISSING, Field, fields
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, Field, dataclass, field, fields
 from functools import cache
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
 import typer
+
+from ganedge.runtime.errors import UsageError
+
+KEY = "option"
+"""Where a field's metadata holds its `Option`."""
+
+
+@dataclass(frozen=True)
+class Option:
+    """How one field looks on the command line, where that does not follow from its name and type."""
+
+    flag: str | None = None
+    """Long name, `--for`; the field's name by default."""
+    short: str | None = None
+    """Short name, `-o`."""
+    panel: str | None = None
+    """Heading of the help that it stands under; the one given to `parameters` by default."""
+    type: Any = None
+    """What the parser converts to; by the field's type otherwise, and text where that is a union of several."""
+    switches: Mapping[str, str] = field(default_factory=dict)
+    """One switch for each value instead of an option, with its help text: {"fp16": "FP16 weights …"} gives `--fp16`."""
+    minimum: float | None = None
+    """Smallest number accepted."""
+    maximum: float | None = None
+    """Largest number accepted."""
+    default: str = ""
+    """What the help shows as default where the field's own default is None."""
+    hidden: bool = False
+    """Python callers only: no option."""
+
+
+def option(**settings: Any) -> dict[str, Option]:
+    """Metadata of a dataclass field: `field(default=None, metadata=option(flag="--for"))`."""
+    return {KEY: Option(**settings)}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of an option table in the documents."""
+
+    flags: str
+    """As typed, `--output, -o`."""
+    value: str
+    """What follows it, as in the help; empty for switches."""
+    default: str
+    """As in the help; empty where there is none."""
+    text: str
+    """The help text."""
+    panel: str
+    """The heading that it stands under."""
 
 
 @cache
 def docstrings(cls: type) -> dict[str, str]:
-    """The line under each field of a dataclass, of its bases too, by field name."""
-    found: dict[str, str] = {}
+    """The string under each field of a dataclass, of its bases too, by field name."""
+    texts: dict[str, str] = {}
     for base in reversed(cls.__mro__):
         if "__dataclass_fields__" not in vars(base):
             continue
@@ -28,48 +92,173 @@ def docstrings(cls: type) -> dict[str, str]:
             if not (isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)):
                 continue
             if isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant):
-                found[node.target.id] = inspect.cleandoc(str(below.value.value))
-    return found
+                texts[node.target.id] = inspect.cleandoc(str(below.value.value))
+    return texts
 
 
-def parameters(cls: type, panel: str) -> list[inspect.Parameter]:
-    """One keyword parameter per field, all optional for the parser: None means "not given".
+def parameters(cls: type, panel: str | None = None, *, negatable: bool = False) -> list[inspect.Parameter]:
+    """The keyword parameters that Typer needs for the fields of a dataclass, in their order.
 
-    That tells a default from a choice, which a resumed run needs; the help shows the field's default all the same.
+    All are optional for the parser: None means "not given", which tells a default from a choice. The help shows the
+    field's default all the same.
+
+    Args:
+        cls: A dataclass whose fields each have a docstring.
+        panel: Heading of the help for fields that name none.
+        negatable: Give every switch its `--no-` form, where presets or files may turn it on.
     """
     hints = typing.get_type_hints(cls)
-    return [_parameter(item, hints[item.name], docstrings(cls)[item.name], panel) for item in fields(cls)]
+    made: list[inspect.Parameter] = []
+    for item in fields(cls):
+        spec = _option(item)
+        if not spec.hidden:
+            made += _parameters(item, hints[item.name], docstrings(cls)[item.name], spec, panel, negatable)
+    return made
 
 
-def _parameter(item: Field[Any], hint: Any, text: str, panel: str) -> inspect.Parameter:
-    flag = f"--{item.name.replace('_', '-')}"
-    name = f"{flag}/--no-{flag[2:]}" if hint is bool else flag  # Presets and --config may turn it on.
-    needed = item.default is MISSING
-    empty = item.default is None or item.default is False or item.default == ""  # 0 equals False, and is shown.
-    shown = False if needed or empty else str(item.default)
-    option = typer.Option(
-        ... if needed else None,
-        name,
-        help=text,
-        show_default=shown,
-        rich_help_panel=panel,
-    )
-    optional = typing.get_origin(hint) in (typing.Union, types.UnionType)
-    annotation = hint if needed or optional else hint | None
-    return inspect.Parameter(item.name, inspect.Parameter.KEYWORD_ONLY, default=option, annotation=annotation)
+def argument(name: str, hint: Any, text: str, *, required: bool = True) -> inspect.Parameter:
+    """A positional argument: `argument("source", str, "A run, an .onnx file, …")`."""
+    default = typer.Argument(... if required else None, help=text, show_default=False)
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=hint)
 
 
 def with_signature(function: Callable[..., None], wanted: list[inspect.Parameter]) -> Callable[..., None]:
-    """A function of `**options` that shows Typer these parameters instead, and is handed only what was given."""
+    """A function of `**options` that shows Typer these parameters instead, and gets only what was given."""
 
     def command(**options: Any) -> None:
         function(**{name: value for name, value in options.items() if value is not None})
 
     command.__signature__ = inspect.Signature(wanted)  # type: ignore[attr-defined]
     command.__annotations__ = {parameter.name: parameter.annotation for parameter in wanted}
+    command.__doc__ = function.__doc__
     return command
 
 
-def split(cls: type, options: dict[str, Any]) -> dict[str, Any]:
-    """Take out of `options` those that are fields of `cls`."""
-    return {item.name: options.pop(item.name) for item in fields(cls) if item.name in options}
+def collect(cls: type, given: dict[str, Any]) -> dict[str, Any]:
+    """Take the arguments of a dataclass out of what was given on the command line.
+
+    Args:
+        cls: The dataclass that `parameters` was called with.
+        given: By parameter name; what belongs to `cls` is removed from it.
+
+    Returns:
+        Keyword arguments of `cls`: only the fields that were given.
+
+    Raises:
+        UsageError: two switches of one field were given.
+    """
+    values: dict[str, Any] = {}
+    for item in fields(cls):
+        spec = _option(item)
+        pressed = [name for name in spec.switches if given.pop(_parameter_name(name), None)]
+        if len(pressed) > 1:
+            raise UsageError(f"--{' and --'.join(pressed)} exclude each other: choose one")
+        if pressed:
+            values[item.name] = pressed[0]
+        elif not spec.switches and item.name in given:
+            values[item.name] = given.pop(item.name)
+    return values
+
+
+def flag(cls: type, name: str, value: Any = None) -> str:
+    """How a field is typed, for messages: `flag(ExportSpec, "engine")` is `--for`, and of a switch `--fp16`."""
+    item = next(item for item in fields(cls) if item.name == name)
+    spec = _option(item)
+    return f"--{value}" if spec.switches and value is not None else _flag(item, spec)
+
+
+def rows(cls: type, panel: str = "") -> list[Row]:
+    """The option table of a dataclass, for the documents."""
+    hints = typing.get_type_hints(cls)
+    table: list[Row] = []
+    for item in fields(cls):
+        spec = _option(item)
+        heading = spec.panel or panel
+        if spec.hidden:
+            continue
+        if spec.switches:
+            table += [Row(f"--{name}", "", "", text, heading) for name, text in spec.switches.items()]
+            continue
+        names = _flag(item, spec) + (f", {spec.short}" if spec.short else "")
+        shown = _shown_default(item, spec)
+        table.append(
+            Row(names, _shown_type(_parsed(hints[item.name], spec)), shown, docstrings(cls)[item.name], heading)
+        )
+    return table
+
+
+def _parameters(
+    item: Field[Any], hint: Any, text: str, spec: Option, panel: str | None, negatable: bool
+) -> list[inspect.Parameter]:
+    heading = spec.panel or panel
+    if spec.switches:
+        return [
+            _parameter(_parameter_name(name), bool, typer.Option(None, f"--{name}", help=line, rich_help_panel=heading))
+            for name, line in spec.switches.items()
+        ]
+    names = [_flag(item, spec), *([spec.short] if spec.short else [])]
+    parsed = _parsed(hint, spec)
+    if parsed is bool and negatable:
+        names[0] = f"{names[0]}/--no-{names[0][2:]}"
+    needed = item.default is MISSING and item.default_factory is MISSING
+    made = typer.Option(
+        ... if needed else None,
+        *names,
+        help=text,
+        show_default=_shown_default(item, spec) or False,
+        min=spec.minimum,
+        max=spec.maximum,
+        rich_help_panel=heading,
+    )
+    return [_parameter(item.name, parsed, made, needed)]
+
+
+def _parameter(name: str, parsed: Any, default: Any, needed: bool = False) -> inspect.Parameter:
+    annotation = parsed if needed else parsed | None
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+
+
+def _option(item: Field[Any]) -> Option:
+    spec = item.metadata.get(KEY, Option())
+    assert isinstance(spec, Option)
+    return spec
+
+
+def _flag(item: Field[Any], spec: Option) -> str:
+    return spec.flag or f"--{item.name.replace('_', '-')}"
+
+
+def _parameter_name(switch: str) -> str:
+    return switch.replace("-", "_")
+
+
+def _parsed(hint: Any, spec: Option) -> Any:
+    """What the parser converts to: the field's type without None, and text where several remain or none is known."""
+    if spec.type is not None:
+        return spec.type
+    parts = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
+    kinds = [part for part in parts if part is not type(None)]
+    only = kinds[0] if len(kinds) == 1 else str
+    known = only in (bool, int, float, str, Path) or typing.get_origin(only) in (Literal, list)
+    return only if known else str
+
+
+def _shown_default(item: Field[Any], spec: Option) -> str:
+    if spec.default or item.default is MISSING:
+        return spec.default
+    empty = item.default is None or item.default is False or item.default in ("", ())  # 0 equals False, and is shown.
+    if empty:
+        return ""
+    return ",".join(map(_plain_number, item.default)) if isinstance(item.default, tuple) else str(item.default)
+
+
+def _plain_number(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _shown_type(parsed: Any) -> str:
+    if parsed is bool:
+        return ""
+    if typing.get_origin(parsed) is Literal:
+        return " | ".join(map(str, typing.get_args(parsed)))
+    return {int: "integer", float: "number", Path: "path"}.get(parsed, "text")
