@@ -6,11 +6,11 @@
         '''A folder of pictures, or a number of inputs, to calibrate with.'''
 
     wanted = options.parameters(ExportSpec)
-    app.command()(options.with_signature(run, wanted))  # run(**given): only what was typed
+    app.command()(options.with_signature(run, wanted))  # run(**given) gets only what was typed
     spec = ExportSpec(**options.collect(ExportSpec, given))
 
-    app.command()(options.with_signature(run, wanted))
-what Python callers pass as well as the text that the command line gives, and raises UsageError naming the option.
+The string under a field is its help text. What the parser cannot check, `__post_init__` does: it accepts what Python
+callers pass as well as the text that the command line gives, and raises UsageError naming the option.
 """
 
 from __future__ import annotations
