@@ -5,7 +5,7 @@ FILE ?= demo/generator.onnx
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: check clean demo figures format gpu help honesty hostile install-matrix layout matrix results soak startup test
+.PHONY: check clean demo figures format gpu help honesty hostile install-matrix layout matrix results soak startup stations test
 SOAK_SECONDS ?= 3600
 SOAK_LOADS ?= 500
 
@@ -64,6 +64,9 @@ hostile: $(VENV)/test.stamp ## 2000 damaged files, 3000 damaged requests, 66 kil
 	$(BIN)/python tests/hostile/asked.py --cases 3000 --report tests/hostile/results/asked.json
 	OMP_WAIT_POLICY=passive $(BIN)/python tests/hostile/kill.py --kills 66 --report tests/hostile/results/kill.json
 	$(BIN)/python tests/hostile/figures.py
+
+stations: $(BIN)/python ## The tests of each station with its own extras alone, in fresh environments (STATIONS="runtime export")
+	$(BIN)/python tests/stations.py $(STATIONS)
 
 soak: $(VENV)/test.stamp ## One hour (SOAK_SECONDS=) of FILE under load, loaded 500 times (SOAK_LOADS=)
 	$(BIN)/python tests/hostile/soak.py $(FILE) --seconds $(SOAK_SECONDS) --loads $(SOAK_LOADS) --report tests/hostile/results/soak.json
