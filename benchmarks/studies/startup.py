@@ -44,7 +44,8 @@ Image.fromarray(sheet[..., 0] if c == 1 else sheet).save(sys.argv[2])
 API = """
 import sys
 from pathlib import Path
-from ganedge.runtime import images, load
+from ganedge.runtime import load
+from ganedge.runtime.pictures import images
 with load(sys.argv[1], engine="onnxruntime", device="cpu") as generator:
     images.save(images.grid(generator.sample(64, seed=0)), Path(sys.argv[2]))
 """

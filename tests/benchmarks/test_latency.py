@@ -442,9 +442,14 @@ def test_an_interruption_of_cold_starts_leaves_the_times(artifact: Path, monkeyp
     assert found["competitors"]["generator.onnx, onnxruntime"]["cold_start_s"] == 0.5
 
 
-def test_without_pytorch_everything_else_works(artifact: Path, half_artifact: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("lower", [(), ("bf16",)])
+def test_without_pytorch_everything_else_works(
+    artifact: Path, half_artifact: Path, tmp_path: Path, lower: tuple[str, ...]
+) -> None:
+    """On processors that compute in lower precisions, OpenVINO competes in each of them."""
     hidden = "import importlib.util as u, sys; sys.modules['torch'] = None; real = u.find_spec; "
     hidden += "u.find_spec = lambda name, *rest: None if name == 'torch' else real(name, *rest); "
+    hidden += f"from ganedge.runtime.engines import ov; ov.precisions = lambda: {list(lower)}; "
     code = hidden + "from ganedge.benchmarks.__main__ import main; main()"
     arguments = [
         artifact, half_artifact, "--against", "runs/that/nobody/opens", "--batch", "1", "--seconds", "0.02",
@@ -455,7 +460,8 @@ def test_without_pytorch_everything_else_works(artifact: Path, half_artifact: Pa
     assert done.returncode == 0, done.stderr
     found = json.loads((tmp_path / "out.json").read_text())
     assert "torch, which is not installed" in found["absent"][competitor.EAGER]
-    assert {row["competitor"].split(", ")[1] for row in found["results"]} == {"onnxruntime", "openvino"}
+    engines = {"onnxruntime", "openvino", *(f"openvino {precision}" for precision in lower)}
+    assert {row["competitor"].split(", ")[1] for row in found["results"]} == engines
     assert found["reference"] == "generator.onnx, onnxruntime"
     assert "PyTorch is not installed" in found["peak"]["how"]
     assert found["peak"]["flops"].keys() == {"int8"}

@@ -391,7 +391,7 @@ def test_a_folder_is_shared_between_calibration_and_proof(
 ) -> None:
     """What INT8 is proven on is nothing that its scales, or the layers that it leaves out, were found on."""
     uses = {
-        use: {item.tobytes() for inputs in parity.real_cases(PICTURE, inputs, use=use) for item in inputs[0]}
+        use: {item.tobytes() for inputs in parity.real_cases(PICTURE, pictures, use=use) for item in inputs[0]}
         for use in parity.USES
     }
     assert [len(found) for found in uses.values()] == [8, 8, 8]
@@ -414,7 +414,7 @@ def test_a_folder_is_shared_between_calibration_and_proof(
         {"s": np.float32([1, 1, 2, 2]), "w": np.random.default_rng(0).normal(0, 0.1, (3, 3, 3, 3))},
     )
     onnx.save(full, tmp_path / "theirs.onnx")
-    asked = [tmp_path / "theirs.onnx", "--kind", "image", "--int8", "--for", "ort", "--calibrate", inputs]
+    asked = [tmp_path / "theirs.onnx", "--kind", "image", "--int8", "--for", "ort", "--calibrate", pictures]
     done = command("gan-export", *asked, "-o", tmp_path / "g.onnx")
     assert done.code == 0, done.err
     with np.load(tmp_path / "g.onnx.proof.npz") as stored:
@@ -422,7 +422,7 @@ def test_a_folder_is_shared_between_calibration_and_proof(
     assert proven <= uses["proof"]
     assert {item.tobytes() for item in seen[0][0][0]} == uses["calibration"]
     assert "calibrated with" not in done.err
-    for path in sorted(inputs.rglob("*.png"))[2:]:
+    for path in sorted(pictures.rglob("*.png"))[2:]:
         path.unlink()
     done = command("gan-export", *asked, "-o", tmp_path / "g.onnx")
     assert done.code == 0, done.err

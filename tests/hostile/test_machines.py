@@ -168,7 +168,7 @@ def test_ctrl_c_while_packages_are_imported_is_one_line(tmp_path: Path, name: st
         "import os, signal, time\nos.kill(os.getpid(), signal.SIGINT)\ntime.sleep(20)\n"
     )
     begin = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); sys.argv = [{name!r}, '--help']; "
-    code = f"{begin}from ganedge.runtime import start; start.{name.replace('-', '_')}()"
+    code = f"{begin}from ganedge.runtime.cli import start; start.{name.replace('-', '_')}()"
     done = subprocess.run(
         [sys.executable, "-c", code],
         capture_output=True,

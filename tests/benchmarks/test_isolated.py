@@ -231,9 +231,9 @@ def test_none_stays_where_the_one_that_asks_is_killed(tmp_path: Path) -> None:
     """A process that stands still would hold its memory for ever, and hear nothing but SIGKILL."""
     script = """
 import sys, time
-from ganedge.benchmarks import apart, yardsticks
-with apart.Stage("cpu") as stage:
-    stage.add({"sort": apart.Recipe(yardsticks.sort, "sort")})
+from ganedge.benchmarks import isolated, yardsticks
+with isolated.Stage("cpu") as stage:
+    stage.add({"sort": isolated.Recipe(yardsticks.sort, "sort")})
     print(stage._hosts[0]._process.pid, flush=True)
     time.sleep(60)
 """
