@@ -7,16 +7,14 @@ catches the family, or one member of it. Anything else that escapes is a bug of 
 
 from __future__ import annotations
 
-import re
-
 LONGEST_REASON = 300
 """Characters of another library's message that are quoted."""
-_SOURCE = re.compile(
-    r"\[ONNXRuntimeError\] : \d+ : \w+ : |\bException from [^\s:]+:\d+:|(?: at)?\s[\w./+-]+\.(?:cc|cpp|cu|hpp|h):\d+:?"
+SOURCE_POSITION = (
+    r"\[ONNXRuntimeError\] : \d+ : \w+ : |"
+    r"\bException from [^\s:]+:\d+:|"
+    r"(?: at)?\s[\w./+-]+\.(?:cc|cpp|cu|h|hpp):\d+:?"
 )
-    r"\[ONNXRuntimeError\] : \d+ : \w+ : |\bException from [^\s:]+:\d+:|(?: at)?\s[\w./+-]+\.(?:cc|cpp|cxx|cu|hpp|h):\d+:?"
-)
-"""Where in a library's own C++ source an error was raised, and ONNX Runtime's error codes."""
+"""Where in a library's C++ source an error was raised, and ONNX Runtime's error codes."""
 
 
 class GanEdgeError(Exception):
@@ -70,5 +68,7 @@ def one_line(error: BaseException) -> str:
     >>> one_line(RuntimeError("Exception from src/core.cpp:116:\nUnable to read the model"))
     'Unable to read the model'
     """
-    text = " ".join(_SOURCE.sub(" ", f" {error}").split())
+    import re
+
+    text = " ".join(re.sub(SOURCE_POSITION, " ", f" {error}").split())
     return text[:LONGEST_REASON] or type(error).__name__

@@ -139,7 +139,8 @@ def start(
     Args:
         model: A serialised ONNX model.
         precision: What the manifest says the model computes in.
-        name: An engine or an alias of it, or "auto" for the first installed one among those proven, or among all if none of them is.
+        name: An engine or an alias of it, or "auto" for the first installed one among those proven, or among all if
+            none of them is.
         device: "auto", "cpu", "cuda", or "tensorrt" for ONNX Runtime's TensorRT provider.
         threads: Threads of the engine's own pool; None leaves the choice to the engine.
         compute: Compute in another precision than the model's, such as "bf16"; only what was proven to be close enough
