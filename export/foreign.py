@@ -32,7 +32,8 @@ from ganedge.export import architectures
 from ganedge.export.from_torch import NormChoice, of_network, unwrap
 from ganedge.export.sizes import read_size
 from ganedge.export.source_model import SourceModel
-from ganedge.runtime.errors import ArtifactError, GanEdgeError, MissingExtra, UsageError
+from ganedge.runtime.errors import ArtifactError, GanEdgeError, MissingExtra, UsageError, one_line
+from ganedge.runtime.files import read_file
 from ganedge.runtime.manifest import Interface, Noise, Port, Source, program
 
 PREFIXES = ("module.", "_orig_mod.")
@@ -43,8 +44,6 @@ SCRIPT = (
     "{} is TorchScript, a module compiled without its source: give that, FILE.py:NAME, with its state dict as --weights"
 )
 """What there is to say of torch.jit.save's files."""
-LFS = b"version https://git-lfs"
-"""How a Git LFS pointer begins, which stands where a large file was not fetched."""
 
 
 @dataclass(frozen=True)
@@ -200,7 +199,7 @@ def _recognised(
             f"FILE.py:NAME --weights {path}"
         ) from error
     except Exception as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(error)
         raise ArtifactError(f"{path}: these weights do not fit what they look like ({reason})") from error
     if not isinstance(found, spandrel.ImageModelDescriptor):
         raise ArtifactError(f"{path} is a {found.architecture.name} network, which takes more than a picture")
@@ -508,7 +507,7 @@ def _blame(spec: str, error: Exception) -> str:
         hint = "; arguments are given as --kwargs '{\"name\": value}'"
     elif isinstance(error, ModuleNotFoundError):
         hint = "; is it installed, and is the name right?"
-    return f"{spec} cannot be made: {type(error).__name__}: {' '.join(str(error).split())[:200]}{where}{hint}"
+    return f"{spec} cannot be made: {type(error).__name__}: {one_line(error)}{where}{hint}"
 
 
 def load_weights(network: nn.Module, path: Path, trust: bool = False) -> str:
@@ -532,12 +531,7 @@ def load_weights(network: nn.Module, path: Path, trust: bool = False) -> str:
 
 def read_checkpoint(path: Path, trust: bool = False) -> tuple[Any, str]:
     """What a file of weights holds, and its sha256."""
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise ArtifactError(f"cannot read weights {path}: {error.strerror}") from error
-    if data.startswith(LFS):
-        raise ArtifactError(f"{path} is a Git LFS pointer, not the weights: run git lfs pull, or download the file")
+    data = read_file(path, "the weights")
     digest = hashlib.sha256(data).hexdigest()
     try:
         if path.suffix == ".safetensors":
@@ -550,7 +544,7 @@ def read_checkpoint(path: Path, trust: bool = False) -> tuple[Any, str]:
     except pickle.UnpicklingError as error:
         reason = str(error)
         if "weights_only" not in reason.lower() and "Unsupported" not in reason:
-            raise ArtifactError(f"{path} is damaged or no checkpoint: {' '.join(reason.split())[:200]}") from error
+            raise ArtifactError(f"{path} is damaged or no checkpoint: {one_line(error)}") from error
         needs = next(
             (part for part in reason.split() if part.count(".") and part[0].isalpha() and "torch." not in part), ""
         )
@@ -559,7 +553,7 @@ def read_checkpoint(path: Path, trust: bool = False) -> tuple[Any, str]:
             "add --trust if you trust where it comes from"
         ) from error
     except Exception as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(error)
         if "TorchScript" in reason:
             raise ArtifactError(SCRIPT.format(path)) from error
         raise ArtifactError(f"{path} is cut off, damaged or no checkpoint: {type(error).__name__}: {reason}") from error
