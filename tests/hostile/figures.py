@@ -92,7 +92,9 @@ def main() -> None:
     """Write, or check."""
     text = PAGE.read_text("utf-8")
     if "--check" in sys.argv[1:]:
-        sys.exit("the table in docs/results.md is not that of the reports: make figures" if updated(text) != text else 0)
+        sys.exit(
+            "the table in docs/results.md is not that of the reports: make figures" if updated(text) != text else 0
+        )
     PAGE.write_text(updated(text), "utf-8")
 
 
