@@ -83,6 +83,17 @@ def _distributions() -> Mapping[str, Sequence[str]]:
     return packages_distributions()
 
 
+ALIASES = {"ort": "onnxruntime", "ov": "openvino", "trt": "tensorrt"}
+"""Short names of engines that are accepted."""
+KNOWN = ("onnxruntime", "openvino", "tensorrt", "ncnn")
+"""Engines that an artifact can be made for."""
+
+
+def canonical(name: str) -> str:
+    """The full name of an engine: `ort` is `onnxruntime`, `trt` is `tensorrt`; others come back as they are."""
+    return ALIASES.get(name.lower(), name.lower())
+
+
 def cores() -> int:
     """Cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -129,6 +140,7 @@ def start(
         MissingExtra: the engine is not installed.
         EngineError: the engine is there and cannot run this model on this device.
     """
+    name = canonical(name)
     if name != "auto" and name not in MODULES:
         raise UsageError(f"unknown engine {name!r}: choose auto, {', '.join(MODULES)}")
     if device not in DEVICES:

@@ -49,7 +49,7 @@ def fixed(path: Path, batch: int) -> Path:
 def test_export_and_run(tmp_path: Path, batch: int, precision: Any) -> None:
     """Batches that divide neither the number of a proof's inputs nor what is asked for later."""
     theirs = fixed(tmp_path / "theirs.onnx", batch)
-    path, proven = export(of_onnx(theirs, "latent"), As(precision), tmp_path / "g.onnx")
+    path, proven = export(of_onnx(theirs, "latent"), As(precision=precision), tmp_path / "g.onnx")
     assert all(proof.samples % batch == 0 for proof in proven.manifest.parity)
     assert all(check.passed for check in verify(path))
     with load(path) as generator:
@@ -95,7 +95,7 @@ def test_a_proof_is_kept_for_later_and_belongs_to_its_artifact(tmp_path: Path, m
     path.with_name("other.onnx.proof.npz").write_bytes(kept)
     with pytest.raises(ArtifactError, match="other weights"):
         verify(path)
-    path, _ = export(of_onnx(fixed(tmp_path / "theirs.onnx", 7), "latent"), As(io="uint8"), tmp_path / "bytes.onnx")
+    path, _ = export(of_onnx(fixed(tmp_path / "theirs.onnx", 7), "latent"), As(precision=io="uint8"), tmp_path / "bytes.onnx")
     path.with_name("bytes.onnx.proof.npz").write_bytes(kept)
     with pytest.raises(ArtifactError, match="another form"):
         verify(path)
