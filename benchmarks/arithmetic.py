@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from ganedge.runtime.engines import ort
+from ganedge.runtime.errors import one_line
 
 SIDE = {"cpu": 1024, "cuda": 8192}
 """Rows and columns of the matrices that the peak is measured with."""
@@ -104,12 +105,12 @@ def peak(threads: int, device: str) -> dict[str, Any]:
             if device == "cuda":
                 found["int8"] = _product("int8", device)
         except (RuntimeError, AssertionError) as error:  # No such device, no kernel for it, or no memory left on it.
-            missing.append(f"PyTorch could not on {device}: {str(error).strip().partition(chr(10))[0][:120]}")
+            missing.append(f"PyTorch could not on {device}: {one_line(error)}")
     if device == "cpu":
         try:
             found["int8"] = _integers(threads)
         except Exception as error:  # noqa: BLE001 - it may be missing, or half of it overwritten by another wheel
-            missing.append(f"no product of bytes in ONNX Runtime ({str(error).partition(chr(10))[0][:120]})")
+            missing.append(f"no product of bytes in ONNX Runtime ({one_line(error)})")
     how = f"matrix products {SIDE[device]} × {SIDE[device]}, the best of {ROOF_SECONDS} s each"
     if "int8" in found and device == "cpu":
         how += ", INT8 by ONNX Runtime"

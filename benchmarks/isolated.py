@@ -34,7 +34,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ganedge.runtime import timing
-from ganedge.runtime.errors import EngineError, GanEdgeError
+from ganedge.runtime.errors import EngineError, GanEdgeError, one_line
 
 SCRIPT = (
     "import sys; sys.path[:] = sys.argv[2:]; from ganedge.benchmarks.isolated import serve; serve(int(sys.argv[1]))"
@@ -370,6 +370,6 @@ def _made(name: str, make: Callable[[], Piece], failed: dict[str, Exception]) ->
 
 def line(error: Exception) -> str:
     """What an error says, in one line, with its kind where it is not one of ours."""
-    text = " ".join(str(error).split())[:300]
+    text = one_line(error)
     known = isinstance(error, GanEdgeError)
     return text if known and text else f"{type(error).__name__}: {text}" if text else type(error).__name__

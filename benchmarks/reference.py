@@ -25,7 +25,7 @@ from ganedge.export.checkpoints import LoadedModule
 from ganedge.export.from_torch import per_picture, unwrap
 from ganedge.export.source import SourceSpec, kind_of
 from ganedge.runtime.cli.terminal import note
-from ganedge.runtime.errors import EngineError, GanEdgeError, InputError, UsageError
+from ganedge.runtime.errors import EngineError, GanEdgeError, InputError, UsageError, one_line
 from ganedge.runtime.manifest import Interface, Manifest
 from ganedge.train import checkpoint, run_folder
 
@@ -171,7 +171,7 @@ def check(network: nn.Module, interface: Interface, inputs: Inputs) -> None:
             given = tuple(network(*map(torch.from_numpy, inputs)).shape)
     except Exception as error:  # It may be anyone's module, and raise anything.
         raise InputError(
-            f"the generator to compare with takes something else than the artifact ({_line(error)}): "
+            f"the generator to compare with takes something else than the artifact ({one_line(error)}): "
             "give the run or the module that it was exported from"
         ) from error
     fixed = interface.output.shape
@@ -213,7 +213,7 @@ def competitors(
                 made.run(inputs)
                 found.append(made)
         except Exception as error:
-            reason = str(error) if isinstance(error, EngineError) else f"{type(error).__name__}: {_line(error)}"
+            reason = str(error) if isinstance(error, EngineError) else f"{type(error).__name__}: {one_line(error)}"
             if way == "eager":
                 raise GanEdgeError(f"eager PyTorch fails on this generator: {reason}") from error
         if reason:
@@ -274,7 +274,7 @@ class _Live(nn.Module):
         try:
             self.network = copy.deepcopy(self.network)
         except (RuntimeError, TypeError) as error:
-            raise EngineError(f"PyTorch could not copy this generator: {_line(error)}") from error
+            raise EngineError(f"PyTorch could not copy this generator: {one_line(error)}") from error
 
     def can_move(self) -> bool:
         """Whether this network can be copied: a module may hold a lock, or an open file."""
@@ -394,7 +394,7 @@ def _torch(
                 output: NDArray[np.generic] = call(*(torch.from_numpy(a).to(device) for a in arrays)).cpu().numpy()
                 return output
         except Exception as error:  # It may be anyone's module; most often it is the memory, CUDA's or an allocator's.
-            raise EngineError(f"{TORCH[way]} could not run this generator: {_line(error)}") from error
+            raise EngineError(f"{TORCH[way]} could not run this generator: {one_line(error)}") from error
 
     size = sum(t.numel() * t.element_size() for t in (*network.parameters(), *network.buffers()))
 
@@ -402,7 +402,7 @@ def _torch(
         try:
             return _split(call, pool)
         except Exception as error:
-            raise EngineError(f"{TORCH[way]} could not be timed in parts: {_line(error)}") from error
+            raise EngineError(f"{TORCH[way]} could not be timed in parts: {one_line(error)}") from error
 
     return Competitor(
         TORCH[way],
@@ -433,7 +433,3 @@ def _split(call: Callable[..., Tensor], pool: Sequence[Inputs]) -> Split:
             parts.append([a.elapsed_time(b) / 1000 for a, b in itertools.pairwise(events)])
     to_device, compute, to_host = np.median(parts[WARM_SPLITS:], axis=0)
     return Split(float(to_device), float(compute), float(to_host))
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:160] or type(error).__name__

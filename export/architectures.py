@@ -29,7 +29,7 @@ from ganedge.export.checkpoints import (
     read_checkpoint,
 )
 from ganedge.export.source import SourceSpec
-from ganedge.runtime.errors import ArtifactError, MissingExtra, UsageError
+from ganedge.runtime.errors import ArtifactError, MissingExtra, UsageError, one_line
 
 ARCHITECTURES = ("resnet_9blocks", "resnet_6blocks", "unet_256", "unet_128")
 """As that project names them."""
@@ -209,7 +209,7 @@ def _recognised(
             f"FILE.py:NAME --weights {path}"
         ) from error
     except Exception as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(error)
         raise ArtifactError(f"{path}: these weights do not fit what they look like ({reason})") from error
     if not isinstance(descriptor, spandrel.ImageModelDescriptor):
         raise ArtifactError(f"{path} is a {descriptor.architecture.name} network, which takes more than a picture")

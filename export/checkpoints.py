@@ -20,7 +20,8 @@ import torch
 from torch import Tensor, nn
 
 from ganedge.export.source import SourceSpec
-from ganedge.runtime.errors import ArtifactError, UsageError
+from ganedge.runtime.errors import ArtifactError, UsageError, one_line
+from ganedge.runtime.files import read_file
 
 PREFIXES = ("module.", "_orig_mod.")
 """What DataParallel and torch.compile put before every key."""
@@ -30,8 +31,6 @@ SCRIPT = (
     "{} is TorchScript, a module compiled without its source: give that, FILE.py:NAME, with its state dict as --weights"
 )
 """What there is to say of torch.jit.save's files."""
-LFS = b"version https://git-lfs"
-"""How a Git LFS pointer begins, which stands where a large file was not fetched."""
 
 
 Part = tuple[str, dict[str, Tensor]]
@@ -76,12 +75,7 @@ def load_weights(network: nn.Module, path: Path, trust: bool = False) -> str:
 
 def read_checkpoint(path: Path, trust: bool = False) -> tuple[Any, str]:
     """What a file of weights holds, and its sha256."""
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise ArtifactError(f"cannot read weights {path}: {error.strerror}") from error
-    if data.startswith(LFS):
-        raise ArtifactError(f"{path} is a Git LFS pointer, not the weights: run git lfs pull, or download the file")
+    data = read_file(path, "the weights")
     digest = hashlib.sha256(data).hexdigest()
     try:
         if path.suffix == ".safetensors":
@@ -94,7 +88,7 @@ def read_checkpoint(path: Path, trust: bool = False) -> tuple[Any, str]:
     except pickle.UnpicklingError as error:
         reason = str(error)
         if "weights_only" not in reason.lower() and "Unsupported" not in reason:
-            raise ArtifactError(f"{path} is damaged or no checkpoint: {' '.join(reason.split())[:200]}") from error
+            raise ArtifactError(f"{path} is damaged or no checkpoint: {one_line(error)}") from error
         needs = next(
             (part for part in reason.split() if part.count(".") and part[0].isalpha() and "torch." not in part), ""
         )
@@ -103,7 +97,7 @@ def read_checkpoint(path: Path, trust: bool = False) -> tuple[Any, str]:
             "add --trust if you trust where it comes from"
         ) from error
     except Exception as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(error)
         if "TorchScript" in reason:
             raise ArtifactError(SCRIPT.format(path)) from error
         raise ArtifactError(f"{path} is cut off, damaged or no checkpoint: {type(error).__name__}: {reason}") from error

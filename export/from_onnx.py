@@ -23,7 +23,8 @@ from ganedge.export import rewrite
 from ganedge.export.sizes import find_multiple
 from ganedge.export.source_model import Arrays, Run, SourceModel
 from ganedge.runtime import engines, onnx_file
-from ganedge.runtime.errors import ArtifactError, GanEdgeError, UsageError
+from ganedge.runtime.errors import ArtifactError, GanEdgeError, UsageError, one_line
+from ganedge.runtime.files import read_file
 from ganedge.runtime.manifest import KEY, Interface, Noise, NormMode, Port, Precision, Source, program, read_artifact
 from ganedge.runtime.pictures.shared_norm import WHOLE_PICTURE
 
@@ -168,17 +169,6 @@ def _sized(model: ModelProto, interface: Interface, run: Run | None) -> tuple[Mo
     return rewrite.tidy(model, _names(found)), found, ()
 
 
-def read_file(path: Path) -> bytes:
-    """The bytes of a model; one line where there are none, or a Git LFS pointer in their place (ArtifactError)."""
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise ArtifactError(f"cannot read {path}: {error.strerror}") from error
-    if data.startswith(b"version https://git-lfs"):
-        raise ArtifactError(f"{path} is a Git LFS pointer, not the model: run git lfs pull, or download the file")
-    return data
-
-
 def _load(path: Path) -> ModelProto:
     """Read a foreign model with the weights beside it."""
     try:
@@ -186,7 +176,7 @@ def _load(path: Path) -> ModelProto:
     except FileNotFoundError as error:
         raise ArtifactError(f"{path} keeps weights in a file that is missing: {error.filename or error}") from error
     except Exception as error:
-        reason = " ".join(str(error).split())[:250]
+        reason = one_line(error)
         raise ArtifactError(f"{path} is damaged, or its weights lie where they may not: {reason}") from error
 
 
@@ -209,7 +199,7 @@ def _checked(model: ModelProto, path: Path) -> ModelProto:
             model = version_converter.convert_version(model, OPSET)
         onnx.checker.check_model(model)
     except Exception as error:
-        reason = " ".join(str(error).split())[:250]
+        reason = one_line(error)
         raise ArtifactError(
             f"{path} (operator set {opset}) cannot be brought to operator set {OPSET}: {reason}"
         ) from error

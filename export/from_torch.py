@@ -23,7 +23,7 @@ from ganedge.export.from_onnx import looks_at_all
 from ganedge.export.sizes import find_multiple, sized
 from ganedge.export.source_model import Arrays, Run, SourceModel
 from ganedge.export.to_onnx import example_input, norm_mode, to_onnx
-from ganedge.runtime.errors import GanEdgeError, UsageError
+from ganedge.runtime.errors import GanEdgeError, UsageError, one_line
 from ganedge.runtime.manifest import Interface, NormMode, Source
 from ganedge.train import run_folder
 
@@ -225,7 +225,7 @@ def try_run(network: nn.Module, example: tuple[torch.Tensor, ...]) -> tuple[int,
             output = network(*example)
     except Exception as error:
         shapes = ", ".join("×".join(map(str, tensor.shape[1:])) for tensor in example)
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(error)
         raise GanEdgeError(
             f"this generator does not take {shapes} ({type(error).__name__}: {reason}); say what it takes with --input"
         ) from error

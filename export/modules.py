@@ -26,7 +26,7 @@ from ganedge.export.from_torch import of_network, unwrap
 from ganedge.export.sizes import read_size
 from ganedge.export.source import SourceSpec
 from ganedge.export.source_model import SourceModel
-from ganedge.runtime.errors import GanEdgeError, UsageError
+from ganedge.runtime.errors import GanEdgeError, UsageError, one_line
 from ganedge.runtime.manifest import Interface, Port, Source, program
 
 
@@ -376,4 +376,4 @@ def _blame(spec: str, error: Exception) -> str:
         hint = "; arguments are given as --kwargs '{\"name\": value}'"
     elif isinstance(error, ModuleNotFoundError):
         hint = "; is it installed, and is the name right?"
-    return f"{spec} cannot be made: {type(error).__name__}: {' '.join(str(error).split())[:200]}{where}{hint}"
+    return f"{spec} cannot be made: {type(error).__name__}: {one_line(error)}{where}{hint}"

@@ -15,7 +15,7 @@ import onnx
 from onnx import ModelProto, NodeProto, numpy_helper
 from onnx.shape_inference import infer_shapes
 
-from ganedge.runtime.errors import GanEdgeError
+from ganedge.runtime.errors import GanEdgeError, one_line
 
 ONNX_DOMAINS = ("", "ai.onnx")
 
@@ -128,7 +128,7 @@ def tidy(model: ModelProto, dynamic: set[str]) -> ModelProto:
         inferred = infer_shapes(model, check_type=True, strict_mode=True, data_prop=True)
         onnx.checker.check_model(inferred, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        raise GanEdgeError(f"the exported graph is not valid ONNX: {' '.join(str(error).split())[:300]}") from error
+        raise GanEdgeError(f"the exported graph is not valid ONNX: {one_line(error)}") from error
     inferred.producer_name, inferred.producer_version = "ganedge", ""
     return inferred
 

@@ -129,7 +129,8 @@ def kind_of(source: str, arch: str | None = None) -> str:
 
 
 def _has_manifest(path: Path) -> bool:
-    from ganedge.export.from_onnx import metadata, read_file
+    from ganedge.export.from_onnx import metadata
+    from ganedge.runtime.files import read_file
     from ganedge.runtime.manifest import KEY
 
     return KEY in metadata(read_file(path), path)

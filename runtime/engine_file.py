@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 from .errors import ArtifactError
-from .files import write_whole
+from .files import read_file, write_whole
 from .manifest import Manifest, Precision
 
 if TYPE_CHECKING:
@@ -120,10 +120,7 @@ def check_engine(engine_path: Path, identity: EngineIdentity) -> bytes:
     Raises:
         ArtifactError: it cannot be read, or its digest is another: it was cut off, damaged or replaced.
     """
-    try:
-        data = engine_path.read_bytes()
-    except OSError as error:
-        raise ArtifactError(f"cannot read {engine_path}: {error.strerror}") from error
+    data = read_file(engine_path, "the engine")
     if hashlib.sha256(data).hexdigest() != identity.engine_digest:
         raise ArtifactError(f"{engine_path} is cut off, damaged or replaced: build it again from {identity.onnx}")
     return data

@@ -1,15 +1,24 @@
 """The errors a user of ganedge can meet: one family, one line each.
 
-Everything that is a user's to mend raises a `GanEdgeError`, whose message names the offending value, what is
+Every error that a user can fix is a `GanEdgeError`, whose message names the offending value, what is
 accepted and the next step. The four commands print it as one line and exit with `exit_code`; a library user
 catches the family, or one member of it. Anything else that escapes is a bug of ours.
 """
 
 from __future__ import annotations
 
+LONGEST_REASON = 300
+"""Characters of another library's message that are quoted."""
+SOURCE_POSITION = (
+    r"\[ONNXRuntimeError\] : \d+ : \w+ : |"
+    r"\bException from [^\s:]+:\d+:|"
+    r"(?: at)?\s[\w./+-]+\.(?:cc|cpp|cu|h|hpp):\d+:?"
+)
+"""Where in a library's C++ source an error was raised, and ONNX Runtime's error codes."""
+
 
 class GanEdgeError(Exception):
-    """Base of every error that a user can mend."""
+    """Base of every error that a user can fix."""
 
     exit_code = 1
 
@@ -51,3 +60,15 @@ class MissingExtra(GanEdgeError, ImportError):  # noqa: N818 - reads better than
         super().__init__(f"{purpose} needs {package}, which is not installed: {advice}")
         self.package = package
         self.extra = extra
+
+
+def one_line(error: BaseException) -> str:
+    r"""Another library's message on one line, without its C++ file names and line numbers; the class name if empty.
+
+    >>> one_line(RuntimeError("Exception from src/core.cpp:116:\nUnable to read the model"))
+    'Unable to read the model'
+    """
+    import re
+
+    text = " ".join(re.sub(SOURCE_POSITION, " ", f" {error}").split())
+    return text[:LONGEST_REASON] or type(error).__name__

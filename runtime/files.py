@@ -13,10 +13,13 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .errors import GanEdgeError
+from .errors import ArtifactError, GanEdgeError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+LFS_POINTER = b"version https://git-lfs"
+"""First bytes of a Git LFS pointer, which stands in place of a large file that was not downloaded."""
 
 
 @contextlib.contextmanager
@@ -54,7 +57,30 @@ def write_whole(path: Path, data: bytes | str) -> None:
         part.write_bytes(data.encode() if isinstance(data, str) else data)
 
 
+def read_file(path: Path, content: str = "the model") -> bytes:
+    """Read a file that people download.
+
+    Args:
+        path: The file.
+        content: What the file holds, for the error message.
+
+    Raises:
+        ArtifactError: it cannot be read, or it is a Git LFS pointer.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise ArtifactError(f"cannot read {path}: {error.strerror}") from error
+    if data.startswith(LFS_POINTER):
+        raise ArtifactError(f"{path} is a Git LFS pointer, not {content}: run git lfs pull, or download the file")
+    return data
+
+
 def cache_folder() -> Path:
-    """Where this program keeps what it can make again: below XDG_CACHE_HOME, or ~/.cache."""
-    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")  # noqa: PTH111 - never raises
-    return Path(home) / "ganedge"
+    """The folder for downloads and other files that can be made again: ganedge in $XDG_CACHE_HOME, or in ~/.cache."""
+    base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")  # noqa: PTH111 - never raises
+    if base.startswith("~"):  # This user has no home folder.
+        import tempfile
+
+        base = tempfile.gettempdir()
+    return Path(base) / "ganedge"

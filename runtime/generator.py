@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from . import tuning
-from .engines import start
+from .engines import canonical, start
 from .errors import ArtifactError, EngineError, EngineMismatch, GanEdgeError, InputError, MissingExtra, UsageError
 from .latents import LatentStream, between
 from .manifest import read_artifact
@@ -57,8 +57,8 @@ def load(
     Args:
         path: An `.onnx` file, or an `.engine` with its `.engine.json` beside it, which runs in the TensorRT that
             built it.
-        engine: "onnxruntime", "openvino", or "auto": what `gan-run tune` found fastest on this machine, or else the
-            first that is installed and proven for this artifact.
+        engine: "onnxruntime", "openvino", an alias of them, or "auto": what `gan-run tune` found fastest on this
+            machine, or else the first that is installed and proven for this artifact.
         device: "cpu", "cuda", "auto", or "tensorrt": ONNX Runtime's TensorRT provider, which builds an engine at
             the first call of a shape.
         threads: Threads of the engine's own pool; None leaves the choice to the engine.
@@ -76,6 +76,7 @@ def load(
     """
     if batch is not None and batch < 1:
         raise UsageError(f"batch is {batch}: give 1 or more, or leave it out")
+    engine = canonical(engine)
     if Path(path).suffix == ".engine":
         return _load_engine(Path(path), engine, device, batch, rebuild)
     manifest, model = read_artifact(Path(path))

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 from . import onnx_file
 from .errors import ArtifactError
+from .files import read_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -338,15 +339,9 @@ def read_artifact(path: Path) -> tuple[Manifest, bytes]:
         ArtifactError: no such file, not ONNX, no manifest in it, a manifest that cannot be, or a digest that does not
             match: the file was changed or damaged after its export.
     """
-    try:
-        model = path.read_bytes()
-    except IsADirectoryError as error:
-        raise ArtifactError(
-            f"{path} is a folder, not an artifact: give the .onnx file that gan-export wrote"
-        ) from error
-    except OSError as error:
-        raise ArtifactError(f"cannot read {path}: {error.strerror}") from error
-    return read_bytes(model, str(path))
+    if path.is_dir():
+        raise ArtifactError(f"{path} is a folder, not an artifact: give the .onnx file that gan-export wrote")
+    return read_bytes(read_file(path), str(path))
 
 
 def read_bytes(model: bytes, name: str) -> tuple[Manifest, bytes]:

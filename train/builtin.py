@@ -6,7 +6,6 @@ pictures, labels, names = BUILT_IN["mnist"](Path("folder/with/idx"), download=Fa
 from __future__ import annotations
 
 import gzip
-import os
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -15,20 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ganedge.runtime.errors import InputError, UsageError
-from ganedge.runtime.manifest import KEY
-
-
-def cache_folder() -> Path:
-    """Where `--download` puts data sets.
-
-    Raises:
-        UsageError: this user has no home folder, and none is named.
-    """
-    try:
-        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / KEY
-    except RuntimeError:
-        raise UsageError("there is no home folder to keep data sets in: set XDG_CACHE_HOME to a folder") from None
-
+from ganedge.runtime.files import cache_folder
 
 CIRCLES = "circles"
 """The built-in set of points."""

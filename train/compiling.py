@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator
 
 from torch import nn
 
-from ganedge.runtime.errors import EngineError
+from ganedge.runtime.errors import EngineError, one_line
 
 BACKEND = "inductor"
 """Of torch.compile."""
@@ -45,7 +45,7 @@ def at_work() -> Iterator[None]:
             warnings.filterwarnings("ignore", "The .grad attribute of a Tensor that is not a leaf")
             yield
     except TorchDynamoException as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(error)
         raise EngineError(
             f"torch.compile cannot compile this here ({reason}): train without --compile; a run that was begun with it "
             "goes on only where it can be compiled"

@@ -12,6 +12,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from ganedge.runtime.errors import one_line
+
 PICTURES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"})
 """File endings that are taken for pictures."""
 GREY = frozenset({"1", "L", "LA", "La", "I", "F"})
@@ -96,7 +98,7 @@ def _reason(error: Exception) -> str:
     """Why a picture cannot be read, in one line."""
     if isinstance(error, UnidentifiedImageError):
         return "not a picture"
-    said = str(error).partition("\n")[0] or type(error).__name__
+    said = one_line(error)
     told = isinstance(error, (OSError, ValueError, SyntaxError, Image.DecompressionBombError))
     return said if told else f"damaged ({said})"
 

@@ -32,7 +32,7 @@ from ganedge.models import Variant
 from ganedge.models.noise import OTHER_STOPPED, collective
 from ganedge.models.variant import VariantConfig, check_given, check_types, require, usual
 from ganedge.runtime.cli.terminal import note
-from ganedge.runtime.errors import ArtifactError, EngineError, GanEdgeError, UsageError
+from ganedge.runtime.errors import ArtifactError, EngineError, GanEdgeError, UsageError, one_line
 from ganedge.train import checkpoint, compiling, data, instance_norm, run_folder
 from ganedge.train.data import Options as DataOptions
 from ganedge.train.im2col import use_columns
@@ -467,7 +467,7 @@ class Trainer:
             try:
                 self.gan.networks[name].load_state_dict(state)
             except RuntimeError as error:
-                reason = " ".join(str(error).split())[:200]
+                reason = one_line(error)
                 raise UsageError(
                     f"the {name} of init {self.settings.init} does not fit these options: {reason}"
                 ) from error
@@ -492,7 +492,7 @@ class Trainer:
                 average.network.load_state_dict(state["averages"][name])
             self.fabric._precision.load_state_dict(state["precision"])
         except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
-            reason = " ".join(str(error).split())[:200]
+            reason = one_line(error)
             raise ArtifactError(
                 f"checkpoint {self.step} of {self.settings.out} does not fit its config ({reason}): "
                 "delete that checkpoint to go on from the one before"

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from ganedge.models import Variant, find
 from ganedge.models.variant import VariantConfig
 from ganedge.runtime.cli.terminal import printable
-from ganedge.runtime.errors import ArtifactError, GanEdgeError, UsageError
+from ganedge.runtime.errors import ArtifactError, GanEdgeError, UsageError, one_line
 from ganedge.runtime.files import write_whole
 from ganedge.runtime.manifest import Source, program
 from ganedge.train import checkpoint
@@ -65,7 +65,7 @@ class Run:
         try:
             network.load_state_dict(safetensors.torch.load(weights))
         except (SafetensorError, RuntimeError, ValueError, TypeError) as error:
-            reason = " ".join(str(error).split())[:200]
+            reason = one_line(error)
             raise ArtifactError(f"{path} is damaged or does not fit {self.folder / CONFIG}: {reason}") from error
         source = Source(
             variant=self.variant.name,
@@ -97,7 +97,7 @@ class Run:
                 step = int((file.metadata() or {}).get("step", 0))
             return step, path.read_bytes(), path
         except (SafetensorError, ValueError, OSError) as error:
-            reason = " ".join(str(error).split())[:200]
+            reason = one_line(error)
             raise ArtifactError(f"{path} is damaged or does not fit {self.folder / CONFIG}: {reason}") from error
 
 

@@ -25,6 +25,8 @@ MODULES = {"onnxruntime": "ort", "openvino": "ov"}
 """Engine names, in the order that `auto` tries them, and the modules that hold them."""
 EXTRAS = {"onnxruntime": "cpu", "openvino": "openvino"}
 """The extra that installs each engine."""
+ALIASES = {"ort": "onnxruntime", "ov": "openvino", "trt": "tensorrt"}
+"""Other names that people use for the engines."""
 DEVICES = ("auto", "cpu", "cuda", "tensorrt")
 """What `device` may be; `tensorrt` is ONNX Runtime's provider of that name, on CUDA."""
 
@@ -47,6 +49,26 @@ class EngineInfo:
     def __str__(self) -> str:
         """One line for people."""
         return f"{self.name} {self.version} ({self.provider})"
+
+
+def canonical(name: str) -> str:
+    """The name of an engine as manifests and reports have it, from a name that a user gave.
+
+    Args:
+        name: onnxruntime, openvino or tensorrt, one of their aliases (ort, ov, trt), or "auto", which stays.
+
+    Raises:
+        UsageError: no engine has this name.
+
+    >>> canonical("ort")
+    'onnxruntime'
+    """
+    engine = ALIASES.get(name.lower(), name.lower())
+    if engine == "ncnn":
+        raise UsageError("engine 'ncnn' is not available yet: choose onnxruntime or openvino")
+    if engine not in ("auto", *MODULES, "tensorrt", "tensorrt_rtx"):
+        raise UsageError(f"unknown engine {name!r}: choose auto, {', '.join(MODULES)} or tensorrt")
+    return engine
 
 
 Parts = tuple[float, float, float]
@@ -83,17 +105,6 @@ def _distributions() -> Mapping[str, Sequence[str]]:
     return packages_distributions()
 
 
-ALIASES = {"ort": "onnxruntime", "ov": "openvino", "trt": "tensorrt"}
-"""Short names of engines that are accepted."""
-KNOWN = ("onnxruntime", "openvino", "tensorrt", "ncnn")
-"""Engines that an artifact can be made for."""
-
-
-def canonical(name: str) -> str:
-    """The full name of an engine: `ort` is `onnxruntime`, `trt` is `tensorrt`; others come back as they are."""
-    return ALIASES.get(name.lower(), name.lower())
-
-
 def cores() -> int:
     """Cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -128,7 +139,8 @@ def start(
     Args:
         model: A serialised ONNX model.
         precision: What the manifest says the model computes in.
-        name: An engine, or "auto" for the first installed one among those proven, or among all if none of them is.
+        name: An engine or an alias of it, or "auto" for the first installed one among those proven, or among all if
+            none of them is.
         device: "auto", "cpu", "cuda", or "tensorrt" for ONNX Runtime's TensorRT provider.
         threads: Threads of the engine's own pool; None leaves the choice to the engine.
         compute: Compute in another precision than the model's, such as "bf16"; only what was proven to be close enough
@@ -136,13 +148,16 @@ def start(
         proven: Engines whose results were proven for this model.
 
     Raises:
-        UsageError: an unknown engine or device, or a thread count below one.
+        UsageError: an unknown engine or device, an engine that runs no .onnx, or a thread count below one.
         MissingExtra: the engine is not installed.
         EngineError: the engine is there and cannot run this model on this device.
     """
     name = canonical(name)
-    if name != "auto" and name not in MODULES:
-        raise UsageError(f"unknown engine {name!r}: choose auto, {', '.join(MODULES)}")
+    if name in ("tensorrt", "tensorrt_rtx"):
+        raise UsageError(
+            f"engine {name!r} runs .engine files, not .onnx: make one with gan-export --format trt, "
+            "or choose device tensorrt"
+        )
     if device not in DEVICES:
         raise UsageError(f"unknown device {device!r}: choose {', '.join(DEVICES)}")
     if threads is not None and threads < 1:

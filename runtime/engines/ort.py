@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ganedge.runtime.errors import EngineError
+from ganedge.runtime.errors import EngineError, one_line
 from ganedge.runtime.files import cache_folder
 
 from . import EngineInfo, Parts, on_cpu
@@ -47,7 +47,7 @@ class OnnxRuntime:
         try:
             outputs: Sequence[NDArray[np.generic]] = self._session.run(None, dict(feeds))
         except Exception as error:
-            raise EngineError(f"onnxruntime could not run this model: {_first_line(error)}") from error
+            raise EngineError(f"onnxruntime could not run this model: {one_line(error)}") from error
         return outputs
 
     def close(self) -> None:
@@ -84,7 +84,7 @@ class BoundOnnxRuntime:
             with _ONE_AT_A_TIME:
                 return self._lane(shapes, feeds).run(feeds)
         except Exception as error:
-            raise EngineError(f"onnxruntime could not run this model: {_first_line(error)}") from error
+            raise EngineError(f"onnxruntime could not run this model: {one_line(error)}") from error
 
     def parts(self, feeds: Mapping[str, NDArray[np.generic]]) -> Parts:
         """Where one call's time goes, by the host's clock: each part has ended before the next begins."""
@@ -93,7 +93,7 @@ class BoundOnnxRuntime:
             with _ONE_AT_A_TIME:
                 return self._lane(shapes, feeds).parts(feeds)
         except Exception as error:
-            raise EngineError(f"onnxruntime could not run this model: {_first_line(error)}") from error
+            raise EngineError(f"onnxruntime could not run this model: {one_line(error)}") from error
 
     def close(self) -> None:
         """Let the session and its buffers go."""
@@ -262,9 +262,7 @@ def _open(onnxruntime: Any, model: bytes, options: Any, chosen: str) -> tuple[An
     try:
         return session(graphs=False), False
     except Exception as error:
-        raise EngineError(
-            f"onnxruntime {onnxruntime.__version__} cannot load this model: {_first_line(error)}"
-        ) from error
+        raise EngineError(f"onnxruntime {onnxruntime.__version__} cannot load this model: {one_line(error)}") from error
 
 
 def _providers(model: bytes, chosen: str, *, graphs: bool) -> list[Any]:
@@ -327,7 +325,3 @@ def _choose(available: Sequence[str], device: str) -> str:
             "pip uninstall onnxruntime, then pip install 'ganedge[gpu]'"
         )
     return device
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0][:300]

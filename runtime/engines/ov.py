@@ -7,7 +7,7 @@ import ctypes
 import sys
 from typing import TYPE_CHECKING, Any
 
-from ganedge.runtime.errors import EngineError
+from ganedge.runtime.errors import EngineError, one_line
 
 from . import EngineInfo, on_cpu
 
@@ -34,7 +34,7 @@ class OpenVino:
         try:
             result = self._compiled.create_infer_request().infer(dict(feeds), share_inputs=True)
         except Exception as error:
-            raise EngineError(f"openvino could not run this model: {_first_line(error)}") from error
+            raise EngineError(f"openvino could not run this model: {one_line(error)}") from error
         return [result[index] for index in range(len(self._compiled.outputs))]
 
     def close(self) -> None:
@@ -67,7 +67,7 @@ def start(model: bytes, precision: str, device: str, threads: int | None, comput
             core = openvino.Core()
             compiled = core.compile_model(core.read_model(model), "CPU", settings)
     except Exception as error:
-        raise EngineError(f"openvino {openvino.__version__} cannot load this model: {_first_line(error)}") from error
+        raise EngineError(f"openvino {openvino.__version__} cannot load this model: {one_line(error)}") from error
     given = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
     if given != hint:
         raise EngineError(f"asked to compute in {hint}, openvino computes in {given}: use --engine onnxruntime")
@@ -118,7 +118,3 @@ def precisions() -> list[str]:
 
     able = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     return [name for name in ("bf16", "fp16") if name.upper() in able]
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0][:300]

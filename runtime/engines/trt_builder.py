@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from ganedge.runtime import engines
 from ganedge.runtime.engine_file import EngineIdentity, Flavour, Shapes, write_sidecar
-from ganedge.runtime.errors import ArtifactError, EngineError, UsageError
+from ganedge.runtime.errors import ArtifactError, EngineError, UsageError, one_line
 from ganedge.runtime.files import whole_file, write_whole
 
 if TYPE_CHECKING:
@@ -78,9 +78,7 @@ def flavour(targets: bool = False) -> tuple[Flavour, Any]:
             try:
                 return name, importlib.import_module(name)
             except (ImportError, OSError) as error:
-                raise EngineError(
-                    f"{name} is installed and does not load: {' '.join(str(error).split())[:200]}"
-                ) from error
+                raise EngineError(f"{name} is installed and does not load: {one_line(error)}") from error
     if platform.machine() == "aarch64":
         advice = (
             "a Jetson has its own from JetPack (python3 -m venv --system-site-packages); do not pip-install another"

@@ -95,7 +95,7 @@ def test_a_proof_is_kept_for_later_and_belongs_to_its_artifact(tmp_path: Path, m
     path.with_name("other.onnx.proof.npz").write_bytes(kept)
     with pytest.raises(ArtifactError, match="other weights"):
         verify(path)
-    path, _ = export(of_onnx(fixed(tmp_path / "theirs.onnx", 7), "latent"), As(precision=io="uint8"), tmp_path / "bytes.onnx")
+    path, _ = export(of_onnx(fixed(tmp_path / "theirs.onnx", 7), "latent"), As(io="uint8"), tmp_path / "bytes.onnx")
     path.with_name("bytes.onnx.proof.npz").write_bytes(kept)
     with pytest.raises(ArtifactError, match="another form"):
         verify(path)

@@ -202,7 +202,7 @@ def test_a_module_as_a_user_exports_it(command: Command, nets: Path, tmp_path: P
         ("Generator", ("--input", "7x1x1", "--kind", "latent"), "does not take 7×1×1"),
         ("Generator", ("--input", "axb", "--kind", "latent"), "give sizes"),
         ("Noisy", ("--input", "6x1x1", "--kind", "latent"), "random numbers of its own"),
-        ("Generator", ("--weights", "nowhere.pth"), "cannot read weights"),
+        ("Generator", ("--weights", "nowhere.pth"), "cannot read nowhere.pth"),
     ],
 )
 def test_mistakes_get_one_line(command: Command, nets: Path, name: str, options: tuple[str, ...], said: str) -> None:

@@ -1,0 +1,68 @@
+"""Engine names, and what an engine's own error message becomes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ganedge.runtime import load
+from ganedge.runtime.doctor import tiny_artifact
+from ganedge.runtime.engines import canonical
+from ganedge.runtime.errors import UsageError, one_line
+
+
+@pytest.mark.parametrize(
+    ("name", "engine"),
+    [
+        ("ort", "onnxruntime"),
+        ("ONNXRuntime", "onnxruntime"),
+        ("ov", "openvino"),
+        ("trt", "tensorrt"),
+        ("tensorrt", "tensorrt"),
+        ("auto", "auto"),
+    ],
+)
+def test_an_engine_has_one_name_and_aliases(name: str, engine: str) -> None:
+    assert canonical(name) == engine
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("magic", "unknown engine 'magic': choose auto, onnxruntime, openvino or tensorrt"),
+        ("ncnn", "engine 'ncnn' is not available yet"),
+        ("trt", "engine 'tensorrt' runs .engine files"),
+    ],
+)
+def test_an_engine_that_cannot_run_an_artifact_is_one_clear_error(tmp_path: Path, name: str, message: str) -> None:
+    (tmp_path / "tiny.onnx").write_bytes(tiny_artifact())
+    with pytest.raises(UsageError, match=message):
+        load(tmp_path / "tiny.onnx", name)
+
+
+def test_load_takes_an_alias(tmp_path: Path) -> None:
+    (tmp_path / "tiny.onnx").write_bytes(tiny_artifact())
+    with load(tmp_path / "tiny.onnx", "ort") as generator:
+        assert generator.engine.name == "onnxruntime"
+
+
+@pytest.mark.parametrize(
+    ("message", "line"),
+    [
+        (
+            "[ONNXRuntimeError] : 6 : RUNTIME_EXCEPTION : Non-zero status code returned while running Conv node. "
+            "Name:'c' Status Message: /onnxruntime_src/onnxruntime/core/framework/op.cc:123 shapes differ",
+            "Non-zero status code returned while running Conv node. Name:'c' Status Message: shapes differ",
+        ),
+        (
+            "Exception from src/inference/src/cpp/core.cpp:109:\nException from src/frontends/onnx/frontend.cpp:320:\n"
+            "Check 'axis < rank' failed at src/core/src/op/concat.cpp:45:\nAxis 9 is out of range",
+            "Check 'axis < rank' failed Axis 9 is out of range",
+        ),
+        ("", "RuntimeError"),
+        ("two\n  lines", "two lines"),
+    ],
+)
+def test_the_reason_of_an_engine_is_shown_without_its_source_position(message: str, line: str) -> None:
+    assert one_line(RuntimeError(message)) == line
