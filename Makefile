@@ -5,7 +5,7 @@ FILE ?= demo/generator.onnx
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: check clean demo figures format gpu help honesty hostile install-matrix layout matrix results soak startup stations test
+.PHONY: check clean demo figures format gpu help honesty hostile install-matrix layout matrix options results soak startup stations test
 SOAK_SECONDS ?= 3600
 SOAK_LOADS ?= 500
 
@@ -49,6 +49,9 @@ check: $(VENV)/test.stamp .typecheck/ganedge ## Format, lint, types and layout
 layout: ## Write the file tree of docs/layout.md
 	python3 tests/layout_tree.py
 
+options: $(VENV)/test.stamp ## Write the option tables of docs/commands.md
+	$(BIN)/python tests/option_tables.py
+
 format: $(VENV)/test.stamp layout ## Format, and fix what can be fixed automatically
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
@@ -76,14 +79,14 @@ install-matrix: $(VENV)/test.stamp ## Install for a device on every Python here,
 	$(BIN)/python tests/hostile/matrix.py $(FILE) --report tests/hostile/results/matrix.json
 	$(BIN)/python tests/hostile/figures.py
 
-figures: ## The README's table of what was attacked, from the suites' reports
+figures: ## Write the table of attacks in docs/results.md from the suites' reports
 	python3 tests/hostile/figures.py
 
 RESULTS := benchmarks/results
 MACHINE ?= $(shell uname -n)
 RUNS ?= 20
 
-results: $(VENV)/test.stamp ## Measure a DCGAN-64 and a CycleGAN in every form and engine here, and write the README's tables (MACHINE=name)
+results: $(VENV)/test.stamp ## Measure a DCGAN-64 and a CycleGAN in every precision and engine here, and write docs/results.md (MACHINE=name)
 	rm -rf build/results
 	$(BIN)/gan-train dcgan --data digits --size 64 --width 64 --channels 3 --steps 100 --out build/results/run
 	$(BIN)/gan-export build/results/run -o build/results/dcgan64-fp32.onnx

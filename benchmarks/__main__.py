@@ -159,14 +159,19 @@ def _latency(
         distance=_distance(fid, fid_pictures, features, data, download),
         strict=strict,
     )
-    said = None
-    if against is not None and engines.installed("torch"):
-        from ganedge.benchmarks.reference import Said
-        from ganedge.export.sizes import read_range
+    from ganedge.export.source import SourceSpec
 
-        said = Said(kwargs, weights, output_shape, arch, norm, trust, read_range(value_range))
+    spec = SourceSpec(
+        kwargs=kwargs,  # type: ignore[arg-type]
+        weights=weights,
+        output_shape=output_shape,
+        arch=arch,
+        norm=norm,
+        trust=trust,
+        range=value_range,  # type: ignore[arg-type]
+    )
     pictures: dict[str, Any] = {}
-    measured = latency.measure(files, against, settings, said, pictures=pictures)
+    measured = latency.measure(files, against, settings, spec, pictures=pictures)
     measured["command"] = shlex.join(["gan-bench", *_arguments()])
     unmet: GanEdgeError | None = None
     if wanted is not None and not measured["partial"]:

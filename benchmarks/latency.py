@@ -22,13 +22,14 @@ from ganedge.benchmarks import arithmetic, input_pool, isolated, process, size, 
 from ganedge.benchmarks.competitor import ALONE, EAGER, TORCH, Competitor, Inputs, Split, artifact_competitors, common
 from ganedge.benchmarks.conditions import Others, Watch, conditions, machine
 from ganedge.export import parity
+from ganedge.export.source import SourceSpec
 from ganedge.runtime import engines, fidelity, timing
 from ganedge.runtime.errors import EngineError, MissingExtra, UsageError
 from ganedge.runtime.manifest import Interface, Precision, read_artifact
 
 if TYPE_CHECKING:
     from ganedge.benchmarks.distance import Distance, Examiner
-    from ganedge.benchmarks.reference import Said
+    from ganedge.benchmarks.reference import ReferenceSpec
 
 __all__ = ["EAGER", "Settings", "measure"]
 
@@ -109,8 +110,8 @@ class Subject:
     absent: dict[str, str]
     why: str = ""
     """Why pictures are of that size."""
-    said: Said | None = None
-    """What a module does not say itself, as other processes need it."""
+    reference: ReferenceSpec | None = None
+    """The generator to compare with, as other processes need it."""
     examiner: Examiner | None = None
 
 
@@ -122,7 +123,7 @@ def measure(
     files: Sequence[Path],
     against: str | None = None,
     settings: Settings | None = None,
-    said: Said | None = None,
+    spec: SourceSpec | None = None,
     change: Change | None = None,
     pictures: Pictures | None = None,
 ) -> dict[str, Any]:
@@ -132,7 +133,7 @@ def measure(
         files: Artifacts.
         against: A run's folder, a module as `gan-export` takes it, or a checkpoint; None leaves PyTorch out.
         settings: How to measure.
-        said: What a module does not say itself.
+        spec: What `against` does not state itself.
         change: Called once with what is about to be measured.
         pictures: Filled with the first outputs of every competitor, by name.
 
@@ -150,7 +151,7 @@ def measure(
         raise UsageError("nothing to measure: give artifacts that gan-export wrote")
     threads = settings.threads or engines.cores()
     before = conditions()
-    subject = _open(files, against, settings, said, threads)
+    subject = _open(files, against, settings, spec, threads)
     if change is not None:
         change(subject)
     report: dict[str, Any] = {
@@ -181,7 +182,7 @@ def measure(
             failed = {} if settings.strict else _set(stage, subject, settings, threads)
             for batch in settings.batches:
                 _at_batch(report, subject, stage, dict(failed), batch, settings, pictures, others, watch)
-        _cold_starts(report, subject, files, against, settings, threads)
+        _cold_starts(report, subject, files, settings, threads)
         if subject.examiner is not None:
             _examine(report, subject, subject.examiner)
     except KeyboardInterrupt:
@@ -244,7 +245,9 @@ def _method(settings: Settings, subject: Subject) -> dict[str, Any]:
     return method
 
 
-def _open(files: Sequence[Path], against: str | None, settings: Settings, said: Said | None, threads: int) -> Subject:
+def _open(
+    files: Sequence[Path], against: str | None, settings: Settings, spec: SourceSpec | None, threads: int
+) -> Subject:
     """Open every competitor that can be had."""
     manifest = common(files)
     interface, why = size.settled(manifest, settings.size)
@@ -254,6 +257,7 @@ def _open(files: Sequence[Path], against: str | None, settings: Settings, said: 
             raise UsageError(f"batch {batch}: these artifacts take {fixed} at a time: give --batch {fixed}")
     found, absent = artifact_competitors(files, settings.engine, settings.device, threads)
     examiner: Examiner | None = None
+    origin: ReferenceSpec | None = None
     if settings.distance is not None:
         from ganedge.benchmarks import distance
 
@@ -265,18 +269,18 @@ def _open(files: Sequence[Path], against: str | None, settings: Settings, said: 
     else:
         from ganedge.benchmarks import reference
 
-        said = said or reference.Said()
-        network = reference.open_reference(against, manifest, said)
-        said = replace(said, plain=reference.is_plain(network))
+        origin = reference.ReferenceSpec(against, spec or SourceSpec())
+        network = reference.open_reference(origin, manifest)
+        origin = replace(origin, plain=reference.is_plain(network))
         inputs = parity.real_inputs(interface, settings.batches[0], seed=1)
         reference.check(network, interface, inputs)
         torch_ones, missing = reference.competitors(network, inputs, settings.device, threads, settings.torch)
-        again = partial(reference.again, against, manifest, said, interface, settings.batches[0], threads)
+        again = partial(reference.again, origin, manifest, interface, settings.batches[0], threads)
         torch_ones = [replace(one, recipe=isolated.Recipe(partial(again, one.name), one.name)) for one in torch_ones]
         found, absent = [*torch_ones, *found], {**missing, **absent}
     if not found:
         raise EngineError("nothing to measure here: " + "; ".join(f"{name}: {why}" for name, why in absent.items()))
-    return Subject(interface, found, absent, why, said, examiner)
+    return Subject(interface, found, absent, why, origin, examiner)
 
 
 def _describe(subject: Subject, files: Sequence[Path]) -> dict[str, dict[str, Any]]:
@@ -323,7 +327,6 @@ def _cold_starts(
     report: dict[str, Any],
     subject: Subject,
     files: Sequence[Path],
-    against: str | None,
     settings: Settings,
     threads: int,
 ) -> None:
@@ -340,9 +343,9 @@ def _cold_starts(
         if one.file is not None:
             engine, device = one.place
             scripts[one.name] = process.artifact_script(one.file, engine, one.compute, device, threads, shape)
-        elif one.name == EAGER and against is not None and subject.said is not None:
-            text = subject.said.to_json()
-            scripts[EAGER] = process.eager_script(against, files[0], settings.device, threads, shape, text)
+        elif one.name == EAGER and subject.reference is not None:
+            text = subject.reference.to_json()
+            scripts[EAGER] = process.eager_script(text, files[0], settings.device, threads, shape)
     failed: dict[str, str] = {}
     costs: dict[str, dict[str, float | int | None]] = {}
     try:

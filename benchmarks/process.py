@@ -71,14 +71,14 @@ EAGER = """
 import sys
 from pathlib import Path
 import torch
-from ganedge.benchmarks.reference import Said, open_reference
+from ganedge.benchmarks.reference import ReferenceSpec, open_reference
 from ganedge.benchmarks.competitor import common
 from ganedge.runtime.verify import real_inputs
-spec, file, device, threads, shape, said = sys.argv[1:]
+reference, file, device, threads, shape = sys.argv[1:]
 empty = held() if device != "cpu" else 0
 torch.set_num_threads(int(threads))
 manifest = common([Path(file)])
-network = open_reference(spec, manifest, Said.from_json(said)).to(device)
+network = open_reference(ReferenceSpec.from_json(reference), manifest).to(device)
 with torch.inference_mode():
     network(*(torch.from_numpy(a).to(device) for a in real_inputs(sized(manifest.interface, shape), 1))).cpu().numpy()
 """
@@ -99,18 +99,17 @@ def artifact_script(file: Path, engine: str, compute: str | None, device: str, t
     return [sys.executable, "-c", script, str(file), engine, compute or "", device, str(threads), shape]
 
 
-def eager_script(spec: str, file: Path, device: str, threads: int, shape: str, said: str) -> list[str]:
-    """The same for the PyTorch generator it came from; `said` is what `reference.Said.to_json` gives."""
+def eager_script(reference: str, file: Path, device: str, threads: int, shape: str) -> list[str]:
+    """The same for the PyTorch generator it came from; `reference` is what `ReferenceSpec.to_json` returns."""
     return [
         sys.executable,
         "-c",
         SIZED + DEVICE + EAGER + DEVICE_PEAK + PEAK,
-        spec,
+        reference,
         str(file),
         device,
         str(threads),
         shape,
-        said,
     ]
 
 

@@ -1,7 +1,7 @@
 """The PyTorch generator that artifacts are compared with, and the ways PyTorch can run it. Needs torch.
 
-reference = open_reference("runs/digits", manifest)              # a run
-reference = open_reference("nets.py:Generator", manifest, Said(weights=Path("netG.pth")))
+network = open_reference(ReferenceSpec("runs/digits"), manifest)
+network = open_reference(ReferenceSpec("nets.py:Generator", SourceSpec(weights="netG.pth")), manifest)
 """
 
 from __future__ import annotations
@@ -10,9 +10,8 @@ import copy
 import itertools
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
@@ -21,8 +20,10 @@ from torch import Tensor, nn
 
 from ganedge.benchmarks.competitor import NOT_ASKED, SPLITS, TORCH, WARM_SPLITS, Competitor, Split
 from ganedge.benchmarks.size import own_size
-from ganedge.export import foreign, parity
+from ganedge.export import modules, parity
+from ganedge.export.checkpoints import LoadedModule
 from ganedge.export.from_torch import per_picture, unwrap
+from ganedge.export.source import SourceSpec, kind_of
 from ganedge.runtime.cli.terminal import note
 from ganedge.runtime.errors import EngineError, GanEdgeError, InputError, UsageError, one_line
 from ganedge.runtime.manifest import Interface, Manifest
@@ -35,61 +36,53 @@ SHAPES = 64
 
 
 @dataclass(frozen=True)
-class Said:
-    """What must be said of a module that is no run; as `gan-export` takes it."""
+class ReferenceSpec:
+    """The generator to compare with, in a form that other processes can take."""
 
-    kwargs: str | None = None
-    """Arguments that construct it, as JSON."""
-    weights: Path | None = None
-    """Its weights."""
-    output_shape: str | None = None
-    """One picture, 1x28x28, where it gives a flat vector."""
-    arch: str | None = None
-    """An architecture that is built from weights alone, or auto."""
-    norm: Literal["instance", "batch"] = "instance"
-    """What such an architecture normalises with."""
-    trust: bool = False
-    """Whether to read weights that can execute code."""
-    range: tuple[float, float] = (-1.0, 1.0)
-    """Values of black and white in a module, where the artifact takes or gives bytes."""
+    source: str
+    """A run's folder; or a module or checkpoint in any form that gan-export takes."""
+    spec: SourceSpec = field(default_factory=SourceSpec)
+    """What the source does not state itself."""
     plain: bool = False
-    """Whether it is known to give one tensor and to take class numbers."""
+    """Whether it is known to return one tensor and to take class numbers."""
+
+    @property
+    def is_run(self) -> bool:
+        """Whether that is a run's folder rather than a module or a checkpoint."""
+        return kind_of(self.source, self.spec.arch) == "a run"
 
     def to_json(self) -> str:
-        """As text, to hand to another process."""
-        return json.dumps({**asdict(self), "weights": None if self.weights is None else str(self.weights)})
+        """As text, to pass to another process."""
+        return json.dumps(asdict(self), default=str)
 
     @classmethod
-    def from_json(cls, text: str) -> Said:
-        """What `to_json` gave."""
-        said = json.loads(text)
-        weights = None if said["weights"] is None else Path(said["weights"])
-        return cls(**{**said, "weights": weights, "range": tuple(said["range"])})
+    def from_json(cls, text: str) -> ReferenceSpec:
+        """What `to_json` wrote."""
+        content = json.loads(text)
+        return cls(content["source"], SourceSpec(**content["spec"]), content["plain"])
 
 
-def open_reference(spec: str, manifest: Manifest, said: Said | None = None) -> nn.Module:
+def open_reference(reference: ReferenceSpec, manifest: Manifest) -> nn.Module:
     """Open the network that an artifact came from.
 
     Args:
-        spec: A run's folder; or a module or checkpoint in any form that `gan-export` takes.
+        reference: The source, and what is known of it.
         manifest: Of the artifact: which generator, and with what statistics it normalises.
-        said: What a module does not say itself.
 
     Returns:
-        The network in evaluation mode, FP32, on the CPU, with the artifact's boundary.
+        The network in evaluation mode, FP32, on the CPU, with the artifact's inputs and outputs.
 
     Raises:
         ArtifactError: no run, or weights that do not fit.
         UsageError: no such module.
-        InputError: it takes or gives something else than the artifact.
+        InputError: it takes or returns something else than the artifact.
     """
-    said = said or Said()
-    if is_run(spec, said):
-        network, span = _of_run(Path(spec), manifest)
+    if reference.is_run:
+        network, span = _of_run(Path(reference.source), manifest)
         network = unwrap(network).eval().float()
     else:
-        opened = _open_foreign(spec, _foreign(manifest, said), said)
-        network, span = opened.network.eval(), opened.said.range
+        loaded = _open_module(reference, manifest)
+        network, span = loaded.network.eval(), loaded.spec.range
     if manifest.norm_mode == "batch":
         network = per_picture(network)
     if "uint8" in (manifest.interface.inputs[0].dtype, manifest.interface.output.dtype):
@@ -97,45 +90,33 @@ def open_reference(spec: str, manifest: Manifest, said: Said | None = None) -> n
     return network.requires_grad_(False)
 
 
-def _open_foreign(spec: str, told: foreign.Foreign, said: Said) -> foreign.LoadedModule:
+def _open_module(reference: ReferenceSpec, manifest: Manifest) -> LoadedModule:
     """The module or checkpoint; without the part that the artifact was made from where these weights have none."""
+    spec = _completed(reference.spec, manifest)
     try:
-        return foreign.open_network(spec, said.arch, told, said.plain)
+        return modules.open_network(reference.source, spec, reference.plain)
     except UsageError:
-        if told.part is None:
+        if spec.part is None:
             raise
-    return foreign.open_network(spec, said.arch, replace(told, part=None), said.plain)
+    return modules.open_network(reference.source, replace(spec, part=None), reference.plain)
 
 
-def is_run(spec: str, said: Said) -> bool:
-    """Whether that names a run's folder rather than a module or a checkpoint."""
-    path = Path(spec)
-    named = ":" in spec and not path.exists()
-    return said.arch is None and not named and path.suffix not in (".pt", ".pth", ".ckpt", ".pkl", ".safetensors")
-
-
-def _foreign(manifest: Manifest, said: Said) -> foreign.Foreign:
-    """What `gan-export` had to be told of the module: the artifact says most of it."""
+def _completed(spec: SourceSpec, manifest: Manifest) -> SourceSpec:
+    """The specification with what the artifact says of its inputs."""
     interface = manifest.interface
     port = interface.inputs[0]
     if port.role == "image":
         rows, columns = own_size(port)
-        text = (
-            f"{port.channels}x{rows if isinstance(rows, int) else 'H'}x{columns if isinstance(columns, int) else 'W'}"
-        )
+        height, width = rows if isinstance(rows, int) else "H", columns if isinstance(columns, int) else "W"
+        text = f"{port.channels}x{height}x{width}"
     else:
         text = "x".join(map(str, port.shape[1:]))
-    return foreign.Foreign(
-        kwargs=foreign.read_kwargs(said.kwargs),
-        weights=said.weights,
+    return replace(
+        spec,
         input=text,
-        output=said.output_shape,
         kind="image" if port.role == "image" else "latent",
-        range=said.range,
         noise=interface.noise or "normal",
         classes=interface.classes,
-        trust=said.trust,
-        arch_norm=said.norm,
         part=manifest.source.generator if _names_part(manifest) else None,
     )
 
@@ -147,7 +128,7 @@ def _names_part(manifest: Manifest) -> bool:
 
 def is_plain(network: nn.Module) -> bool:
     """Whether nothing had to be put around it for one tensor to come out and class numbers to go in."""
-    return not any(isinstance(module, (foreign.OneHot, foreign.Taken)) for module in network.modules())
+    return not any(isinstance(module, (modules.OneHot, modules.SelectedOutput)) for module in network.modules())
 
 
 def _of_run(folder: Path, manifest: Manifest) -> tuple[nn.Module, tuple[float, float]]:
@@ -241,14 +222,13 @@ def competitors(
 
 
 def again(
-    spec: str, manifest: Manifest, said: Said, interface: Interface, batch: int, threads: int, name: str
+    reference: ReferenceSpec, manifest: Manifest, interface: Interface, batch: int, threads: int, name: str
 ) -> Competitor:
     """One of the `competitors` on the CPU, in another process.
 
     Args:
-        spec: As `open_reference` takes it, like the next two.
+        reference: As `open_reference` takes it, like the next.
         manifest: Of an artifact that came from it.
-        said: What a module does not say itself.
         interface: What it takes, of one size.
         batch: Items to try it with.
         threads: For PyTorch's operators.
@@ -259,7 +239,7 @@ def again(
     """
     (way,) = (way for way, shown in TORCH.items() if shown == name)
     inputs = parity.real_inputs(interface, batch, seed=1)
-    found, absent = competitors(open_reference(spec, manifest, said), inputs, "cpu", threads, (way,))
+    found, absent = competitors(open_reference(reference, manifest), inputs, "cpu", threads, (way,))
     if not found:
         raise EngineError(absent[name])
     return found[0]

@@ -9,12 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ganedge.export.precision import PRECISIONS
+from ganedge.export.spec import FORMATS
 from ganedge.runtime import engines
 from ganedge.runtime.engines import trt_builder
 from ganedge.runtime.errors import EngineError
-
-FORMATS = ("onnx", "trt", "triton")
-"""Everything that `--format` takes."""
 
 
 @dataclass(frozen=True)

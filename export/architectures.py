@@ -12,12 +12,24 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Callable, Mapping
+from importlib.metadata import version
+from pathlib import Path
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from ganedge.runtime.errors import ArtifactError, UsageError
+from ganedge.export.checkpoints import (
+    LoadedModule,
+    match_weights,
+    only_candidate,
+    part_note,
+    parts_of,
+    ranked,
+    read_checkpoint,
+)
+from ganedge.export.source import SourceSpec
+from ganedge.runtime.errors import ArtifactError, MissingExtra, UsageError, one_line
 
 ARCHITECTURES = ("resnet_9blocks", "resnet_6blocks", "unet_256", "unet_128")
 """As that project names them."""
@@ -53,7 +65,7 @@ def build(arch: str, state: Mapping[str, Tensor], norm: Norm = "instance") -> nn
         raise ArtifactError(f"these weights are not of {arch}: {error}") from error
 
 
-def channels(state: Mapping[str, Tensor]) -> int:
+def channels_of(state: Mapping[str, Tensor]) -> int:
     """Channels of the pictures that go in: those of the first convolution."""
     return int(next(value for value in state.values() if value.ndim == 4).shape[1])
 
@@ -148,3 +160,68 @@ def _unet(arch: str, state: Mapping[str, Tensor], norm: Layer) -> nn.Module:
     assert below is not None
     last: list[nn.Module] = [nn.ReLU(True), nn.ConvTranspose2d(width * 2, given, 4, 2, 1), nn.Tanh()]
     return _Model(_Level([nn.Conv2d(taken, width, 4, 2, 1, bias=bias), below, *last], outermost=True))
+
+
+def open_checkpoint(path: Path, spec: SourceSpec) -> LoadedModule:
+    """The generator of pytorch-CycleGAN-and-pix2pix, or with `auto` one of super-resolution, from its weights alone.
+
+    Args:
+        path: The checkpoint.
+        spec: Its `arch` names the architecture; `part`, `norm`, `size` and `trust` apply.
+
+    Raises:
+        UsageError: an unknown architecture.
+        ArtifactError: weights that cannot be read or do not fit.
+    """
+    arch = spec.arch
+    assert arch is not None
+    content, digest = read_checkpoint(path, spec.trust)
+    parts = ranked(list(parts_of(content)), path, spec.part)
+    if arch == "auto":
+        name, state = only_candidate(parts, path)
+        return _recognised(path, state, digest, spec, part_note(path, name))
+    name, network, state = match_weights(parts, path, lambda state: build(arch, state, spec.norm))
+    # Its generators work at any size that halves evenly; the U-Nets' multiple is found by trying.
+    size = spec.size or ("dynamic" if spec.input is None else None)
+    channels = channels_of(state)
+    filled = {**vars(spec), "kind": "image", "input": spec.input or f"{channels}xHxW", "size": size}
+    return LoadedModule(network, SourceSpec(**filled), arch, digest, part_note(path, name), path.stem)
+
+
+def _recognised(
+    path: Path, state: dict[str, Tensor], digest: str, spec: SourceSpec, notes: tuple[str, ...]
+) -> LoadedModule:
+    """A super-resolution or restoration network that spandrel knows by its weights; pictures of 0 to 1 go in.
+
+    Raises:
+        MissingExtra: spandrel is not installed.
+        ArtifactError: it knows no such weights, or they need more inputs than a picture.
+    """
+    try:
+        import spandrel
+    except ImportError as error:
+        raise MissingExtra("spandrel", "sr", "--arch auto") from error
+    try:
+        descriptor = spandrel.ModelLoader(torch.device("cpu")).load_from_state_dict(state)
+    except spandrel.UnsupportedModelError as error:
+        raise ArtifactError(
+            f"{path}: spandrel {version('spandrel')} recognises no network by these weights; give its module, "
+            f"FILE.py:NAME --weights {path}"
+        ) from error
+    except Exception as error:
+        reason = one_line(error)
+        raise ArtifactError(f"{path}: these weights do not fit what they look like ({reason})") from error
+    if not isinstance(descriptor, spandrel.ImageModelDescriptor):
+        raise ArtifactError(f"{path} is a {descriptor.architecture.name} network, which takes more than a picture")
+    filled = {
+        **vars(spec),
+        "kind": "image",
+        "input": spec.input or f"{descriptor.input_channels}xHxW",
+        "range": (0.0, 1.0),
+        "size": spec.size or ("dynamic" if spec.input is None else None),
+    }
+    tags = ", ".join(descriptor.tags)
+    note = f"recognised: {descriptor.architecture.name}{f' ({tags})' if tags else ''}, {descriptor.scale} × the size"
+    return LoadedModule(
+        descriptor.model, SourceSpec(**filled), descriptor.architecture.id, digest, (*notes, note), path.stem
+    )

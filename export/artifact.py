@@ -1,17 +1,18 @@
 """From a generator to a proven artifact: change precision, prove, and only then appear under the final name. No torch.
 
 export_run(Path("runs/digits"), Path("generator.onnx"), kind="fp16")
-export(of_onnx(Path("generator.onnx")), ExportSpec("int8", target="trt"), Path("generator-int8.onnx"))
+export(of_onnx(Path("generator.onnx")), ExportSpec(precision="int8", engine="tensorrt"), Path("generator-int8.onnx"))
 """
 
 from __future__ import annotations
 
+import html
 import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +21,7 @@ from onnx import ModelProto
 from ganedge.export import layers, parity, precision, quantize, uint8_io
 from ganedge.export.sensitivity import Sensitivity
 from ganedge.export.source_model import SourceModel
+from ganedge.export.spec import ExportSpec, Target
 from ganedge.runtime import engines, fidelity
 from ganedge.runtime.errors import GanEdgeError, UsageError
 from ganedge.runtime.files import whole_file, write_whole
@@ -42,34 +44,6 @@ LATENTS = 128
 
 
 @dataclass(frozen=True)
-class ExportSpec:
-    """What an artifact is to be."""
-
-    precision: Precision | None = None
-    """fp32, fp16, bf16 or int8; None keeps what the source has."""
-    io: Literal["float", "uint8"] = "float"
-    """What crosses the boundary where pictures do: values of the declared range, or bytes `[N, H, W, C]`."""
-    calibrate: Path | int | None = None
-    """A folder of pictures, or how many inputs are made to look at values with."""
-    gate: fidelity.Gate | None = None
-    """What the proof must reach; the precision's own gate by default."""
-    target: quantize.Target | None = None
-    """The engine that an INT8 graph is made for; what this machine runs best by default."""
-    side: int | None = None
-    """Height and width of the pictures to prove with where it takes any, pixels; the training's by default."""
-
-    @property
-    def folder(self) -> Path | None:
-        """The folder of pictures, if it is one."""
-        return self.calibrate if isinstance(self.calibrate, Path) else None
-
-    @property
-    def count(self) -> int | None:
-        """The number of inputs, if it is one."""
-        return self.calibrate if isinstance(self.calibrate, int) else None
-
-
-@dataclass(frozen=True)
 class VerifiedArtifact:
     """An artifact that holds, in memory."""
 
@@ -80,7 +54,28 @@ class VerifiedArtifact:
     cases: Sequence[parity.Case]
     """What it was compared on; empty where nothing could run the source."""
     notes: tuple[str, ...] = ()
-    """What a person should know of it."""
+    """What the user should know of it."""
+    path: Path = Path()
+    """The file or folder that was written; the current folder before that."""
+    name: str = "generator"
+    """What it is called where no name is given."""
+
+    @property
+    def parity(self) -> tuple[Parity, ...]:
+        """How close it is to the FP32 generator, in each engine that was tried."""
+        return self.manifest.parity
+
+    def lines(self) -> list[str]:
+        """Notes and parity figures, for the user."""
+        lines = [*self.notes, *map(str, self.parity)]
+        if self.manifest.unproven:
+            lines.append(f"parity: not run ({self.manifest.unproven})")
+        return lines
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        rows = "".join(f"<li>{html.escape(line)}</li>" for line in self.lines())
+        return f"<b>{html.escape(str(self.path))}</b> ({html.escape(self.manifest.precision)})<ul>{rows}</ul>"
 
 
 def export_run(run: Path, output: Path | None = None, kind: Precision = "fp32") -> tuple[Path, Manifest]:
@@ -101,7 +96,7 @@ def export_run(run: Path, output: Path | None = None, kind: Precision = "fp32") 
     """
     from ganedge.export.from_torch import of_run
 
-    path, proven = export(of_run(run), ExportSpec(kind), output)
+    path, proven = export(of_run(run), ExportSpec(precision=kind), output)
     return path, proven.manifest
 
 
@@ -142,19 +137,19 @@ def write_proof(path: Path, proven: VerifiedArtifact) -> None:
         np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
 
 
-def default_path(original: SourceModel, kind: Precision, ending: str, target: quantize.Target | None = None) -> Path:
-    """Where an artifact goes unless told otherwise: `generator.onnx`, `generator-a2b-fp16.engine`.
+def default_path(original: SourceModel, kind: Precision, ending: str, target: str | None = None) -> Path:
+    """Where an artifact goes by default: `generator.onnx`, `generator-a2b-fp16.engine`.
 
-    An INT8 graph that was asked for one engine says so, `generator-int8-ort.onnx`: another engine's has another form.
+    An INT8 graph that was asked for one engine names it: `generator-int8-onnxruntime.onnx`.
     """
-    stem = re.sub(rf"-{original.precision}(-(ort|openvino|trt))?$", "", original.stem)
+    stem = re.sub(rf"-{original.precision}(-(ort|trt|onnxruntime|openvino|tensorrt))?$", "", original.stem)
     if kind == original.precision and stem != original.stem:
         return original.folder / f"{original.stem}.{ending}"
     form = f"-{target}" if kind == "int8" and target is not None else ""
     return original.folder / f"{stem}{'' if kind == 'fp32' else f'-{kind}'}{form}.{ending}"
 
 
-def stays(original: SourceModel, wanted: ExportSpec) -> bool:
+def is_unchanged(original: SourceModel, wanted: ExportSpec) -> bool:
     """Whether the source is an artifact that is wanted as it is, so that what was proven of it still holds."""
     same = wanted.precision in (None, original.precision) and wanted.io == "float"
     return same and bool(original.parity) and wanted.gate is None
@@ -174,9 +169,9 @@ def make(original: SourceModel, wanted: ExportSpec) -> VerifiedArtifact:
         raise UsageError(f"--io uint8: this artifact is {original.precision} already; make it from the FP32 one")
     if wanted.folder is not None and original.interface.noise is not None:
         raise UsageError(f"--calibrate {wanted.folder}: this generator takes latents, not pictures; give a number")
-    inputs = parity.real_cases(original.interface, wanted.folder, trained=wanted.side or original.source.size)
+    inputs = parity.real_cases(original.interface, wanted.folder, trained=original.proof_size or original.source.size)
     cases = _cases(original, wanted, inputs)
-    if stays(original, wanted):
+    if is_unchanged(original, wanted):
         return _as_it_is(original, cases)
     doubt = _doubtful_range(original, wanted, cases)
     changed = kind != original.precision
@@ -279,12 +274,12 @@ def _cases(
     original: SourceModel, wanted: ExportSpec, inputs: Sequence[Sequence[NDArray[np.generic]]]
 ) -> list[parity.Case]:
     """What the proof compares: inputs as the artifact takes them, and what the FP32 generator makes of them."""
-    if original.run is None:
+    if original.reference is None:
         return []
-    run, interface = original.run, original.interface
+    run, interface = original.reference, original.interface
     if wanted.io == "uint8":
         run, interface = uint8_io.reference(run, interface), uint8_io.bytes_interface(interface)
-        inputs = parity.real_cases(interface, wanted.folder, trained=wanted.side or original.source.size)
+        inputs = parity.real_cases(interface, wanted.folder, trained=original.proof_size or original.source.size)
     return [parity.Case(case, run(case)) for case in inputs]
 
 
@@ -297,16 +292,15 @@ def _choose_target(
     """The form of INT8 whose engine runs this very model fastest here, measured where there is a choice."""
     targets = quantize.runnable_targets()
     if len(targets) < 2:
-        return replace(wanted, target=targets[0] if targets else "openvino"), ()
+        return replace(wanted, engine=targets[0] if targets else "openvino"), ()
     batch = original.interface.inputs[0].shape[0]
     item = [array[: batch if isinstance(batch, int) else 1] for array in inputs[0]]
-    runs: dict[quantize.Target, engines.Engine] = {}
+    runs: dict[Target, engines.Engine] = {}
     for target in targets:
         model, _, _ = quantize.to_int8(original.model, calibrated, target)
-        name = {"ort": "onnxruntime", "openvino": "openvino"}[target]
-        runs[target] = engines.start(model.SerializeToString(), "int8", name, "cpu", None)
+        runs[target] = engines.start(model.SerializeToString(), "int8", target, "cpu", None)
     feeds = {port.name: array for port, array in zip(original.interface.inputs, item, strict=True)}
-    times: dict[quantize.Target, list[float]] = {target: [] for target in targets}
+    times: dict[Target, list[float]] = {target: [] for target in targets}
     for _ in range(TIMED):
         for target in targets:
             begin = time.perf_counter()
@@ -317,7 +311,7 @@ def _choose_target(
     medians = {target: float(np.median(times[target][TIMED // 4 :])) for target in targets}
     best = min(targets, key=lambda target: medians[target])
     shown = ", ".join(f"{target} {medians[target] * 1e3:.2f} ms" for target in targets)
-    return replace(wanted, target=best), (f"made for {best}, the fastest here on one input ({shown}); --for chooses",)
+    return replace(wanted, engine=best), (f"made for {best}, the fastest here on one input ({shown}); --for chooses",)
 
 
 def _as_it_is(original: SourceModel, cases: Sequence[parity.Case]) -> VerifiedArtifact:
@@ -367,7 +361,7 @@ def calibration(
 ) -> list[list[NDArray[np.generic]]]:
     """Inputs to look at values with: others than those of the proof, also where pictures are given."""
     count = wanted.count or (None if original.interface.noise is None else LATENTS)
-    return parity.real_cases(original.interface, wanted.folder, count, use, wanted.side or original.source.size)
+    return parity.real_cases(original.interface, wanted.folder, count, use, original.proof_size or original.source.size)
 
 
 def _doubtful_range(original: SourceModel, wanted: ExportSpec, cases: Sequence[parity.Case]) -> tuple[str, ...]:

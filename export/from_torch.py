@@ -192,7 +192,7 @@ def find_sizes(network: nn.Module, interface: Interface) -> Interface:
         larger = {} if scale == 1 else {"height": f"{scale:g}*height", "width": f"{scale:g}*width"}
         shape = tuple(larger.get(str(size), size) for size in interface.output.shape)
         interface = replace(interface, inputs=ports, outputs=(replace(interface.output, shape=shape),))
-    given = _try(network, tuple(example_input(one) for one in interface.inputs))
+    given = try_run(network, tuple(example_input(one) for one in interface.inputs))
     out = interface.output
     if len(given) != len(out.shape) or any(
         isinstance(size, int) and size != found for size, found in zip(out.shape[1:], given[1:], strict=True)
@@ -212,13 +212,13 @@ def _find_multiple(network: nn.Module, interface: Interface) -> tuple[int, float
     def tried(height: int, width: int) -> tuple[float, float]:
         example = [example_input(one, 1) for one in interface.inputs]
         example[0] = torch.rand(1, port.channels, height, width) * 2 - 1
-        given = _try(network, tuple(example))
+        given = try_run(network, tuple(example))
         return (given[2] / height, given[3] / width) if len(given) == 4 else (0.0, 0.0)
 
     return find_multiple(tried, port.multiple)
 
 
-def _try(network: nn.Module, example: tuple[torch.Tensor, ...]) -> tuple[int, ...]:
+def try_run(network: nn.Module, example: tuple[torch.Tensor, ...]) -> tuple[int, ...]:
     """The shape that comes out, or one line saying why nothing does."""
     try:
         with torch.inference_mode():

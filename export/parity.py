@@ -1,6 +1,6 @@
 """The proof: an artifact beside the eager FP32 generator, on the same real inputs. No torch here.
 
-cases = [Case(inputs, original.run(inputs)) for inputs in real_cases(interface)]
+cases = [Case(inputs, original.reference(inputs)) for inputs in real_cases(interface)]
 proofs = prove(model, manifest, cases, fidelity.gate_of("fp32", interface))
 """
 

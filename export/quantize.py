@@ -1,6 +1,6 @@
 """INT8: weights per channel, values per tensor, scales found on real inputs. No torch here.
 
-    model, share, target = to_int8(model, inputs, "trt")        # share: of the multiply-accumulates that are INT8
+    model, share, target = to_int8(model, inputs, "tensorrt")        # share: of the multiply-accumulates that are INT8
 
 Two forms. For TensorRT and OpenVINO values and weights are signed and symmetric and the bias stays in floating point,
 which is all that TensorRT's parser accepts and what OpenVINO runs fastest; only what goes into a layer is rounded, not
@@ -16,7 +16,6 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import onnx
@@ -25,11 +24,10 @@ from onnx import ModelProto
 
 from ganedge.export import rewrite
 from ganedge.export.graph import COUNTED, copied, multiply_accumulates, shapes_for
+from ganedge.export.spec import Target
 from ganedge.runtime import engines
 from ganedge.runtime.errors import GanEdgeError, MissingExtra
 
-Target = Literal["ort", "openvino", "trt"]
-"""The engine that an INT8 graph is made for."""
 LAYERS = COUNTED
 """Operators that can compute in INT8."""
 SHUFFLES = ("Relu", "LeakyRelu", "DepthToSpace", "Transpose", "Reshape")
@@ -38,8 +36,8 @@ SHUFFLES = ("Relu", "LeakyRelu", "DepthToSpace", "Transpose", "Reshape")
 
 def runnable_targets() -> list[Target]:
     """The forms that an engine installed here runs; TensorRT's is OpenVINO's."""
-    known: dict[Target, str] = {"ort": "onnxruntime", "openvino": "openvino"}
-    return [target for target, module in known.items() if engines.installed(module)]
+    targets: tuple[Target, ...] = ("onnxruntime", "openvino")
+    return [target for target in targets if engines.installed(target)]
 
 
 def to_int8(
@@ -75,7 +73,7 @@ def to_int8(
 def prepared(model: ModelProto, target: Target) -> ModelProto:
     """A copy of a graph, rewritten as it is before it is quantised; layers keep their names."""
     copy = copied(model)
-    if target != "ort":
+    if target != "onnxruntime":
         return copy
     rewrite.upsampled_to_shuffle(copy, channels_last=True)
     rewrite.transposed_to_shuffle(copy, channels_last=True)
@@ -90,7 +88,7 @@ def _quantise(
         from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
     except ImportError as error:
         raise MissingExtra("onnxruntime", "cpu", "--int8") from error
-    symmetric = target != "ort"
+    symmetric = target != "onnxruntime"
     of_layer = results(model)
     idle = {
         node.name

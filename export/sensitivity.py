@@ -1,6 +1,6 @@
 """What each layer's INT8 costs at the output, and which layers to leave out so that a gate holds. No torch here.
 
-    effect = Sensitivity(prepared, low, "ort", cases, interface)
+    effect = Sensitivity(prepared, low, "onnxruntime", cases, interface)
     keep = effect.kept(Gate(psnr=30.0), spare=1.0)          # names of layers that stay in floating point
 
 A layer's own rounding says little: what the first layer of a deep network rounds may grow on its way, and what is
@@ -20,6 +20,7 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from ganedge.export import layers, quantize
 from ganedge.export.graph import copied, producers
+from ganedge.export.spec import Target
 from ganedge.runtime.fidelity import Difference, Gate, span_of, worst
 from ganedge.runtime.fidelity import difference as compare
 from ganedge.runtime.manifest import Interface
@@ -62,7 +63,7 @@ class Sensitivity:
         self,
         prepared: ModelProto,
         low: ModelProto,
-        target: quantize.Target,
+        target: Target,
         cases: Sequence[Sequence[NDArray[np.generic]]],
         interface: Interface,
     ) -> None:
@@ -160,7 +161,7 @@ def _groups(prepared: ModelProto, low: ModelProto, shapes: Sequence[tuple[int, .
     return [Group(tuple(layer.name for layer in part), sum(layer.count for layer in part)) for part in parts]
 
 
-def _switched(prepared: ModelProto, low: ModelProto, target: quantize.Target, groups: Sequence[Group]) -> ModelProto:
+def _switched(prepared: ModelProto, low: ModelProto, target: Target, groups: Sequence[Group]) -> ModelProto:
     """The FP32 graph with switches: wherever the INT8 graph reads something rounded, that or the same as it was."""
     model = copied(prepared)
     graph = model.graph
@@ -201,7 +202,7 @@ def _switched(prepared: ModelProto, low: ModelProto, target: quantize.Target, gr
     return model
 
 
-def _reasons(model: ModelProto, target: quantize.Target, place_of: Mapping[str, int]) -> dict[str, frozenset[int]]:
+def _reasons(model: ModelProto, target: Target, place_of: Mapping[str, int]) -> dict[str, frozenset[int]]:
     """For each tensor, the switches that turn its rounding on: all that read it share what is rounded.
 
     Weights and values are rounded for the layers that read them. In the form for ONNX Runtime a layer's result is also
@@ -214,7 +215,7 @@ def _reasons(model: ModelProto, target: quantize.Target, place_of: Mapping[str, 
         if node.name in place_of:
             for name in node.input:
                 found[name].add(place_of[node.name])
-    for name, layer in quantize.results(model).items() if target == "ort" else ():
+    for name, layer in quantize.results(model).items() if target == "onnxruntime" else ():
         if layer in place_of and name in found and (name in shuffled or name not in products):
             found[name].add(place_of[layer])
     return {name: frozenset(places) for name, places in found.items()}

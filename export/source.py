@@ -1,132 +1,123 @@
-"""What gan-export was given, told by how it looks, and which options make sense with it. Torch only where it is needed.
+"""What is known of a source, and which of that applies to which kind of source.
 
-    original = open_source("runs/digits", Said(which="a2b"), typed={"--which"})
+    spec = SourceSpec(weights=Path("netG.pth"), input="100x1x1", kind="latent")
+    kind_of("runs/digits")                                      # "a run"
 
-An option that would have no effect is refused: who types it believes that it does something.
+`gan-export` and `gan-bench` build their options from the fields of `SourceSpec`.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Any, Literal
 
+from ganedge.export.sizes import read_range
+from ganedge.runtime.cli.options import flag
 from ganedge.runtime.errors import UsageError
 from ganedge.runtime.manifest import Noise
 
-if TYPE_CHECKING:
-    from ganedge.export.foreign import Foreign
-    from ganedge.export.source_model import SourceModel
-
 PICKLES = (".pt", ".pth", ".ckpt", ".pkl", ".safetensors")
-"""Endings of what torch.save and its kin write."""
-_SHAPED = ("--input", "--output-shape", "--kind", "--range", "--noise", "--classes", "--norm-mode", "--size", "--trust")
-APPLIES: Mapping[str, tuple[str, ...]] = {
-    "a run": ("--which", "--checkpoint", "--norm-mode", "--size"),
-    "an artifact": ("--size",),
-    "an .onnx file": ("--kind", "--range", "--noise", "--classes", "--size"),
-    "a module": ("--kwargs", "--weights", "--part", *_SHAPED),
-    "a pickled module": ("--part", *_SHAPED),
-    "weights of a named architecture": (
-        "--arch",
-        "--part",
-        "--norm",
-        "--norm-mode",
-        "--input",
-        "--range",
-        "--size",
-        "--trust",
-    ),
-    "weights to recognise": ("--arch", "--part", "--norm-mode", "--input", "--size", "--trust"),
-}
-"""Options that say something of each kind of source."""
-ABOUT_SOURCES = frozenset(option for options in APPLIES.values() for option in options)
-"""All of them."""
+"""Endings of files that torch.save and safetensors write."""
 
 
 @dataclass(frozen=True)
-class Said:
-    """What the command line says of a source; each field is the option of its name."""
+class SourceSpec:
+    """What the user states about a source; each field is an option of its name.
 
-    which: str | None = None
-    """One of a run's generators."""
-    checkpoint: str = "last"
-    """Of a run: last, best or a step."""
-    arch: str | None = None
-    """The architecture that weights are of, or auto."""
-    norm: Literal["instance", "batch"] = "instance"
-    """What that architecture normalises with."""
-    norm_mode: Literal["eval", "batch"] = "eval"
-    """BatchNorm with the statistics kept, or each picture's own."""
-    size: str | None = None
-    """Height and width of the pictures that go in."""
-    kind: Literal["latent", "image"] | None = None
-    """What goes in."""
-    input: str | None = None
-    """The shape of one input."""
-    output_shape: str | None = None
-    """The shape of one output."""
-    range: tuple[float, float] = (-1.0, 1.0)
-    """Values of black and white."""
-    noise: Noise = "normal"
-    """The distribution of the latents."""
-    classes: tuple[str, ...] = ()
-    """Names of the classes."""
-    kwargs: str | None = None
-    """Arguments that make a module, as JSON."""
-    weights: Path | None = None
-    """A module's weights."""
-    part: str | None = None
-    """Which of the generators in a checkpoint."""
-    trust: bool = False
-    """Whether to read what can execute code."""
-
-
-def open_source(source: str, said: Said, typed: Collection[str] = ()) -> SourceModel:
-    """Open whatever it is.
-
-    Args:
-        source: A run, an .onnx file, FILE.py:NAME or module:NAME, a pickled module, or a checkpoint with `said.arch`.
-        said: What is known of it.
-        typed: Options that were given, as they are typed, so that those without effect are refused.
+    Values may be given as Python objects or as the text that the command line takes.
 
     Raises:
-        UsageError: an option that says nothing of such a source, or one whose value cannot be.
-        ArtifactError: it is not there, damaged, or what it holds does not fit.
-        GanEdgeError: it cannot be exported.
+        UsageError: a value that cannot be.
     """
-    kind = kind_of(source, said.arch)
-    for option in sorted(ABOUT_SOURCES & set(typed)):
-        if option not in APPLIES[kind]:
-            raise UsageError(f"{option} says nothing of {kind} ({source}), which takes {', '.join(APPLIES[kind])}")
-    if said.kind == "image" and "--noise" in typed:
-        raise UsageError("--noise is the distribution of latents: this generator takes pictures")
-    path = Path(source)
-    if kind in ("an artifact", "an .onnx file"):
-        from ganedge.export.from_onnx import of_onnx, with_size
-        from ganedge.export.sizes import read_size
 
-        size = said.size
-        several = size is None or "," in size or size == "dynamic"
-        original = of_onnx(path, said.kind, said.range, said.noise, said.classes, tried=several)
-        if size is not None and ("," in size or size == "dynamic"):
-            port = original.interface.inputs[0]
-            if port.role != "image" or all(isinstance(side, int) for side in port.shape[1:]):
-                raise UsageError(f"--size {size}: what goes into {path} has one size; export it again from its source")
-            return original
-        return original if size is None else with_size(original, *read_size(size))
-    if kind == "a run":
-        from ganedge.export.from_torch import of_run
+    which: str | None = None
+    """One of a run's generators: a2b or b2a."""
+    checkpoint: str = "last"
+    """Of a run: last, best (trained with --features) or a step."""
+    arch: str | None = None
+    """Architecture of weights without a module: resnet_9blocks, resnet_6blocks, unet_256, unet_128, or auto."""
+    norm: Literal["instance", "batch"] = "instance"
+    """Normalisation layers of --arch."""
+    norm_mode: Literal["eval", "batch"] = "eval"
+    """BatchNorm with its running statistics (eval), or with those of each image (batch)."""
+    size: str | None = None
+    """Height and width of input images: 256, 256x320 or dynamic; MIN,OPT,MAX for --format trt."""
+    kind: Literal["latent", "image"] | None = None
+    """Input of a generator that was not trained here."""
+    input: str | None = None
+    """Shape of one input without the batch: 100, 100x1x1, 3x256x256, 3xHxW."""
+    output_shape: str | None = None
+    """Shape of one image, 1x28x28, where the generator returns a flat vector."""
+    range: tuple[float, float] = (-1.0, 1.0)
+    """Values of black and white, in the input and in the output."""
+    noise: Noise = "normal"
+    """Distribution of the latents it was trained on."""
+    classes: tuple[str, ...] = ()
+    """Classes of its second input: a number, or names with commas."""
+    kwargs: Mapping[str, Any] | None = None
+    """Arguments of the module's constructor, as JSON."""
+    weights: Path | None = None
+    """File with the module's weights: a state dict, a training checkpoint or .safetensors."""
+    part: str | None = None
+    """Generator to take from a checkpoint that holds several: genA2B."""
+    trust: bool = False
+    """Read weights that can execute code."""
 
-        return of_run(path, said.which, said.norm_mode, said.size, said.checkpoint)
-    from ganedge.export.foreign import of_source
+    def __post_init__(self) -> None:
+        """Convert what is given as text, and check it."""
+        normal = {
+            "range": read_range(self.range) if isinstance(self.range, str) else read_range("{},{}".format(*self.range)),
+            "classes": _read_classes(self.classes),
+            "kwargs": _read_kwargs(self.kwargs),
+            "weights": None if self.weights is None else Path(self.weights),
+            "checkpoint": str(self.checkpoint),
+            "size": None if self.size is None else str(self.size),
+        }
+        for name, value in normal.items():
+            object.__setattr__(self, name, value)
+        if self.kind not in (None, "latent", "image"):
+            raise UsageError(f"--kind {self.kind}: choose latent or image")
 
-    return of_source(source, said.arch, _foreign(said))
+
+_INPUTS = ("input", "output_shape", "kind", "range", "noise", "classes", "norm_mode", "size", "trust")
+APPLIES: Mapping[str, tuple[str, ...]] = {
+    "a run": ("which", "checkpoint", "norm_mode", "size"),
+    "an artifact": ("size",),
+    "an .onnx file": ("kind", "range", "noise", "classes", "size"),
+    "a module": ("kwargs", "weights", "part", *_INPUTS),
+    "a pickled module": ("part", *_INPUTS),
+    "weights of a named architecture": ("arch", "part", "norm", "norm_mode", "input", "range", "size", "trust"),
+    "weights to recognise": ("arch", "part", "norm_mode", "input", "size", "trust"),
+}
+"""By kind of source: the fields of `SourceSpec` that have an effect on it."""
+
+
+def check_applies(source: str, kind: str, spec: SourceSpec, given: Collection[str]) -> None:
+    """Refuse what would have no effect on this kind of source.
+
+    Args:
+        source: As the user named it.
+        kind: One of `APPLIES`.
+        spec: All values.
+        given: The fields that were given, and not those with their defaults.
+
+    Raises:
+        UsageError: a field that has no effect; the message lists those that do.
+    """
+    known = [item.name for item in fields(SourceSpec)]
+    for name in sorted(set(known) & set(given)):
+        if name not in APPLIES[kind]:
+            accepted = ", ".join(flag(SourceSpec, other) for other in APPLIES[kind])
+            raise UsageError(f"{flag(SourceSpec, name)} has no effect on {kind} ({source}), which takes {accepted}")
+    if spec.kind == "image" and "noise" in given:
+        raise UsageError("--noise is the distribution of latents, and the input of this generator is an image")
 
 
 def kind_of(source: str, arch: str | None = None) -> str:
-    """What a source is, one of `APPLIES`: by its ending, by a colon, or by --arch; anything else is taken for a run."""
+    """The kind of a source, one of `APPLIES`: by ending, colon or `arch`; anything else counts as a run."""
     path = Path(source)
     if path.suffix == ".onnx":
         return "an artifact" if path.is_file() and _has_manifest(path) else "an .onnx file"
@@ -145,21 +136,23 @@ def _has_manifest(path: Path) -> bool:
     return KEY in metadata(read_file(path), path)
 
 
-def _foreign(said: Said) -> Foreign:
-    from ganedge.export.foreign import Foreign, read_kwargs
+def _read_classes(value: str | int | Collection[str]) -> tuple[str, ...]:
+    if not isinstance(value, str | int):
+        return tuple(map(str, value))
+    text = str(value)
+    names = tuple(map(str, range(int(text)))) if text.isdigit() and len(text) < 6 else tuple(text.split(","))
+    if not names or not all(names):
+        raise UsageError(f"--classes {text}: give a number, or names with commas")
+    return names
 
-    return Foreign(
-        kwargs=read_kwargs(said.kwargs),
-        weights=said.weights,
-        input=said.input,
-        output=said.output_shape,
-        kind=said.kind,
-        range=said.range,
-        noise=said.noise,
-        classes=said.classes,
-        norm=said.norm_mode,
-        size=said.size,
-        trust=said.trust,
-        arch_norm=said.norm,
-        part=said.part,
-    )
+
+def _read_kwargs(value: str | Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+    if not isinstance(value, str):
+        return value
+    try:
+        arguments = json.loads(value)
+    except ValueError as error:
+        raise UsageError(f'--kwargs {value}: not JSON ({error}); give {{"name": value}}') from error
+    if not isinstance(arguments, dict):
+        raise UsageError(f'--kwargs {value}: give a JSON object, {{"name": value}}')
+    return arguments

@@ -1,6 +1,6 @@
 """A generator as it came: its graph, what it takes, and a way to ask it. No torch here.
 
-original.run([latents])        # what every artifact of it is compared with
+model.reference([latents])        # what every artifact of it is compared with
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class SourceModel:
     """Which statistics its normalisation uses."""
     source: Source
     """Where it comes from."""
-    run: Run | None
+    reference: Run | None
     """The reference of every proof, one array per input, batch first: eager PyTorch in FP32, or the .onnx it came from
     in an engine; None where no engine is installed to run that."""
     folder: Path
@@ -43,4 +43,6 @@ class SourceModel:
     parity: tuple[Parity, ...] = ()
     """What was proven of it before, where it is an artifact itself."""
     notes: tuple[str, ...] = ()
-    """What a person should know of how it was read."""
+    """What the user should know of how it was read."""
+    proof_size: int | None = None
+    """Side of the images to prove with, pixels, where it takes any size; that of its training by default."""

@@ -1,7 +1,7 @@
-"""The README's tables, made from the committed reports: never typed.
+"""The tables of docs/results.md, made from the committed reports and never typed.
 
     make results                              # measure this machine, then the line below
-    python -m ganedge.benchmarks.studies.results      # README.md between its markers, from benchmarks/results/
+    python -m ganedge.benchmarks.studies.results      # docs/results.md between its markers, from benchmarks/results/
 
 Reports of latencies (`gan-bench --json`) lie in the folder itself, those of `gan-bench train --json` in `training/`,
 and those of `make honesty` in `honesty/`. The line above also draws the latencies of each report into an SVG beside
@@ -147,7 +147,7 @@ def _versions(versions: Mapping[str, str]) -> str:
 
 
 def updated(text: str, found: Committed) -> str:
-    """A README with the reports' tables between its markers.
+    """A page with the reports' tables between its markers.
 
     Raises:
         InputError: it has none.
@@ -155,7 +155,7 @@ def updated(text: str, found: Committed) -> str:
     before, begin, rest = text.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not (begin and end):
-        raise InputError(f"the README has no markers {BEGIN.strip()} and {END.strip()}")
+        raise InputError(f"the page has no markers {BEGIN.strip()} and {END.strip()}")
     return f"{before}{BEGIN}{tables(found)}{END}{after}"
 
 
@@ -205,18 +205,18 @@ def unpaired(folder: Path, count: int = 4, side: int = 256) -> None:
 
 def build() -> typer.Typer:
     """Make the command."""
-    app = terminal.app("Write the README's tables from the committed reports.")
+    app = terminal.app("Write the tables of docs/results.md from the committed reports.")
 
     @app.command("write")
     def write(
         folder: Annotated[Path, typer.Option(help="Where the reports lie.")] = Path("benchmarks/results"),
-        readme: Annotated[Path, typer.Option(help="What to write the table into.")] = Path("README.md"),
+        document: Annotated[Path, typer.Option(help="Page to write the tables into.")] = Path("docs/results.md"),
     ) -> None:
-        """Write the tables between the README's markers."""
+        """Write the tables between the page's markers."""
         try:
-            text = readme.read_text("utf-8")
+            text = document.read_text("utf-8")
         except OSError as error:
-            raise InputError(f"cannot read {readme}: {error.strerror}") from error
+            raise InputError(f"cannot read {document}: {error.strerror}") from error
         found = read(folder)
         page.require()
         for name, report in found.latencies.items():
@@ -225,7 +225,7 @@ def build() -> typer.Typer:
                 rows = [row for row in report["results"] if row["batch"] == batch]
                 plot = f"{name}-batch{batch}" if len(batches) > 1 else name
                 write_whole(folder / f"{plot}.svg", page.distribution(rows))
-        write_whole(readme, updated(text, found))
+        write_whole(document, updated(text, found))
 
     @app.command("pictures")
     def pictures(folder: Annotated[Path, typer.Argument(help="Where trainA and trainB are made.")]) -> None:

@@ -553,15 +553,15 @@ def test_the_table_keeps_warnings_and_plots_do_not_mix_batches(tmp_path: Path) -
     assert "warning: the machine was not quiet" in text
     assert "`gan-bench net.onnx`" in text
     assert "| identical |" in text
-    (tmp_path / "README.md").write_text(results.BEGIN + results.END)
+    (tmp_path / "results.md").write_text(results.BEGIN + results.END)
     line = [
         sys.executable,
         "-m",
         "ganedge.benchmarks.studies.results",
         "--folder",
         tmp_path,
-        "--readme",
-        tmp_path / "README.md",
+        "--document",
+        tmp_path / "results.md",
     ]
     done = subprocess.run(line, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

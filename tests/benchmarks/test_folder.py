@@ -10,7 +10,8 @@ from PIL import Image
 
 from ganedge.benchmarks.studies import folder
 from ganedge.export.artifact import ExportSpec, export
-from ganedge.export.foreign import Foreign, of_module
+from ganedge.export.modules import of_source
+from ganedge.export.source import SourceSpec
 from ganedge.runtime.errors import InputError, UsageError
 
 NETS = """
@@ -24,7 +25,9 @@ def make():
 def test_both_are_timed_on_every_picture(tmp_path: Path, artifact: Path) -> None:
     (tmp_path / "nets.py").write_text(NETS)
     file, _ = export(
-        of_module(f"{tmp_path}/nets.py:make", Foreign(input="3xHxW", kind="image")), ExportSpec(), tmp_path / "g.onnx"
+        of_source(f"{tmp_path}/nets.py:make", SourceSpec(input="3xHxW", kind="image")),
+        ExportSpec(),
+        tmp_path / "g.onnx",
     )
     pictures = tmp_path / "pictures"
     pictures.mkdir()

@@ -124,7 +124,7 @@ def test_what_is_started_anew_gives_the_same(artifact: Path, tiny_run: Path, mon
     (ours,), _ = competitor.artifact_competitors([artifact], "onnxruntime", "cpu", 1)
     manifest = read_artifact(artifact)[0]
     inputs = real_inputs(manifest.interface, 2)
-    network = reference.open_reference(str(tiny_run), manifest, reference.Said())
+    network = reference.open_reference(reference.ReferenceSpec(str(tiny_run)), manifest)
     eager, _ = reference.competitors(network, inputs, "cpu", 1, ("eager", "channels-last"))
     assert reference.MAKERS["compile"](network, inputs, "cpu").renew is None, "that would compile again"
     for one in (ours, *eager):

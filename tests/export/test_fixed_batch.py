@@ -49,7 +49,7 @@ def fixed(path: Path, batch: int) -> Path:
 def test_export_and_run(tmp_path: Path, batch: int, precision: Any) -> None:
     """Batches that divide neither the number of a proof's inputs nor what is asked for later."""
     theirs = fixed(tmp_path / "theirs.onnx", batch)
-    path, proven = export(of_onnx(theirs, "latent"), As(precision), tmp_path / "g.onnx")
+    path, proven = export(of_onnx(theirs, "latent"), As(precision=precision), tmp_path / "g.onnx")
     assert all(proof.samples % batch == 0 for proof in proven.manifest.parity)
     assert all(check.passed for check in verify(path))
     with load(path) as generator:

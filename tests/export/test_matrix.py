@@ -34,7 +34,7 @@ SYSTEMS: dict[str, tuple[str, str | None, dict[str, Any]]] = {
 }
 """Variant, preset and the settings that make it tiny."""
 BOTH_WAYS = [(name, which) for name in SYSTEMS for which in (("a2b", "b2a") if "cyclegan" in name else (None,))]
-PRECISIONS = [("fp32", None), ("fp16", None), ("bf16", None), ("int8", "ort"), ("int8", "openvino")]
+PRECISIONS = [("fp32", None), ("fp16", None), ("bf16", None), ("int8", "onnxruntime"), ("int8", "openvino")]
 ENGINES = [(name, kind) for name in SYSTEMS for kind in ("fp32", "fp16")]
 ENGINES += [(name, kind) for name in ("dcgan", "cyclegan-resnet", "cyclegan-conv") for kind in ("bf16", "int8")]
 Trained = Callable[[str, bool], Path]
@@ -71,7 +71,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
 
 def prove(original: SourceModel, precision: Any, target: Any) -> None:
     """`make` raises where a gate is missed."""
-    proven = make(original, ExportSpec(precision, target=target))
+    proven = make(original, ExportSpec(precision=precision, engine=target))
     assert proven.manifest.precision == precision
     able = ["openvino"] if precision == "bf16" else ["onnxruntime", "openvino"]
     assert [proof.engine.split()[0] for proof in proven.manifest.parity] == able
@@ -84,7 +84,9 @@ def prove(original: SourceModel, precision: Any, target: Any) -> None:
 @pytest.mark.parametrize(("name", "precision"), ENGINES)
 def test_engines(trained: Trained, tmp_path: Path, name: str, precision: Any) -> None:
     """Every system becomes an engine; what the network computes in is checked on the way, or `write_engine` raises."""
-    proven = make(of_run(trained(name, False)), ExportSpec(precision, target="trt" if precision == "int8" else None))
+    proven = make(
+        of_run(trained(name, False)), ExportSpec(precision=precision, engine="trt" if precision == "int8" else None)
+    )
     if precision == "int8":  # The same file that OpenVINO runs, where it was proven.
         assert "openvino" in {proof.engine.split()[0] for proof in proven.manifest.parity if proof.passed}
     (tmp_path / "g.onnx").write_bytes(proven.data)
@@ -108,7 +110,9 @@ def test_tiny(trained: Trained, name: str, which: str | None, precision: str, ta
 
 
 def test_an_int8_artifact_takes_a_size(trained: Trained, tmp_path: Path) -> None:
-    path, _ = export(of_run(trained("pix2pix", False)), ExportSpec("int8", target="ort"), tmp_path / "g.onnx")
+    path, _ = export(
+        of_run(trained("pix2pix", False)), ExportSpec(precision="int8", engine="onnxruntime"), tmp_path / "g.onnx"
+    )
     fixed = make(with_size(of_onnx(path), 64, 32), ExportSpec())
     assert fixed.manifest.interface.inputs[0].shape == ("batch", 3, 64, 32)
     assert fixed.manifest.precision == "int8"

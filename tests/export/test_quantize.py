@@ -38,7 +38,7 @@ PICTURE = Interface(
     (Port("image", "image", "float32", ("batch", 3, 16, 16), "NCHW", (-1.0, 1.0)),),
 )
 PHOTOS = [parity.real_inputs(PICTURE, 8, 3)]
-TARGETS: tuple[quantize.Target, ...] = ("openvino", "ort")
+TARGETS: tuple[quantize.Target, ...] = ("openvino", "onnxruntime")
 
 
 def graph(interface: Interface, nodes: list[Any], weights: dict[str, np.ndarray]) -> ModelProto:
@@ -121,16 +121,16 @@ def test_doubling_as_a_pixel_shuffle(kernel: int, rows: bool) -> None:
 def test_int8_forms() -> None:
     full, inputs = dcgan(), [parity.real_inputs(LATENT, 16, 5)]
     wanted = run(full, *inputs[0])
-    for target in ("ort", "openvino", "trt"):
+    for target in ("onnxruntime", "openvino", "tensorrt"):
         low, share, _ = quantize.to_int8(full, inputs, target)
         found = fidelity.difference(run(low, *inputs[0]), wanted, LATENT.output)
         assert share == 1
         assert found.psnr is not None
         assert found.psnr > 30
         kinds = {tensor.data_type for tensor in low.graph.initializer}
-        assert (TensorProto.INT32 in kinds) == (target == "ort"), "TensorRT's parser takes no quantised bias"
-        assert (TensorProto.UINT8 in kinds) == (target == "ort"), "and no unsigned values"
-        assert ("ConvTranspose" in {node.op_type for node in low.graph.node}) == (target != "ort")
+        assert (TensorProto.INT32 in kinds) == (target == "onnxruntime"), "TensorRT's parser takes no quantised bias"
+        assert (TensorProto.UINT8 in kinds) == (target == "onnxruntime"), "and no unsigned values"
+        assert ("ConvTranspose" in {node.op_type for node in low.graph.node}) == (target != "onnxruntime")
     low, share, _ = quantize.to_int8(full, inputs, "openvino", frozenset({"second"}))
     assert 0 < share < 1
     with pytest.raises(GanEdgeError, match="nothing in this generator"):
@@ -248,7 +248,7 @@ def test_bf16_keeps_first_layers_where_it_misses(monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(precision, "to_half", watched)
     with pytest.raises(GanEdgeError, match="lost in the first layers"):
-        artifact.make(original, artifact.ExportSpec("bf16", gate=fidelity.Gate(psnr=120)))
+        artifact.make(original, artifact.ExportSpec(precision="bf16", tolerance=fidelity.Gate(psnr=120)))
     assert tried == [frozenset(), {"first"}, {"first", "second"}], "and never all of them"
 
 
@@ -259,7 +259,7 @@ def test_nodes_without_names_can_be_left_out(tmp_path: Path) -> None:
     onnx.save(full, tmp_path / "g.onnx")
     original = of_onnx(tmp_path / "g.onnx", "image", (-1.0, 1.0))
     assert len({node.name for node in original.model.graph.node}) == len(full.graph.node)
-    wanted = artifact.ExportSpec("int8", target="openvino", gate=fidelity.Gate(psnr=38))
+    wanted = artifact.ExportSpec(precision="int8", engine="openvino", tolerance=fidelity.Gate(psnr=38))
     proven = artifact.make(original, wanted)
     assert all(proof.passed for proof in proven.manifest.parity)
     assert "0%" not in proven.notes[-1]
@@ -296,7 +296,7 @@ def test_the_boundary_stays_fp32_in_any_precision(kind: Any, tmp_path: Path) -> 
     interface = Interface("image-to-image", PICTURE.inputs, output)
     model, interface = uint8_io.to_bytes(graph(interface, [node], {"w": np.eye(3)[..., None, None]}), interface)
     original = SourceModel(model, interface, "none", Source(), None, tmp_path)
-    changed, _ = artifact._convert(original, kind, artifact.ExportSpec(kind), frozenset(), [])
+    changed, _ = artifact._convert(original, kind, artifact.ExportSpec(precision=kind), frozenset(), [])
     types = {value.name: value.type.tensor_type.elem_type for value in changed.graph.value_info}
     found = {node.name: types.get(node.output[0]) for node in changed.graph.node}
     assert found["conv"] == (TensorProto.FLOAT16 if kind == "fp16" else TensorProto.BFLOAT16)
@@ -526,7 +526,7 @@ def test_a_foreign_onnx_that_is_narrow_already(tmp_path: Path) -> None:
     )
     assert wide.precision == "fp32"
     half = precision.to_half(wide.model, "fp16")
-    int8 = quantize.to_int8(wide.model, parity.real_cases(wide.interface), "ort")[0]
+    int8 = quantize.to_int8(wide.model, parity.real_cases(wide.interface), "onnxruntime")[0]
     for kind, model in (("fp16", half), ("int8", int8)):
         onnx.save(model, tmp_path / f"{kind}.onnx")
         original = of_onnx(tmp_path / f"{kind}.onnx", "image")
@@ -535,7 +535,7 @@ def test_a_foreign_onnx_that_is_narrow_already(tmp_path: Path) -> None:
         assert made.manifest.precision == kind
         assert any(f"{kind} inside" in note for note in made.notes)
         with pytest.raises(UsageError, match=f"{kind} already"):
-            artifact.make(original, artifact.ExportSpec("bf16"))
+            artifact.make(original, artifact.ExportSpec(precision="bf16"))
 
 
 @pytest.mark.parametrize(

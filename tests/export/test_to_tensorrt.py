@@ -136,7 +136,7 @@ def test_an_engine_is_proven_where_its_gpu_is(
     artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batch: str, seen: set[int]
 ) -> None:
     """It is written only if it gives the same pictures, and remembers what it was held to; elsewhere it is not run."""
-    proven = make(from_onnx.of_onnx(artifact), ExportSpec(gate=read_gate("maxabs=1e-3")))
+    proven = make(from_onnx.of_onnx(artifact), ExportSpec(tolerance=read_gate("maxabs=1e-3")))
     out, said, built = tmp_path / "g.engine", [], trt_builder.Built(b"engine", (), "sm87")
     started: list[Faked] = []
     off = [0.0]

@@ -1,7 +1,7 @@
-"""The README's table of what was tried and what it found, from the reports that the suites leave in `results/`.
+"""The table of docs/results.md on what was tried and found, from the reports that the suites leave in `results/`.
 
-python tests/hostile/figures.py          # write the table into the README
-python tests/hostile/figures.py --check  # exit with 1 if it is another
+python tests/hostile/figures.py          # write the table into docs/results.md
+python tests/hostile/figures.py --check  # exit with 1 if the page has another
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
-README = HERE.parents[1] / "README.md"
+PAGE = HERE.parents[1] / "docs" / "results.md"
 BEGIN, END = "<!-- hostile: begin -->\n", "<!-- hostile: end -->\n"
 
 
@@ -76,24 +76,26 @@ def table() -> str:
             report = json.loads(path.read_text("utf-8"))
             rows.append(f"| {name} (`{command}`) | {line(report)} | {len(report['findings'])} |")
     mended = json.loads((HERE / "mended.json").read_text("utf-8"))
-    return "\n".join(rows) + f"\n\n{len(mended)} findings were mended on the way (`tests/hostile/mended.json`).\n"
+    return "\n".join(rows) + f"\n\n{len(mended)} findings were fixed on the way (`tests/hostile/mended.json`).\n"
 
 
 def updated(text: str) -> str:
-    """The README with the table of now between its markers."""
+    """The page with the current table between its markers."""
     before, begin, rest = text.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not (begin and end):
-        raise SystemExit(f"{README} has no markers {BEGIN.strip()} and {END.strip()}")
+        raise SystemExit(f"{PAGE} has no markers {BEGIN.strip()} and {END.strip()}")
     return f"{before}{BEGIN}{table()}{END}{after}"
 
 
 def main() -> None:
     """Write, or check."""
-    text = README.read_text("utf-8")
+    text = PAGE.read_text("utf-8")
     if "--check" in sys.argv[1:]:
-        sys.exit("the table in the README is not that of the reports: make figures" if updated(text) != text else 0)
-    README.write_text(updated(text), "utf-8")
+        sys.exit(
+            "the table in docs/results.md is not that of the reports: make figures" if updated(text) != text else 0
+        )
+    PAGE.write_text(updated(text), "utf-8")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The short forms of the suites that `make hostile` and `make soak` run in full, and their table in the README."""
+"""The short forms of the suites that `make hostile` and `make soak` run in full, and their table in docs/results.md."""
 
 from __future__ import annotations
 

@@ -12,10 +12,11 @@ import pytest
 import torch
 from torch import nn
 
-from ganedge.export import architectures, foreign, parity
+from ganedge.export import architectures, checkpoints, modules, parity
 from ganedge.export.artifact import default_path
-from ganedge.export.foreign import Foreign, load_weights
+from ganedge.export.checkpoints import load_weights
 from ganedge.export.from_torch import per_picture, unwrap
+from ganedge.export.source import SourceSpec
 from ganedge.runtime.errors import ArtifactError, GanEdgeError, UsageError
 from ganedge.runtime.manifest import read_artifact
 
@@ -78,10 +79,10 @@ def test_one_of_several_generators_is_chosen(tmp_path: Path) -> None:
         torch.save(content, path)
         with pytest.raises(UsageError, match=r"2 generators that fit, genA2B, genB2A: .* --part"):
             load_weights(empty, path)
-        assert foreign._fit(empty, list(foreign._parts(content)), path, "genB2A").strip(".") == "genB2A"
+        assert checkpoints.load_part(empty, list(checkpoints.parts_of(content)), path, "genB2A").strip(".") == "genB2A"
         assert torch.equal(empty.weight, back.weight)
         with pytest.raises(UsageError, match="no such part, but genA2B"):
-            foreign._fit(empty, list(foreign._parts(content)), path, "gen")
+            checkpoints.load_part(empty, list(checkpoints.parts_of(content)), path, "gen")
     torch.save({"a": there.state_dict(), "b": there.state_dict()}, path)
     load_weights(empty, path)
     assert torch.equal(empty.weight, there.weight)
@@ -96,23 +97,23 @@ def test_one_of_several_checkpoints_of_pictures_is_chosen(tmp_path: Path) -> Non
         states[name] = network.state_dict()
     torch.save({**states, "epoch": 3}, tmp_path / "both.pth")
     with pytest.raises(UsageError, match="2 generators"):
-        foreign.open_checkpoint(tmp_path / "both.pth", "resnet_6blocks", Foreign())
-    opened = foreign.open_checkpoint(tmp_path / "both.pth", "resnet_6blocks", Foreign(part="genB2A"))
-    assert opened.said.input == "1xHxW"
+        architectures.open_checkpoint(tmp_path / "both.pth", SourceSpec(arch="resnet_6blocks"))
+    opened = architectures.open_checkpoint(tmp_path / "both.pth", SourceSpec(arch="resnet_6blocks", part="genB2A"))
+    assert opened.spec.input == "1xHxW"
     assert opened.notes == ("weights: the part genB2A of both.pth",)
 
 
 def test_one_of_several_modules_is_chosen(tmp_path: Path) -> None:
     torch.save({"ab": nn.Linear(3, 2), "ba": nn.Linear(3, 4)}, tmp_path / "both.pth")
     with pytest.raises(UsageError, match=r"2 modules: choose one with --part ab\|ba"):
-        foreign.open_pickle(tmp_path / "both.pth", Foreign(trust=True))
-    opened = foreign.open_pickle(tmp_path / "both.pth", Foreign(trust=True, part="ba"))
+        modules.open_pickle(tmp_path / "both.pth", SourceSpec(trust=True))
+    opened = modules.open_pickle(tmp_path / "both.pth", SourceSpec(trust=True, part="ba"))
     assert opened.network.out_features == 4
     with pytest.raises(UsageError, match="no such module, but ab, ba"):
-        foreign.open_pickle(tmp_path / "both.pth", Foreign(trust=True, part="abc"))
+        modules.open_pickle(tmp_path / "both.pth", SourceSpec(trust=True, part="abc"))
     torch.save(nn.Linear(3, 2), tmp_path / "one.pth")
     with pytest.raises(UsageError, match="is one whole module; leave it out"):
-        foreign.open_pickle(tmp_path / "one.pth", Foreign(trust=True, part="ab"))
+        modules.open_pickle(tmp_path / "one.pth", SourceSpec(trust=True, part="ab"))
 
 
 def test_weights_of_another_kind_are_no_traceback() -> None:
@@ -150,7 +151,7 @@ def test_torchscript_is_named(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match="is TorchScript"):
         load_weights(nn.Linear(3, 2), script)
     with pytest.raises(UsageError, match="is TorchScript"):
-        foreign.open_pickle(script, Foreign(trust=True))
+        modules.open_pickle(script, SourceSpec(trust=True))
 
 
 def test_unwrapping_keeps_the_function() -> None:
@@ -226,7 +227,7 @@ def test_the_known_format_reads_its_own_weights() -> None:
         "model.2.running_mean": torch.zeros(4),
         "model.2.num_batches_tracked": torch.zeros(()),
     }
-    foreign._fit(network, [("", old)], Path("old.pth"))
+    checkpoints.load_part(network, [("", old)], Path("old.pth"))
     with pytest.raises(ArtifactError, match="not of unet_256"):
         architectures.build("unet_256", state)
     with pytest.raises(UsageError, match="unknown architecture"):
@@ -238,7 +239,7 @@ def test_a_checkpoint_of_pictures_with_dynamic_size(tmp_path: Path) -> None:
     torch.manual_seed(0)
     network = architectures.build("resnet_6blocks", {name: torch.zeros(shape) for name, shape in shapes.items()})
     torch.save(network.state_dict(), tmp_path / "6_net_G_A.pth")
-    original = foreign.of_checkpoint(tmp_path / "6_net_G_A.pth", "resnet_6blocks", Foreign())
+    original = modules.of_source(str(tmp_path / "6_net_G_A.pth"), SourceSpec(arch="resnet_6blocks"))
     port = original.interface.inputs[0]
     assert port.shape == ("batch", 3, "height", "width")
     assert port.multiple == 4
@@ -247,16 +248,18 @@ def test_a_checkpoint_of_pictures_with_dynamic_size(tmp_path: Path) -> None:
     kinds = [node.op_type for node in original.model.graph.node]
     assert kinds.count("InstanceNormalization") == 17
     assert "BatchNormalization" not in kinds
-    assert original.run is not None
-    assert original.run([np.zeros((2, 3, 20, 24), np.float32)]).shape == (2, 3, 20, 24)
+    assert original.reference is not None
+    assert original.reference([np.zeros((2, 3, 20, 24), np.float32)]).shape == (2, 3, 20, 24)
 
 
 def test_nan_weights_are_refused(nets: Path) -> None:
-    network = foreign.construct(f"{nets}:Generator", None)
+    network = modules.construct(f"{nets}:Generator", None)
     for parameter in network.parameters():
         parameter.data.fill_(float("nan"))
     with pytest.raises(GanEdgeError, match="NaN"):
-        foreign._finish(foreign.LoadedModule(network, Foreign(input="6x1x1", kind="latent"), "nets.py:Generator", ""))
+        modules._finish(
+            checkpoints.LoadedModule(network, SourceSpec(input="6x1x1", kind="latent"), "nets.py:Generator", "")
+        )
 
 
 def test_the_line_that_cannot_be_exported_is_named(command: Command, tmp_path: Path) -> None:
@@ -288,25 +291,25 @@ def test_the_line_that_cannot_be_exported_is_named(command: Command, tmp_path: P
     [("3x96x96", "dynamic", 96), ("3xHxW", "32,64,128", 64), ("3xHxW", "dynamic", None), ("3x40x48", None, 48)],
 )
 def test_the_size_that_was_said_is_the_one_to_prove_at(shape: str, size: str | None, wanted: int | None) -> None:
-    said = Foreign(input=shape, kind="image", size=size)
-    original = foreign._finish(foreign.LoadedModule(nn.Conv2d(3, 3, 3, padding=1), said, "nets.py:G", ""))
+    said = SourceSpec(input=shape, kind="image", size=size)
+    original = modules._finish(checkpoints.LoadedModule(nn.Conv2d(3, 3, 3, padding=1), said, "nets.py:G", ""))
     assert original.source.size == wanted
     if wanted is not None and size is not None:
         assert parity.sides(original.interface.inputs[0], original.source.size)[0] == (wanted, wanted)
 
 
 def test_artifacts_of_different_sources_and_forms_have_different_names(tmp_path: Path) -> None:
-    said = Foreign(input="3x8x8", kind="image", part="nets.genB2A")
-    opened = foreign.LoadedModule(nn.Conv2d(3, 3, 3, padding=1), said, "nets.py:G", "", stem="latest_net_G")
-    original = foreign._finish(opened)
+    said = SourceSpec(input="3x8x8", kind="image", part="nets.genB2A")
+    opened = checkpoints.LoadedModule(nn.Conv2d(3, 3, 3, padding=1), said, "nets.py:G", "", stem="latest_net_G")
+    original = modules._finish(opened)
     assert default_path(original, "fp32", "onnx") == Path("latest_net_G-nets-genB2A.onnx")
     torch.save(nn.Conv2d(3, 3, 3).state_dict(), tmp_path / "netG.pth")
     (tmp_path / "nets.py").write_text("from torch import nn\ndef make():\n    return nn.Conv2d(3, 3, 3)\n")
-    assert foreign.open_module(f"{tmp_path}/nets.py:make", Foreign()).stem == "make"
-    assert foreign.open_module(f"{tmp_path}/nets.py:make", Foreign(weights=tmp_path / "netG.pth")).stem == "netG"
-    names = [default_path(original, "int8", "onnx", target).name for target in ("ort", "openvino", None)]
+    assert modules.open_module(f"{tmp_path}/nets.py:make", SourceSpec()).stem == "make"
+    assert modules.open_module(f"{tmp_path}/nets.py:make", SourceSpec(weights=tmp_path / "netG.pth")).stem == "netG"
+    names = [default_path(original, "int8", "onnx", target).name for target in ("onnxruntime", "openvino", None)]
     assert [name.removeprefix("latest_net_G-nets-genB2A-") for name in names] == [
-        "int8-ort.onnx",
+        "int8-onnxruntime.onnx",
         "int8-openvino.onnx",
         "int8.onnx",
     ]
