@@ -13,7 +13,9 @@ from onnx import helper
 from PIL import Image
 
 from ganedge.runtime import EngineError, InputError, UsageError, load
+from ganedge.runtime.errors import PictureWarning
 from ganedge.runtime.latents import LatentStream, between
+from ganedge.runtime.pictures import reader
 from ganedge.runtime.pictures.tiles import reflected
 
 Make = Callable[..., Path]
