@@ -258,11 +258,11 @@ def _short(name: str) -> str:
 
 def _pictures(pictures: Mapping[str, NDArray[np.generic]], port: Port, reference: str | None) -> list[dict[str, str]]:
     """Each competitor's pictures side by side, and how far they are from the reference's."""
-    from ganedge.runtime.pictures.images import to_uint8
+    from ganedge.runtime.pictures.images import to_pixels
 
     span = port.range or (-1.0, 1.0)
     levels = {
-        name: to_uint8(np.nan_to_num(output), span, port.layout).astype(np.int64) for name, output in pictures.items()
+        name: to_pixels(np.nan_to_num(output), span, port.layout).astype(np.int64) for name, output in pictures.items()
     }
     found = []
     for name, shown in levels.items():

@@ -23,8 +23,8 @@ from ganedge.benchmarks import competitor, input_pool, latency, process, referen
 from ganedge.runtime import timing
 from ganedge.runtime.engine_file import EngineIdentity
 from ganedge.runtime.errors import EngineError
+from ganedge.runtime.inputs import real_inputs
 from ganedge.runtime.manifest import Interface, Port, read_artifact, write_artifact
-from ganedge.runtime.verify import real_inputs
 
 Command = Callable[..., Any]
 
