@@ -100,7 +100,7 @@ _INPUTS = ("input", "output_shape", "kind", *_VALUES, "noise", "classes", "norm_
 APPLIES: Mapping[str, tuple[str, ...]] = {
     "a run": ("which", "checkpoint", "norm_mode", "size"),
     "an artifact": ("size",),
-    "an .onnx file": ("kind", *_VALUES, "noise", "classes", "size"),
+    "an .onnx file": ("kind", "range", "noise", "classes", "size"),
     "a module": ("kwargs", "weights", "part", *_INPUTS),
     "a pickled module": ("part", *_INPUTS),
     "weights of a named architecture": ("arch", "part", "norm", "norm_mode", "input", *_VALUES, "size", "trust"),
