@@ -25,7 +25,7 @@ from ganedge.export.spec import ExportSpec, Target
 from ganedge.runtime import engines, fidelity
 from ganedge.runtime.errors import GanEdgeError, UsageError
 from ganedge.runtime.files import whole_file, write_whole
-from ganedge.runtime.inputs import listed
+from ganedge.runtime.inputs import USES, Use, listed, real_cases
 from ganedge.runtime.manifest import Manifest, Parity, Precision, write_artifact
 from ganedge.runtime.verify import MAX_PROOF, io_signature
 
@@ -169,7 +169,7 @@ def make(original: SourceModel, wanted: ExportSpec) -> VerifiedArtifact:
         raise UsageError(f"--io uint8: this artifact is {original.precision} already; make it from the FP32 one")
     if wanted.folder is not None and original.interface.noise is not None:
         raise UsageError(f"--calibrate {wanted.folder}: this generator takes latents, not pictures; give a number")
-    inputs = parity.real_cases(original.interface, wanted.folder, trained=original.proof_size or original.source.size)
+    inputs = real_cases(original.interface, wanted.folder, trained=original.proof_size or original.source.size)
     cases = _cases(original, wanted, inputs)
     if is_unchanged(original, wanted):
         return _as_it_is(original, cases)
@@ -279,7 +279,7 @@ def _cases(
     run, interface = original.reference, original.interface
     if wanted.io == "uint8":
         run, interface = uint8_io.reference(run, interface), uint8_io.bytes_interface(interface)
-        inputs = parity.real_cases(interface, wanted.folder, trained=original.proof_size or original.source.size)
+        inputs = real_cases(interface, wanted.folder, trained=original.proof_size or original.source.size)
     return [parity.Case(case, run(case)) for case in inputs]
 
 
@@ -356,12 +356,10 @@ def _convert(
     return precision.to_half(original.model, "fp16", wide | levels), notes
 
 
-def calibration(
-    original: SourceModel, wanted: ExportSpec, use: parity.Use = "calibration"
-) -> list[list[NDArray[np.generic]]]:
+def calibration(original: SourceModel, wanted: ExportSpec, use: Use = "calibration") -> list[list[NDArray[np.generic]]]:
     """Inputs to look at values with: others than those of the proof, also where pictures are given."""
     count = wanted.count or (None if original.interface.noise is None else LATENTS)
-    return parity.real_cases(original.interface, wanted.folder, count, use, original.proof_size or original.source.size)
+    return real_cases(original.interface, wanted.folder, count, use, original.proof_size or original.source.size)
 
 
 def _doubtful_range(original: SourceModel, wanted: ExportSpec, cases: Sequence[parity.Case]) -> tuple[str, ...]:
@@ -387,7 +385,7 @@ def _doubtful_range(original: SourceModel, wanted: ExportSpec, cases: Sequence[p
 def _too_few(folder: Path) -> tuple[str, ...]:
     """What to say where a folder cannot be shared between what is calibrated with and what is proven with."""
     count = len(listed(folder))
-    if count >= len(parity.USES):
+    if count >= len(USES):
         return ()
     seen = "so the proof, or the choice of layers, sees what it was calibrated with: give 3 or more"
     return (f"{folder} holds {count} picture(s), {seen}",)

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from ganedge.export import layers, quantize
+from ganedge.export.graph import copied, producers
 from ganedge.export.spec import Target
 from ganedge.runtime.fidelity import Difference, Gate, span_of, worst
 from ganedge.runtime.fidelity import difference as compare
@@ -162,8 +163,7 @@ def _groups(prepared: ModelProto, low: ModelProto, shapes: Sequence[tuple[int, .
 
 def _switched(prepared: ModelProto, low: ModelProto, target: Target, groups: Sequence[Group]) -> ModelProto:
     """The FP32 graph with switches: wherever the INT8 graph reads something rounded, that or the same as it was."""
-    model = ModelProto()
-    model.CopyFrom(prepared)
+    model = copied(prepared)
     graph = model.graph
     domains = {entry.domain for entry in model.opset_import}
     model.opset_import.extend(entry for entry in low.opset_import if entry.domain not in domains)
@@ -254,7 +254,7 @@ class _Rounding:
 
     def __init__(self, low: ModelProto) -> None:
         self._readers = {node.name: node for node in low.graph.node}
-        self._makers = {name: node for node in low.graph.node for name in node.output}
+        self._makers = producers(low.graph)
         self._weights = {tensor.name: tensor for tensor in low.graph.initializer}
         self._used: set[str] = set()
 

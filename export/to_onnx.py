@@ -22,8 +22,8 @@ import torch
 from torch import nn
 
 from ganedge.export import rewrite
-from ganedge.export.parity import sides
 from ganedge.runtime.errors import GanEdgeError
+from ganedge.runtime.inputs import sides
 from ganedge.runtime.manifest import Interface, NormMode, Port
 
 OPSET = 18

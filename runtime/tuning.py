@@ -133,14 +133,16 @@ def tune(model: bytes, manifest: Manifest, batch: int, seconds: float, threads: 
         EngineError: no engine is installed, or the only one fails.
     """
     from .fidelity import difference
-    from .verify import real_inputs
+    from .inputs import real_inputs, sides
 
     engines = _engines(model, manifest, threads)
     if not engines:
         raise EngineError("nothing to tune: no installed engine runs this artifact (gan-run doctor says what is there)")
     ports = manifest.interface.inputs
     fixed = ports[0].shape[0]
-    items = real_inputs(manifest.interface, fixed if isinstance(fixed, int) else batch, manifest.source.size)
+    port = manifest.interface.inputs[0]
+    size = sides(port, manifest.source.size)[0] if port.role == "image" else None
+    items = real_inputs(manifest.interface, fixed if isinstance(fixed, int) else batch, side=size)
     feeds = {port.name: array for port, array in zip(ports, items, strict=True)}
     outputs = [engine.run(feeds)[0] for _, engine in engines]
     times = _time([engine for _, engine in engines], feeds, seconds)

@@ -30,6 +30,7 @@ TORCH_FREE = (
     "export/artifact.py",
     "export/uint8_io.py",
     "export/from_onnx.py",
+    "export/graph.py",
     "export/layers.py",
     "export/source_model.py",
     "export/parity.py",

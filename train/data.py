@@ -26,7 +26,7 @@ from ganedge.models.variant import Wants
 from ganedge.runtime import engines
 from ganedge.runtime.errors import GanEdgeError, InputError, UsageError
 from ganedge.train.builtin import BUILT_IN, CELEBA, CIRCLES, celeba, points
-from ganedge.train.decode import PICTURES, find_pictures, is_grey, try_decode
+from ganedge.train.decode import ENDINGS, find_pictures, is_grey, try_decode
 from ganedge.train.sources import InMemory, Item, OnDisk, Read, Source, stack, to_device
 
 EXAMPLES = 4
@@ -322,7 +322,7 @@ def _listed(
 ) -> Data:
     """Single pictures from files, with the class of each."""
     if not paths:
-        endings = ", ".join(sorted(PICTURES))
+        endings = ", ".join(sorted(ENDINGS))
         raise InputError(f"data {spec!r}: no pictures in {root} ({endings}, searched recursively)")
     names = tuple(sorted(set(classes)))
     numbers = {name: number for number, name in enumerate(names)}

@@ -102,7 +102,8 @@ def command(function: Callable[..., None], *arguments: inspect.Parameter, texts:
         *arguments: From `argument`.
         texts: Read the help texts. They stand in the source, which takes milliseconds that only --help needs.
     """
-    groups = {name: hint for name, hint in typing.get_type_hints(function).items() if is_dataclass(hint)}
+    hints = typing.get_type_hints(function)
+    groups: dict[str, type] = {name: hint for name, hint in hints.items() if is_dataclass(hint)}  # type: ignore[misc]
 
     def run(**typed: Any) -> None:
         made = {name: cls(**collect(cls, typed)) for name, cls in groups.items()}
@@ -111,6 +112,11 @@ def command(function: Callable[..., None], *arguments: inspect.Parameter, texts:
     run.__doc__ = function.__doc__
     listed = [parameter for cls in groups.values() for parameter in parameters(cls, texts=texts)]
     return with_signature(run, [*arguments, *listed])
+
+
+def values(instance: Any) -> dict[str, Any]:
+    """The fields of a dataclass that are options, by name."""
+    return {item.name: getattr(instance, item.name) for item in fields(instance) if not _option(item).hidden}
 
 
 def from_text(instance: Any, **readers: Callable[[str], Any]) -> None:

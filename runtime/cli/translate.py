@@ -13,7 +13,7 @@ from ganedge.runtime.generator import load
 from ganedge.runtime.pictures.translation import Options
 
 from . import terminal
-from .options import argument, option
+from .options import argument, option, values
 
 
 @dataclass(frozen=True)
@@ -53,10 +53,10 @@ def _film(file: Path, inputs: list[Path], target: Target, options: Options, engi
     output = target.output
     with load(file, **vars(engine)) as generator:
         if target.camera is not None:
-            film = translate_camera(generator, target.camera, output, **vars(options))
+            film = translate_camera(generator, target.camera, output, **values(options))
         else:
             path = output / inputs[0].name if output.is_dir() else output
-            film = translate_video(generator, inputs[0], path, **vars(options))
+            film = translate_video(generator, inputs[0], path, **values(options))
         terminal.note(f"{output}: {film.frames} frames, {film.sound}, {film.rate:.1f} frames/s with {generator.engine}")
 
 
@@ -65,9 +65,9 @@ def _pictures(file: Path, inputs: list[Path], target: Target, options: Options, 
 
     jobs = plan(inputs, target.output, target.format)
     with load(file, **vars(engine)) as generator:
-        done = translate_files(generator, jobs, skip_existing=target.skip_existing, **vars(options))
-        skipped = f", {done.skipped} already there" if done.skipped else ""
-        failed = f", {done.failed} failed (named above)" if done.failed else ""
+        done = translate_files(generator, jobs, skip_existing=target.skip_existing, **values(options))
+        skipped = f", {done.skipped} there already" if done.skipped else ""
+        failed = f", {done.failed} could not be done" if done.failed else ""
         terminal.note(
             f"{target.output}: {done.written} written{skipped}{failed}, {done.rate:.1f} pictures/s "
             f"with {generator.engine}"

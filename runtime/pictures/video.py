@@ -22,7 +22,7 @@ from ganedge.runtime.cli.progress import Progress
 from ganedge.runtime.errors import EngineError, GanEdgeError, InputError, MissingExtra, UsageError
 from ganedge.runtime.files import whole_file
 
-from .images import MAX_PIXELS, check_pixels
+from .reader import MAX_PIXELS, check_pixels
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

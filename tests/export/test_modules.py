@@ -12,12 +12,13 @@ import pytest
 import torch
 from torch import nn
 
-from ganedge.export import architectures, checkpoints, modules, parity
+from ganedge.export import architectures, checkpoints, modules
 from ganedge.export.artifact import default_path
 from ganedge.export.checkpoints import load_weights
 from ganedge.export.from_torch import per_picture, unwrap
 from ganedge.export.source import SourceSpec
 from ganedge.runtime.errors import ArtifactError, GanEdgeError, UsageError
+from ganedge.runtime.inputs import sides
 from ganedge.runtime.manifest import read_artifact
 
 Command = Callable[..., Any]
@@ -295,7 +296,7 @@ def test_the_size_that_was_said_is_the_one_to_prove_at(shape: str, size: str | N
     original = modules._finish(checkpoints.LoadedModule(nn.Conv2d(3, 3, 3, padding=1), said, "nets.py:G", ""))
     assert original.source.size == wanted
     if wanted is not None and size is not None:
-        assert parity.sides(original.interface.inputs[0], original.source.size)[0] == (wanted, wanted)
+        assert sides(original.interface.inputs[0], original.source.size)[0] == (wanted, wanted)
 
 
 def test_artifacts_of_different_sources_and_forms_have_different_names(tmp_path: Path) -> None:

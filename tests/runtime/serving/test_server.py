@@ -181,7 +181,7 @@ def test_mistakes_are_answered(artifact: Path, path: str, sent: dict[str, Any], 
     ],
 )
 def test_pictures_that_are_not_taken(inverter: Path, sent: dict[str, Any], status: int, said: str) -> None:
-    with load(inverter, "onnxruntime") as generator, client(generator, body=50_000, pixels=10_000) as web:
+    with load(inverter, "onnxruntime") as generator, client(generator, max_body=50_000, max_pixels=10_000) as web:
         answer = web.post("/translate", **{name: value() if callable(value) else value for name, value in sent.items()})
         assert answer.status_code == status
         assert said in answer.json()["error"]
