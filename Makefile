@@ -5,7 +5,7 @@ FILE ?= demo/generator.onnx
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: check clean demo figures format gpu help honesty hostile install-matrix layout matrix options results soak startup stations test
+.PHONY: check clean demo docs figures format gpu help honesty hostile install-matrix layout matrix options results soak startup stations test
 SOAK_SECONDS ?= 3600
 SOAK_LOADS ?= 500
 
@@ -21,7 +21,7 @@ $(VENV)/demo.stamp: $(BIN)/python pyproject.toml constraints.txt
 	@touch $@
 
 $(VENV)/test.stamp: $(VENV)/demo.stamp
-	$(PIP) --editable '.[train,export,cpu,openvino,rtx,sr,video,serve,report,dev]'
+	$(PIP) --editable '.[train,export,cpu,openvino,rtx,sr,video,serve,report,docs,dev]'
 	@touch $@
 
 .typecheck/ganedge:
@@ -48,6 +48,9 @@ check: $(VENV)/test.stamp .typecheck/ganedge ## Format, lint, types and layout
 
 layout: ## Write the file tree of docs/layout.md
 	python3 tests/layout_tree.py
+
+docs: $(VENV)/test.stamp .typecheck/ganedge ## Build the documents and the API reference into build/site
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
 options: $(VENV)/test.stamp ## Write the option tables of docs/commands.md
 	$(BIN)/python tests/option_tables.py

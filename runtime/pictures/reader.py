@@ -41,6 +41,8 @@ MODES = {"L": "L", "RGB": "RGB", "RGBA": "RGBA", "1": "L", "LA": "RGBA", "La": "
 """Pillow's modes of 8 bits, and the one each is read as; any other becomes RGB."""
 DEEP = ("I", "I;16", "I;16L", "I;16B", "I;16N", "F")
 """Pillow's grey modes of more than 8 bits."""
+NEUTRAL = 2
+"""Levels by which a colour profile may differ from sRGB and count as it."""
 GREY = frozenset({"1", "L", "LA", "La", *DEEP})
 """Pillow's modes without colour."""
 Depth = Literal[8, 16, "source"]
@@ -289,23 +291,40 @@ def _convert(image: Any, profile: bytes | None) -> Any:
     mode = MODES.get(image.mode, "RGB")
     if not profile:
         return image.convert(mode)
+    plain = image if image.mode == "CMYK" else image.convert("L" if mode == "L" else "RGB")
+    converted = _to_srgb(plain, profile)
+    if converted is None:
+        return image.convert(mode)
+    if mode == "RGBA":
+        converted.putalpha(image.convert("RGBA").getchannel("A"))
+    return converted.convert("L") if mode == "L" else converted
+
+
+def _to_srgb(image: Any, profile: bytes) -> Any:
+    """An image in sRGB; None where its profile is sRGB, damaged, or for other channels."""
     from PIL import ImageCms
 
     try:
         source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-        if "srgb" in ImageCms.getProfileDescription(source).lower():
-            return image.convert(mode)
-        alpha = image.convert("RGBA").getchannel("A") if mode == "RGBA" else None
-        plain = image.convert("L" if mode == "L" else "RGB") if image.mode != "CMYK" else image
         target = ImageCms.createProfile("sRGB")
-        converted = ImageCms.profileToProfile(plain, source, target, outputMode="RGB")
+        transform = ImageCms.buildTransform(source, target, image.mode, "RGB")
+        if image.mode != "CMYK" and _is_neutral(transform, image.mode):
+            return None
+        return ImageCms.applyTransform(image, transform)
     except (ImageCms.PyCMSError, OSError, ValueError):
-        return image.convert(mode)  # A damaged profile, or one for other channels: viewers ignore it as well.
-    if converted is None:
-        return image.convert(mode)
-    if alpha is not None:
-        converted.putalpha(alpha)
-    return converted.convert("L") if mode == "L" else converted
+        return None
+
+
+def _is_neutral(transform: Any, mode: str) -> bool:
+    """Whether a conversion changes no colour by more than rounding: profiles called sRGB need not be."""
+    from PIL import Image
+
+    steps = np.linspace(0, 255, 9).astype(np.uint8)
+    channels = 3 if mode == "RGB" else 1
+    cube = np.stack(np.meshgrid(*[steps] * channels), -1).reshape(1, -1, channels)
+    probe = Image.fromarray(cube if channels == 3 else cube[..., 0])
+    after = np.asarray(transform.apply(probe)).astype(int)
+    return bool(np.abs(after - cube).max() <= NEUTRAL)
 
 
 def _deep_levels(image: Any) -> Pixels:
