@@ -86,8 +86,9 @@ def train(
             run_folder.check_free(settings.out)
     items = data.open_data(settings.data, variant.wants(config), settings.opening)
     config = _fill(config, items.facts)
-    for line in data.describe_skipped(items.news()) if fabric.is_global_zero else ():
-        note(line)
+    if fabric.is_global_zero:
+        for line in [*filter(None, [items.layout]), *data.describe_skipped(items.news())]:
+            note(line)
 
     # Train while holding the run folder.
     with _held(settings.out, fabric), memory_errors(_is_on_gpu(items, settings, fabric)):
