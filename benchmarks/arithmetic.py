@@ -9,7 +9,6 @@ normalisation, activations and padding cost shows as a lower share of the peak.
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -37,40 +36,11 @@ def multiply_accumulates(model: bytes, shapes: Mapping[str, Sequence[int]]) -> i
     """
     try:
         import onnx
+
+        from ganedge.export.graph import total_multiply_accumulates
     except ModuleNotFoundError:
         return None
-    graph = onnx.load_from_string(model)
-    for value in graph.graph.input:
-        for dim, size in zip(value.type.tensor_type.shape.dim, shapes.get(value.name, ()), strict=False):
-            dim.dim_value = int(size)
-    for value in graph.graph.output:
-        value.type.tensor_type.ClearField("shape")
-    try:
-        inferred = onnx.shape_inference.infer_shapes(graph, data_prop=True).graph
-    except onnx.shape_inference.InferenceError:
-        return None
-    known: dict[str, list[int]] = {tensor.name: list(tensor.dims) for tensor in inferred.initializer}
-    for value in (*inferred.input, *inferred.value_info, *inferred.output):
-        known[value.name] = [dim.dim_value for dim in value.type.tensor_type.shape.dim]
-    counts = [_of_node(node, known) for node in inferred.node]
-    return None if any(count is None for count in counts) else sum(count or 0 for count in counts)
-
-
-def _of_node(node: object, known: Mapping[str, list[int]]) -> int | None:
-    """One node's count; 0 for what is not counted, None where a shape is missing."""
-    kind, inputs = node.op_type, list(node.input)  # type: ignore[attr-defined]
-    if kind not in ("Conv", "ConvTranspose", "Gemm", "MatMul"):
-        return 0
-    given, weights = known.get(inputs[0]), known.get(inputs[1])
-    out = known.get(node.output[0])  # type: ignore[attr-defined]
-    if not given or not weights or not out or 0 in (*given, *weights, *out):
-        return None
-    if kind == "Conv":  # weights [out, in / groups, *kernel]: each output value sums over the rest.
-        return math.prod(out) * math.prod(weights[1:])
-    if kind == "ConvTranspose":  # weights [in, out / groups, *kernel]: each input value is spread over the rest.
-        return math.prod(given) * math.prod(weights[1:])
-    transposed = kind == "Gemm" and any(a.name == "transA" and a.i for a in node.attribute)  # type: ignore[attr-defined]
-    return math.prod(out) * given[-2 if transposed else -1]
+    return total_multiply_accumulates(onnx.load_from_string(model), shapes)
 
 
 def kind(computes: str) -> str:

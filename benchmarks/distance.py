@@ -18,13 +18,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ganedge.benchmarks.competitor import Competitor
-from ganedge.export import parity
 from ganedge.models.variant import Wants
 from ganedge.runtime import engines
 from ganedge.runtime.cli.terminal import note
 from ganedge.runtime.errors import EngineError, MissingExtra, UsageError
+from ganedge.runtime.inputs import real_inputs
 from ganedge.runtime.manifest import Interface
-from ganedge.runtime.pictures.images import to_uint8
+from ganedge.runtime.pictures.images import to_pixels
 from ganedge.train import metrics
 from ganedge.train.data import Options, describe_skipped, open_data
 
@@ -126,7 +126,7 @@ class Examiner:
 
     def _features(self, one: Competitor) -> Tensor:
         """Of everything it draws, `[N, F]`; the pictures themselves are not kept."""
-        inputs = parity.real_inputs(self._interface, self._count, SEED)
+        inputs = real_inputs(self._interface, self._count, SEED)
         parts = []
         for begin in range(0, self._count, self._batch):
             output = one.run([array[begin : begin + self._batch] for array in inputs])
@@ -139,7 +139,7 @@ class Examiner:
         """uint8 `[N, C, H, W]`, as the runtime rounds them."""
         port = self._interface.output
         assert port.range is not None
-        return torch.from_numpy(to_uint8(output, port.range, port.layout)).permute(0, 3, 1, 2)
+        return torch.from_numpy(to_pixels(output, port.range, port.layout)).permute(0, 3, 1, 2)
 
     @torch.inference_mode()
     def _of_pictures(self, levels: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ganedge.export import parity
+from ganedge.runtime.inputs import real_inputs
 from ganedge.runtime.manifest import Interface
 
 CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
@@ -39,14 +39,14 @@ def make(interface: Interface, batch: int) -> tuple[list[list[NDArray[np.generic
     Returns:
         The batches, each one array per input; and `batches`, `bytes` and the largest cache's `cache_bytes`.
     """
-    item = sum(array.nbytes for array in parity.real_inputs(interface, 1, seed=1)) / (
+    item = sum(array.nbytes for array in real_inputs(interface, 1, seed=1)) / (
         interface.inputs[0].shape[0] if isinstance(interface.inputs[0].shape[0], int) else 1
     )
     cache = largest_cache()
     wanted = min(BEYOND * cache, MEMORY_SHARE * _memory())
     count = min(max(LEAST, int(wanted / (item * batch)) + 1), MOST)
     if interface.noise is not None:
-        arrays = parity.real_inputs(interface, count * batch, seed=1)
+        arrays = real_inputs(interface, count * batch, seed=1)
     else:
         arrays = _pictures(interface, count * batch)
     found = [[array[i * batch : (i + 1) * batch] for array in arrays] for i in range(count)]
@@ -56,7 +56,7 @@ def make(interface: Interface, batch: int) -> tuple[list[list[NDArray[np.generic
 
 def _pictures(interface: Interface, count: int) -> list[NDArray[np.generic]]:
     """Pictures made by code, and as many more as are wanted: the same, moved sideways, each by its own distance."""
-    made = parity.real_inputs(interface, min(count, PICTURES), seed=1)
+    made = real_inputs(interface, min(count, PICTURES), seed=1)
     have = len(made[0])
     axis = 2 if interface.inputs[0].layout == "NHWC" else 3
     width = made[0].shape[axis]

@@ -21,10 +21,10 @@ from numpy.typing import NDArray
 from ganedge.benchmarks import arithmetic, input_pool, isolated, process, size, yardsticks
 from ganedge.benchmarks.competitor import ALONE, EAGER, TORCH, Competitor, Inputs, Split, artifact_competitors, common
 from ganedge.benchmarks.conditions import Others, Watch, conditions, machine
-from ganedge.export import parity
 from ganedge.export.source import SourceSpec
 from ganedge.runtime import engines, fidelity, timing
 from ganedge.runtime.errors import EngineError, MissingExtra, UsageError
+from ganedge.runtime.inputs import real_inputs
 from ganedge.runtime.manifest import Interface, Precision, read_artifact
 
 if TYPE_CHECKING:
@@ -272,7 +272,7 @@ def _open(
         origin = reference.ReferenceSpec(against, spec or SourceSpec())
         network = reference.open_reference(origin, manifest)
         origin = replace(origin, plain=reference.is_plain(network))
-        inputs = parity.real_inputs(interface, settings.batches[0], seed=1)
+        inputs = real_inputs(interface, settings.batches[0], seed=1)
         reference.check(network, interface, inputs)
         torch_ones, missing = reference.competitors(network, inputs, settings.device, threads, settings.torch)
         again = partial(reference.again, origin, manifest, interface, settings.batches[0], threads)
@@ -317,7 +317,7 @@ def _macs(file: Path, interface: Interface) -> int | None:
     """Multiply-accumulates of one item; None for engines, whose graph cannot be read."""
     if file.suffix != ".onnx":
         return None
-    inputs = parity.real_inputs(interface, 1, seed=1)
+    inputs = real_inputs(interface, 1, seed=1)
     shapes = {port.name: array.shape for port, array in zip(interface.inputs, inputs, strict=True)}
     found = arithmetic.multiply_accumulates(file.read_bytes(), shapes)
     return None if found is None else round(found / len(inputs[0]))

@@ -27,7 +27,12 @@ MAGNIFIED = 8
 """How much a difference between pictures is magnified, so that eyes can see it."""
 SIDE = 128
 """Height to which small pictures are scaled up on the page, pixels."""
-TEMPLATE = """<!doctype html>
+TEMPLATE = """{% macro figures(part) %}<div class="scroll table"><table>
+<tr>{% for head in part.heads %}<th>{{ head }}</th>{% endfor %}</tr>
+{% for row in part.rows %}<tr>{% for cell in row.cells %}
+<td{% if row.wrong and loop.index0 == part.same %} class="no"{% endif %}>{{ cell }}</td>{% endfor %}</tr>
+{% endfor %}</table></div>{% endmacro %}
+<!doctype html>
 <html lang="en">
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
@@ -56,11 +61,7 @@ li { overflow-wrap: anywhere; }
 {% for text in report.warnings %}<p class="warn">{{ text }}</p>{% endfor %}
 {% if subject %}<p>{{ subject }}</p>{% endif %}
 {% for text in verdict %}<p><b>{{ text }}</b></p>{% endfor %}
-<div class="scroll table"><table>
-<tr>{% for head in heads %}<th>{{ head }}</th>{% endfor %}</tr>
-{% for row in rows %}<tr>{% for cell in row.cells %}
-<td{% if row.wrong and loop.index0 == same %} class="no"{% endif %}>{{ cell }}</td>{% endfor %}</tr>
-{% endfor %}</table></div>
+{{ figures(summary) }}
 {% for plot in plots %}<h2>{{ plot.title }}</h2><p>{{ plot.says }}</p>
 <div class="scroll plot">{{ plot.svg }}</div>
 {% endfor %}
@@ -71,7 +72,9 @@ equal.</p>
 <img alt="pictures of {{ picture.name }}" src="{{ picture.shown }}">
 {% if picture.apart %}<img alt="their difference from the reference" src="{{ picture.apart }}">{% endif %}</figure>
 {% endfor %}</div>{% endif %}
-<h2>Cost of a whole process</h2>
+{% for part in details %}<h2>{{ part.title }}</h2>
+{{ figures(part) }}
+{% endfor %}<h2>Cost of a whole process</h2>
 <ul>{% for text in costs %}<li>{{ text }}</li>{% endfor %}</ul>
 <h2>Method and machine</h2>
 <ul>{% for text in notes %}<li>{{ text }}</li>{% endfor %}</ul>
@@ -116,23 +119,42 @@ def render(report: Mapping[str, Any], pictures: Mapping[str, NDArray[np.generic]
         title=printable(", ".join(files) or "generators"),
         report=report,
         subject=printable(words.subject(report)),
-        verdict=[printable(text) for text in (report["choice"] or {}).get("verdict", [])],
-        heads=("competitor", *words.all_heads(report)),
-        same=words.all_heads(report).index("same pictures") + 1,
-        failed=[printable(words.failure(one)) for one in report["failed"]],
-        rows=[
-            {
-                "cells": (printable(row["competitor"]), *words.all_cells(row, report)),
-                "wrong": row["same"] is False,
-            }
-            for row in report["results"]
+        verdict=[printable(text) for text in (words.verdict(report), *(report["choice"] or {}).get("verdict", []))],
+        summary=_part(report, "Results", SUMMARY),
+        details=[
+            _part(report, "Latency in milliseconds", LATENCY),
+            _part(
+                report, "Fidelity", (*FIDELITY, *(head for head in words.heads(report) if head not in words.COLUMNS))
+            ),
+            _part(report, "Cost", COST),
         ],
+        failed=[printable(words.failure(one)) for one in report["failed"]],
         plots=plots,
         pictures=_pictures(pictures, port, report["reference"]) if port is not None and port.role == "image" else [],
         magnified=MAGNIFIED,
         costs=[printable(text) for text in words.costs(report)],
         notes=[printable(text) for text in words.foot(report)],
     )
+
+
+SUMMARY = ("batch", "p50 ms", "images/s", "speed-up", "same pictures")
+LATENCY = ("batch", "p50 ms", "p90", "p95", "p99", "max", "images/s")
+FIDELITY = ("batch", "same pictures", "PSNR dB", "SSIM", "max error")
+COST = ("batch", "of peak", "cold start s", "peak MB", "GPU MB", "file MB")
+"""Columns of the tables of the page, each narrow enough for a window."""
+
+
+def _part(report: Mapping[str, Any], title: str, columns: Sequence[str]) -> dict[str, Any]:
+    """One table: some of the columns, a row for each competitor and batch size."""
+    heads = words.all_heads(report)
+    chosen = [heads.index(column) for column in columns]
+    rows = []
+    for row in report["results"]:
+        cells = words.all_cells(row, report)
+        shown = (printable(row["competitor"]), *(cells[index] for index in chosen))
+        rows.append({"cells": shown, "wrong": row["same"] is False})
+    same = columns.index("same pictures") + 1 if "same pictures" in columns else -1
+    return {"title": title, "heads": ("competitor", *columns), "rows": rows, "same": same}
 
 
 def _plots(report: Mapping[str, Any]) -> list[tuple[str, str, str]]:
@@ -258,11 +280,11 @@ def _short(name: str) -> str:
 
 def _pictures(pictures: Mapping[str, NDArray[np.generic]], port: Port, reference: str | None) -> list[dict[str, str]]:
     """Each competitor's pictures side by side, and how far they are from the reference's."""
-    from ganedge.runtime.pictures.images import to_uint8
+    from ganedge.runtime.pictures.images import to_pixels
 
     span = port.range or (-1.0, 1.0)
     levels = {
-        name: to_uint8(np.nan_to_num(output), span, port.layout).astype(np.int64) for name, output in pictures.items()
+        name: to_pixels(np.nan_to_num(output), span, port.layout).astype(np.int64) for name, output in pictures.items()
     }
     found = []
     for name, shown in levels.items():

@@ -57,7 +57,7 @@ from pathlib import Path
 from ganedge.runtime.engines import start
 from ganedge.runtime.generator import Generator, load
 from ganedge.runtime.manifest import read_artifact
-from ganedge.runtime.verify import real_inputs
+from ganedge.runtime.inputs import real_inputs
 file, engine, compute, device, threads, shape = sys.argv[1:]
 empty = held() if device != "cpu" else 0
 if compute:
@@ -73,7 +73,7 @@ from pathlib import Path
 import torch
 from ganedge.benchmarks.reference import ReferenceSpec, open_reference
 from ganedge.benchmarks.competitor import common
-from ganedge.runtime.verify import real_inputs
+from ganedge.runtime.inputs import real_inputs
 reference, file, device, threads, shape = sys.argv[1:]
 empty = held() if device != "cpu" else 0
 torch.set_num_threads(int(threads))

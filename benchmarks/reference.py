@@ -20,12 +20,13 @@ from torch import Tensor, nn
 
 from ganedge.benchmarks.competitor import NOT_ASKED, SPLITS, TORCH, WARM_SPLITS, Competitor, Split
 from ganedge.benchmarks.size import own_size
-from ganedge.export import modules, parity
+from ganedge.export import modules
 from ganedge.export.checkpoints import LoadedModule
 from ganedge.export.from_torch import per_picture, unwrap
 from ganedge.export.source import SourceSpec, kind_of
 from ganedge.runtime.cli.terminal import note
 from ganedge.runtime.errors import EngineError, GanEdgeError, InputError, UsageError, one_line
+from ganedge.runtime.inputs import real_inputs
 from ganedge.runtime.manifest import Interface, Manifest
 from ganedge.train import checkpoint, run_folder
 
@@ -238,7 +239,7 @@ def again(
         EngineError: it does not work there.
     """
     (way,) = (way for way, shown in TORCH.items() if shown == name)
-    inputs = parity.real_inputs(interface, batch, seed=1)
+    inputs = real_inputs(interface, batch, seed=1)
     found, absent = competitors(open_reference(reference, manifest), inputs, "cpu", threads, (way,))
     if not found:
         raise EngineError(absent[name])

@@ -9,6 +9,7 @@ from typing import Any
 
 from ganedge.benchmarks import size
 from ganedge.benchmarks.arithmetic import kind
+from ganedge.benchmarks.competitor import EAGER
 from ganedge.runtime.cli.terminal import printable
 
 COLUMNS = ("batch", "p50 ms", "p90", "p99", "images/s", "speed-up", "same pictures")
@@ -20,9 +21,36 @@ DISTANCES = {"fid": "FID", "kid": "KID", "data_fid": "FID to data", "data_kid": 
 Row = Mapping[str, Any]
 
 
-def table(report: Row) -> str:
-    """The results for a terminal: a line with a competitor's name where it does not fit beside its figures."""
-    width = max(60, shutil.get_terminal_size((80, 24)).columns)
+WIDEST = 100
+"""Columns of a terminal that a table takes at most."""
+
+
+def verdict(report: Row) -> str:
+    """One line: the fastest competitor that returns the same images, and how much faster than the reference it is."""
+    rows = [row for row in report["results"] if row["same"] is not False]
+    parts: list[str] = []
+    base = EAGER if any(row["competitor"] == EAGER for row in rows) else report["reference"]
+    for batch in sorted({row["batch"] for row in rows}):
+        times = {row["competitor"]: row["figures"]["p50"] for row in rows if row["batch"] == batch}
+        ratios = {row["competitor"]: row["speedup"] for row in rows if row["batch"] == batch}
+        if base not in times or len(times) < 2:
+            continue
+        best = min((name for name in times if name != base), key=lambda name: times[name])
+        ratio = ratios[best] or times[base] / times[best]
+        parts.append(f"{best} {ratio:.2f} x at batch {batch}" if ratio > 1 else f"{base} itself at batch {batch}")
+    if not parts:
+        return "fastest with the same pictures: nothing to compare with"
+    return f"fastest with the same pictures, beside {base}: {'; '.join(parts)}"
+
+
+def table(report: Row, verbose: bool = False) -> str:
+    """The results for a terminal: a line with a competitor's name where it does not fit beside its figures.
+
+    Args:
+        report: What `latency.measure` returned.
+        verbose: Add method, costs of a whole process, what was not measured and why.
+    """
+    width = min(WIDEST, max(60, shutil.get_terminal_size((80, 24)).columns))
     columns = heads(report)
     rows = [columns, *(cells(result, report) for result in report["results"])]
     widths = [max(len(row[i]) for row in rows) for i in range(len(columns))]
@@ -40,8 +68,8 @@ def table(report: Row) -> str:
         lines.append((name.ljust(left) + "  " if beside else "") + _aligned(row, widths))
     taken = subject(report)
     lines = [*textwrap.wrap(printable(taken), width), *lines] if taken else lines
-    notes = [*costs(report), *foot(report)]
-    for note in notes:
+    notes = [verdict(report), *(foot(report) if verbose else summary(report))]
+    for note in [*notes, *(costs(report) if verbose else ())]:
         lines += textwrap.wrap(printable(note), width, subsequent_indent="  ")
     return "\n".join(line.rstrip() for line in lines)
 
@@ -114,7 +142,7 @@ def all_cells(result: Row, report: Row) -> tuple[str, ...]:
         _number(result["psnr"], ".1f"),
         _number(result["ssim"], ".4f"),
         _number(result["max_abs"], ".2g"),
-        _number(result["peak_share"], ".0%"),
+        _share(result["peak_share"]),
         _number(whole.get("cold_start_s"), ".2f"),
         _number(whole.get("peak_bytes"), ".0f", 1e6),
         _number(whole.get("device_bytes"), ".0f", 1e6),
@@ -159,17 +187,39 @@ def costs(report: Row) -> list[str]:
         computes = row.get("computes") or row["precision"]
         parts.append(f"computes in {computes}" if computes != row["precision"] else "")
         shares = [r["peak_share"] for r in report["results"] if r["competitor"] == name and r["peak_share"]]
-        parts.append(f"{max(shares):.0%} of the peak in {kind(computes)} at best" if shares else "")
+        share = _share(max(shares, default=None))
+        parts.append(f"{share} of the peak in {kind(computes)} at best" if share else "")
         lines.append(f"{name}: " + ", ".join(part for part in parts if part))
     return lines
+
+
+def summary(report: Row) -> list[str]:
+    """The machine, the recommendation if one was asked for, failures and warnings."""
+    notes = [_machine(report), *(report["choice"]["verdict"] if report.get("choice") else [])]
+    if report["distance"]:
+        notes.append(_distance(report))
+    return [*notes, *_problems(report)]
+
+
+def _machine(report: Row) -> str:
+    machine = report["machine"]
+    threads = f"{machine['threads']} thread" + ("s" if machine["threads"] != 1 else "")
+    return f"machine: {machine['processor']}, {threads}" + (f", {machine['gpu']}" if machine.get("gpu") else "")
+
+
+def _problems(report: Row) -> list[str]:
+    notes = [f"FAILED: {failure(competitor)}" for competitor in report["failed"]]
+    notes += [f"warning: {text}" for text in report["warnings"]]
+    if any((row["peak_share"] or 0.0) > 1.0 for row in report["results"]):
+        notes.append("warning: the machine was busy while its peak was measured: shares of it are not shown")
+    return [*notes, "PARTIAL: interrupted before everything was measured"] if report["partial"] else notes
 
 
 def foot(report: Row) -> list[str]:
     """Method, machine, what is absent, and warnings."""
     machine, method = report["machine"], report["method"]
-    threads = f"{machine['threads']} thread" + ("s" if machine["threads"] != 1 else "")
     notes = [
-        f"{machine['processor']}, {threads}" + (f", {machine['gpu']}" if machine.get("gpu") else ""),
+        _machine(report),
         ", ".join(f"{name} {number}" for name, number in machine["versions"].items()),
         f"timed: {method['timed']}; {method['order']}; warm-up {method['warmup']}; "
         + (f"{method['renewed']}; " if "renewed" in method else "")
@@ -203,9 +253,7 @@ def foot(report: Row) -> list[str]:
         notes += report["choice"]["verdict"]
     notes += [f"command: {report['command']}"] if report.get("command") else []
     notes += [f"absent: {name}: {why}" for name, why in report["absent"].items()]
-    notes += [f"FAILED: {failure(one)}" for one in report["failed"]]
-    notes += [f"warning: {text}" for text in report["warnings"]]
-    return [*notes, "PARTIAL: interrupted before everything was measured"] if report["partial"] else notes
+    return [*notes, *_problems(report)]
 
 
 def _pool(pool: Row) -> str:
@@ -254,6 +302,11 @@ def _told(name: str, value: object) -> str:
     if name == "others" and isinstance(value, float):
         return f"others took {value:.0%} of the cores"
     return f"{name} {value:.1f}" if isinstance(value, float) else f"{name} {value}"
+
+
+def _share(value: float | None) -> str:
+    """A share of the machine's peak; empty above it, where the machine was busy while the peak was measured."""
+    return "" if value is None or value > 1.0 else f"{value:.0%}"
 
 
 def _number(value: float | None, form: str, unit: float = 1.0) -> str:

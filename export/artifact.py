@@ -25,7 +25,7 @@ from ganedge.export.spec import ExportSpec, Target
 from ganedge.runtime import engines, fidelity
 from ganedge.runtime.errors import GanEdgeError, UsageError
 from ganedge.runtime.files import whole_file, write_whole
-from ganedge.runtime.inputs import listed
+from ganedge.runtime.inputs import USES, Use, listed, real_cases
 from ganedge.runtime.manifest import Manifest, Parity, Precision, write_artifact
 from ganedge.runtime.verify import MAX_PROOF, io_signature
 
@@ -119,9 +119,9 @@ def write_proof(path: Path, proven: VerifiedArtifact) -> None:
 
     Where nothing could run the source there are none, and an older artifact's are removed with it.
     """
-    place = path.with_name(f"{path.name}.proof.npz")
+    proof_path = path.with_name(f"{path.name}.proof.npz")
     if not proven.cases:
-        place.unlink(missing_ok=True)
+        proof_path.unlink(missing_ok=True)
         return
     case, interface = proven.cases[0], proven.manifest.interface
     count = PROOF_LATENTS if interface.noise else PROOF_PICTURES
@@ -129,11 +129,11 @@ def write_proof(path: Path, proven: VerifiedArtifact) -> None:
     each = sum(array[0].nbytes for array in case.inputs) + 4 * case.reference[0].size
     count = max(1, min(count, MAX_PROOF // each))
     count = -(-count // batch) * batch if isinstance(batch, int) else count
-    arrays = {f"input{place}": array[:count] for place, array in enumerate(case.inputs)}
+    arrays = {f"input{proof_path}": array[:count] for proof_path, array in enumerate(case.inputs)}
     arrays["output"] = case.reference[:count].astype(np.float32)
     arrays["weights"] = np.array(proven.manifest.source.weights)
     arrays["interface"] = np.array(io_signature(interface))
-    with whole_file(place) as part, part.open("wb") as file:
+    with whole_file(proof_path) as part, part.open("wb") as file:
         np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
 
 
@@ -145,8 +145,8 @@ def default_path(original: SourceModel, kind: Precision, ending: str, target: st
     stem = re.sub(rf"-{original.precision}(-(ort|trt|onnxruntime|openvino|tensorrt))?$", "", original.stem)
     if kind == original.precision and stem != original.stem:
         return original.folder / f"{original.stem}.{ending}"
-    form = f"-{target}" if kind == "int8" and target is not None else ""
-    return original.folder / f"{stem}{'' if kind == 'fp32' else f'-{kind}'}{form}.{ending}"
+    suffix = f"-{target}" if kind == "int8" and target is not None else ""
+    return original.folder / f"{stem}{'' if kind == 'fp32' else f'-{kind}'}{suffix}.{ending}"
 
 
 def is_unchanged(original: SourceModel, wanted: ExportSpec) -> bool:
@@ -169,7 +169,7 @@ def make(original: SourceModel, wanted: ExportSpec) -> VerifiedArtifact:
         raise UsageError(f"--io uint8: this artifact is {original.precision} already; make it from the FP32 one")
     if wanted.folder is not None and original.interface.noise is not None:
         raise UsageError(f"--calibrate {wanted.folder}: this generator takes latents, not pictures; give a number")
-    inputs = parity.real_cases(original.interface, wanted.folder, trained=original.proof_size or original.source.size)
+    inputs = real_cases(original.interface, wanted.folder, trained=original.proof_size or original.source.size)
     cases = _cases(original, wanted, inputs)
     if is_unchanged(original, wanted):
         return _as_it_is(original, cases)
@@ -182,13 +182,13 @@ def make(original: SourceModel, wanted: ExportSpec) -> VerifiedArtifact:
         measured = (*measured, *chosen)
     keep: frozenset[str] = frozenset()
     losses: _Losses | None = None
-    for turn in range(ROUNDS):
+    for attempt in range(ROUNDS):
         model, notes = _convert(original, kind, wanted, keep, calibrated)
         made = _prove(original, model, kind, wanted, cases, (*original.notes, *doubt, *measured, *notes))
         failed = [proof for proof in made.manifest.parity if not proof.passed]
         if not failed:
             return made
-        if not changed or turn == ROUNDS - 1:
+        if not changed or attempt == ROUNDS - 1:
             break
         if losses is None:
             if kind == "int8":
@@ -279,7 +279,7 @@ def _cases(
     run, interface = original.reference, original.interface
     if wanted.io == "uint8":
         run, interface = uint8_io.reference(run, interface), uint8_io.bytes_interface(interface)
-        inputs = parity.real_cases(interface, wanted.folder, trained=original.proof_size or original.source.size)
+        inputs = real_cases(interface, wanted.folder, trained=original.proof_size or original.source.size)
     return [parity.Case(case, run(case)) for case in inputs]
 
 
@@ -356,12 +356,10 @@ def _convert(
     return precision.to_half(original.model, "fp16", wide | levels), notes
 
 
-def calibration(
-    original: SourceModel, wanted: ExportSpec, use: parity.Use = "calibration"
-) -> list[list[NDArray[np.generic]]]:
+def calibration(original: SourceModel, wanted: ExportSpec, use: Use = "calibration") -> list[list[NDArray[np.generic]]]:
     """Inputs to look at values with: others than those of the proof, also where pictures are given."""
     count = wanted.count or (None if original.interface.noise is None else LATENTS)
-    return parity.real_cases(original.interface, wanted.folder, count, use, original.proof_size or original.source.size)
+    return real_cases(original.interface, wanted.folder, count, use, original.proof_size or original.source.size)
 
 
 def _doubtful_range(original: SourceModel, wanted: ExportSpec, cases: Sequence[parity.Case]) -> tuple[str, ...]:
@@ -387,7 +385,7 @@ def _doubtful_range(original: SourceModel, wanted: ExportSpec, cases: Sequence[p
 def _too_few(folder: Path) -> tuple[str, ...]:
     """What to say where a folder cannot be shared between what is calibrated with and what is proven with."""
     count = len(listed(folder))
-    if count >= len(parity.USES):
+    if count >= len(USES):
         return ()
     seen = "so the proof, or the choice of layers, sees what it was calibrated with: give 3 or more"
     return (f"{folder} holds {count} picture(s), {seen}",)

@@ -17,9 +17,10 @@ from typing import Literal
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper, version_converter
+from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, numpy_helper, version_converter
 
 from ganedge.export import rewrite
+from ganedge.export.graph import attributes, constants, copied, opset
 from ganedge.export.sizes import find_multiple
 from ganedge.export.source_model import Arrays, Run, SourceModel
 from ganedge.runtime import engines, onnx_file
@@ -193,15 +194,15 @@ def _checked(model: ModelProto, path: Path) -> ModelProto:
     ]
     if training:
         raise ArtifactError(f"{path} holds {TRAINING} ({training[0].name}): export it again after calling .eval()")
-    opset = next((entry.version for entry in model.opset_import if entry.domain in rewrite.ONNX_DOMAINS), 0)
+    version = opset(model)
     try:
-        if opset < OPSET:
+        if version < OPSET:
             model = version_converter.convert_version(model, OPSET)
         onnx.checker.check_model(model)
     except Exception as error:
         reason = one_line(error)
         raise ArtifactError(
-            f"{path} (operator set {opset}) cannot be brought to operator set {OPSET}: {reason}"
+            f"{path} (operator set {version}) cannot be brought to operator set {OPSET}: {reason}"
         ) from error
     return model
 
@@ -274,10 +275,7 @@ def looks_at_all(model: ModelProto) -> bool:
     """Whether a pixel of the result depends on all of the picture: a normalisation over it, or means of whole maps."""
     if WHOLE_PICTURE & {node.op_type for node in model.graph.node}:
         return True
-    weights = {tensor.name: tensor for tensor in model.graph.initializer}
-    for node in model.graph.node:
-        if node.op_type == "Constant":
-            weights.update((node.output[0], a.t) for a in node.attribute if a.name == "value")
+    weights = constants(model.graph)
     known = (*model.graph.input, *model.graph.value_info, *model.graph.output)
     ranks = {value.name: len(value.type.tensor_type.shape.dim) for value in known}
     return any(
@@ -291,14 +289,14 @@ def _reduces_pixels(node: NodeProto, rank: int, weights: Mapping[str, TensorProt
     """Whether a reduction goes over pixels: of `[N, C, H, W]`, or of flat maps, `[N, C, H·W]` or `[N, C·H·W]`."""
     if rank not in (2, 3, 4):
         return False
-    said = {a.name: helper.get_attribute_value(a) for a in node.attribute}
-    axes = list(said.get("axes", []))
+    options = attributes(node)
+    axes = list(options.get("axes", []))
     if len(node.input) > 1 and node.input[1]:
         if node.input[1] not in weights:
             return True  # Found while it runs: over the pixels for all that is known.
         axes = numpy_helper.to_array(weights[node.input[1]]).tolist()
     if not axes:
-        return not said.get("noop_with_empty_axes", 0)
+        return not options.get("noop_with_empty_axes", 0)
     return any(axis % rank >= min(rank - 1, 2) for axis in axes)
 
 
@@ -359,8 +357,7 @@ def with_size(original: SourceModel, height: int | str, width: int | str) -> Sou
     if any(isinstance(old, int) and old != new for old, new in zip(sides, (height, width), strict=True)):
         shown = "x".join(map(str, sides))
         raise UsageError(f"--size {height}x{width}: this model is fixed to {shown} already; export it again")
-    model = ModelProto()
-    model.CopyFrom(original.model)
+    model = copied(original.model)
     ports = []
     for value, port in zip(
         (*model.graph.input, *model.graph.output),

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, helper
 
+from ganedge.export.graph import copied, producers
 from ganedge.runtime.errors import MissingExtra
 
 ITEMS = 4
@@ -49,8 +50,7 @@ def largest_values(model: ModelProto, cases: Sequence[Sequence[NDArray[np.generi
     """
     names = _made(model)
     peaks = dict.fromkeys(names, 0.0)
-    probed = ModelProto()
-    probed.CopyFrom(model)
+    probed = copied(model)
     kinds = _kinds(model)
     for name in names:  # The graph finds the largest itself, so that no more is kept than it needs to go on.
         size, top = f"{name}_size", f"{name}_largest"
@@ -94,7 +94,7 @@ def losses(full: ModelProto, low: ModelProto, cases: Sequence[Sequence[NDArray[n
 
 def with_makers(model: ModelProto, names: Sequence[str]) -> frozenset[str]:
     """These nodes, and the node that makes what each works on: an activation and its layer are one to a quantiser."""
-    maker = {name: node for node in model.graph.node for name in node.output}
+    maker = producers(model.graph)
     chosen = {node.name: node for node in model.graph.node if node.name in names}
     made = {maker[node.input[0]].name for node in chosen.values() if node.input and node.input[0] in maker}
     return frozenset(made | set(chosen))
@@ -126,8 +126,7 @@ def open_session(model: ModelProto, names: Sequence[str]) -> Any:
         import onnxruntime
     except ImportError as error:
         raise MissingExtra("onnxruntime", "cpu", "looking at the values inside a generator") from error
-    probed = ModelProto()
-    probed.CopyFrom(model)
+    probed = copied(model)
     given = {output.name for output in probed.graph.output}
     kinds = _kinds(model)
     probed.graph.output.extend(

@@ -13,6 +13,7 @@ import onnx
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper, version_converter
 
 from ganedge.export import rewrite
+from ganedge.export.graph import copied, opset, rename, set_nodes
 from ganedge.runtime.errors import GanEdgeError, MissingExtra
 from ganedge.runtime.manifest import Precision
 
@@ -50,8 +51,7 @@ def to_half(model: ModelProto, kind: Half, keep: frozenset[str] = frozenset()) -
         GanEdgeError: a weight is too large for FP16.
         MissingExtra: ml_dtypes, which gives NumPy its bf16, is not installed.
     """
-    half = ModelProto()
-    half.CopyFrom(model)
+    half = copied(model)
     if kind == "bf16":
         half = _ready_for_bf16(half)
     element, dtype = _types(kind)
@@ -100,13 +100,10 @@ def to_half(model: ModelProto, kind: Half, keep: frozenset[str] = frozenset()) -
     for output in graph.output:
         if output.name in made_half:
             inner = f"{output.name}_{kind}"
-            for node in nodes:
-                _rename(node, output.name, inner)
+            rename(nodes, output.name, inner)
             nodes.append(helper.make_node("Cast", [inner], [output.name], f"cast_{output.name}", to=TensorProto.FLOAT))
 
-    ordered = [_copy(node) for node in nodes]
-    del graph.node[:]
-    graph.node.extend(ordered)
+    set_nodes(graph, nodes)
     graph.initializer.extend(narrow_weights.values())
     return rewrite.tidy(half, rewrite.symbols(half))
 
@@ -130,8 +127,7 @@ def _takes(node: NodeProto, element: int, model: ModelProto) -> bool:
     """Whether an operator is defined for a type, in the model's operator set."""
     if node.domain not in rewrite.ONNX_DOMAINS:
         return False
-    opset = max(entry.version for entry in model.opset_import if entry.domain in rewrite.ONNX_DOMAINS)
-    schema = onnx.defs.get_schema(node.op_type, opset, "")
+    schema = onnx.defs.get_schema(node.op_type, opset(model), "")
     name = f"tensor({'float16' if element == TensorProto.FLOAT16 else 'bfloat16'})"
     return not schema.inputs or name in schema.inputs[0].types
 
@@ -150,7 +146,7 @@ def _types(kind: Half) -> tuple[int, np.dtype[np.generic]]:
 def _ready_for_bf16(model: ModelProto) -> ModelProto:
     """The same graph in an operator set that knows bf16, without transposed convolutions."""
     symbols = rewrite.symbols(model)
-    if max(entry.version for entry in model.opset_import if entry.domain in rewrite.ONNX_DOMAINS) < BF16_OPSET:
+    if opset(model) < BF16_OPSET:
         model = version_converter.convert_version(model, BF16_OPSET)
     model = rewrite.tidy(model, symbols)
     rewrite.transposed_to_shuffle(model)
@@ -190,16 +186,3 @@ def _narrow_attributes(node: NodeProto, element: int, dtype: np.dtype[np.generic
             attribute.t.CopyFrom(_narrow(attribute.t, attribute.t.name, dtype))
         elif node.op_type == "Cast" and attribute.name == "to" and attribute.i == TensorProto.FLOAT:
             attribute.i = element
-
-
-def _rename(node: NodeProto, old: str, new: str) -> None:
-    for names in (node.input, node.output):
-        for place, name in enumerate(names):
-            if name == old:
-                names[place] = new
-
-
-def _copy(node: NodeProto) -> NodeProto:
-    copy = NodeProto()
-    copy.CopyFrom(node)
-    return copy

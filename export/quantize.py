@@ -20,15 +20,16 @@ from pathlib import Path
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import ModelProto, NodeProto
+from onnx import ModelProto
 
 from ganedge.export import rewrite
+from ganedge.export.graph import COUNTED, copied, multiply_accumulates, shapes_for
 from ganedge.export.spec import Target
 from ganedge.runtime import engines
 from ganedge.runtime.errors import GanEdgeError, MissingExtra
 
-LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
-"""What computes in INT8."""
+LAYERS = COUNTED
+"""Operators that can compute in INT8."""
 SHUFFLES = ("Relu", "LeakyRelu", "DepthToSpace", "Transpose", "Reshape")
 """What ONNX Runtime does with the result of an INT8 layer without leaving INT8."""
 
@@ -71,8 +72,7 @@ def to_int8(
 
 def prepared(model: ModelProto, target: Target) -> ModelProto:
     """A copy of a graph, rewritten as it is before it is quantised; layers keep their names."""
-    copy = ModelProto()
-    copy.CopyFrom(model)
+    copy = copied(model)
     if target != "onnxruntime":
         return copy
     rewrite.upsampled_to_shuffle(copy, channels_last=True)
@@ -124,13 +124,13 @@ def _quantise(
 
 def results(model: ModelProto) -> dict[str, str]:
     """The tensors that are a layer's result, as it is or shuffled, and the layers' names."""
-    found: dict[str, str] = {}
+    makers: dict[str, str] = {}
     for node in model.graph.node:
         if node.op_type in LAYERS:
-            found[node.output[0]] = node.name
-        elif node.op_type in SHUFFLES and node.input[0] in found:
-            found[node.output[0]] = found[node.input[0]]
-    return found
+            makers[node.output[0]] = node.name
+        elif node.op_type in SHUFFLES and node.input[0] in makers:
+            makers[node.output[0]] = makers[node.input[0]]
+    return makers
 
 
 class Reader:
@@ -138,9 +138,9 @@ class Reader:
 
     def __init__(self, names: list[str], cases: Sequence[Sequence[NDArray[np.generic]]], batch: int) -> None:
         self._feeds = (
-            {name: array[place : place + batch] for name, array in zip(names, case, strict=True)}
+            {name: array[begin : begin + batch] for name, array in zip(names, case, strict=True)}
             for case in cases
-            for place in range(0, len(case[0]) - batch + 1, batch)
+            for begin in range(0, len(case[0]) - batch + 1, batch)
         )
 
     def get_next(self) -> dict[str, NDArray[np.generic]] | None:
@@ -167,21 +167,11 @@ def work(model: ModelProto, shapes: Sequence[tuple[int, ...]]) -> list[Layer]:
         model: A graph, quantised or not.
         shapes: Of its inputs, to know the size of what is dynamic.
     """
-    sized = ModelProto()
-    sized.CopyFrom(model)
-    for value, shape in zip(sized.graph.input, shapes, strict=True):
-        for size, length in zip(value.type.tensor_type.shape.dim, shape, strict=True):
-            size.dim_value = length
-    del sized.graph.value_info[:]
-    for value in sized.graph.output:
-        value.type.tensor_type.ClearField("shape")
-    graph = onnx.shape_inference.infer_shapes(sized, data_prop=True).graph
-    values = (*graph.input, *graph.output, *graph.value_info)
-    sizes = {value.name: [size.dim_value for size in value.type.tensor_type.shape.dim] for value in values}
-    sizes |= {tensor.name: list(tensor.dims) for tensor in graph.initializer}
+    names = [value.name for value in model.graph.input]
+    graph, sizes = shapes_for(model, dict(zip(names, shapes, strict=True)))
     eight = {name for node in graph.node if node.op_type == "DequantizeLinear" for name in node.output}
     return [
-        Layer(node.name, _multiplications(node, sizes), set(node.input[:2]) <= eight)
+        Layer(node.name, multiply_accumulates(node, sizes) or 0, set(node.input[:2]) <= eight)
         for node in graph.node
         if node.op_type in LAYERS
     ]
@@ -192,16 +182,6 @@ def int8_share(model: ModelProto, shapes: Sequence[tuple[int, ...]]) -> float:
     layers = work(model, shapes)
     low = sum(layer.count for layer in layers if layer.int8)
     return low / max(sum(layer.count for layer in layers), 1)
-
-
-def _multiplications(node: NodeProto, sizes: dict[str, list[int]]) -> int:
-    """Multiply-accumulates of one layer."""
-    weight = sizes[node.input[1]]
-    if node.op_type == "Conv":  # Each output value takes one of each weight of its channel.
-        return int(np.prod(sizes[node.output[0]]) * np.prod(weight[1:]))
-    if node.op_type == "ConvTranspose":  # Each input value meets all weights of its channel.
-        return int(np.prod(sizes[node.input[0]]) * np.prod(weight[1:]))
-    return int(np.prod(sizes[node.output[0]]) * sizes[node.input[0]][-1])
 
 
 @contextlib.contextmanager

@@ -7,7 +7,6 @@ model = tidy(model, {"batch"})
 from __future__ import annotations
 
 import itertools
-from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -15,6 +14,7 @@ import onnx
 from onnx import ModelProto, NodeProto, numpy_helper
 from onnx.shape_inference import infer_shapes
 
+from ganedge.export.graph import attributes, consumer_counts, producers
 from ganedge.runtime.errors import GanEdgeError, one_line
 
 ONNX_DOMAINS = ("", "ai.onnx")
@@ -31,9 +31,7 @@ def fold_batch_norm(model: ModelProto) -> int:
     """
     graph = model.graph
     weights = {tensor.name: tensor for tensor in graph.initializer}
-    maker = {name: node for node in graph.node for name in node.output}
-    readers = Counter(name for node in graph.node for name in node.input)
-    readers.update(output.name for output in graph.output)
+    maker, readers = producers(graph), consumer_counts(graph)
     folded: list[NodeProto] = []
     for norm in graph.node:
         layer = maker.get(norm.input[0]) if norm.op_type == "BatchNormalization" else None
@@ -181,8 +179,7 @@ def upsampled_to_shuffle(model: ModelProto, *, channels_last: bool = False) -> i
     """
     graph = model.graph
     weights = {tensor.name: tensor for tensor in graph.initializer}
-    maker = {name: node for node in graph.node for name in node.output}
-    readers = Counter(name for node in graph.node for name in node.input)
+    maker, readers = producers(graph), consumer_counts(graph)
     done = 0
     for layer in [node for node in graph.node if node.op_type == "Conv"]:
         resize = maker.get(layer.input[0])
@@ -204,14 +201,14 @@ def _phases(
 
     Where one pixel goes in (`pixel`) the stride is of no account, and the whole kernel may stand for it.
     """
-    said = {a.name: onnx.helper.get_attribute_value(a) for a in layer.attribute}
-    if layer.input[1] not in weights or said.get("group", 1) != 1 or said.get("auto_pad", b"NOTSET") != b"NOTSET":
+    options = attributes(layer)
+    if layer.input[1] not in weights or options.get("group", 1) != 1 or options.get("auto_pad", b"NOTSET") != b"NOTSET":
         return None
     weight = numpy_helper.to_array(weights[layer.input[1]])  # [Cin, C, K, K]
-    stride, extra = set(said.get("strides", [1, 1])), set(said.get("output_padding", [0, 0]))
-    pads, kernel = set(said.get("pads", [0] * 4)), set(weight.shape[2:])
+    stride, extra = set(options.get("strides", [1, 1])), set(options.get("output_padding", [0, 0]))
+    pads, kernel = set(options.get("pads", [0] * 4)), set(weight.shape[2:])
     square = weight.ndim == 4 and all(len(part) == 1 for part in (stride, extra, pads, kernel))
-    if not square or "output_shape" in said or set(said.get("dilations", [1])) != {1}:
+    if not square or "output_shape" in options or set(options.get("dilations", [1])) != {1}:
         return None
     s, p, k, more = stride.pop(), pads.pop(), kernel.pop(), extra.pop()
     if pixel and p == more == 0:
@@ -231,12 +228,12 @@ def _phases(
 
 def _doubled_phases(layer: NodeProto, weights: dict[str, onnx.TensorProto]) -> tuple[np.ndarray, int, list[int]] | None:
     """The same for a Conv over a doubled picture."""
-    said = {a.name: onnx.helper.get_attribute_value(a) for a in layer.attribute}
-    if layer.input[1] not in weights or said.get("group", 1) != 1 or said.get("auto_pad", b"NOTSET") != b"NOTSET":
+    options = attributes(layer)
+    if layer.input[1] not in weights or options.get("group", 1) != 1 or options.get("auto_pad", b"NOTSET") != b"NOTSET":
         return None
     weight = numpy_helper.to_array(weights[layer.input[1]])  # [C, Cin, K, K]
-    pads, kernel = set(said.get("pads", [0] * 4)), set(weight.shape[2:])
-    plain = set(said.get("strides", [1])) == {1} and set(said.get("dilations", [1])) == {1}
+    pads, kernel = set(options.get("pads", [0] * 4)), set(weight.shape[2:])
+    plain = set(options.get("strides", [1])) == {1} and set(options.get("dilations", [1])) == {1}
     if not plain or weight.ndim != 4 or len(pads) != 1 or len(kernel) != 1:
         return None
     p, k = pads.pop(), kernel.pop()
@@ -255,9 +252,12 @@ def _doubles(node: NodeProto, weights: dict[str, onnx.TensorProto]) -> bool:
     """Whether a node repeats every pixel in both directions, as torch's nearest does."""
     if node.op_type != "Resize" or len(node.input) < 3 or node.input[2] not in weights:
         return False
-    said = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
-    nearest = said.get("mode", b"nearest") == b"nearest"
-    how = (said.get("coordinate_transformation_mode", b"half_pixel"), said.get("nearest_mode", b"round_prefer_floor"))
+    options = attributes(node)
+    nearest = options.get("mode", b"nearest") == b"nearest"
+    how = (
+        options.get("coordinate_transformation_mode", b"half_pixel"),
+        options.get("nearest_mode", b"round_prefer_floor"),
+    )
     # For a factor of two both give ⌊o/2⌋: asymmetric rounded down, and half a pixel to the nearest.
     same = (how[0] == b"asymmetric" and how[1] == b"floor") or (how[0] == b"half_pixel" and how[1].startswith(b"round"))
     scales = numpy_helper.to_array(weights[node.input[2]])

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from ganedge.export import rewrite
+from ganedge.export.graph import copied, rename, set_nodes
 from ganedge.export.source_model import Run
 from ganedge.runtime.inputs import to_range
 from ganedge.runtime.manifest import Interface, Port
@@ -28,27 +29,23 @@ def to_bytes(model: ModelProto, interface: Interface) -> tuple[ModelProto, Inter
     Returns:
         A new model, checked, and the interface it now has.
     """
-    changed = ModelProto()
-    changed.CopyFrom(model)
+    changed = copied(model)
     graph = changed.graph
     before: list[NodeProto] = []
     after: list[NodeProto] = []
     for value, port in zip(graph.input, interface.inputs, strict=True):
         if _is_float_picture(port):
             inner = f"{value.name}_float"
-            _rename(graph.node, value.name, inner)
+            rename(graph.node, value.name, inner)
             before += _decode(changed, value.name, inner, port)
             _set_bytes(value, port)
     for value, port in zip(graph.output, interface.outputs, strict=True):
         if _is_float_picture(port):
             inner = f"{value.name}_float"
-            _rename(graph.node, value.name, inner)
+            rename(graph.node, value.name, inner)
             after += _encode(changed, inner, value.name, port)
             _set_bytes(value, port)
-    nodes = [*before, *graph.node, *after]
-    copies = [_copy(node) for node in nodes]
-    del graph.node[:]
-    graph.node.extend(copies)
+    set_nodes(graph, [*before, *graph.node, *after])
     new = bytes_interface(interface)
     names = {size for port in (*new.inputs, *new.outputs) for size in port.shape if isinstance(size, str)}
     return rewrite.tidy(changed, names), new
@@ -140,14 +137,6 @@ def _constant(model: ModelProto, name: str, value: float) -> str:
     return name
 
 
-def _rename(nodes: Sequence[NodeProto], old: str, new: str) -> None:
-    for node in nodes:
-        for names in (node.input, node.output):
-            for place, name in enumerate(names):
-                if name == old:
-                    names[place] = new
-
-
 def _set_bytes(value: object, port: Port) -> None:
     tensor = value.type.tensor_type  # type: ignore[attr-defined]
     tensor.elem_type = TensorProto.UINT8
@@ -157,9 +146,3 @@ def _set_bytes(value: object, port: Port) -> None:
             dim.dim_value = size
         else:
             dim.dim_param = size
-
-
-def _copy(node: NodeProto) -> NodeProto:
-    copy = NodeProto()
-    copy.CopyFrom(node)
-    return copy

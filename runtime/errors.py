@@ -62,6 +62,10 @@ class MissingExtra(GanEdgeError, ImportError):  # noqa: N818 - reads better than
         self.extra = extra
 
 
+class PictureWarning(UserWarning):
+    """A picture file holds more than what is used of it: further frames, or more bits per channel."""
+
+
 def one_line(error: BaseException) -> str:
     r"""Another library's message on one line, without its C++ file names and line numbers; the class name if empty.
 

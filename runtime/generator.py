@@ -17,11 +17,12 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from . import tuning
-from .engines import canonical, start
+from .engines import EngineOptions, start
 from .errors import ArtifactError, EngineError, EngineMismatch, GanEdgeError, InputError, MissingExtra, UsageError
 from .latents import LatentStream, between
 from .manifest import read_artifact
-from .pictures.images import MAX_PIXELS, all_finite, to_uint8
+from .pictures.images import all_finite, to_pixels
+from .pictures.reader import MAX_PIXELS, Depth
 
 if TYPE_CHECKING:
     import os
@@ -76,7 +77,7 @@ def load(
     """
     if batch is not None and batch < 1:
         raise UsageError(f"batch is {batch}: give 1 or more, or leave it out")
-    engine = canonical(engine)
+    engine = EngineOptions(engine, device, threads).engine
     if Path(path).suffix == ".engine":
         return _load_engine(Path(path), engine, device, batch, rebuild)
     manifest, model = read_artifact(Path(path))
@@ -309,7 +310,7 @@ class Generator:
             if not np.isfinite(tensor).all():
                 raise InputError("the generator gave NaN or infinite values: verify the artifact")
             return tensor
-        return to_uint8(tensor, port.range, port.layout)
+        return to_pixels(tensor, port.range, port.layout)
 
     def translate(
         self,
@@ -320,7 +321,8 @@ class Generator:
         tiles: Tiles = "auto",
         overlap: int = 64,
         max_pixels: int = MAX_PIXELS,
-    ) -> NDArray[np.uint8]:
+        depth: Depth = 8,
+    ) -> NDArray[Any]:
         """Turn one picture into another, at its own size.
 
         Args:
@@ -334,9 +336,11 @@ class Generator:
                 needs.
             overlap: Pixels that a tile sees beyond the part it decides.
             max_pixels: Refuse larger pictures before they are decoded.
+            depth: Bits per channel of the result, 8 or 16; "source" for 16 where a grey picture has more than 8 and
+                the generator takes and returns grey floats.
 
         Returns:
-            uint8 `[H, W, C]`, the picture's height and width times the generator's scale, the output's channels, and
+            uint8 (or uint16) `[H, W, C]`: height and width times the generator's scale, the output's channels, and
             alpha where the picture had it.
 
         Raises:
@@ -346,7 +350,7 @@ class Generator:
         """
         from .pictures.translation import Options
 
-        return self._translate(picture, Options(resize, memory, tiles, overlap, max_pixels))
+        return self._translate(picture, Options(resize, memory, tiles, overlap, max_pixels, depth))
 
     def translate_many(
         self,
@@ -357,17 +361,19 @@ class Generator:
         tiles: Tiles = "auto",
         overlap: int = 64,
         max_pixels: int = MAX_PIXELS,
+        depth: Depth = 8,
         errors: Literal["raise", "yield"] = "raise",
-    ) -> Iterator[NDArray[np.uint8] | GanEdgeError]:
+    ) -> Iterator[NDArray[Any] | GanEdgeError]:
         """Turn many pictures into others; the next is decoded while one is computed.
 
         Args:
             pictures: As `translate` takes them; a few are taken ahead.
-            resize: As in `translate`, as are `memory`, `tiles`, `overlap` and `max_pixels`.
+            resize: As in `translate`, as are `memory`, `tiles`, `overlap`, `max_pixels` and `depth`.
             memory: See there.
             tiles: See there.
             overlap: See there.
             max_pixels: See there.
+            depth: See there.
             errors: "raise" ends at the first picture that cannot be done; "yield" gives its error in its place. What
                 makes no sense for any picture raises in either case.
 
@@ -379,11 +385,11 @@ class Generator:
 
         if errors not in ("raise", "yield"):
             raise UsageError(f"errors is {errors!r}: choose raise or yield")
-        options = Options(resize, memory, tiles, overlap, max_pixels)
+        options = Options(resize, memory, tiles, overlap, max_pixels, depth)
 
         def decode(picture: Any) -> Any:
             try:
-                return read(picture, options)
+                return read(picture, self.manifest, options)
             except GanEdgeError as error:
                 return error
 

@@ -1,25 +1,123 @@
-"""Pictures to prove and calibrate with: from a folder, or made by code to look natural. No torch here.
+"""The one source of real inputs: for calibration, proof, verification, tuning and benchmarks.
 
+    arrays = real_inputs(interface, 16, seed=0)          # one array per input, batch first
     pictures = natural(16, 256, 256, 3, seed=0)          # uint8 [16, 256, 256, 3]
     pictures = from_folder(Path("testA"), 16, 256, 256, 3)
 
-The ones made by code have what photographs have and noise has not: an amplitude that falls with 1/frequency (Field
+Pictures made by code have what photographs have and noise has not: an amplitude that falls with 1/frequency (Field
 1987), smooth shading, sharp edges of overlapping shapes, and correlated colours.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import InputError, MissingExtra
-from .manifest import Port
-from .pictures.images import FORMATS
+from .errors import InputError
+from .latents import LatentStream, class_numbers
+from .manifest import Interface, Port
+from .pictures import reader
 
+COUNT = 32
+"""Latents in one proof."""
+PICTURES = 16
+"""Pictures in one proof of a generator that takes pictures."""
+SIDES = ((64, 64), (96, 128))
+"""Heights and widths of the pictures where these are dynamic and nothing says what they were in training; rounded up to
+the port's multiple."""
+SEED = 20_26
+"""Seed of the inputs of a proof."""
+Use = Literal["proof", "calibration", "foresight"]
+"""What real inputs are for: to prove with, to calibrate with, or to tell what each layer's INT8 costs."""
+USES: tuple[Use, ...] = get_args(Use)
+"""No two of them see the same inputs."""
 SHAPES = 12
 """Shapes in one picture."""
+
+
+def real_inputs(
+    interface: Interface,
+    count: int = COUNT,
+    seed: int = SEED,
+    folder: Path | None = None,
+    side: tuple[int, int] | None = None,
+    share: tuple[int, int] = (0, 1),
+) -> list[NDArray[np.generic]]:
+    """Inputs such as the generator meets in use: latents of its own distribution, or pictures; every class in turn.
+
+    Args:
+        interface: What the generator takes.
+        count: How many; fewer where the folder holds fewer.
+        seed: Of latents, and of pictures made by code.
+        folder: Pictures to take; without one they are made by code.
+        side: Height and width of pictures where these are dynamic, pixels.
+        share: Which of the folder's pictures, see `from_folder`.
+
+    Returns:
+        One array per input, batch first; as many as a fixed batch divides.
+    """
+    port = interface.inputs[0]
+    if interface.noise is not None:
+        inputs: list[NDArray[np.generic]] = [LatentStream(interface.noise, port.item_shape, seed).take(count)]
+    else:
+        height, width = side or sides(port)[0]
+        shape = (count, height, width, port.channels)
+        made = natural(*shape, seed) if folder is None else from_folder(folder, *shape, share)
+        inputs = [to_port(made, port)]
+    if interface.classes:
+        inputs.append(class_numbers(len(inputs[0]), len(interface.classes)))
+    batch = port.shape[0]
+    if isinstance(batch, int) and len(inputs[0]) % batch:  # A fixed batch is filled up with the first ones again.
+        places = np.arange(-(-len(inputs[0]) // batch) * batch) % len(inputs[0])
+        inputs = [array[places] for array in inputs]
+    return inputs
+
+
+def real_cases(
+    interface: Interface,
+    folder: Path | None = None,
+    count: int | None = None,
+    use: Use = "proof",
+    trained: int | None = None,
+) -> list[list[NDArray[np.generic]]]:
+    """Real inputs at every size that a proof looks at: one where the size is fixed, two where it is dynamic.
+
+    Args:
+        interface: What the generator takes.
+        folder: Pictures to take; without one they are made by code.
+        count: How many in all; what a proof takes by default.
+        use: What for: each has inputs of its own, in a folder every third picture.
+        trained: Height and width of the pictures in training, where they are known, pixels.
+    """
+    share = (USES.index(use), len(USES))
+    seed = SEED + 1000 * share[0]
+    if interface.noise is not None:
+        return [real_inputs(interface, count or COUNT, seed)]
+    chosen = sides(interface.inputs[0], trained)
+    each = -(-(count or PICTURES) // len(chosen))
+    return [real_inputs(interface, each, seed + index, folder, side, share) for index, side in enumerate(chosen)]
+
+
+def sides(port: Port, trained: int | None = None) -> list[tuple[int, int]]:
+    """The heights and widths to try for a picture port: its own, or two that its multiple allows.
+
+    Where the training's size is known it is the first, and the second is another, smaller where the multiple allows.
+    """
+    height, width = port.shape[2:] if port.layout == "NCHW" else port.shape[1:3]
+    if isinstance(height, int) and isinstance(width, int):
+        return [(height, width)]
+
+    def pick(fixed: int | str, wanted: int) -> int:
+        return fixed if isinstance(fixed, int) else -(-wanted // port.multiple) * port.multiple
+
+    wanted = SIDES if trained is None else ((trained, trained), (trained // 2, 3 * trained // 4))
+    sizes = [(pick(height, h), pick(width, w)) for h, w in wanted]
+    if sizes[0] == sizes[1]:  # A large multiple rounds both to one: make the second wider.
+        sizes[1] = (pick(height, sizes[0][0]), pick(width, sizes[0][1] + port.multiple))
+    return sizes
 
 
 def natural(count: int, height: int, width: int, channels: int, seed: int) -> NDArray[np.uint8]:
@@ -85,24 +183,10 @@ def from_folder(
         InputError: no such folder, no pictures in it, or one that does not decode.
         MissingExtra: Pillow is not installed.
     """
-    try:
-        from PIL import Image, ImageOps, UnidentifiedImageError
-    except ImportError as error:
-        raise MissingExtra("pillow", "cpu", "reading pictures") from error
-    found = listed(folder)
-    found = found[share[0] :: share[1]] or found
-    chosen = [found[i * len(found) // min(count, len(found))] for i in range(min(count, len(found)))]
-    mode = {1: "L", 3: "RGB", 4: "RGBA"}.get(channels, "RGB")
-    pictures = []
-    for path in chosen:
-        try:
-            with Image.open(path) as image:
-                fitted = ImageOps.fit(ImageOps.exif_transpose(image).convert(mode), (width, height))
-        except (OSError, UnidentifiedImageError, ValueError, Image.DecompressionBombError) as error:
-            raise InputError(f"{path} is no picture that can be read: {error}") from error
-        pixels = np.asarray(fitted, np.uint8).reshape(height, width, -1)
-        pictures.append(np.resize(pixels, (height, width, channels)) if pixels.shape[2] != channels else pixels)
-    return np.stack(pictures)
+    paths = listed(folder)
+    paths = paths[share[0] :: share[1]] or paths
+    chosen = [paths[i * len(paths) // min(count, len(paths))] for i in range(min(count, len(paths)))]
+    return np.stack([reader.fit(reader.to_channels(reader.read(path), channels), height, width) for path in chosen])
 
 
 def listed(folder: Path) -> list[Path]:
@@ -113,10 +197,10 @@ def listed(folder: Path) -> list[Path]:
     """
     if not folder.is_dir():
         raise InputError(f"{folder} is not a folder: give --calibrate a folder of pictures, or a number of inputs")
-    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in FORMATS)
-    if not found:
-        raise InputError(f"{folder} holds no pictures: {', '.join(sorted(FORMATS))} are read")
-    return found
+    paths = reader.listed(folder)
+    if not paths:
+        raise InputError(f"{folder} holds no pictures: {', '.join(sorted(reader.ENDINGS))} are read")
+    return paths
 
 
 def to_port(pictures: NDArray[np.uint8], port: Port) -> NDArray[np.generic]:

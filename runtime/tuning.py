@@ -94,11 +94,11 @@ def remember(digest: str, choice: Choice) -> Path:
 
     path = cache_file()
     try:
-        said = json.loads(path.read_text("utf-8"))
+        content = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError):
-        said = {}
-    said = said if isinstance(said, dict) else {}
-    write_whole(path, json.dumps({**said, _key(digest): asdict(choice)}, indent=1, sort_keys=True) + "\n")
+        content = {}
+    content = content if isinstance(content, dict) else {}
+    write_whole(path, json.dumps({**content, _key(digest): asdict(choice)}, indent=1, sort_keys=True) + "\n")
     return path
 
 
@@ -133,23 +133,25 @@ def tune(model: bytes, manifest: Manifest, batch: int, seconds: float, threads: 
         EngineError: no engine is installed, or the only one fails.
     """
     from .fidelity import difference
-    from .verify import real_inputs
+    from .inputs import real_inputs, sides
 
     engines = _engines(model, manifest, threads)
     if not engines:
         raise EngineError("nothing to tune: no installed engine runs this artifact (gan-run doctor says what is there)")
     ports = manifest.interface.inputs
     fixed = ports[0].shape[0]
-    items = real_inputs(manifest.interface, fixed if isinstance(fixed, int) else batch, manifest.source.size)
+    port = manifest.interface.inputs[0]
+    size = sides(port, manifest.source.size)[0] if port.role == "image" else None
+    items = real_inputs(manifest.interface, fixed if isinstance(fixed, int) else batch, side=size)
     feeds = {port.name: array for port, array in zip(ports, items, strict=True)}
     outputs = [engine.run(feeds)[0] for _, engine in engines]
     times = _time([engine for _, engine in engines], feeds, seconds)
     for _, engine in engines:
         engine.close()
-    found = [difference(output, outputs[0], manifest.interface.output) for output in outputs]
+    distances = [difference(output, outputs[0], manifest.interface.output) for output in outputs]
     return [
         Trial(choice, 1000 * median, -math.inf if one.nonfinite else one.psnr)
-        for (choice, _), one, median in zip(engines, found, times, strict=True)
+        for (choice, _), one, median in zip(engines, distances, times, strict=True)
     ]
 
 
@@ -167,7 +169,7 @@ def _key(digest: str) -> str:
 
 def _engines(model: bytes, manifest: Manifest, threads: int | None) -> list[tuple[Choice, Engine]]:
     """Every way that starts, proven engines first."""
-    found: list[tuple[Choice, Engine]] = []
+    candidates: list[tuple[Choice, Engine]] = []
     first = proven(manifest)
     for name in sorted(MODULES, key=lambda known: known not in first):
         if not installed(name):
@@ -177,8 +179,8 @@ def _engines(model: bytes, manifest: Manifest, threads: int | None) -> list[tupl
                 engine = start(model, manifest.precision, name, "auto", threads, compute)
             except EngineError:
                 continue
-            found.append((Choice(name, engine.info.version, engine.info.device, compute), engine))
-    return found
+            candidates.append((Choice(name, engine.info.version, engine.info.device, compute), engine))
+    return candidates
 
 
 def _precisions(name: str, manifest: Manifest) -> list[str | None]:

@@ -22,19 +22,16 @@ import numpy as np
 from .engines import installed, readers, start
 from .errors import ArtifactError, EngineError, UsageError
 from .fidelity import Difference, Gate, difference, gate_of, read_gate
-from .latents import LatentStream, class_numbers
+from .inputs import real_inputs, sides
 from .manifest import read_artifact
-from .pictures.images import from_uint8
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from .manifest import Interface, Manifest, Port
+    from .manifest import Interface, Manifest
 
 COUNT = 8
 """Items compared where no reference is stored."""
-SIDE = 64
-"""Height and width of the pictures made for it where nothing says another, pixels."""
 MAX_PROOF = 2**30
 """Bytes that a stored proof may unpack to."""
 
@@ -47,7 +44,7 @@ class Check:
     """What ran."""
     against: str
     """What it was compared with."""
-    found: Difference
+    distance: Difference
     """How far apart they are."""
     gate: str
     """What it had to reach."""
@@ -57,7 +54,7 @@ class Check:
     def __str__(self) -> str:
         """One line for people."""
         verdict = "passed" if self.passed else "FAILED"
-        return f"{self.engine} beside {self.against}: {self.found}, {verdict} {self.gate}"
+        return f"{self.engine} beside {self.against}: {self.distance}, {verdict} {self.gate}"
 
 
 def verify(path: Path) -> list[Check]:
@@ -76,7 +73,9 @@ def verify(path: Path) -> list[Check]:
     if proof.is_file():
         inputs, reference = _stored(proof, manifest)
     else:
-        inputs, reference = real_inputs(manifest.interface, side=manifest.source.size), None
+        port = manifest.interface.inputs[0]
+        size = sides(port, manifest.source.size)[0] if port.role == "image" else None
+        inputs, reference = real_inputs(manifest.interface, COUNT, side=size), None
     outputs = {}
     for name in filter(installed, readers(manifest.precision)):
         engine = start(model, manifest.precision, name, "auto", None)
@@ -113,33 +112,11 @@ def _of_engine(path: Path) -> Check:
     )
 
 
-def real_inputs(interface: Interface, count: int = COUNT, side: int | None = None) -> list[NDArray[np.generic]]:
-    """Inputs like those in use: latents of its own distribution and every class in turn, or pictures made up.
-
-    The pictures have smooth shades, edges and grain.
-
-    Args:
-        interface: What the generator takes.
-        count: How many; more where a fixed batch does not divide it.
-        side: Height and width of the pictures where it takes any, before rounding up, pixels.
-    """
-    port = interface.inputs[0]
-    batch = port.shape[0] if isinstance(port.shape[0], int) else 1
-    count = -(-count // batch) * batch
-    if interface.noise is not None:
-        inputs: list[NDArray[np.generic]] = [LatentStream(interface.noise, port.item_shape, 0).take(count)]
-    else:
-        inputs = [np.concatenate([from_uint8(_picture(port, seed, side or SIDE), port) for seed in range(count)])]
-    if interface.classes:
-        inputs.append(class_numbers(count, len(interface.classes)))
-    return inputs
-
-
 def _gate(manifest: Manifest, tolerance: str = "") -> Gate:
     """What the export had to pass, or what it has to where nothing was proven yet."""
-    told = tolerance or next((proof.tolerance for proof in manifest.parity if proof.passed), None)
+    text = tolerance or next((proof.tolerance for proof in manifest.parity if proof.passed), None)
     try:
-        return gate_of(manifest.precision, manifest.interface) if told is None else read_gate(told)
+        return gate_of(manifest.precision, manifest.interface) if text is None else read_gate(text)
     except UsageError as error:
         raise ArtifactError(f"its description names a gate that is none: {error}") from error
 
@@ -153,9 +130,9 @@ def _check(
     gate: Gate,
     slack: float,
 ) -> Check:
-    found = difference(output, reference, manifest.interface.output)
+    distance = difference(output, reference, manifest.interface.output)
     shown = str(gate) if slack == 1 else f"{slack:g} × {gate}"
-    return Check(name, against, found, shown, gate.holds(found, slack))
+    return Check(name, against, distance, shown, gate.holds(distance, slack))
 
 
 def _run(engine: object, manifest: Manifest, inputs: list[NDArray[np.generic]]) -> NDArray[np.generic]:
@@ -194,15 +171,3 @@ def _stored(path: Path, manifest: Manifest) -> tuple[list[NDArray[np.generic]], 
         raise
     except Exception as error:  # A damaged archive meets zipfile, zlib or NumPy's parser of headers, each with its own.
         raise ArtifactError(f"{path}: it is no stored proof of this artifact: remove it, or export again") from error
-
-
-def _picture(port: Port, seed: int, side: int) -> NDArray[np.uint8]:
-    """A made-up picture that fits a port."""
-    sizes = port.shape[2:] if port.layout == "NCHW" else port.shape[1:3]
-    height, width = (size if isinstance(size, int) else -(-side // port.multiple) * port.multiple for size in sizes)
-    random = np.random.RandomState(seed)
-    y, x = np.mgrid[0 : 1 : height * 1j, 0 : 1 : width * 1j][..., None]
-    waves = np.sin(random.uniform(2, 12, port.channels) * x + random.uniform(2, 12, port.channels) * y)
-    edge = np.where(x + y > random.uniform(0.5, 1.5), 40.0, 0.0)
-    levels = 110 + 60 * waves + edge + 8 * random.standard_normal((height, width, port.channels))
-    return np.asarray(np.clip(np.rint(levels), 0, 255), dtype=np.uint8)

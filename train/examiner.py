@@ -121,4 +121,4 @@ def _to_bytes(output: Tensor, interface: Interface) -> Tensor:
     """Pictures in the declared range to uint8 `[N, C, H, W]`, as the runtime rounds them."""
     port = interface.output
     assert port.range is not None
-    return torch.from_numpy(images.to_uint8(output.float().cpu().numpy(), port.range, "NCHW")).permute(0, 3, 1, 2)
+    return torch.from_numpy(images.to_pixels(output.float().cpu().numpy(), port.range, "NCHW")).permute(0, 3, 1, 2)

@@ -16,7 +16,7 @@ from pathlib import Path
 from PIL import Image
 
 from ganedge.runtime.errors import InputError, UsageError
-from ganedge.train.decode import PICTURES, find_pictures
+from ganedge.train.decode import ENDINGS, find_pictures
 from ganedge.train.sources import Item
 
 SIDES = (
@@ -74,7 +74,7 @@ def single(folder: Path, spec: str) -> Layout:
     sides = _sides(folder, "train", SIDES[:1]) if root == folder else None  # Beside which testA and testB may lie.
     paths = find_pictures(root) if sides is None else [path for side in sides for path in find_pictures(side)]
     if not paths:
-        endings = ", ".join(sorted(PICTURES))
+        endings = ", ".join(sorted(ENDINGS))
         raise InputError(f"data {spec!r}: no pictures in {root} ({endings}, searched recursively)")
     classes = [path.relative_to(root).parts[0] if path.parent != root else "" for path in paths]
     return Layout((Group(("images",), [(path,) for path in paths]),), f"pictures in {root}", classes)

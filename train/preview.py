@@ -95,14 +95,14 @@ def save(
         images.save(images.scatter(*clouds), path)
         return
     assert port.range is not None
-    images.save(images.grid(images.to_uint8(output, port.range, port.layout), columns), path)
+    images.save(images.grid(images.to_pixels(output, port.range, port.layout), columns), path)
 
 
 def save_strips(columns: Sequence[NDArray[np.generic]], interface: Interface, path: Path) -> None:
     """Write what `strips` gave as one picture: a row for each example."""
     port = interface.output
     assert port.range is not None
-    pictures = [images.to_uint8(column, port.range, "NCHW") for column in columns]
+    pictures = [images.to_pixels(column, port.range, "NCHW") for column in columns]
     rows = np.stack(pictures, 1).reshape(-1, *pictures[0].shape[1:])
     images.save(images.grid(rows, columns=len(columns)), path)
 

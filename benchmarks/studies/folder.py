@@ -24,7 +24,7 @@ from ganedge.runtime.engines import cores, start
 from ganedge.runtime.errors import InputError, UsageError
 from ganedge.runtime.generator import load
 from ganedge.runtime.manifest import read_artifact
-from ganedge.runtime.pictures import images, tiles
+from ganedge.runtime.pictures import images, reader, tiles
 from ganedge.runtime.pictures.folder import plan, translate_files
 
 
@@ -54,14 +54,14 @@ def measure(file: Path, folder: Path, count: int, group: int, engine: str, threa
     alone: list[float] = []
     with tempfile.TemporaryDirectory() as place, load(file, engine, "cpu", threads) as generator:
         jobs = plan([folder], Path(place))
-        sizes = {images.read(job.source).shape for job in jobs[: min(count, len(jobs))]}
+        sizes = {reader.read(job.source).shape for job in jobs[: min(count, len(jobs))]}
         if len(sizes) != 1:
             raise InputError(f"{folder} holds pictures of {len(sizes)} sizes: give some of one size")
-        picture = images.read(jobs[0].source)
+        picture = reader.read(jobs[0].source)
         tall, wide = (tiles.up(side, port.multiple) for side in picture.shape[:2])  # As the pipeline pads them.
         if picture.shape[2] != port.channels:
             raise InputError(f"{folder} holds pictures of {picture.shape[2]} channels: {file} takes {port.channels}")
-        tensor = images.from_uint8(tiles.padded(picture, tall, wide), port)
+        tensor = images.from_pixels(tiles.padded(picture, tall, wide), port)
         bare.run({port.name: tensor})
         translate_files(generator, jobs[:2])
         done = 0

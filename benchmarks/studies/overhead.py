@@ -29,7 +29,7 @@ from ganedge.runtime.generator import Generator, load
 from ganedge.runtime.latents import LatentStream
 from ganedge.runtime.manifest import read_artifact
 from ganedge.runtime.memory import resident
-from ganedge.runtime.pictures.images import from_uint8
+from ganedge.runtime.pictures.images import from_pixels
 
 WARM_UP = 10
 """Pairs of calls before timing."""
@@ -51,7 +51,7 @@ def pair(
             feeds[manifest.interface.inputs[1].name] = np.zeros(batch, np.int64)
         return lambda: bare.run(feeds), lambda: generator.sample(batch, seed=0)
     picture = np.random.default_rng(0).integers(0, 256, (size, size, port.channels), np.uint8)
-    tensor = from_uint8(picture, port)
+    tensor = from_pixels(picture, port)
     return lambda: bare.run({port.name: tensor}), lambda: generator.translate(picture)
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import typer
 
-from ganedge.runtime.errors import GanEdgeError, MissingExtra
+from ganedge.runtime.errors import GanEdgeError, MissingExtra, PictureWarning
 
 from .start import INTERRUPTED
 
@@ -51,6 +51,7 @@ def run(build: Callable[[], typer.Typer], name: str, extra: str) -> NoReturn:
     sys.stderr = sys.stderr or Path(os.devnull).open("w")  # noqa: SIM115
     # What Pillow thinks of a damaged picture; that it could not be read is said by us.
     warnings.filterwarnings("ignore", category=UserWarning, module="PIL")
+    _show_picture_warnings()
     try:
         code = typer.main.get_command(build()).main(prog_name=name, standalone_mode=False)
         sys.stdout.flush()
@@ -88,6 +89,20 @@ def typed(context: typer.Context) -> frozenset[str]:
         if source is not None and source.name == "COMMANDLINE":
             given.add(max(param.opts, key=len))
     return frozenset(given)
+
+
+def _show_picture_warnings() -> None:
+    """Print what the picture reader warns of as one line each, and each of them once."""
+    show = warnings.showwarning
+
+    def shown(message: Warning | str, category: type[Warning], *rest: Any, **more: Any) -> None:
+        if issubclass(category, PictureWarning):
+            note(str(message))
+        else:
+            show(message, category, *rest, **more)
+
+    warnings.showwarning = shown
+    warnings.simplefilter("once", PictureWarning)
 
 
 def note(text: str) -> None:

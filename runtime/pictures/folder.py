@@ -18,14 +18,12 @@ from ganedge.runtime.errors import GanEdgeError, InputError, UsageError
 
 from . import images
 from .pipeline import ordered
+from .reader import ENDINGS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from ganedge.runtime.generator import Generator
-
-READABLE = frozenset((*images.FORMATS, ".gif", ".pgm", ".ppm", ".tga", ".jp2", ".avif"))
-"""File endings that are taken for pictures in a folder."""
 
 
 @dataclass(frozen=True)
@@ -72,10 +70,10 @@ def plan(sources: Sequence[Path], output: Path, form: str | None = None) -> list
         images.check_format(output)
         jobs = [Job(sources[0], output)]
     else:
-        found = [pair for source in sources for pair in _found(source, output)]
+        pairs = [pair for source in sources for pair in _found(source, output)]
         if output.exists() and not output.is_dir():
             raise UsageError(f"{output} is a file: give a folder for the results")
-        jobs = [Job(path, _target(output / place, form)) for path, place in found]
+        jobs = [Job(path, _target(output / relative, form)) for path, relative in pairs]
     _check(jobs)
     return jobs
 
@@ -90,7 +88,7 @@ def translate_files(generator: Generator, jobs: Sequence[Job], *, skip_existing:
         **options: As `Generator.translate` takes them.
     """
     todo = [job for job in jobs if not (skip_existing and job.target.exists())]
-    results = generator.translate_many((job.source for job in todo), errors="yield", **options)
+    results = generator.translate_many((job.source for job in todo), errors="yield", depth="source", **options)
     failed = 0
     with Progress(len(todo)) as progress:
         for job, error in ordered(zip(todo, results, strict=True), _write):
@@ -121,7 +119,7 @@ def _found(source: Path, output: Path) -> Iterator[tuple[Path, Path]]:
     if source.is_dir():
         inside = [path for path in _walk(source) if not _within(path, output) or _within(source, output)]
         if not inside:
-            raise InputError(f"{source}: no picture in this folder ({', '.join(sorted(READABLE))})")
+            raise InputError(f"{source}: no picture in this folder ({', '.join(sorted(ENDINGS))})")
         yield from ((path, path.relative_to(source)) for path in inside)
         return
     matches = sorted(Path(path) for path in glob.glob(str(source), recursive=True))  # noqa: PTH207 - may be absolute
@@ -135,12 +133,12 @@ def _found(source: Path, output: Path) -> Iterator[tuple[Path, Path]]:
 
 def _walk(folder: Path) -> list[Path]:
     """Pictures below a folder in order; hidden files and folders, and links to folders, are left out."""
-    found = []
-    for place, folders, files in os.walk(folder):
+    pictures = []
+    for current, folders, files in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith(".")]
-        paths = (Path(place) / name for name in files if not name.startswith("."))
-        found += [path for path in paths if path.suffix.lower() in READABLE]
-    return sorted(found)
+        paths = (Path(current) / name for name in files if not name.startswith("."))
+        pictures += [path for path in paths if path.suffix.lower() in ENDINGS]
+    return sorted(pictures)
 
 
 def _within(path: Path, folder: Path) -> bool:

@@ -10,14 +10,14 @@ difference is left where it does reach further. All tiles have one size, so that
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ganedge.runtime.errors import InputError
 from ganedge.runtime.memory import Peak, settled
 
-from .images import from_uint8, to_uint8
+from .images import from_pixels, to_pixels
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -49,7 +49,7 @@ def reflected(begin: int, end: int, size: int) -> NDArray[np.int64]:
     return np.minimum(index, period - index)
 
 
-def padded(picture: NDArray[np.uint8], height: int, width: int, top: int = 0, left: int = 0) -> NDArray[np.uint8]:
+def padded(picture: NDArray[Any], height: int, width: int, top: int = 0, left: int = 0) -> NDArray[Any]:
     """A window of a picture that goes on for ever as its own mirror image: `[height, width, C]` from (top, left)."""
     rows, columns = picture.shape[:2]
     if top + height <= rows and left + width <= columns:
@@ -98,9 +98,9 @@ class Cost:
         self.smallest = side
         while True:
             with Peak() as peak:
-                tensor = run(from_uint8(np.zeros((side, side, port.channels), np.uint8), port))
+                tensor = run(from_pixels(np.zeros((side, side, port.channels), np.uint8), port))
                 self.scale = scale_of(tensor, output, side, side)
-                to_uint8(tensor, output.range or (0.0, 1.0), output.layout)
+                to_pixels(tensor, output.range or (0.0, 1.0), output.layout)
             known = base is not None and peak.bytes is not None
             # A page or two is no measurement: an engine may have room left from before.
             grown = max(peak.bytes - base, tensor.nbytes) if known else UNKNOWN_COST * side * side  # type: ignore[operator]
@@ -130,13 +130,11 @@ class Cost:
         return side
 
 
-def blend(
-    picture: NDArray[np.uint8], run: Run, port: Port, output: Port, side: int, context: int = CONTEXT
-) -> NDArray[np.uint8]:
+def blend(picture: NDArray[Any], run: Run, port: Port, output: Port, side: int, context: int = CONTEXT) -> NDArray[Any]:
     """Take a picture through a generator tile by tile.
 
     Args:
-        picture: uint8 `[H, W, C]` with the port's channels.
+        picture: uint8 or uint16 `[H, W, C]` with the port's channels.
         run: From one input item to one output item.
         port: The input; its height and width are dynamic.
         output: The output.
@@ -144,7 +142,7 @@ def blend(
         context: Pixels that a tile sees beyond the part it decides.
 
     Returns:
-        uint8 `[scale · H, scale · W, C']`.
+        `[scale · H, scale · W, C']` of the picture's type.
     """
     height, width = picture.shape[:2]
     rows, columns = (up(size, port.multiple) for size in (height, width))
@@ -152,24 +150,26 @@ def blend(
     tops, fades_y = _row(rows, tall, context, port.multiple)
     lefts, fades_x = _row(columns, wide, context, port.multiple)
     strip: NDArray[np.float32] | None = None
-    result: NDArray[np.uint8] | None = None
+    result: NDArray[Any] | None = None
+    depth = 16 if picture.dtype == np.uint16 else 8
     for index, top in enumerate(tops):
         for left, fade_x in zip(lefts, fades_x, strict=True):
-            tensor = run(from_uint8(padded(picture, tall, wide, top, left), port))
+            tensor = run(from_pixels(padded(picture, tall, wide, top, left), port))
             scale = scale_of(tensor, output, tall, wide)
             tile = tensor[0].transpose(1, 2, 0) if output.layout == "NCHW" else tensor[0]
             if strip is None or result is None:
                 strip = np.zeros((scale * tall, scale * columns, output.channels), np.float32)
-                result = np.empty((scale * height, scale * width, output.channels), np.uint8)
+                result = np.empty((scale * height, scale * width, output.channels), picture.dtype)
             weight = np.outer(np.repeat(fades_y[index], scale), np.repeat(fade_x, scale))[..., None]
             strip[:, scale * left : scale * (left + wide)] += tile * weight
         assert strip is not None
         assert result is not None
         # Rows above the next tile are final: round them, and move the others up.
         final = scale * ((tops[index + 1] if index + 1 < len(tops) else rows) - top)
-        place = result[scale * top : scale * top + final]
-        done = strip[None, : len(place), : scale * width]
-        place[:] = to_uint8(done, (0.0, 255.0) if output.dtype == "uint8" else output.range or (0.0, 1.0), "NHWC")[0]
+        rows_done = result[scale * top : scale * top + final]
+        done = strip[None, : len(rows_done), : scale * width]
+        span = (0.0, 255.0) if output.dtype == "uint8" else output.range or (0.0, 1.0)
+        rows_done[:] = to_pixels(done, span, "NHWC", depth)[0]
         strip[: len(strip) - final] = strip[final:].copy()
         strip[len(strip) - final :] = 0.0
     assert result is not None

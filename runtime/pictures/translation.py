@@ -9,14 +9,16 @@ can be undone: sides are padded by reflection and cropped again, alpha travels b
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 
+from ganedge.runtime.cli.options import from_text, option
 from ganedge.runtime.errors import InputError, UsageError
+from ganedge.runtime.memory import parse, parse_pixels
 
-from . import images, tiles
+from . import images, reader, tiles
 from .tiles import CONTEXT
 
 if TYPE_CHECKING:
@@ -42,17 +44,22 @@ class Options:
 
     resize: bool = False
     """Scale pictures to the one size that the generator takes, and the result back."""
-    memory: int | None = None
-    """Bytes that the work may take beyond the decoded picture and its result; None: a picture is never cut."""
+    memory: int | None = field(default=None, metadata=option(type=str))
+    """Memory for the computation beyond the decoded picture and its result, such as 500M; larger pictures are cut into
+    tiles. In Python: bytes."""
     tiles: Tiles = "auto"
-    """Whether to use tiles where the memory does not suffice."""
+    """Tiles where the memory does not suffice: auto only where the result is the same, shared with statistics from the
+    reduced picture, always with each tile's own, or never."""
     overlap: int = CONTEXT
     """Pixels that a tile sees beyond the part it decides."""
-    max_pixels: int = images.MAX_PIXELS
-    """Refuse larger pictures before they are decoded."""
+    max_pixels: int = field(default=reader.MAX_PIXELS, metadata=option(type=str, default="268.4"))
+    """Refuse larger pictures before they are decoded: millions of pixels. In Python: pixels."""
+    depth: reader.Depth = field(default=8, metadata=option(hidden=True))
+    """Bits per channel of the result: 8, 16, or "source" for 16 where a grey picture has more than 8."""
 
     def __post_init__(self) -> None:
-        """Refuse what cannot work."""
+        """Check the values; the command line gives amounts as text."""
+        from_text(self, memory=parse, max_pixels=parse_pixels)
         if self.tiles not in get_args(Tiles):
             raise UsageError(f"tiles is {self.tiles!r}: choose {', '.join(get_args(Tiles))}")
         if self.memory is not None and self.memory < 1:
@@ -71,9 +78,12 @@ class State:
         self.costs: dict[tuple[int, int, Tiles], tiles.Cost] = {}
 
 
-def read(source: Any, options: Options) -> NDArray[np.uint8]:
-    """Decode a picture within the limits of `options`. See `images.read`."""
-    return images.read(source, options.max_pixels)
+def read(source: Any, manifest: Manifest, options: Options) -> NDArray[Any]:
+    """Decode a picture within the limits of `options`, with no more bits than its result can have."""
+    port, output = manifest.interface.inputs[0], manifest.interface.output
+    floats = port.dtype == output.dtype == "float32"
+    deep = floats and (options.depth == 16 or (port.channels == output.channels == 1))
+    return reader.read(source, options.max_pixels, options.depth if deep else 8)
 
 
 def translate(
@@ -83,13 +93,13 @@ def translate(
     options: Options,
     state: State,
     share: Callable[[NDArray[np.generic]], Run] | None = None,
-) -> NDArray[np.uint8]:
+) -> NDArray[Any]:
     """Take one picture through.
 
     Args:
         run: From one input item to one output item.
         manifest: What the generator takes and gives.
-        source: What `images.read` takes.
+        source: What `reader.read` takes.
         options: How.
         state: Kept by the caller between pictures.
         share: From a reduced picture to a run that normalises with its statistics; None where that cannot be had.
@@ -115,26 +125,27 @@ def translate(
     if options.memory is not None and None in sides(port):
         if shared and share is not None:
             least = tiles.up(48, port.multiple)
-            run = share(images.from_uint8(np.zeros((least, least, port.channels), np.uint8), port))
+            run = share(images.from_pixels(np.zeros((least, least, port.channels), np.uint8), port))
             options = replace(options, memory=options.memory // 2)  # The other half is for taking the statistics.
         _cost(run, port, output, options, state)  # Before the picture is decoded, whose memory must not be counted.
-    picture = read(source, options)
+    picture = read(source, manifest, options)
     colours, alpha = _channels(picture, port.channels)
     result = _translate(run, manifest, colours, options, state, share if shared else None)
     if alpha is None or result.shape[-1] == 4:
         return result
     colour = result if result.shape[-1] == 3 else np.repeat(result, 3, axis=-1)
-    return np.concatenate([colour, images.resize(alpha, *result.shape[:2])], axis=-1)
+    mask = images.resize(alpha, *result.shape[:2])
+    return np.concatenate([reader.to_depth(colour, 8), reader.to_depth(mask, 8)], axis=-1)
 
 
 def _translate(
     run: Run,
     manifest: Manifest,
-    picture: NDArray[np.uint8],
+    picture: NDArray[Any],
     options: Options,
     state: State,
     share: Callable[[NDArray[np.generic]], Run] | None,
-) -> NDArray[np.uint8]:
+) -> NDArray[Any]:
     port = manifest.interface.inputs[0]
     height, width = picture.shape[:2]
     tall, wide = (fixed or size for fixed, size in zip(sides(port), (height, width), strict=True))
@@ -156,24 +167,25 @@ def _translate(
     return tiles.blend(picture, run, port, manifest.interface.output, side, options.overlap)
 
 
-def _whole(run: Run, manifest: Manifest, picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def _whole(run: Run, manifest: Manifest, picture: NDArray[Any]) -> NDArray[Any]:
     """Pad, run, crop."""
     port, output = manifest.interface.inputs[0], manifest.interface.output
     height, width = picture.shape[:2]
     tall, wide = tiles.up(height, port.multiple), tiles.up(width, port.multiple)
-    tensor = run(images.from_uint8(tiles.padded(picture, tall, wide), port))
-    result = images.to_uint8(tensor, output.range or (0.0, 1.0), output.layout)[0]
+    tensor = run(images.from_pixels(tiles.padded(picture, tall, wide), port))
+    depth = 16 if picture.dtype == np.uint16 else 8
+    result = images.to_pixels(tensor, output.range or (0.0, 1.0), output.layout, depth)[0]
     scale = tiles.scale_of(tensor, output, tall, wide)
     return np.ascontiguousarray(result[: scale * height, : scale * width])
 
 
-def _reduced(picture: NDArray[np.uint8], port: Port, side: int) -> NDArray[np.generic]:
+def _reduced(picture: NDArray[Any], port: Port, side: int) -> NDArray[np.generic]:
     """The whole picture as small as one tile, as the port takes it: `[1, ...]`."""
     height, width = picture.shape[:2]
     factor = min(1.0, side / max(height, width))
     small = images.resize(picture, max(1, round(factor * height)), max(1, round(factor * width)))
     tall, wide = (tiles.up(size, port.multiple) for size in small.shape[:2])
-    return images.from_uint8(tiles.padded(small, tall, wide), port)
+    return images.from_pixels(tiles.padded(small, tall, wide), port)
 
 
 def _tile_side(run: Run, manifest: Manifest, height: int, width: int, options: Options, state: State) -> int | None:
@@ -217,26 +229,7 @@ def _size(port: Port) -> str:
     return f"{width or 'any width'} × {height or 'any height'}"
 
 
-def _channels(picture: NDArray[np.uint8], wanted: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8] | None]:
-    """The picture with as many channels as wanted, and its alpha `[H, W, 1]` where that had to be taken off."""
-    given = picture.shape[-1]
-    if wanted == given:
-        return picture, None
-    if wanted not in (1, 3, 4):
-        raise InputError(f"this generator takes pictures of {wanted} channels: use run() with arrays of that kind")
-    colours = picture[..., :3] if given == 4 else picture
-    alpha = picture[..., 3:] if given == 4 else None
-    if wanted == 1:
-        return _grey(colours), alpha
-    colours = np.repeat(colours, 3, axis=-1) if given == 1 else colours
-    if wanted == 4:
-        return np.concatenate([colours, np.full((*colours.shape[:2], 1), 255, np.uint8)], axis=-1), None
-    return colours, alpha
-
-
-def _grey(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Luma as ITU-R BT.601 weighs it, which is also what Pillow does."""
-    if picture.shape[-1] == 1:
-        return picture
-    weighed = picture @ np.array([19595, 38470, 7471], np.uint32) + np.uint32(32768)
-    return np.asarray(weighed >> 16, dtype=np.uint8)[..., None]
+def _channels(picture: NDArray[Any], channels: int) -> tuple[NDArray[Any], NDArray[Any] | None]:
+    """The picture with as many channels as the port, and its alpha `[H, W, 1]` where that had to be taken off."""
+    alpha = picture[..., 3:] if picture.shape[-1] == 4 and channels != 4 else None
+    return reader.to_channels(picture, channels), alpha

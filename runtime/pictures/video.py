@@ -22,7 +22,7 @@ from ganedge.runtime.cli.progress import Progress
 from ganedge.runtime.errors import EngineError, GanEdgeError, InputError, MissingExtra, UsageError
 from ganedge.runtime.files import whole_file
 
-from .images import MAX_PIXELS, check_pixels
+from .reader import MAX_PIXELS, check_pixels
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -365,12 +365,12 @@ def _opened(av: Any, source: Path) -> Iterator[Any]:
 @contextlib.contextmanager
 def _camera(av: Any, number: int) -> Iterator[Any]:
     """A camera of Linux."""
-    place = f"/dev/video{number}"
+    device = f"/dev/video{number}"
     try:
-        camera = av.open(place, format="video4linux2", options={"framerate": str(CAMERA_RATE)})
+        camera = av.open(device, format="video4linux2", options={"framerate": str(CAMERA_RATE)})
     except (av.error.FFmpegError, OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise InputError(f"cannot open camera {number} ({place}): {reason}; is it plugged in and free?") from error
+        raise InputError(f"cannot open camera {number} ({device}): {reason}; is it plugged in and free?") from error
     with camera:
         yield camera
 

@@ -23,8 +23,8 @@ from ganedge.benchmarks import competitor, input_pool, latency, process, referen
 from ganedge.runtime import timing
 from ganedge.runtime.engine_file import EngineIdentity
 from ganedge.runtime.errors import EngineError
+from ganedge.runtime.inputs import real_inputs
 from ganedge.runtime.manifest import Interface, Port, read_artifact, write_artifact
-from ganedge.runtime.verify import real_inputs
 
 Command = Callable[..., Any]
 
@@ -199,8 +199,12 @@ def test_the_command(command: Command, artifact: Path, half_artifact: Path, tiny
         "--markdown", tmp_path / "out.md", "--html", tmp_path / "out.html", "--choose", "psnr>=35, p99",
     )  # fmt: skip
     assert done.code == 0, done.err
-    report = json.loads(done.out.splitlines()[-1])
-    assert report == json.loads((tmp_path / "out.json").read_text())
+    report = json.loads((tmp_path / "out.json").read_text())
+    assert "{" not in done.out, "JSON is in its file"
+    assert max(len(line) for line in done.out.splitlines() if not line.startswith("full report")) <= 100
+    assert done.out.count("fastest with the same pictures, beside eager PyTorch: ") == 1
+    assert f"full report: {tmp_path / 'out.json'}" in done.out
+    assert "timed:" not in done.out, "method is for --verbose"
     assert len(report["results"]) == 6
     for result in report["results"]:
         figures = result["figures"]
@@ -228,17 +232,17 @@ def test_a_wrong_artifact_is_called_wrong(command: Command, artifact: Path, tiny
     (tmp_path / "wrong.onnx").write_bytes(write_artifact(model.SerializeToString(), manifest))
     done = command(
         "gan-bench", tmp_path / "wrong.onnx", "--against", tiny_run, "--batch", 2, "--seconds", 0.02, "--iterations", 2,
-        "--processes", 0,
+        "--processes", 0, "--json", "-",
     )  # fmt: skip
-    assert json.loads(done.out.splitlines()[-1])["results"][1]["same"] is False
-    assert "NO," in done.out
+    assert json.loads(done.out)["results"][1]["same"] is False
+    assert "NO," in done.err
     assert done.code == 1
     assert "not the same pictures" in done.err
 
 
 def test_without_a_run_there_is_no_eager(command: Command, artifact: Path) -> None:
-    done = command("gan-bench", artifact, "--batch", 1, "--seconds", 0.02, "--iterations", 2, "--processes", 0)
-    report = json.loads(done.out.splitlines()[-1])
+    line = [artifact, "--batch", 1, "--seconds", 0.02, "--iterations", 2, "--processes", 0, "--json", "-"]
+    report = json.loads(command("gan-bench", *line).out)
     results = report["results"]
     assert [result["competitor"].split(", ")[1] for result in results][:2] == ["onnxruntime", "openvino"]
     assert report["reference"] == "generator.onnx, onnxruntime"
@@ -253,11 +257,11 @@ def test_without_a_run_there_is_no_eager(command: Command, artifact: Path) -> No
     [
         (("{artifact}", "--batch", "0"), 2, "--batch is '0'"),
         (("{artifact}", "--batch", "a,b"), 2, "--batch is 'a,b'"),
-        (("{artifact}", "--device", "tpu"), 2, "device is 'tpu'"),
+        (("{artifact}", "--device", "tpu"), 2, "tpu"),
         (("{artifact}", "--engine", "tensorflow"), 2, "engine 'tensorflow'"),
         (("{artifact}", "--against", "{here}", "--torch", "jit"), 2, "--torch 'jit'"),
-        (("{artifact}", "--torch", "all"), 2, "--torch says something of the generator to compare with"),
-        (("{artifact}", "--features", "inception"), 2, "--features says how FID and KID are found"),
+        (("{artifact}", "--torch", "all"), 2, "--torch describes the generator to compare with"),
+        (("{artifact}", "--features", "inception"), 2, "--features is for FID and KID"),
         (("{artifact}", "--choose", "fid<=9, p99"), 2, "nothing measured will have fid: add --fid"),
         (("{artifact}", "--choose", "memory", "--processes", "0"), 2, "nothing measured will have memory"),
         (("{artifact}", "--strict", "--batch", "1,2"), 2, "--strict is single stream"),
@@ -412,7 +416,7 @@ def test_the_report_is_kept_before_it_is_printed(
 ) -> None:
     """Whoever reads the output may be gone: `| head`, or Ctrl-C, which ends `| tee` too."""
 
-    def gone(_: Any) -> str:
+    def gone(*_: Any) -> str:
         raise BrokenPipeError
 
     monkeypatch.setattr(report, "table", gone)

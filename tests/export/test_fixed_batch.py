@@ -11,13 +11,13 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from ganedge.export import parity
 from ganedge.export.artifact import ExportSpec as As
 from ganedge.export.artifact import VerifiedArtifact, export, write_artifact_file
 from ganedge.export.from_onnx import of_onnx
 from ganedge.runtime import load
 from ganedge.runtime import verify as verifying
 from ganedge.runtime.errors import ArtifactError, EngineError, InputError
+from ganedge.runtime.inputs import real_inputs
 from ganedge.runtime.latents import LatentStream
 from ganedge.runtime.manifest import Interface, Port
 from ganedge.runtime.verify import verify
@@ -68,7 +68,7 @@ def test_many_classes_are_spread(tmp_path: Path) -> None:
     latent, label = Port("z", "latent", "float32", ("batch", 4), "NC"), Port("y", "label", "int64", ("batch",), "N")
     image = Port("image", "image", "float32", ("batch", 1, 4, 4), "NCHW", (-1.0, 1.0))
     names = tuple(map(str, range(1000)))
-    labels = parity.real_inputs(Interface("latent-to-image", (latent, label), (image,), "normal", names))[1]
+    labels = real_inputs(Interface("latent-to-image", (latent, label), (image,), "normal", names))[1]
     assert (labels[0], labels[-1], len(set(labels.tolist()))) == (0, 999, len(labels))
 
 

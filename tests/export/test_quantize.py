@@ -16,14 +16,15 @@ import onnxruntime
 import pytest
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
-from ganedge.export import artifact, layers, parity, precision, quantize, rewrite, uint8_io
+from ganedge.export import artifact, layers, precision, quantize, rewrite, uint8_io
 from ganedge.export.from_onnx import looks_at_all, of_onnx, with_size
 from ganedge.export.sensitivity import Sensitivity
 from ganedge.export.source_model import SourceModel
 from ganedge.runtime import engines, fidelity, inputs, load
 from ganedge.runtime.errors import GanEdgeError, InputError, UsageError
+from ganedge.runtime.inputs import USES, real_cases, real_inputs
 from ganedge.runtime.manifest import Interface, Port, Source, read_artifact
-from ganedge.runtime.pictures.images import to_uint8
+from ganedge.runtime.pictures.images import to_pixels
 
 Command = Callable[..., Any]
 LATENT = Interface(
@@ -37,7 +38,7 @@ PICTURE = Interface(
     (Port("x", "image", "float32", ("batch", 3, 8, 8), "NCHW", (-1.0, 1.0)),),
     (Port("image", "image", "float32", ("batch", 3, 16, 16), "NCHW", (-1.0, 1.0)),),
 )
-PHOTOS = [parity.real_inputs(PICTURE, 8, 3)]
+PHOTOS = [real_inputs(PICTURE, 8, 3)]
 TARGETS: tuple[quantize.Target, ...] = ("openvino", "onnxruntime")
 
 
@@ -119,7 +120,7 @@ def test_doubling_as_a_pixel_shuffle(kernel: int, rows: bool) -> None:
 
 
 def test_int8_forms() -> None:
-    full, inputs = dcgan(), [parity.real_inputs(LATENT, 16, 5)]
+    full, inputs = dcgan(), [real_inputs(LATENT, 16, 5)]
     wanted = run(full, *inputs[0])
     for target in ("onnxruntime", "openvino", "tensorrt"):
         low, share, _ = quantize.to_int8(full, inputs, target)
@@ -173,7 +174,7 @@ def test_few_layers_are_left_out(target: quantize.Target) -> None:
     assert keep == ({"second"} if target == "openvino" else {"first", "second"})
     low, share, _ = quantize.to_int8(full, PHOTOS, target, keep)
     assert 0 < share < 1
-    inputs = parity.real_inputs(PICTURE, 4, 5)
+    inputs = real_inputs(PICTURE, 4, 5)
     found = fidelity.difference(run(low, *inputs), run(full, *inputs), PICTURE.output)
     assert gate.holds(found, 1.2)
     assert effect.kept(fidelity.Gate(psnr=5)) == frozenset()
@@ -198,8 +199,8 @@ def test_the_foresight_is_what_an_engine_gives(target: quantize.Target, rounded:
 
 def test_the_foresight_of_latents_is_of_the_worst_of_many() -> None:
     full = dcgan()
-    latents = parity.real_inputs(LATENT, 64, 5)
-    low, _, _ = quantize.to_int8(full, [parity.real_inputs(LATENT, 16, 6)], "openvino")
+    latents = real_inputs(LATENT, 64, 5)
+    low, _, _ = quantize.to_int8(full, [real_inputs(LATENT, 16, 6)], "openvino")
     effect = Sensitivity(full, low, "openvino", [latents], LATENT)
     found = fidelity.difference(run(low, *latents), run(full, *latents), LATENT.output).psnr
     assert effect.difference((0, 1)).psnr == pytest.approx(found, abs=0.5)
@@ -230,7 +231,7 @@ def test_what_overflows_stays_wide() -> None:
     )
     small = next(t for t in full.graph.initializer if t.name == "w2")
     small.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(small) * np.float32(1e-3), "w2"))
-    inputs = [parity.real_inputs(LATENT, 4, 5)]
+    inputs = [real_inputs(LATENT, 4, 5)]
     wide = precision.overflowing(full, layers.largest_values(full, inputs))
     assert {"first", "relu", "second"} <= wide
     assert "tanh" not in wide
@@ -272,7 +273,7 @@ def test_the_layer_that_loses_is_named() -> None:
     low.CopyFrom(full)
     weight = next(t for t in low.graph.initializer if t.name == "w2")
     weight.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(weight) * np.float32(1.2), "w2"))
-    assert layers.losses(full, low, [parity.real_inputs(LATENT, 4, 5)])[0].node == "second"
+    assert layers.losses(full, low, [real_inputs(LATENT, 4, 5)])[0].node == "second"
 
 
 def test_bytes_at_the_boundary() -> None:
@@ -285,7 +286,7 @@ def test_bytes_at_the_boundary() -> None:
     found = run(model, levels)
     np.testing.assert_array_equal(found, levels.repeat(2, 1).repeat(2, 2), "every level comes back as itself")
     floats = run(full, inputs.to_range(levels, PICTURE.inputs[0]))
-    np.testing.assert_array_equal(found, to_uint8(floats, (-1.0, 1.0), "NCHW"))
+    np.testing.assert_array_equal(found, to_pixels(floats, (-1.0, 1.0), "NCHW"))
 
 
 @pytest.mark.parametrize("kind", ["fp16", "bf16"])
@@ -391,8 +392,7 @@ def test_a_folder_is_shared_between_calibration_and_proof(
 ) -> None:
     """What INT8 is proven on is nothing that its scales, or the layers that it leaves out, were found on."""
     uses = {
-        use: {item.tobytes() for inputs in parity.real_cases(PICTURE, pictures, use=use) for item in inputs[0]}
-        for use in parity.USES
+        use: {item.tobytes() for inputs in real_cases(PICTURE, pictures, use=use) for item in inputs[0]} for use in USES
     }
     assert [len(found) for found in uses.values()] == [8, 8, 8]
     assert not any(uses[one] & uses[other] for one, other in itertools.combinations(uses, 2))
@@ -526,7 +526,7 @@ def test_a_foreign_onnx_that_is_narrow_already(tmp_path: Path) -> None:
     )
     assert wide.precision == "fp32"
     half = precision.to_half(wide.model, "fp16")
-    int8 = quantize.to_int8(wide.model, parity.real_cases(wide.interface), "onnxruntime")[0]
+    int8 = quantize.to_int8(wide.model, real_cases(wide.interface), "onnxruntime")[0]
     for kind, model in (("fp16", half), ("int8", int8)):
         onnx.save(model, tmp_path / f"{kind}.onnx")
         original = of_onnx(tmp_path / f"{kind}.onnx", "image")

@@ -134,7 +134,7 @@ def _pictures(folder: Path) -> None:
 def _proof(folder: Path) -> None:
     """The stored reference that `gan-run verify` reads."""
     from ganedge.runtime import load
-    from ganedge.runtime.verify import real_inputs
+    from ganedge.runtime.inputs import real_inputs
 
     with load(folder / "generator.onnx", "onnxruntime") as generator:
         inputs = real_inputs(generator.manifest.interface)

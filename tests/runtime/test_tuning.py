@@ -19,9 +19,10 @@ from ganedge.runtime import ArtifactError, EngineError, doctor, engines, load, t
 from ganedge.runtime.engines import ort, ov
 from ganedge.runtime.fidelity import difference, read_gate
 from ganedge.runtime.generator import Generator
+from ganedge.runtime.inputs import real_inputs
 from ganedge.runtime.manifest import read_artifact, write_artifact
 from ganedge.runtime.tuning import Choice, Trial
-from ganedge.runtime.verify import real_inputs, verify
+from ganedge.runtime.verify import verify
 
 Command = Callable[..., Any]
 

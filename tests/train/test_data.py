@@ -366,7 +366,7 @@ def test_a_pair_in_one_file_is_decoded_once(tmp_path: Path, monkeypatch: pytest.
     opens: list[Path] = []
     real = Image.open
     monkeypatch.setattr(layouts, "_shape", lambda path: (40, 20))  # Headers are read beforehand.
-    monkeypatch.setattr(reading.Image, "open", lambda path: opens.append(path) or real(path))
+    monkeypatch.setattr(Image, "open", lambda file, **more: opens.append(file) or real(file, **more))
     opened = data.open_data(str(tmp_path), Wants("pairs", 16, 3))
     assert len(opened) == 8
     assert len(opens) == 9 + 5, "each file once, and a few for previews"

@@ -10,26 +10,26 @@ import pytest
 from PIL import Image
 
 from ganedge.runtime.errors import GanEdgeError, InputError, UsageError
-from ganedge.runtime.pictures import images
+from ganedge.runtime.pictures import images, reader
 
 
 def test_rounding_and_clipping() -> None:
     tensor = np.float32([-2, -1, -1 + 0.9 / 127.5, 0, 1, 3]).reshape(1, 1, 1, 6)
-    assert images.to_uint8(tensor, (-1, 1), "NCHW").ravel().tolist() == [0, 0, 1, 128, 255, 255]
-    assert images.to_uint8(np.float32([[[[0.2]]]]), (0, 1), "NCHW").item() == 51
+    assert images.to_pixels(tensor, (-1, 1), "NCHW").ravel().tolist() == [0, 0, 1, 128, 255, 255]
+    assert images.to_pixels(np.float32([[[[0.2]]]]), (0, 1), "NCHW").item() == 51
 
 
 def test_every_level_survives_the_round_trip() -> None:
     levels = np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1)
     for low, high in ((-1.0, 1.0), (0.0, 1.0), (0.0, 255.0)):
         tensor = (levels.astype(np.float32) / 255 * (high - low) + low).astype(np.float32)
-        np.testing.assert_array_equal(images.to_uint8(tensor, (low, high), "NHWC"), levels)
+        np.testing.assert_array_equal(images.to_pixels(tensor, (low, high), "NHWC"), levels)
 
 
 def test_layouts() -> None:
     tensor = np.random.default_rng(0).uniform(-1, 1, (2, 3, 4, 5)).astype(np.float32)
-    first = images.to_uint8(tensor, (-1, 1), "NCHW")
-    last = images.to_uint8(np.ascontiguousarray(tensor.transpose(0, 2, 3, 1)), (-1, 1), "NHWC")
+    first = images.to_pixels(tensor, (-1, 1), "NCHW")
+    last = images.to_pixels(np.ascontiguousarray(tensor.transpose(0, 2, 3, 1)), (-1, 1), "NHWC")
     assert first.shape == (2, 4, 5, 3)
     assert first.flags.c_contiguous
     np.testing.assert_array_equal(first, last)
@@ -40,7 +40,7 @@ def test_what_no_picture_can_show(bad: float) -> None:
     tensor = np.zeros((1, 1, 2, 2), np.float32)
     tensor[0, 0, 1, 1] = bad
     with pytest.raises(InputError, match="NaN or infinite"):
-        images.to_uint8(tensor, (-1, 1), "NCHW")
+        images.to_pixels(tensor, (-1, 1), "NCHW")
 
 
 def test_grid() -> None:
@@ -95,7 +95,7 @@ def test_what_a_format_cannot_hold(tmp_path: Path) -> None:
 
 def test_large_values_are_finite() -> None:
     tensor = np.full((1, 1, 20, 20), 3e37, np.float32)
-    assert images.to_uint8(tensor, (-1, 1), "NCHW").min() == 255
+    assert images.to_pixels(tensor, (-1, 1), "NCHW").min() == 255
 
 
 def test_a_link_is_written_through(tmp_path: Path) -> None:
@@ -109,6 +109,6 @@ def test_a_link_is_written_through(tmp_path: Path) -> None:
 def test_a_damaged_image_object_is_named(tmp_path: Path) -> None:
     Image.new("RGB", (9, 9)).save(tmp_path / "x.png", exif=b"MM\0*\0")
     with pytest.raises(InputError, match=r"cannot read this image: it is damaged \(error\)"):
-        images.read(Image.open(tmp_path / "x.png"))
+        reader.read(Image.open(tmp_path / "x.png"))
     with pytest.raises(InputError, match=r"x\.png: it is damaged"):
-        images.read(tmp_path / "x.png")
+        reader.read(tmp_path / "x.png")

@@ -13,7 +13,9 @@ from onnx import helper
 from PIL import Image
 
 from ganedge.runtime import EngineError, InputError, UsageError, load
+from ganedge.runtime.errors import PictureWarning
 from ganedge.runtime.latents import LatentStream, between
+from ganedge.runtime.pictures import reader
 from ganedge.runtime.pictures.tiles import reflected
 
 Make = Callable[..., Path]
@@ -84,7 +86,7 @@ def test_a_generator_that_enlarges(make: Make) -> None:
     with load(path, engine="onnxruntime") as generator:
         result = generator.translate(picture)
         assert result.shape == (300, 438, 4)
-        np.testing.assert_array_equal(result[::2, ::2, :3], picture[..., :3])
+        np.testing.assert_array_equal(result[::2, ::2, :3], reader.over_white(picture))
 
 
 def test_a_fixed_size_is_said_and_resized_to_only_if_asked(make: Make) -> None:
@@ -109,7 +111,9 @@ def test_files_and_images(make: Make, tmp_path: Path) -> None:
     with load(make(IDENTITY)) as generator:
         np.testing.assert_array_equal(generator.translate(image), picture)
         np.testing.assert_array_equal(generator.translate(tmp_path / "ümlaut name.png"), np.rot90(picture, -1))
-        np.testing.assert_array_equal(generator.translate(str(tmp_path / "deep.png"))[..., 1], np.rint(deep / 257))
+        with pytest.warns(PictureWarning, match="reduced to 8"):
+            eight = generator.translate(str(tmp_path / "deep.png"))
+        np.testing.assert_array_equal(eight[..., 1], np.rint(deep / 257))
         assert generator.translate(tmp_path / "palette.gif").shape == picture.shape
         assert np.abs(generator.translate(tmp_path / "print.tif").astype(int) - picture).max() <= 2
 

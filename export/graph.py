@@ -1,0 +1,149 @@
+"""Copy, rename and walk ONNX graphs, and count their multiply-accumulates. No torch here.
+
+Tensors are known by name: a node reads the names in `node.input` and makes those in `node.output`.
+
+    >>> from onnx import TensorProto, helper
+    >>> ports = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 3, 8, 8]) for name in ("x", "y")]
+    >>> relu = helper.make_node("Relu", ["x"], ["y"], "relu")
+    >>> model = helper.make_model(helper.make_graph([relu], "g", ports[:1], ports[1:]))
+    >>> producers(model.graph)["y"].name, consumer_counts(model.graph)["x"]
+    ('relu', 1)
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import onnx
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper
+
+COUNTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+"""Operators whose multiply-accumulates are counted; everything else is cheap beside them."""
+
+
+def copied(model: ModelProto) -> ModelProto:
+    """Return a deep copy of a model."""
+    copy = ModelProto()
+    copy.CopyFrom(model)
+    return copy
+
+
+def set_nodes(graph: GraphProto, nodes: Iterable[NodeProto]) -> None:
+    """Replace the nodes of a graph; `nodes` may hold nodes of that same graph."""
+    copies = []
+    for node in nodes:
+        copy = NodeProto()
+        copy.CopyFrom(node)  # Deleting a graph's nodes below empties the originals.
+        copies.append(copy)
+    del graph.node[:]
+    graph.node.extend(copies)
+
+
+def rename(nodes: Iterable[NodeProto], old: str, new: str) -> None:
+    """Rename a tensor in the inputs and outputs of nodes, in place."""
+    for node in nodes:
+        for names in (node.input, node.output):
+            for index, name in enumerate(names):
+                if name == old:
+                    names[index] = new
+
+
+def attributes(node: NodeProto) -> dict[str, Any]:
+    """Return a node's attributes as Python values; strings are bytes, as ONNX stores them."""
+    return {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
+
+
+def producers(graph: GraphProto) -> dict[str, NodeProto]:
+    """Return the node that makes each tensor."""
+    return {name: node for node in graph.node for name in node.output}
+
+
+def consumer_counts(graph: GraphProto) -> Counter[str]:
+    """Count how often each tensor is read, by nodes and as an output of the graph."""
+    counts = Counter(name for node in graph.node for name in node.input)
+    counts.update(output.name for output in graph.output)
+    return counts
+
+
+def constants(graph: GraphProto) -> dict[str, TensorProto]:
+    """Return the tensors that are known: initializers, and values of Constant nodes."""
+    tensors = {tensor.name: tensor for tensor in graph.initializer}
+    for node in graph.node:
+        if node.op_type == "Constant":
+            tensors.update((node.output[0], a.t) for a in node.attribute if a.name == "value")
+    return tensors
+
+
+def opset(model: ModelProto) -> int:
+    """Return the version of ONNX's own operator set, 0 where a model names none."""
+    return max((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), default=0)
+
+
+def shapes_for(model: ModelProto, inputs: Mapping[str, Sequence[int]]) -> tuple[GraphProto, dict[str, list[int]]]:
+    """Infer the shape of every tensor for inputs of these shapes.
+
+    Args:
+        model: Any graph; it is not changed.
+        inputs: The shape of each input by its name; an input that is missing keeps what the graph says.
+
+    Returns:
+        The inferred graph, and the shapes; 0 is a size that could not be inferred.
+
+    Raises:
+        onnx.shape_inference.InferenceError: the graph contradicts these shapes.
+    """
+    sized = copied(model)
+    for value in sized.graph.input:
+        for dim, size in zip(value.type.tensor_type.shape.dim, inputs.get(value.name, ()), strict=False):
+            dim.dim_value = int(size)
+    del sized.graph.value_info[:]
+    for value in sized.graph.output:
+        value.type.tensor_type.ClearField("shape")
+    graph = onnx.shape_inference.infer_shapes(sized, data_prop=True).graph
+    values = (*graph.input, *graph.value_info, *graph.output)
+    shapes = {value.name: [dim.dim_value for dim in value.type.tensor_type.shape.dim] for value in values}
+    return graph, shapes | {tensor.name: list(tensor.dims) for tensor in graph.initializer}
+
+
+def multiply_accumulates(node: NodeProto, shapes: Mapping[str, Sequence[int]]) -> int | None:
+    """Count the multiply-accumulates of one node.
+
+    Args:
+        node: Of any operator.
+        shapes: The shape of every tensor, as `shapes_for` returns them.
+
+    Returns:
+        The count; 0 for operators that are not `COUNTED`, None where a shape is unknown.
+    """
+    if node.op_type not in COUNTED:
+        return 0
+    data, weights, out = (shapes.get(name) for name in (*node.input[:2], node.output[0]))
+    if not data or not weights or not out or 0 in (*data, *weights, *out):
+        return None
+    if node.op_type == "Conv":  # weights [out, in / groups, *kernel]: an output value sums over the rest.
+        return math.prod(out) * math.prod(weights[1:])
+    if node.op_type == "ConvTranspose":  # weights [in, out / groups, *kernel]: an input is spread over the rest.
+        return math.prod(data) * math.prod(weights[1:])
+    transposed = node.op_type == "Gemm" and attributes(node).get("transA", 0)
+    return math.prod(out) * data[-2 if transposed else -1]
+
+
+def total_multiply_accumulates(model: ModelProto, inputs: Mapping[str, Sequence[int]]) -> int | None:
+    """Count a graph's multiply-accumulates for inputs of these shapes; None where a shape cannot be inferred.
+
+    >>> x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 3])
+    >>> y = helper.make_tensor_value_info("y", TensorProto.FLOAT, None)
+    >>> w = helper.make_tensor("w", TensorProto.FLOAT, [3, 2], [0.0] * 6)
+    >>> graph = helper.make_graph([helper.make_node("MatMul", ["x", "w"], ["y"])], "g", [x], [y], [w])
+    >>> total_multiply_accumulates(helper.make_model(graph), {"x": (5, 3)})
+    30
+    """
+    try:
+        graph, shapes = shapes_for(model, inputs)
+    except onnx.shape_inference.InferenceError:
+        return None
+    counts = [multiply_accumulates(node, shapes) for node in graph.node]
+    return None if None in counts else sum(count or 0 for count in counts)

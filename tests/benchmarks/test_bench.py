@@ -1,0 +1,71 @@
+"""The Python API of gan-bench."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from ganedge.benchmarks import bench
+from ganedge.benchmarks.report import verdict
+from ganedge.runtime.errors import GanEdgeError, UsageError
+
+QUICK = {"seconds": 0.02, "iterations": 2, "processes": 0, "engine": "onnxruntime"}
+LEGACY = Path(__file__).parents[1] / "legacy"
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What `export` returns, as far as it matters here."""
+
+    path: Path
+
+
+def test_artifacts_and_paths(artifact: Path, tmp_path: Path) -> None:
+    report = bench([Exported(artifact)], batch=[1, 2], **QUICK)
+    assert {row["batch"] for row in report.data["results"]} == {1, 2}
+    assert {row["competitor"] for row in report.data["results"]} == {f"{artifact.name}, onnxruntime"}
+    assert str(report) == report.table()
+    assert "timed:" not in report.table()
+    assert "timed:" in report.table(verbose=True)
+    assert json.loads(report.to_json(tmp_path / "out.json")) == report.data
+    assert (tmp_path / "out.json").read_text() == report.to_json() + "\n"
+    assert report.to_markdown().startswith("input: ")
+    assert report._repr_html_().startswith("<pre>")
+    report.check()
+    report.to_html(tmp_path / "out.html")
+    page = (tmp_path / "out.html").read_text()
+    assert page.index(report.verdict) < page.index("<table>"), "the verdict stands at the top"
+
+
+def test_settings_are_checked_before_anything_is_opened() -> None:
+    with pytest.raises(UsageError, match="no setting second: did you mean seconds"):
+        bench(["nowhere.onnx"], second=3)
+    with pytest.raises(UsageError, match="--weights describes the generator to compare with"):
+        bench(["nowhere.onnx"], weights="netG.pth")
+    with pytest.raises(UsageError, match="--batch is 'a'"):
+        bench(["nowhere.onnx"], batch="a")
+    with pytest.raises(GanEdgeError, match=r"cannot read nowhere\.onnx"):
+        bench(["nowhere.onnx"], **QUICK)
+
+
+def test_the_verdict_names_the_fastest_with_the_same_pictures() -> None:
+    report = json.loads((LEGACY / "report.json").read_text())
+    assert verdict(report).startswith("fastest with the same pictures, beside eager PyTorch: dcgan.onnx, onnxruntime ")
+    for row in report["results"]:
+        row["same"] = None if row["competitor"] == "eager PyTorch" else row["competitor"] == "dcgan.onnx, openvino"
+    assert "dcgan.onnx, openvino" in verdict(report)
+    report["results"] = report["results"][:1]
+    assert "nothing to compare with" in verdict(report)
+
+
+def test_no_share_of_the_peak_above_the_peak() -> None:
+    from ganedge.benchmarks import report as words
+
+    report = json.loads((LEGACY / "report.json").read_text())
+    for row in report["results"]:
+        row["peak_share"] = 1.79
+    assert "179%" not in words.table(report, verbose=True)
+    assert "busy while its peak was measured" in words.table(report)
