@@ -124,13 +124,13 @@ def _quantise(
 
 def results(model: ModelProto) -> dict[str, str]:
     """The tensors that are a layer's result, as it is or shuffled, and the layers' names."""
-    found: dict[str, str] = {}
+    makers: dict[str, str] = {}
     for node in model.graph.node:
         if node.op_type in LAYERS:
-            found[node.output[0]] = node.name
-        elif node.op_type in SHUFFLES and node.input[0] in found:
-            found[node.output[0]] = found[node.input[0]]
-    return found
+            makers[node.output[0]] = node.name
+        elif node.op_type in SHUFFLES and node.input[0] in makers:
+            makers[node.output[0]] = makers[node.input[0]]
+    return makers
 
 
 class Reader:
@@ -138,9 +138,9 @@ class Reader:
 
     def __init__(self, names: list[str], cases: Sequence[Sequence[NDArray[np.generic]]], batch: int) -> None:
         self._feeds = (
-            {name: array[place : place + batch] for name, array in zip(names, case, strict=True)}
+            {name: array[begin : begin + batch] for name, array in zip(names, case, strict=True)}
             for case in cases
-            for place in range(0, len(case[0]) - batch + 1, batch)
+            for begin in range(0, len(case[0]) - batch + 1, batch)
         )
 
     def get_next(self) -> dict[str, NDArray[np.generic]] | None:

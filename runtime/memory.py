@@ -33,10 +33,10 @@ def parse(text: str) -> int:
     Raises:
         UsageError: it is none of these.
     """
-    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmg]i?|)b?\s*", text.lower())
-    if found is None or float(found[1]) == 0:
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmg]i?|)b?\s*", text.lower())
+    if match is None or float(match[1]) == 0:
         raise UsageError(f"{text!r} is no amount of memory: give something like 500M, 1.5G or 2GiB")
-    return int(float(found[1]) * UNITS[found[2]])
+    return int(float(match[1]) * UNITS[match[2]])
 
 
 def resident() -> int | None:
