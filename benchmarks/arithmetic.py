@@ -59,7 +59,7 @@ def peak(threads: int, device: str) -> dict[str, Any]:
         `flops`: FLOP/s by type (fp32, bf16 and int8; on CUDA tf32 and fp16 too), without those that cannot be measured;
         `bandwidth`: bytes/s read and written by a copy, or None; `how`: how that was found out, and what is missing.
     """
-    flops: dict[str, float] = {}
+    found: dict[str, float] = {}
     missing: list[str] = []
     bandwidth: float | None = None
     try:
@@ -70,21 +70,21 @@ def peak(threads: int, device: str) -> dict[str, Any]:
         torch.set_num_threads(threads)
         try:
             for name in ("fp32", "tf32", "bf16", "fp16") if device == "cuda" else ("fp32", "bf16"):
-                flops[name] = _product(name, device)
+                found[name] = _product(name, device)
             bandwidth = _copy(device)
             if device == "cuda":
-                flops["int8"] = _product("int8", device)
+                found["int8"] = _product("int8", device)
         except (RuntimeError, AssertionError) as error:  # No such device, no kernel for it, or no memory left on it.
             missing.append(f"PyTorch could not on {device}: {one_line(error)}")
     if device == "cpu":
         try:
-            flops["int8"] = _integers(threads)
+            found["int8"] = _integers(threads)
         except Exception as error:  # noqa: BLE001 - it may be missing, or half of it overwritten by another wheel
             missing.append(f"no product of bytes in ONNX Runtime ({one_line(error)})")
     how = f"matrix products {SIDE[device]} × {SIDE[device]}, the best of {ROOF_SECONDS} s each"
-    if "int8" in flops and device == "cpu":
+    if "int8" in found and device == "cpu":
         how += ", INT8 by ONNX Runtime"
-    return {"flops": flops, "bandwidth": bandwidth, "how": "; not measured: ".join([how, *missing])}
+    return {"flops": found, "bandwidth": bandwidth, "how": "; not measured: ".join([how, *missing])}
 
 
 def _product(name: str, device: str) -> float:

@@ -138,15 +138,15 @@ def changes(before: Report, after: Report, tolerance: float = TOLERANCE) -> list
     try:
         went = [size.shown(report["inputs"] or (), "") for report in (before, after)]
         then, now = _rows(before), _rows(after)
-        compared = [_change(key, before, after, tolerance) for key in now if key in then]
+        found = [_change(key, before, after, tolerance) for key in now if key in then]
         lost = [_gone(key, why) for key in then if key not in now and (why := _why_gone(key, after))]
     except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
         raise InputError(f"a report is damaged: {type(error).__name__} {error}") from error
     if all(went) and went[0] != went[1]:
         raise InputError(f"{went[0]} went in before and {went[1]} after: measure both with the same --size")
-    if not compared:
+    if not found:
         raise InputError("the reports have no competitor and batch size in common: nothing to compare")
-    return [*compared, *lost]
+    return [*found, *lost]
 
 
 def differences(before: Report, after: Report) -> list[str]:
@@ -204,9 +204,9 @@ def _gone(key: tuple[str, int], why: str) -> Change:
     return Change(*key, np.nan, np.nan, np.nan, "", "gone", why)
 
 
-def table(compared: Sequence[Change]) -> list[str]:
+def table(found: Sequence[Change]) -> list[str]:
     """The changes, one line each."""
-    measured = [change for change in compared if change.verdict != "gone"]
+    measured = [change for change in found if change.verdict != "gone"]
     lines = [
         f"{change.verdict:<10} {change.slower - 1:+7.1%}  ({change.low - 1:+.1%} to {change.high - 1:+.1%})  "
         f"batch {change.batch}, {change.competitor}"
@@ -215,7 +215,7 @@ def table(compared: Sequence[Change]) -> list[str]:
     ]
     lines += [
         f"{change.verdict:<10} batch {change.batch}, {change.competitor}: {change.why}"
-        for change in compared
+        for change in found
         if change.verdict == "gone"
     ]
     return [f"latency after beside before, held against {measured[-1].baseline} of each report", *lines]

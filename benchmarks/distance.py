@@ -79,7 +79,7 @@ class Examiner:
         self._real = None if wanted.data is None else self._of_data(wanted)
 
     @property
-    def description(self) -> dict[str, object]:
+    def said(self) -> dict[str, object]:
         """How it is measured, as the report holds it."""
         return {
             "features": self.wanted.features,
@@ -106,7 +106,7 @@ class Examiner:
         Returns:
             By name: `fid` and `kid` to the judge's pictures (none for itself), `data_fid` and `data_kid` to real ones.
         """
-        distances: dict[str, dict[str, float]] = {}
+        found: dict[str, dict[str, float]] = {}
         first: Tensor | None = None
         for one in sorted(competitors, key=lambda other: other is not judge):  # The judge is first.
             figures: dict[str, float] = {}
@@ -121,8 +121,8 @@ class Examiner:
             except Exception as error:  # noqa: BLE001 - PyTorch's own too, where memory ends: what was timed is kept
                 failed(one.name, error)
                 continue
-            distances[one.name] = figures
-        return distances
+            found[one.name] = figures
+        return found
 
     def _features(self, one: Competitor) -> Tensor:
         """Of everything it draws, `[N, F]`; the pictures themselves are not kept."""
@@ -143,8 +143,8 @@ class Examiner:
 
     @torch.inference_mode()
     def _of_pictures(self, levels: Tensor) -> Tensor:
-        features: Tensor = self._network(levels.expand(-1, 3, -1, -1)).float()
-        return features
+        found: Tensor = self._network(levels.expand(-1, 3, -1, -1)).float()
+        return found
 
     def _of_data(self, wanted: Distance) -> Tensor:
         """Features of real pictures, taken evenly over the data."""
@@ -167,5 +167,5 @@ class Examiner:
 
 
 def _apart(real: Tensor, drawn: Tensor, prefix: str) -> dict[str, float]:
-    figures = metrics.compare(real, drawn)
-    return {prefix + name: figures[name] for name in FIGURES}
+    found = metrics.compare(real, drawn)
+    return {prefix + name: found[name] for name in FIGURES}

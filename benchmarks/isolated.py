@@ -237,13 +237,13 @@ class _Host:
             if not self._pipe.poll(LIMIT):
                 self.end()
                 raise EngineError(f"its process gave no answer within {LIMIT:g} s")
-            done, answer = self._pipe.recv()
+            done, found = self._pipe.recv()
             self._stop()
         except (EOFError, OSError) as error:
             raise self._gone() from error
         if done:
-            return answer
-        raise MemoryError(answer) if answer.startswith("MemoryError") else EngineError(answer)
+            return found
+        raise MemoryError(found) if found.startswith("MemoryError") else EngineError(found)
 
     def _stop(self) -> None:
         """Stop it, and come back when all of its threads stand still."""

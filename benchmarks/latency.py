@@ -195,7 +195,7 @@ def measure(
     if not report["results"]:
         first = report["failed"][0]
         raise EngineError(f"nothing could be measured: {first['competitor']}: {first['reason']}")
-    report["conditions"]["during"] = {**({"others": max(others)} if others else {}), **watch.figures()}
+    report["conditions"]["during"] = {**({"others": max(others)} if others else {}), **watch.found()}
     report["conditions"]["after"] = conditions()
     load = before.get("load")
     known = load if isinstance(load, float) else None
@@ -255,7 +255,7 @@ def _open(
     for batch in settings.batches:
         if isinstance(fixed, int) and batch != fixed:
             raise UsageError(f"batch {batch}: these artifacts take {fixed} at a time: give --batch {fixed}")
-    competitors, absent = artifact_competitors(files, settings.engine, settings.device, threads)
+    found, absent = artifact_competitors(files, settings.engine, settings.device, threads)
     examiner: Examiner | None = None
     origin: ReferenceSpec | None = None
     if settings.distance is not None:
@@ -277,10 +277,10 @@ def _open(
         torch_ones, missing = reference.competitors(network, inputs, settings.device, threads, settings.torch)
         again = partial(reference.again, origin, manifest, interface, settings.batches[0], threads)
         torch_ones = [replace(one, recipe=isolated.Recipe(partial(again, one.name), one.name)) for one in torch_ones]
-        competitors, absent = [*torch_ones, *competitors], {**missing, **absent}
-    if not competitors:
+        found, absent = [*torch_ones, *found], {**missing, **absent}
+    if not found:
         raise EngineError("nothing to measure here: " + "; ".join(f"{name}: {why}" for name, why in absent.items()))
-    return Subject(interface, competitors, absent, why, origin, examiner)
+    return Subject(interface, found, absent, why, origin, examiner)
 
 
 def _describe(subject: Subject, files: Sequence[Path]) -> dict[str, dict[str, Any]]:
@@ -319,8 +319,8 @@ def _macs(file: Path, interface: Interface) -> int | None:
         return None
     inputs = real_inputs(interface, 1, seed=1)
     shapes = {port.name: array.shape for port, array in zip(interface.inputs, inputs, strict=True)}
-    count = arithmetic.multiply_accumulates(file.read_bytes(), shapes)
-    return None if count is None else round(count / len(inputs[0]))
+    found = arithmetic.multiply_accumulates(file.read_bytes(), shapes)
+    return None if found is None else round(found / len(inputs[0]))
 
 
 def _cold_starts(
@@ -341,7 +341,7 @@ def _cold_starts(
         if one.name not in measured:
             continue
         if one.file is not None:
-            engine, device = one.engine_device
+            engine, device = one.place
             scripts[one.name] = process.artifact_script(one.file, engine, one.compute, device, threads, shape)
         elif one.name == EAGER and subject.reference is not None:
             text = subject.reference.to_json()
@@ -371,8 +371,8 @@ def _at_batch(
 
     `failed` holds the errors of those that could not be set up.
     """
-    pool, pool_size = input_pool.make(subject.interface, batch)
-    report["method"].setdefault("pool", {})[str(batch)] = pool_size
+    pool, said = input_pool.make(subject.interface, batch)
+    report["method"].setdefault("pool", {})[str(batch)] = said
     turns: timing.Turns = {}
     outputs: dict[str, Output] = {}
     splits: dict[str, Split] = {}
@@ -396,9 +396,7 @@ def _at_batch(
     judge = _judge(subject.competitors, outputs, failed, report["reference"])
     report["reference"] = report["reference"] or (None if judge is None else judge.name)
     if beside:
-        report["yardstick"][str(batch)] = {
-            name: _rounded(timing.undisturbed(rounds)) for name, rounds in beside.items()
-        }
+        report["yardstick"][str(batch)] = {name: _rounded(timing.undisturbed(found)) for name, found in beside.items()}
     if turns:
         if pictures is not None:
             pictures.update({name: output[:4] for name, output in outputs.items() if name not in pictures})
@@ -493,7 +491,7 @@ def _examine(report: dict[str, Any], subject: Subject, examiner: Examiner) -> No
 
     for name, figures in examiner(able, judge, failed).items():
         report["competitors"][name].update(figures)
-    report["distance"] = examiner.description
+    report["distance"] = examiner.said
 
 
 def _judge(
@@ -522,7 +520,7 @@ def _figures(
     report: dict[str, Any], one: Competitor, batch: int, turns: timing.Turns, failed: Collection[str]
 ) -> dict[str, Any]:
     """One row of the report: times, throughput, ratio to eager PyTorch and share of the peak."""
-    figures = timing.figures(turns[one.name])
+    found = timing.figures(turns[one.name])
     rounds = timing.undisturbed(turns[one.name])
     eager = EAGER in turns and EAGER not in failed
     ratio = timing.ratio(timing.undisturbed(turns[EAGER]), rounds) if eager else None
@@ -533,12 +531,12 @@ def _figures(
         "competitor": one.name,
         "precision": one.precision,
         "batch": batch,
-        "figures": asdict(figures),
-        "images_per_s": batch / figures.mean,
+        "figures": asdict(found),
+        "images_per_s": batch / found.mean,
         "speedup": None if ratio is None else ratio.value,
         "speedup_low": None if ratio is None or np.isnan(ratio.low) else ratio.low,
         "speedup_high": None if ratio is None or np.isnan(ratio.high) else ratio.high,
-        "peak_share": None if macs is None or peak is None else 2 * macs * batch / figures.p50 / peak,
+        "peak_share": None if macs is None or peak is None else 2 * macs * batch / found.p50 / peak,
         "rounds": _rounded(rounds),
         "quantiles": _rounded(np.quantile(times, np.linspace(0, 1, 51))),
     }
@@ -551,13 +549,13 @@ def _fidelity(
     if judge is None or judge is one or one.name not in outputs:
         return {"psnr": None, "ssim": None, "max_abs": None, "same": None}
     port = interface.output
-    distance = fidelity.difference(outputs[one.name], outputs[judge.name], port)
+    found = fidelity.difference(outputs[one.name], outputs[judge.name], port)
     gate = fidelity.gate_of(_gated(one), interface)
     if judge.name != EAGER and gate.max_abs is not None:
         gate = replace(gate, max_abs=2 * gate.max_abs)  # Each may be that far from eager PyTorch, on either side.
     elif port.dtype == "uint8" and gate.max_abs is not None:
         gate = replace(gate, max_abs=1 / 255 + 1e-4)  # Both are rounded to whole levels.
-    return {"psnr": distance.psnr, "ssim": distance.ssim, "max_abs": distance.max_abs, "same": gate.holds(distance)}
+    return {"psnr": found.psnr, "ssim": found.ssim, "max_abs": found.max_abs, "same": gate.holds(found)}
 
 
 def _gated(one: Competitor) -> Precision:
@@ -581,18 +579,18 @@ def warnings(results: Sequence[Mapping[str, Any]], others: float | None, load: f
         load: Processes that wanted to run in the minute before anything was opened, to go by in that case.
         cores: That this process may use.
     """
-    lines = []
+    found = []
     what = ""
     if others is not None and others > OTHERS:
         what = f"it took {others:.0%} of {'its core' if cores == 1 else f'the {cores} cores'}"
     elif others is None and load is not None and load > BUSY * cores:
         what = f"load {load:.1f} on {cores} cores"
     if what:
-        lines.append(
+        found.append(
             f"other work was running here ({what}): threads that wait for one another are "
             "hit hardest, so ratios between engines mislead too; measure again when it is quiet, or with --threads 1"
         )
     worst = max((row["figures"]["spread"] for row in results), default=0.0)
     if worst > timing.UNQUIET:
-        lines.append(f"the machine was not quiet: medians of turns lie up to {worst:.0%} apart; mind the intervals")
-    return lines
+        found.append(f"the machine was not quiet: medians of turns lie up to {worst:.0%} apart; mind the intervals")
+    return found

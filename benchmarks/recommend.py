@@ -65,20 +65,20 @@ def read_choice(text: str) -> Choice:
     """
     constraints, goals = [], []
     for part in text.split(","):
-        match = re.fullmatch(r"\s*([a-z0-9_]+)\s*(?:(>=|<=|>|<)\s*([0-9.eE+-]+))?\s*", part)
-        if match is None or match[1] not in FIGURES:
+        found = re.fullmatch(r"\s*([a-z0-9_]+)\s*(?:(>=|<=|>|<)\s*([0-9.eE+-]+))?\s*", part)
+        if found is None or found[1] not in FIGURES:
             raise UsageError(
                 f"--choose {text!r}: {part.strip()!r} is neither a constraint such as psnr>=35 nor a figure; "
                 f"figures are {', '.join(FIGURES)}"
             )
-        if match[2] is None:
-            goals.append(match[1])
+        if found[2] is None:
+            goals.append(found[1])
             continue
         try:
-            bound = float(match[3])
+            bound = float(found[3])
         except ValueError:
-            raise UsageError(f"--choose {text!r}: {match[3]!r} is no number") from None
-        constraints.append((match[1], match[2], bound))
+            raise UsageError(f"--choose {text!r}: {found[3]!r} is no number") from None
+        constraints.append((found[1], found[2], bound))
     if len(goals) != 1:
         raise UsageError(f"--choose {text!r}: name one figure to make the best of, as in psnr>=35, p99")
     return Choice(tuple(constraints), goals[0])
@@ -94,13 +94,13 @@ def choose(report: Row, choice: Choice) -> dict[int, Found]:
     for name in sorted(named):
         if all(value(report, row, name) is None for row in report["results"]):
             raise GanEdgeError(f"--choose: nothing measured has {name}: {_remedy(name)}")
-    verdicts = {}
+    found = {}
     for batch in sorted({row["batch"] for row in report["results"]}):
         rows = [row for row in report["results"] if row["batch"] == batch]
         able = [row for row in rows if _meets(report, row, choice) and value(report, row, choice.goal) is not None]
         best = max(able, key=lambda row: _goodness(report, row, choice.goal), default=None)
-        verdicts[batch] = Found(None if best is None else best["competitor"], _front(report, rows, choice.goal))
-    return verdicts
+        found[batch] = Found(None if best is None else best["competitor"], _front(report, rows, choice.goal))
+    return found
 
 
 def decide(report: Row, choice: Choice) -> dict[str, Any]:
@@ -116,10 +116,10 @@ def decide(report: Row, choice: Choice) -> dict[str, Any]:
     lines = []
     verdicts = choose(report, choice)
     wanted = ", ".join(f"{name}{test}{bound:g}" for name, test, bound in choice.constraints) or "no constraint"
-    for batch, verdict in verdicts.items():
-        answer = "nothing meets that" if verdict.best is None else f"{verdict.best} ({_computes(report, verdict.best)})"
+    for batch, found in verdicts.items():
+        answer = "nothing meets that" if found.best is None else f"{found.best} ({_computes(report, found.best)})"
         lines.append(f"best {choice.goal} at batch {batch} with {wanted}: {answer}")
-        lines.append(f"  not beaten in both {choice.goal} and psnr: {'; '.join(verdict.front) or 'none'}")
+        lines.append(f"  not beaten in both {choice.goal} and psnr: {'; '.join(found.front) or 'none'}")
     return {
         "wanted": wanted,
         "goal": choice.goal,
@@ -182,26 +182,26 @@ def value(report: Row, row: Row, name: str) -> float | None:
         if not itself and row["same"] is None:
             return None
         perfect = {"psnr": math.inf, "ssim": 1.0, "max_abs": 0.0}[name]
-        figure = None if itself else row[name]
-        return perfect if itself or (figure is None and name == "psnr") else figure
-    figure = row[name]
-    return None if figure is None else float(figure)
+        found = None if itself else row[name]
+        return perfect if itself or (found is None and name == "psnr") else found
+    found = row[name]
+    return None if found is None else float(found)
 
 
 def _meets(report: Row, row: Row, choice: Choice) -> bool:
     if row["same"] is False:
         return False  # Its pictures are wrong, however good its figures are.
     for name, test, bound in choice.constraints:
-        figure = value(report, row, name)
-        if figure is None or not TESTS[test](figure, bound):
+        found = value(report, row, name)
+        if found is None or not TESTS[test](found, bound):
             return False
     return True
 
 
 def _goodness(report: Row, row: Row, name: str) -> float:
-    figure = value(report, row, name)
-    assert figure is not None
-    return figure if name in MORE_IS_BETTER else -figure
+    found = value(report, row, name)
+    assert found is not None
+    return found if name in MORE_IS_BETTER else -found
 
 
 def _front(report: Row, rows: Sequence[Row], goal: str) -> tuple[str, ...]:

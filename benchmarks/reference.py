@@ -202,7 +202,7 @@ def competitors(
     torch.set_num_threads(threads)
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False  # FP32 is what it says.
     network = network.to(device)
-    working, absent = [], {}
+    found, absent = [], {}
     for way in TORCH:
         if way not in ways:
             absent[TORCH[way]] = f"{NOT_ASKED} (--torch {way})"
@@ -212,14 +212,14 @@ def competitors(
             if not reason:
                 made = MAKERS[way](network, inputs, device)
                 made.run(inputs)
-                working.append(made)
+                found.append(made)
         except Exception as error:
             reason = str(error) if isinstance(error, EngineError) else f"{type(error).__name__}: {one_line(error)}"
             if way == "eager":
                 raise GanEdgeError(f"eager PyTorch fails on this generator: {reason}") from error
         if reason:
             absent[TORCH[way]] = reason
-    return working, absent
+    return found, absent
 
 
 def again(
@@ -240,10 +240,10 @@ def again(
     """
     (way,) = (way for way, shown in TORCH.items() if shown == name)
     inputs = real_inputs(interface, batch, seed=1)
-    working, absent = competitors(open_reference(reference, manifest), inputs, "cpu", threads, (way,))
-    if not working:
+    found, absent = competitors(open_reference(reference, manifest), inputs, "cpu", threads, (way,))
+    if not found:
         raise EngineError(absent[name])
-    return working[0]
+    return found[0]
 
 
 def _lacking(way: str, device: str) -> str:
@@ -300,8 +300,8 @@ def _channels_last(network: nn.Module, _inputs: Inputs, device: str) -> Competit
     live = _Live(copy.deepcopy(network).to(memory_format=torch.channels_last))
 
     def call(*tensors: Tensor) -> Tensor:
-        memory_format = torch.channels_last
-        output: Tensor = live(*(t.contiguous(memory_format=memory_format) if t.ndim == 4 else t for t in tensors))
+        form = torch.channels_last
+        output: Tensor = live(*(t.contiguous(memory_format=form) if t.ndim == 4 else t for t in tensors))
         return output
 
     return _torch("channels-last", call, "fp32", device, network, live)

@@ -105,10 +105,10 @@ def subject(report: Row) -> str:
 
 def heads(report: Row) -> tuple[str, ...]:
     """Names of the columns behind the competitor's."""
-    distance = report["distance"]
-    if distance is None:
+    said = report["distance"]
+    if said is None:
         return COLUMNS
-    mark = "" if distance["features"] == "inception" else "*"
+    mark = "" if said["features"] == "inception" else "*"
     return (*COLUMNS, *(DISTANCES[name] + mark for name in _distances(report)))
 
 
@@ -258,7 +258,7 @@ def foot(report: Row) -> list[str]:
 
 def _pool(pool: Row) -> str:
     """How many inputs there were, beside the largest cache."""
-    sizes = ", ".join(f"{entry['bytes'] / 1e6:.0f} MB at batch {batch}" for batch, entry in pool.items())
+    sizes = ", ".join(f"{said['bytes'] / 1e6:.0f} MB at batch {batch}" for batch, said in pool.items())
     cache = next(iter(pool.values()))["cache_bytes"]
     return f"inputs: a pool of {sizes}; the largest cache holds {cache / 1e6:.0f} MB"
 
@@ -280,11 +280,11 @@ def failure(one: Row) -> str:
 
 def _distance(report: Row) -> str:
     """How FID and KID were found, and what they may be held against."""
-    distance = report["distance"]
-    parts = [f"FID and KID over {distance['pictures']} pictures of each, of the same latents, to {report['reference']}"]
-    if distance["data"] is not None:
-        parts.append(f"and to {distance['data_pictures']} pictures of {distance['data']}")
-    if distance["features"] == "inception":
+    said = report["distance"]
+    parts = [f"FID and KID over {said['pictures']} pictures of each, of the same latents, to {report['reference']}"]
+    if said["data"] is not None:
+        parts.append(f"and to {said['data_pictures']} pictures of {said['data']}")
+    if said["features"] == "inception":
         return " ".join(parts) + "; features of Inception"
     return " ".join(parts) + "; * small features of random weights: not comparable with Inception's figures"
 
@@ -293,12 +293,12 @@ def _state(conditions: Row) -> str:
     """Clock, governor, temperature and power, before and after."""
     parts = []
     for when, state in conditions.items():
-        figures = [_shown_figure(name, value) for name, value in state.items()]
-        parts += [f"{when} {', '.join(figures)}"] if figures else []
+        said = [_told(name, value) for name, value in state.items()]
+        parts += [f"{when} {', '.join(said)}"] if said else []
     return "; ".join(parts)
 
 
-def _shown_figure(name: str, value: object) -> str:
+def _told(name: str, value: object) -> str:
     if name == "others" and isinstance(value, float):
         return f"others took {value:.0%} of the cores"
     return f"{name} {value:.1f}" if isinstance(value, float) else f"{name} {value}"
@@ -309,8 +309,8 @@ def _share(value: float | None) -> str:
     return "" if value is None or value > 1.0 else f"{value:.0%}"
 
 
-def _number(value: float | None, spec: str, unit: float = 1.0) -> str:
-    return "" if value is None else format(round(value / unit, 6) + 0.0, spec)  # No minus before a zero.
+def _number(value: float | None, form: str, unit: float = 1.0) -> str:
+    return "" if value is None else format(round(value / unit, 6) + 0.0, form)  # No minus before a zero.
 
 
 def escaped(text: str) -> str:

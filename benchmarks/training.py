@@ -209,7 +209,7 @@ def compare(
             raise
         raise GanEdgeError(f"the memory of {device} ended") from error
     rounds = len(times["ganedge"])  # Of both: an interruption may have cut the last one short.
-    steps_of = {key: np.array(durations[:rounds]) / turn for key, durations in times.items()}
+    steps_of = {key: np.array(found[:rounds]) / turn for key, found in times.items()}
     speedup, low, high = _ratio_of_totals(steps_of["plain"], steps_of["ganedge"], turn)
     return {
         "variant": name,
@@ -222,11 +222,11 @@ def compare(
         "turn": turn,
         "steps": dict.fromkeys(runs, rounds * turn),
         "step_s": {
-            key: {part: float(np.percentile(durations, int(part[1:]))) for part in ("p50", "p90", "p95", "p99")}
-            for key, durations in steps_of.items()
+            key: {part: float(np.percentile(found, int(part[1:]))) for part in ("p50", "p90", "p95", "p99")}
+            for key, found in steps_of.items()
         },
-        "images_per_s": {key: given["batch"] / float(durations.mean()) for key, durations in steps_of.items()},
-        "spread": max(_spread(durations) for durations in steps_of.values()),
+        "images_per_s": {key: given["batch"] / float(found.mean()) for key, found in steps_of.items()},
+        "spread": max(_spread(found) for found in steps_of.values()),
         "speedup": speedup,
         "speedup_low": low,
         "speedup_high": high,
@@ -252,7 +252,7 @@ def _computed(precision: str, device: Device) -> str:
 def _blocks(plain: NDArray[np.float64], ours: NDArray[np.float64], turn: int) -> NDArray[np.float64]:
     """Seconds of both in each block of neighbouring turns, `[2, blocks]`."""
     count = max(1, min(len(plain), int(plain.sum() * turn / BLOCK_SECONDS)))
-    return np.array([[part.sum() for part in np.array_split(durations, count)] for durations in (plain, ours)])
+    return np.array([[part.sum() for part in np.array_split(found, count)] for found in (plain, ours)])
 
 
 def _ratio_of_totals(
@@ -342,7 +342,7 @@ def measure(
         if isinstance(error, GanEdgeError):
             report["failed"] = [{"variant": name, "reason": str(error)}]
     share = others.share()
-    during = {**({} if share is None else {"others": share}), **watch.figures()}
+    during = {**({} if share is None else {"others": share}), **watch.found()}
     report["conditions"] |= {"during": during, "after": conditions()}
     rows = [{"figures": {"spread": result["spread"]}} for result in report["results"]]
     report["warnings"] = [*latency.warnings(rows, share, None, engines.cores()), *watch.warnings()]

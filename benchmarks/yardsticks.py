@@ -68,14 +68,14 @@ def wanted(competitors: Sequence[Competitor], device: str, threads: int) -> dict
         and all. Each raises what its engine does where it cannot be made, MissingExtra where a package is missing.
     """
     name = general(device)
-    recipes = {name: Recipe(GENERAL[name], name)}
+    found = {name: Recipe(GENERAL[name], name)}
     for one in competitors:
         kind = one.engine.partition(" ")[0]
-        if one.device == "cpu" and kind in STARTS and one.engine not in recipes:
+        if one.device == "cpu" and kind in STARTS and one.engine not in found:
             # PyTorch takes long to load, and its threads are the same for all of a process.
             host = one.recipe.host if kind == "PyTorch" and one.recipe is not None else f"the network in {one.engine}"
-            recipes[one.engine] = Recipe(partial(network, kind, threads), host)
-    return recipes
+            found[one.engine] = Recipe(partial(network, kind, threads), host)
+    return found
 
 
 def general(device: str) -> str:
@@ -158,8 +158,8 @@ def _model() -> bytes:
     nodes = []
     for layer, (_, _, _, stride, padding) in enumerate(LAYERS):
         names = [f"picture{layer}", f"weights{layer}"]
-        attributes: dict[str, Any] = {"strides": [stride] * 2, "pads": [padding] * 4}
-        nodes.append(helper.make_node("ConvTranspose", names, [f"sum{layer}"], **attributes))
+        form: dict[str, Any] = {"strides": [stride] * 2, "pads": [padding] * 4}
+        nodes.append(helper.make_node("ConvTranspose", names, [f"sum{layer}"], **form))
         last = layer == len(LAYERS) - 1
         nodes.append(helper.make_node("Tanh" if last else "Relu", [f"sum{layer}"], [f"picture{layer + 1}"]))
     shapes = {"picture0": list(given.shape), f"picture{len(LAYERS)}": [1, LAYERS[-1][1], SIDE, SIDE]}

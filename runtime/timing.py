@@ -253,12 +253,12 @@ def _warm(
     failed: dict[str, Exception] | None,
 ) -> dict[str, float]:
     """Warm all up; of those that could be, the last median call, seconds; each gets a place in the table."""
-    warmed = {}
+    found = {}
     for name, turn in competitors.items():
         with noted(name, failed):
-            warmed[name] = _warm_up(turn)
-    turns.update({name: [] for name in warmed})
-    return warmed
+            found[name] = _warm_up(turn)
+    turns.update({name: [] for name in found})
+    return found
 
 
 @contextlib.contextmanager
@@ -274,8 +274,8 @@ def noted(name: str, failed: dict[str, Exception] | None) -> Iterator[None]:
 
 def whole_rounds(turns: Turns) -> Turns:
     """The same without the round that an interruption cut short, and without those that had no turn yet."""
-    rounds = min((len(kept) for kept in turns.values() if kept), default=0)
-    return {name: kept[:rounds] for name, kept in turns.items() if kept}
+    rounds = min((len(found) for found in turns.values() if found), default=0)
+    return {name: found[:rounds] for name, found in turns.items() if found}
 
 
 def figures(turns: Sequence[NDArray[np.float64]]) -> Figures:
@@ -312,11 +312,11 @@ def ratio(slow: Sequence[float] | NDArray[np.float64], fast: Sequence[float] | N
     Returns:
         The median over the rounds, and a bootstrap interval that resamples stretches of rounds.
     """
-    logs = np.log(np.asarray(slow, np.float64) / np.asarray(fast, np.float64))
-    if len(logs) < FEWEST:
-        return Ratio(float(np.exp(np.median(logs))), np.nan, np.nan)
-    middle = float(np.median(logs))
-    low, high = interval(resampled(logs), middle)
+    found = np.log(np.asarray(slow, np.float64) / np.asarray(fast, np.float64))
+    if len(found) < FEWEST:
+        return Ratio(float(np.exp(np.median(found))), np.nan, np.nan)
+    middle = float(np.median(found))
+    low, high = interval(resampled(found), middle)
     return Ratio(float(np.exp(middle)), float(np.exp(low)), float(np.exp(high)))
 
 
@@ -426,5 +426,5 @@ def _warm_up(turn: Callable[[int, float, bool], NDArray[np.float64]]) -> float:
 def _vague(turns: Turns, pairs: Collection[tuple[str, str]]) -> bool:
     """Whether a ratio is not well known yet."""
     rounds = {name: undisturbed(turns[name]) for name in {name for pair in pairs for name in pair}}
-    ratios = (ratio(rounds[one], rounds[other]) for one, other in pairs)
-    return not all(one.high / one.low <= (1 + PRECISE) ** 2 for one in ratios)  # NaN is not known either.
+    found = (ratio(rounds[one], rounds[other]) for one, other in pairs)
+    return not all(one.high / one.low <= (1 + PRECISE) ** 2 for one in found)  # NaN is not known either.

@@ -88,10 +88,10 @@ def report_to(folder: str, out: str, seconds: float, slower: float = 1.0) -> Non
             for one in subject.competitors
         ]
 
-    path = Path(folder)
+    place = Path(folder)
     settings = latency.Settings((1,), engine="onnxruntime", seconds=seconds, processes=0)
-    files = [path / name for name in NAMES]
-    measured = latency.measure(files, str(path / "run"), settings, change=change if slower > 1 else None)
+    files = [place / name for name in NAMES]
+    measured = latency.measure(files, str(place / "run"), settings, change=change if slower > 1 else None)
     if measured["partial"]:
         raise KeyboardInterrupt
     write_whole(Path(out), json.dumps(measured))
@@ -191,7 +191,7 @@ def _reports(folder: Path, seconds: float, turn: int) -> dict[str, dict[str, Any
     """Three reports, each from its own process, in an order that rotates: two alike, one with the slowdown."""
     kinds = ["before", "after", "slowed"]
     kinds = kinds[turn % 3 :] + kinds[: turn % 3]
-    reports = {}
+    found = {}
     for kind in kinds:
         out = folder / f"{kind}.json"
         slower = SLOWER if kind == "slowed" else 1.0
@@ -199,8 +199,8 @@ def _reports(folder: Path, seconds: float, turn: int) -> dict[str, dict[str, Any
         done = subprocess.run(line, capture_output=True, text=True, timeout=LIMIT)  # noqa: S603 - our own
         if done.returncode:
             raise GanEdgeError(f"a run failed: {(done.stderr.strip().splitlines() or ['no reason'])[-1]}")
-        reports[kind] = compare.read(out)
-    return reports
+        found[kind] = compare.read(out)
+    return found
 
 
 def judged(reports: dict[str, dict[str, Any]]) -> dict[str, Any]:
@@ -295,7 +295,7 @@ def bars(rows: Sequence[dict[str, Any]], wrong: dict[str, bool]) -> list[dict[st
     slowed = f"{NAMES[0]}, onnxruntime"
     near = sum(abs(row["ratio"] - 1) <= NEAR for row in rows)
     covered = sum(row["low"] <= 1 <= row["high"] for row in rows)
-    detected = sum(row["planted"][slowed]["verdict"] == "slower" for row in rows)
+    found = sum(row["planted"][slowed]["verdict"] == "slower" for row in rows)
     quiet = sum(_none_found(row["unchanged"]) for row in rows)
     beside = sum(_none_found({k: v for k, v in row["planted"].items() if k != slowed}) for row in rows)
     layers = [called for name, called in wrong.items() if name]
@@ -303,7 +303,7 @@ def bars(rows: Sequence[dict[str, Any]], wrong: dict[str, bool]) -> list[dict[st
     counted = [
         (f"the same artifact under two names is within {NEAR:.0%} of itself", near, len(rows), len(rows)),
         ("its interval covers 1", covered, len(rows), least),
-        (f"a planted slowdown of {SLOWER - 1:.0%} is found", detected, len(rows), len(rows)),
+        (f"a planted slowdown of {SLOWER - 1:.0%} is found", found, len(rows), len(rows)),
         ("nothing is found where nothing was changed", quiet, len(rows), len(rows)),
         ("nor beside the planted one", beside, len(rows), len(rows)),
         (

@@ -76,10 +76,10 @@ def measure(folder: Path, epochs: int, size: int = SIZE, batch: int = BATCH) -> 
 
 def _resident_mb() -> float:
     """Memory of this process, MB."""
-    resident = memory.resident()
-    if resident is None:
+    found = memory.resident()
+    if found is None:
         raise GanEdgeError("this system does not tell how much memory a process takes; Linux does")
-    return resident / 1e6
+    return found / 1e6
 
 
 def build() -> typer.Typer:
@@ -95,11 +95,9 @@ def build() -> typer.Typer:
         """Print the memory after each epoch, and then one JSON line."""
         with tempfile.TemporaryDirectory() as folder:
             write_pictures(Path(folder), pictures)
-            figures = measure(Path(folder), epochs)
-        typer.echo(
-            f"{figures['pictures']} pictures: {figures['resident_mb']} MB after each epoch, {figures['growth']:+.2%}"
-        )
-        line = json.dumps({"schema": SCHEMA, "machine": machine(engines.cores()), **figures})
+            found = measure(Path(folder), epochs)
+        typer.echo(f"{found['pictures']} pictures: {found['resident_mb']} MB after each epoch, {found['growth']:+.2%}")
+        line = json.dumps({"schema": SCHEMA, "machine": machine(engines.cores()), **found})
         typer.echo(line)
         if json_file is not None:
             write_whole(json_file, line + "\n")

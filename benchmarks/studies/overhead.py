@@ -131,19 +131,19 @@ def build() -> typer.Typer:
         agree: Annotated[bool, typer.Option("--agree", help="Compare 8 threads × 500 calls with serial ones.")] = False,
     ) -> None:
         bare, api = pair(file, engine, batch, size, threads)
-        figures: dict[str, object] = {**overhead(bare, api, seconds)}
+        found: dict[str, object] = {**overhead(bare, api, seconds)}
         typer.echo(
-            f"bare {figures['bare'] * 1e3:.3f} ms, API {figures['api'] * 1e3:.3f} ms: "  # type: ignore[operator]
-            f"{figures['added'] * 1e6:.0f} µs added, {figures['share']:.1%}; "  # type: ignore[operator]
-            f"{figures['quiet'] * 1e6:.0f} µs by the fastest tenth"  # type: ignore[operator]
+            f"bare {found['bare'] * 1e3:.3f} ms, API {found['api'] * 1e3:.3f} ms: "  # type: ignore[operator]
+            f"{found['added'] * 1e6:.0f} µs added, {found['share']:.1%}; "  # type: ignore[operator]
+            f"{found['quiet'] * 1e6:.0f} µs by the fastest tenth"  # type: ignore[operator]
         )
         if calls:
-            figures["growth"] = growth(api, calls)
-            typer.echo(f"memory over {calls} calls: {figures['growth']:+.2%}")
+            found["growth"] = growth(api, calls)
+            typer.echo(f"memory over {calls} calls: {found['growth']:+.2%}")
         if agree:
-            figures["agree"] = threads_agree(file, engine, size)
-            typer.echo(f"8 threads × 500 calls equal serial ones: {'yes' if figures['agree'] else 'NO'}")
-        typer.echo(json.dumps({"schema": 1, "machine": machine(cores()), "engine": engine, **figures}))
+            found["agree"] = threads_agree(file, engine, size)
+            typer.echo(f"8 threads × 500 calls equal serial ones: {'yes' if found['agree'] else 'NO'}")
+        typer.echo(json.dumps({"schema": 1, "machine": machine(cores()), "engine": engine, **found}))
 
     return app
 

@@ -71,6 +71,26 @@ def canonical(name: str) -> str:
     return engine
 
 
+@dataclass(frozen=True)
+class EngineOptions:
+    """Which engine runs an artifact, and where."""
+
+    engine: str = "auto"
+    """auto, onnxruntime, openvino or tensorrt (or ort, ov, trt); auto takes what gan-run tune measured as fastest."""
+    device: str = "auto"
+    """auto, cpu, cuda, or tensorrt (ONNX Runtime's provider)."""
+    threads: int | None = None
+    """Threads of the engine; the engine chooses by default."""
+
+    def __post_init__(self) -> None:
+        """Use the engine's own name, and check the rest."""
+        object.__setattr__(self, "engine", canonical(self.engine))
+        if self.device not in DEVICES:
+            raise UsageError(f"unknown device {self.device!r}: choose {', '.join(DEVICES)}")
+        if self.threads is not None and self.threads < 1:
+            raise UsageError(f"threads is {self.threads}: give 1 or more, or leave it out")
+
+
 Parts = tuple[float, float, float]
 """Where a call's time goes on a device of its own: copying in, computing, copying out, seconds."""
 
@@ -152,16 +172,12 @@ def start(
         MissingExtra: the engine is not installed.
         EngineError: the engine is there and cannot run this model on this device.
     """
-    name = canonical(name)
+    name = EngineOptions(name, device, threads).engine
     if name in ("tensorrt", "tensorrt_rtx"):
         raise UsageError(
             f"engine {name!r} runs .engine files, not .onnx: make one with gan-export --format trt, "
             "or choose device tensorrt"
         )
-    if device not in DEVICES:
-        raise UsageError(f"unknown device {device!r}: choose {', '.join(DEVICES)}")
-    if threads is not None and threads < 1:
-        raise UsageError(f"threads is {threads}: give 1 or more, or leave it out")
     able = readers(precision) if device in ("auto", "cpu") else ("onnxruntime",)
     order = sorted(MODULES, key=lambda known: (known not in able, known not in proven)) if name == "auto" else [name]
     for candidate in order:

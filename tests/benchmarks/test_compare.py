@@ -365,7 +365,7 @@ def test_the_state_while_it_is_measured(tmp_path: Path, monkeypatch: pytest.Monk
         watch.look()  # A moment later: not taken down again.
         clock["now"] += 3
     assert watch is not None
-    assert watch.figures() == {"clock_mhz": 2000.0, "temperature_c": 85.0, "power_w package": pytest.approx(60 / 6)}
+    assert watch.found() == {"clock_mhz": 2000.0, "temperature_c": 85.0, "power_w package": pytest.approx(60 / 6)}
     assert watch.warnings() == [
         "clock_mhz fell from 3000 to 2000 while it was measured: fix the clocks, or let it cool down"
     ]
@@ -380,7 +380,7 @@ def test_a_clock_that_rises_from_rest_has_not_fallen(tmp_path: Path, monkeypatch
     for kilohertz in (800_000, 3_000_000, 2_900_000):
         speed.write_text(f"{kilohertz}\n")
         watch.look()
-    assert watch.figures()["clock_mhz"] == 800
+    assert watch.found()["clock_mhz"] == 800
     assert not watch.warnings()
 
 
