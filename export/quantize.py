@@ -26,7 +26,8 @@ from ganedge.export import rewrite
 from ganedge.export.graph import COUNTED, copied, multiply_accumulates, shapes_for
 from ganedge.export.spec import Target
 from ganedge.runtime import engines
-from ganedge.runtime.errors import GanEdgeError, MissingExtra
+from ganedge.runtime.engines import ort
+from ganedge.runtime.errors import EngineError, GanEdgeError, one_line
 
 LAYERS = COUNTED
 """Operators that can compute in INT8."""
@@ -83,11 +84,13 @@ def prepared(model: ModelProto, target: Target) -> ModelProto:
 def _quantise(
     model: ModelProto, inputs: Sequence[Sequence[NDArray[np.generic]]], target: Target, keep: frozenset[str]
 ) -> ModelProto:
+    ort.package()  # One line where it is missing or broken.
     try:
-        import onnxruntime  # noqa: F401 - said here in one line, where quantize would say it in many
         from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
     except ImportError as error:
-        raise MissingExtra("onnxruntime", "cpu", "--int8") from error
+        raise EngineError(
+            f"--int8 needs onnxruntime's quantization, which does not import: {one_line(error)}"
+        ) from error
     symmetric = target != "onnxruntime"
     of_layer = results(model)
     idle = {
