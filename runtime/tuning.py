@@ -4,8 +4,8 @@
     trials = tune(model, manifest, batch=1, seconds=2.0, threads=None)
     remember(manifest.digest, best(trials).choice)
 
-The choice is kept in one small file in the user's cache folder. It is advice: a damaged or foreign file is ignored, and an
-engine that is requested by name is used whatever the file says.
+The choice is kept in one small file in the user's cache folder. It is advice: a damaged or foreign file is ignored, and
+an engine that is requested by name is used whatever the file says.
 """
 
 from __future__ import annotations
@@ -151,8 +151,8 @@ def tune(model: bytes, manifest: Manifest, batch: int, seconds: float, threads: 
         engine.close()
     distances = [difference(output, outputs[0], manifest.interface.output) for output in outputs]
     return [
-        Trial(choice, 1000 * median, -math.inf if one.nonfinite else one.psnr)
-        for (choice, _), one, median in zip(engines, distances, times, strict=True)
+        Trial(choice, 1000 * median, -math.inf if distance.nonfinite else distance.psnr)
+        for (choice, _), distance, median in zip(engines, distances, times, strict=True)
     ]
 
 
