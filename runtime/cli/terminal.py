@@ -81,16 +81,6 @@ def run(build: Callable[[], typer.Typer], name: str, extra: str) -> NoReturn:
     sys.exit(code if isinstance(code, int) else 0)
 
 
-def typed(context: typer.Context) -> frozenset[str]:
-    """The options that were given on the command line, by their long names, and not those with their defaults."""
-    given = set()
-    for param in context.command.params:
-        source = context.get_parameter_source(param.name or "")
-        if source is not None and source.name == "COMMANDLINE":
-            given.add(max(param.opts, key=len))
-    return frozenset(given)
-
-
 def _show_picture_warnings() -> None:
     """Print what the picture reader warns of as one line each, and each of them once."""
     show = warnings.showwarning
@@ -132,10 +122,10 @@ def _usage(name: str, error: Any) -> NoReturn:
 def _given(error: Any) -> str:
     """The value that an option refused, as it was typed; Typer's message does not always name it."""
     options = getattr(getattr(error, "param", None), "opts", ())
-    for place, word in enumerate(sys.argv):
+    for index, word in enumerate(sys.argv):
         option, equals, value = word.partition("=")
         if option in options and isinstance(error, typer.BadParameter):
-            value = value if equals else " ".join(sys.argv[place + 1 : place + 2])
+            value = value if equals else " ".join(sys.argv[index + 1 : index + 2])
             return "" if value in error.message else f" ({value!r} was given)"
     return ""
 
