@@ -25,12 +25,15 @@ LONGEST, HEAD = 38, 8
 """Characters of a name in a plot, and how many of them are its beginning where it is longer."""
 MAGNIFIED = 8
 """How much a difference between pictures is magnified, so that eyes can see it."""
+WIDTH = 6.4
+"""Width of a plot, inches: its text is still readable when it is scaled down to a telephone's window."""
 SIDE = 128
 """Height to which small pictures are scaled up on the page, pixels."""
 TEMPLATE = """{% macro figures(part) %}<div class="scroll table"><table>
 <tr>{% for head in part.heads %}<th>{{ head }}</th>{% endfor %}</tr>
 {% for row in part.rows %}<tr>{% for cell in row.cells %}
-<td{% if row.wrong and loop.index0 == part.same %} class="no"{% endif %}>{{ cell }}</td>{% endfor %}</tr>
+<td data-head="{{ part.heads[loop.index0] }}"{% if row.wrong and loop.index0 == part.same %} class="no"{% endif %}>
+{{- cell }}</td>{% endfor %}</tr>
 {% endfor %}</table></div>{% endmacro %}
 <!doctype html>
 <html lang="en">
@@ -40,16 +43,20 @@ TEMPLATE = """{% macro figures(part) %}<div class="scroll table"><table>
 <style>
 :root { color-scheme: light dark; }
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 1280px; margin: 0 auto; padding: 1rem; }
-h1 { font-size: 1.4rem; } h2 { font-size: 1.1rem; margin-top: 2rem; }
-.scroll { overflow: auto; } .table { max-height: 85vh; border-bottom: 1px solid #8884; }
+h1 { font-size: 1.4rem; overflow-wrap: anywhere; } h2 { font-size: 1.1rem; margin-top: 2rem; }
+.scroll { overflow-x: auto; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .9rem; }
 th, td { padding: .25rem .6rem; text-align: right; border-bottom: 1px solid #8884; white-space: nowrap; }
-th { position: sticky; top: 0; z-index: 1; background: Canvas; vertical-align: bottom; white-space: normal; }
-th:first-child, td:first-child { text-align: left; white-space: normal; overflow-wrap: anywhere;
-  min-width: min(36vw, 20rem); position: sticky; left: 0; background: Canvas; }
-th:first-child { z-index: 2; }
+th { vertical-align: bottom; white-space: normal; }
+th:first-child, td:first-child { text-align: left; white-space: normal; overflow-wrap: anywhere; }
+@media (max-width: 700px) { /* One block for each row: nothing is wider than the window. */
+  table, tbody, tr, td { display: block; } tr:first-child { display: none; }
+  tr { border-bottom: 1px solid #8884; padding: .4rem 0; } td:empty { display: none; }
+  td, td:first-child { border: 0; padding: 0 .2rem; text-align: left; white-space: normal; }
+  td:first-child { font-weight: bold; } td:not(:first-child)::before { content: attr(data-head) ": "; opacity: .7; }
+}
 .no { color: #d33; font-weight: bold; } .warn { border-left: 4px solid #d80; padding-left: .8rem; }
-.plot { background: #fff; } .plot svg { display: block; width: 100%; height: auto; min-width: 720px; }
+.plot { background: #fff; max-width: 860px; } .plot svg { display: block; width: 100%; height: auto; }
 figure { margin: 0 0 1rem; } figcaption { font-size: .85rem; overflow-wrap: anywhere; }
 .pictures { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 330px), 1fr)); gap: 1rem; }
 .pictures img { max-width: 100%; image-rendering: pixelated; display: block; margin-bottom: 4px; }
@@ -187,7 +194,7 @@ def distribution(rows: Sequence[Mapping[str, Any]]) -> str:
         axes.barh(place, quarters[1] - quarters[0], 0.6, quarters[0], color="C0", alpha=0.6)
         axes.plot((p50, p50), (place - 0.3, place + 0.3), color="k", lw=1.5)
         axes.plot(most, place, ".", color="0.5", ms=4)
-    axes.set_yticks(range(len(rows)), labels([row["competitor"] for row in rows]))
+    axes.set_yticks(range(len(rows)), labels([row["competitor"] for row in rows]), fontsize=8)
     axes.set_ylim(len(rows) - 0.4, -0.6)
     _logarithmic(axes, "x")
     axes.set_xlabel("milliseconds a call (logarithmic)")
@@ -196,7 +203,7 @@ def distribution(rows: Sequence[Mapping[str, Any]]) -> str:
 
 def _throughput(report: Mapping[str, Any]) -> str:
     names = list(dict.fromkeys(row["competitor"] for row in report["results"]))
-    figure, axes = _axes(max(3.6, 0.8 + 0.2 * len(names)))
+    figure, axes = _axes(3.2 + 0.1 * len(names))
     for place, (name, label) in enumerate(zip(names, labels(names), strict=True)):
         rows = [row for row in report["results"] if row["competitor"] == name]
         style = ("-", "--", ":", "-.")[place // 10 % 4]
@@ -208,12 +215,12 @@ def _throughput(report: Mapping[str, Any]) -> str:
     axes.set_xticks(ticks, [str(tick) for tick in ticks])
     axes.set_xlabel("batch")
     axes.set_ylabel("images a second")
-    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=7, frameon=False)
+    _legend(figure, len(names))
     return _svg(figure)
 
 
 def _fidelity(rows: Sequence[Mapping[str, Any]]) -> str:
-    figure, axes = _axes(max(3.6, 0.8 + 0.2 * len(rows)))
+    figure, axes = _axes(3.2 + 0.1 * len(rows))
     names = labels([row["competitor"] for row in rows])
     for place, (row, label) in enumerate(zip(rows, names, strict=True)):
         marker = "os^Dv"[place // 10 % 5]
@@ -221,8 +228,13 @@ def _fidelity(rows: Sequence[Mapping[str, Any]]) -> str:
     _logarithmic(axes, "x")
     axes.set_xlabel("median milliseconds a call (logarithmic)")
     axes.set_ylabel("PSNR, dB")
-    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=7, frameon=False)
+    _legend(figure, len(names))
     return _svg(figure)
+
+
+def _legend(figure: Any, names: int) -> None:
+    """The names below the plot, in two columns."""
+    figure.legend(loc="outside lower left", ncols=1 if names < 4 else 2, fontsize=7, frameon=False)
 
 
 def _logarithmic(axes: Any, which: Literal["x", "y"]) -> None:
@@ -243,7 +255,7 @@ def _axes(height: float) -> tuple[Any, Any]:
     """A figure without pyplot, which would keep it and look for a display."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(9, height), layout="constrained")
+    figure = Figure(figsize=(WIDTH, height), layout="constrained")
     axes = figure.add_subplot()
     axes.grid(alpha=0.3)
     axes.use_sticky_edges = False  # Or a box would begin on the frame.
