@@ -135,7 +135,7 @@ def render(report: Mapping[str, Any], pictures: Mapping[str, NDArray[np.generic]
             ),
             _part(report, "Cost", COST),
         ],
-        failed=[printable(words.failure(one)) for one in report["failed"]],
+        failed=[printable(words.failure(row)) for row in report["failed"]],
         plots=plots,
         pictures=_pictures(pictures, port, report["reference"]) if port is not None and port.role == "image" else [],
         magnified=MAGNIFIED,
@@ -186,14 +186,14 @@ def _plots(report: Mapping[str, Any]) -> list[tuple[str, str, str]]:
 def distribution(rows: Sequence[Mapping[str, Any]]) -> str:
     """The spread of each row's latencies, as an SVG element."""
     figure, axes = _axes(1.2 + 0.32 * len(rows))
-    for place, row in enumerate(rows):
+    for index, row in enumerate(rows):
         q = 1000 * np.asarray(row["quantiles"])
         p50, p99, most = (1000 * row["figures"][name] for name in ("p50", "p99", "longest"))
         quarters = np.interp((0.25, 0.75), np.linspace(0, 1, len(q)), q)
-        axes.plot((q[0], p99), (place, place), color="0.5", lw=1)
-        axes.barh(place, quarters[1] - quarters[0], 0.6, quarters[0], color="C0", alpha=0.6)
-        axes.plot((p50, p50), (place - 0.3, place + 0.3), color="k", lw=1.5)
-        axes.plot(most, place, ".", color="0.5", ms=4)
+        axes.plot((q[0], p99), (index, index), color="0.5", lw=1)
+        axes.barh(index, quarters[1] - quarters[0], 0.6, quarters[0], color="C0", alpha=0.6)
+        axes.plot((p50, p50), (index - 0.3, index + 0.3), color="k", lw=1.5)
+        axes.plot(most, index, ".", color="0.5", ms=4)
     axes.set_yticks(range(len(rows)), labels([row["competitor"] for row in rows]), fontsize=8)
     axes.set_ylim(len(rows) - 0.4, -0.6)
     _logarithmic(axes, "x")
@@ -204,9 +204,9 @@ def distribution(rows: Sequence[Mapping[str, Any]]) -> str:
 def _throughput(report: Mapping[str, Any]) -> str:
     names = list(dict.fromkeys(row["competitor"] for row in report["results"]))
     figure, axes = _axes(3.2 + 0.1 * len(names))
-    for place, (name, label) in enumerate(zip(names, labels(names), strict=True)):
+    for index, (name, label) in enumerate(zip(names, labels(names), strict=True)):
         rows = [row for row in report["results"] if row["competitor"] == name]
-        style = ("-", "--", ":", "-.")[place // 10 % 4]
+        style = ("-", "--", ":", "-.")[index // 10 % 4]
         axes.plot([r["batch"] for r in rows], [r["images_per_s"] for r in rows], style, marker=".", label=label)
     axes.set_xscale("log", base=2)
     axes.minorticks_off()
@@ -222,8 +222,8 @@ def _throughput(report: Mapping[str, Any]) -> str:
 def _fidelity(rows: Sequence[Mapping[str, Any]]) -> str:
     figure, axes = _axes(3.2 + 0.1 * len(rows))
     names = labels([row["competitor"] for row in rows])
-    for place, (row, label) in enumerate(zip(rows, names, strict=True)):
-        marker = "os^Dv"[place // 10 % 5]
+    for index, (row, label) in enumerate(zip(rows, names, strict=True)):
+        marker = "os^Dv"[index // 10 % 5]
         axes.plot(1000 * row["figures"]["p50"], row["psnr"], marker, label=label, alpha=0.8)
     _logarithmic(axes, "x")
     axes.set_xlabel("median milliseconds a call (logarithmic)")
@@ -276,11 +276,11 @@ def _svg(figure: Any) -> str:
 
 def labels(names: Sequence[str]) -> list[str]:
     """Names for a plot, the middle left out where they are long; what then looks alike is numbered."""
-    found: list[str] = []
+    shown: list[str] = []
     for name in map(_short, names):
-        twins = sum(other.rpartition(" #")[0] == name or other == name for other in found)
-        found.append(f"{name} #{twins + 1}" if twins else name)
-    return found
+        twins = sum(other.rpartition(" #")[0] == name or other == name for other in shown)
+        shown.append(f"{name} #{twins + 1}" if twins else name)
+    return shown
 
 
 def _short(name: str) -> str:
@@ -298,13 +298,13 @@ def _pictures(pictures: Mapping[str, NDArray[np.generic]], port: Port, reference
     levels = {
         name: to_pixels(np.nan_to_num(output), span, port.layout).astype(np.int64) for name, output in pictures.items()
     }
-    found = []
+    entries = []
     for name, shown in levels.items():
         entry = {"name": printable(name), "shown": _png(shown), "apart": ""}
         if reference in levels and name != reference:
             entry["apart"] = _png(np.minimum(MAGNIFIED * np.abs(shown - levels[reference]), 255))
-        found.append(entry)
-    return found
+        entries.append(entry)
+    return entries
 
 
 def _png(pixels: NDArray[np.int64]) -> str:
