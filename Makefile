@@ -5,7 +5,7 @@ FILE ?= demo/generator.onnx
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: check clean demo figures format gpu help honesty hostile install-matrix layout matrix options results soak startup stations test
+.PHONY: check clean demo demo-check docs figures format gpu help honesty hostile install-matrix layout matrix options results soak startup stations test
 SOAK_SECONDS ?= 3600
 SOAK_LOADS ?= 500
 
@@ -17,24 +17,27 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/demo.stamp: $(BIN)/python pyproject.toml constraints.txt
-	$(PIP) --editable '.[train,export,cpu]'
+	$(PIP) --editable '.[train,export,cpu,openvino]'
 	@touch $@
 
 $(VENV)/test.stamp: $(VENV)/demo.stamp
-	$(PIP) --editable '.[train,export,cpu,openvino,rtx,sr,video,serve,report,dev]'
+	$(PIP) --editable '.[train,export,cpu,openvino,rtx,sr,video,serve,report,docs,dev]'
 	@touch $@
 
 .typecheck/ganedge:
 	@mkdir -p .typecheck && ln -sfn .. .typecheck/ganedge
 
-demo: $(VENV)/demo.stamp ## Digits → DCGAN → ONNX FP32 and FP16 → new digits → latency table
-	rm -rf demo
-	$(BIN)/gan-train dcgan --data digits --conditional --out demo/run --epochs 60 --max-minutes 2.5
-	$(BIN)/gan-export demo/run --format onnx -o demo/generator.onnx
-	$(BIN)/gan-export demo/run --format onnx --fp16 -o demo/generator-fp16.onnx
+demo: $(VENV)/demo.stamp ## Digits → DCGAN → ONNX in FP32 and INT8 → new digits → latency table
+	@rm -rf demo
+	$(BIN)/gan-train dcgan --data digits --conditional --r1 1 --ema 0.99 --epochs 1000 --max-minutes 2.5 --out demo/run
+	$(BIN)/gan-export demo/run -o demo/generator.onnx
+	$(BIN)/gan-export demo/run --int8 -o demo/generator-int8.onnx
 	$(BIN)/gan-run sample demo/generator.onnx -n 60 --columns 10 --seed 0 -o demo/digits.png
-	$(BIN)/gan-bench demo/generator.onnx demo/generator-fp16.onnx --against demo/run --batch 1,8 --seconds 1 --json demo/latency.json
-	@echo "new digits: demo/digits.png   latency: demo/latency.json"
+	$(BIN)/gan-bench demo/generator.onnx demo/generator-int8.onnx --against demo/run --seconds 1 --json demo/latency.json
+	@echo "new digits: demo/digits.png"
+
+demo-check: demo/generator.onnx ## Are the demo's digits legible and varied? Run make demo first
+	$(BIN)/python -m ganedge.benchmarks.studies.demo_quality demo/generator.onnx demo/generator-int8.onnx
 
 WORKERS ?= auto
 test: check ## Checks, then every test, in a process for each core (WORKERS=1: in one), four at most
@@ -48,6 +51,9 @@ check: $(VENV)/test.stamp .typecheck/ganedge ## Format, lint, types and layout
 
 layout: ## Write the file tree of docs/layout.md
 	python3 tests/layout_tree.py
+
+docs: $(VENV)/test.stamp .typecheck/ganedge ## Build the documents and the API reference into build/site
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
 options: $(VENV)/test.stamp ## Write the option tables of docs/commands.md
 	$(BIN)/python tests/option_tables.py

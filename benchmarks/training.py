@@ -34,10 +34,13 @@ from ganedge.models import find
 from ganedge.models.variant import Wants
 from ganedge.runtime import engines, timing
 from ganedge.runtime.errors import EngineError, GanEdgeError, UsageError
-from ganedge.train import compiling, loop
+from ganedge.train import compiling
 from ganedge.train.data import Data
-from ganedge.train.reporter import Keeper
+from ganedge.train.devices import make_fabric, settled_precision
+from ganedge.train.reporter import Reporter
+from ganedge.train.settings import Precision, Settings
 from ganedge.train.sources import InMemory
+from ganedge.train.trainer import Trainer
 
 SCHEMA = 3
 """Version of the report."""
@@ -125,13 +128,13 @@ def our_steps(
     name: str,
     pixels: np.ndarray,
     config_values: dict[str, Any],
-    precision: loop.Precision,
+    precision: Precision,
     device: Device = "cpu",
     compiled: bool = False,
 ) -> Iterator[str]:
     """Our trainer as `gan-train` runs it, one step for each `next`, which gives the precision it computes in.
 
-    It keeps its moving average, and its keeper adds up losses, writes them and saves pictures and checkpoints when
+    It keeps its moving average, and its reporter adds up losses, writes them and saves pictures and checkpoints when
     they are due.
     """
     variant = find(name)
@@ -140,24 +143,24 @@ def our_steps(
     items = torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()
     data = Data((InMemory({"images": items}),), "random", wants)
     with tempfile.TemporaryDirectory() as folder:
-        loop_settings = loop.Settings(
+        settings = Settings(
             data="random", out=Path(folder), steps=10**9, device=device, precision=precision, compile=compiled
         )
-        trainer = loop.Trainer(loop.make_fabric(loop_settings), variant, config, loop_settings, data)
+        trainer = Trainer(make_fabric(settings), variant, config, settings, data)
         with contextlib.redirect_stderr(io.StringIO()):
-            keeper = Keeper(trainer, math.inf)
-        computes = loop.settled_precision(loop_settings)
+            reporter = Reporter(trainer, math.inf)
+        computes = settled_precision(settings)
         while True:
             losses = trainer.advance()
             with contextlib.redirect_stderr(io.StringIO()):  # Its progress would be printed among ours.
-                keeper.look(losses)
+                reporter.after_step(losses)
             yield computes
 
 
 def compare(
     name: str,
     seconds: float,
-    precision: loop.Precision = "auto",
+    precision: Precision = "auto",
     device: Device = "cpu",
     compiled: bool = False,
     watch: Watch | None = None,
@@ -288,7 +291,7 @@ def _spread(steps: NDArray[np.float64]) -> float:
 def measure(
     seconds: float,
     threads: int | None,
-    precision: loop.Precision,
+    precision: Precision,
     say: Callable[[str], object],
     device: Device = "cpu",
     compiled: bool = False,

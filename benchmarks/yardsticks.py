@@ -186,15 +186,13 @@ def _onnxruntime(threads: int) -> Callable[[], object]:
 
 
 def _openvino(threads: int) -> Callable[[], object]:
-    import openvino
-
     settings: dict[str, Any] = {
         "PERFORMANCE_HINT": "LATENCY",
         "INFERENCE_PRECISION_HINT": "f32",
         "INFERENCE_NUM_THREADS": threads,
     }
     with ov.signal_stack_kept():
-        core = openvino.Core()
+        core = ov.package().Core()
         compiled = core.compile_model(core.read_model(_model()), "CPU", settings)
     request = compiled.create_infer_request()
     feeds = {"picture0": _numbers()[0]}

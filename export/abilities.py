@@ -31,19 +31,23 @@ class Ability:
 
 def abilities() -> list[Ability]:
     """Every format × precision on this machine; nothing is imported but a TensorRT that is installed."""
-    return [Ability(form, kind, _build(form, kind), _run(form, kind)) for form in FORMATS for kind in PRECISIONS]
+    return [
+        Ability(fmt, precision, _build(fmt, precision), _run(fmt, precision))
+        for fmt in FORMATS
+        for precision in PRECISIONS
+    ]
 
 
 def table() -> list[str]:
     """The same as aligned lines."""
     rows = [("format", "precision", "build here", "run here")]
-    rows += [(one.format, one.precision, one.build, one.run) for one in abilities()]
-    widths = [max(len(row[place]) for row in rows) for place in range(4)]
+    rows += [(ability.format, ability.precision, ability.build, ability.run) for ability in abilities()]
+    widths = [max(len(row[column]) for row in rows) for column in range(4)]
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
 
 
-def _build(form: str, kind: str) -> str:
-    if form == "trt":
+def _build(fmt: str, precision: str) -> str:
+    if fmt == "trt":
         try:
             name, trt = trt_builder.flavour()
         except EngineError as error:
@@ -55,20 +59,24 @@ def _build(form: str, kind: str) -> str:
         how = "yes, from runs, modules and .onnx files"
     else:
         how = "yes, from .onnx files (runs and modules need ganedge[export])"
-    if (form, kind) == ("triton", "bf16"):
+    if (fmt, precision) == ("triton", "bf16"):
         how += ", with --triton-backend tensorrt"
-    if kind == "int8" and not engines.installed("onnxruntime"):
+    if precision == "int8" and not engines.installed("onnxruntime"):
         return "no: calibration needs onnxruntime, pip install 'ganedge[cpu]'"
     return how
 
 
-def _run(form: str, kind: str) -> str:
-    if form == "triton":
+def _run(fmt: str, precision: str) -> str:
+    if fmt == "triton":
         return "not here: a Triton server does"
-    if form == "trt":
+    if fmt == "trt":
         if not any(map(engines.installed, trt_builder.FLAVOURS)):
             return "no: no TensorRT"
         gpu = trt_builder.compute_capability()
         return f"yes, on this {gpu} GPU" if gpu else "no: no NVIDIA GPU, or no driver for it"
-    found = [f"{name} {engines.package_version(name)}" for name in engines.readers(kind) if engines.installed(name)]
-    return f"yes, {', '.join(found)}" if found else "no: no engine, pip install 'ganedge[cpu]' or 'ganedge[openvino]'"
+    readers = [
+        f"{name} {engines.package_version(name)}" for name in engines.readers(precision) if engines.installed(name)
+    ]
+    return (
+        f"yes, {', '.join(readers)}" if readers else "no: no engine, pip install 'ganedge[cpu]' or 'ganedge[openvino]'"
+    )

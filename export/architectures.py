@@ -180,12 +180,12 @@ def open_checkpoint(path: Path, spec: SourceSpec) -> LoadedModule:
     if arch == "auto":
         name, state = only_candidate(parts, path)
         return _recognised(path, state, digest, spec, part_note(path, name))
-    name, network, state = match_weights(parts, path, lambda state: build(arch, state, spec.norm))
+    match = match_weights(parts, path, lambda state: build(arch, state, spec.norm))
     # Its generators work at any size that halves evenly; the U-Nets' multiple is found by trying.
     size = spec.size or ("dynamic" if spec.input is None else None)
-    channels = channels_of(state)
+    channels = channels_of(match.state)
     filled = {**vars(spec), "kind": "image", "input": spec.input or f"{channels}xHxW", "size": size}
-    return LoadedModule(network, SourceSpec(**filled), arch, digest, part_note(path, name), path.stem)
+    return LoadedModule(match.network, SourceSpec(**filled), arch, digest, match.notes(path), path.stem)
 
 
 def _recognised(

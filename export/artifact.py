@@ -119,9 +119,9 @@ def write_proof(path: Path, proven: VerifiedArtifact) -> None:
 
     Where nothing could run the source there are none, and an older artifact's are removed with it.
     """
-    place = path.with_name(f"{path.name}.proof.npz")
+    proof_path = path.with_name(f"{path.name}.proof.npz")
     if not proven.cases:
-        place.unlink(missing_ok=True)
+        proof_path.unlink(missing_ok=True)
         return
     case, interface = proven.cases[0], proven.manifest.interface
     count = PROOF_LATENTS if interface.noise else PROOF_PICTURES
@@ -129,11 +129,11 @@ def write_proof(path: Path, proven: VerifiedArtifact) -> None:
     each = sum(array[0].nbytes for array in case.inputs) + 4 * case.reference[0].size
     count = max(1, min(count, MAX_PROOF // each))
     count = -(-count // batch) * batch if isinstance(batch, int) else count
-    arrays = {f"input{place}": array[:count] for place, array in enumerate(case.inputs)}
+    arrays = {f"input{proof_path}": array[:count] for proof_path, array in enumerate(case.inputs)}
     arrays["output"] = case.reference[:count].astype(np.float32)
     arrays["weights"] = np.array(proven.manifest.source.weights)
     arrays["interface"] = np.array(io_signature(interface))
-    with whole_file(place) as part, part.open("wb") as file:
+    with whole_file(proof_path) as part, part.open("wb") as file:
         np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
 
 
@@ -145,8 +145,8 @@ def default_path(original: SourceModel, kind: Precision, ending: str, target: st
     stem = re.sub(rf"-{original.precision}(-(ort|trt|onnxruntime|openvino|tensorrt))?$", "", original.stem)
     if kind == original.precision and stem != original.stem:
         return original.folder / f"{original.stem}.{ending}"
-    form = f"-{target}" if kind == "int8" and target is not None else ""
-    return original.folder / f"{stem}{'' if kind == 'fp32' else f'-{kind}'}{form}.{ending}"
+    suffix = f"-{target}" if kind == "int8" and target is not None else ""
+    return original.folder / f"{stem}{'' if kind == 'fp32' else f'-{kind}'}{suffix}.{ending}"
 
 
 def is_unchanged(original: SourceModel, wanted: ExportSpec) -> bool:
@@ -182,13 +182,13 @@ def make(original: SourceModel, wanted: ExportSpec) -> VerifiedArtifact:
         measured = (*measured, *chosen)
     keep: frozenset[str] = frozenset()
     losses: _Losses | None = None
-    for turn in range(ROUNDS):
+    for attempt in range(ROUNDS):
         model, notes = _convert(original, kind, wanted, keep, calibrated)
         made = _prove(original, model, kind, wanted, cases, (*original.notes, *doubt, *measured, *notes))
         failed = [proof for proof in made.manifest.parity if not proof.passed]
         if not failed:
             return made
-        if not changed or turn == ROUNDS - 1:
+        if not changed or attempt == ROUNDS - 1:
             break
         if losses is None:
             if kind == "int8":

@@ -7,13 +7,17 @@ Nothing in a file is executed; a checkpoint that needs more is refused until it 
 
 from __future__ import annotations
 
+import ast
 import difflib
 import hashlib
+import io
 import pickle
+import re
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 from typing import Any, NoReturn
 
 import torch
@@ -23,42 +27,70 @@ from ganedge.export.source import SourceSpec
 from ganedge.runtime.errors import ArtifactError, UsageError, one_line
 from ganedge.runtime.files import read_file
 
-PREFIXES = ("module.", "_orig_mod.")
-"""What DataParallel and torch.compile put before every key."""
-PREFERRED = ("ema", "generator", "netg", "g", "gen")
-"""Words in the name of a part of a checkpoint that make it the one to export, best first."""
+WRAPPERS = frozenset({"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})
+"""Components that DataParallel, torch.compile, FSDP and activation checkpointing add to the names of weights."""
+COUNTERS = ("num_batches_tracked", "n_averaged")
+"""Names of buffers that count training steps: they may be missing, and may be there, without effect."""
+AVERAGES = ("ema", "ge", "gs", "shadow", "averaged", "average", "avg", "swa", "polyak")
+"""Words in the name of a part that hold weights averaged over training, which generate better images."""
+GENERATORS = ("generator", "netg", "g", "gen")
+"""Words in the name of a part that is a generator, best first."""
+PREFIX_LEVELS = 3
+"""How many components of the names in one state dict may belong to its wrapping: `model.generator.`."""
 SCRIPT = (
     "{} is TorchScript, a module compiled without its source: give that, FILE.py:NAME, with its state dict as --weights"
 )
-"""What there is to say of torch.jit.save's files."""
+"""Message for files of torch.jit.save."""
 
 
 Part = tuple[str, dict[str, Tensor]]
-"""The path to a state dict in a checkpoint, and what it holds."""
+"""The path to a state dict in a checkpoint, and the weights in it; names `#0`, `#1`, … stand for a list of tensors."""
 
 
 @dataclass(frozen=True)
 class LoadedModule:
-    """A module with its weights, as it came, and what is known of it."""
+    """A module with its weights, before any change, and what is known of it."""
 
     network: nn.Module
     spec: SourceSpec
     """What the user stated, completed by what its architecture implies."""
     name: str
-    """What it is called in a manifest."""
+    """Its name in a manifest."""
     digest: str
-    """sha256 of its weights' file; empty where it brought its own."""
+    """sha256 of the file of weights; empty where the module came with its own."""
     notes: tuple[str, ...] = ()
-    """What a person should know of how it was read."""
+    """What the user should know of how it was read."""
     stem: str = "generator"
-    """What the names of its artifacts begin with: the file of its weights, or its class."""
+    """Start of its artifacts' names: the file of its weights, or its class."""
+
+
+@dataclass(frozen=True)
+class Match:
+    """A part of a checkpoint that fits a network."""
+
+    name: str
+    """The path to it in the checkpoint."""
+    network: nn.Module
+    """The network, filled with it."""
+    state: dict[str, Tensor]
+    """The weights under the network's names."""
+    others: tuple[str, ...] = ()
+    """Parts that fit as well, and were not taken."""
+
+    def notes(self, path: Path) -> tuple[str, ...]:
+        """Tell the user which part of which file was taken."""
+        notes = part_note(path, self.name)
+        if self.others:
+            shown = ", ".join(self.others[:4])
+            notes = (f"{notes[0]}; not taken: {shown} (choose with --part {self.others[0]})",)
+        return notes
 
 
 def load_weights(network: nn.Module, path: Path, trust: bool = False) -> str:
-    """Put a checkpoint's weights into a network; the part of the checkpoint that fits is found.
+    """Fill a network with the part of a checkpoint that fits it.
 
     Args:
-        network: To be filled.
+        network: The network to fill.
         path: A state dict, wrapped or not, or a whole training checkpoint; .safetensors too.
         trust: Whether to read it even if it can execute code.
 
@@ -66,16 +98,40 @@ def load_weights(network: nn.Module, path: Path, trust: bool = False) -> str:
         The file's sha256.
 
     Raises:
-        ArtifactError: it cannot be read, or nothing in it fits: the message says which keys.
+        ArtifactError: it cannot be read, or nothing in it fits: the message names the keys.
+
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp()) / "netG.pth"
+    >>> torch.save({"epoch": 3, "state_dict": {"netG.weight": torch.ones(2, 3), "netG.bias": torch.zeros(2)}}, path)
+    >>> network = nn.Linear(3, 2)
+    >>> digest = load_weights(network, path)
+    >>> network(torch.ones(1, 3)).tolist()
+    [[3.0, 3.0]]
     """
     content, digest = read_checkpoint(path, trust)
     load_part(network, list(parts_of(content)), path)
     return digest
 
 
-def read_checkpoint(path: Path, trust: bool = False) -> tuple[Any, str]:
-    """What a file of weights holds, and its sha256."""
+def read_checkpoint(path: Path, trust: bool = False, script: ModuleType | None = None) -> tuple[Any, str]:
+    """Read a file of weights.
+
+    Args:
+        path: A file of torch.save, or .safetensors.
+        trust: Whether to read it even if it can execute code.
+        script: The module to take classes from that were pickled in a script, as `__main__.NAME`.
+
+    Returns:
+        Its content, and its sha256.
+
+    Raises:
+        ArtifactError: the file is missing, empty, damaged, needs code that is not here, or needs to be trusted.
+    """
     data = read_file(path, "the weights")
+    if not data:
+        raise ArtifactError(f"{path} is empty (0 bytes): copy or download it again")
+    if data[:64].lstrip()[:14].lower() in (b"<!doctype html", b"<html>") or data[:64].lstrip().startswith(b"<html"):
+        raise ArtifactError(f"{path} is a web page, not the weights: download the file itself")
     digest = hashlib.sha256(data).hexdigest()
     try:
         if path.suffix == ".safetensors":
@@ -83,143 +139,255 @@ def read_checkpoint(path: Path, trust: bool = False) -> tuple[Any, str]:
 
             return safetensors.torch.load(data), digest
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # PyTorch's thoughts on how a checkpoint was pickled.
-            return torch.load(path, map_location="cpu", weights_only=not trust), digest
-    except pickle.UnpicklingError as error:
-        reason = str(error)
-        if "weights_only" not in reason.lower() and "Unsupported" not in reason:
-            raise ArtifactError(f"{path} is damaged or no checkpoint: {one_line(error)}") from error
-        needs = next(
-            (part for part in reason.split() if part.count(".") and part[0].isalpha() and "torch." not in part), ""
+            warnings.simplefilter("ignore", UserWarning)  # PyTorch's remarks on how a checkpoint was pickled.
+            if trust:
+                return torch.load(path, map_location="cpu", weights_only=False, pickle_module=_pickle(script)), digest
+            return torch.load(path, map_location="cpu", weights_only=True), digest
+    except Exception as error:
+        raise ArtifactError(_unreadable(path, data, error)) from error
+
+
+def _pickle(script: ModuleType | None) -> Any:
+    """Return a pickle module that looks classes of `__main__` up in a script."""
+
+    class Unpickler(pickle.Unpickler):
+        """Classes of the script that saved the file are found in `script`."""
+
+        def find_class(self, module_name: str, name: str) -> Any:
+            """Look a class up."""
+            if module_name == "__main__" and script is not None and hasattr(script, name):
+                return getattr(script, name)
+            return super().find_class(module_name, name)
+
+    def load(file: Any, **options: Any) -> Any:
+        return Unpickler(file, **options).load()
+
+    return SimpleNamespace(Unpickler=Unpickler, load=load, __name__="pickle")
+
+
+def _unreadable(path: Path, data: bytes, error: Exception) -> str:
+    """Say why a file could not be read, and what to do."""
+    reason = str(error)
+    script_class = re.search(r"attribute '(\w+)' on <module '[\w.]*__main__'", reason)
+    if script_class:
+        name = script_class[1]
+        script = _defining_script(path.resolve().parent, name) or "FILE.py"
+        return (
+            f"{path} holds an object of class __main__.{name}, defined in the script that saved it: "
+            f"give that script, {script}:{name} --weights {path} --trust"
         )
-        raise ArtifactError(
+    if isinstance(error, ModuleNotFoundError) or "Can't get attribute" in reason:
+        return (
+            f"{path} needs code that cannot be imported here ({one_line(error)}): "
+            "run gan-export in the folder of the repository that saved it, or give FILE.py:NAME --weights"
+        )
+    if "TorchScript" in reason:
+        return SCRIPT.format(path)
+    if isinstance(error, pickle.UnpicklingError) and ("weights_only" in reason.lower() or "Unsupported" in reason):
+        needs = _refused_classes(data, reason)
+        return (
             f"{path} holds more than weights{f' ({needs})' if needs else ''}, and reading that can execute code: "
             "add --trust if you trust where it comes from"
-        ) from error
-    except Exception as error:
-        reason = one_line(error)
-        if "TorchScript" in reason:
-            raise ArtifactError(SCRIPT.format(path)) from error
-        raise ArtifactError(f"{path} is cut off, damaged or no checkpoint: {type(error).__name__}: {reason}") from error
+        )
+    return f"{path} is cut off, damaged or no checkpoint: {type(error).__name__}: {one_line(error)}"
 
 
-def parts_of(content: Any, name: str = "", depth: int = 0) -> Iterator[tuple[str, dict[str, Tensor]]]:
-    """Every state dict in a checkpoint, with the path to it; whole modules give theirs."""
+def _refused_classes(data: bytes, reason: str) -> str:
+    """Name the classes for which PyTorch refuses to read a file without trust."""
+    try:
+        names = torch.serialization.get_unsafe_globals_in_checkpoint(io.BytesIO(data))
+    except Exception:  # noqa: BLE001 - an older format, or an older PyTorch: its message names the first one
+        names = re.findall(r"GLOBAL ([\w.]+)", reason)
+    names = sorted(set(names))
+    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
+
+
+def _defining_script(folder: Path, name: str) -> str | None:
+    """Find the script that defines a class, in a folder or here; it is parsed, not executed."""
+    for place in dict.fromkeys((folder, Path.cwd())):
+        for path in sorted(place.glob("*.py"))[:50]:
+            try:
+                code = ast.parse(path.read_text("utf-8"))
+            except (OSError, SyntaxError, ValueError):
+                continue
+            if any(isinstance(node, ast.ClassDef) and node.name == name for node in code.body):
+                return str(path)
+    return None
+
+
+def parts_of(content: Any, name: str = "", depth: int = 0) -> Iterator[Part]:
+    """Yield every state dict in a checkpoint with the path to it; whole modules give theirs.
+
+    >>> weights = {"model.netG.weight": torch.zeros(1), "model.netD.weight": torch.zeros(1)}
+    >>> [name for name, _ in parts_of({"state_dict": weights})]
+    ['state_dict', 'state_dict.model', 'state_dict.model.netD', 'state_dict.model.netG']
+    """
     if isinstance(content, nn.Module):
         yield name, content.state_dict()
-        return
-    if not isinstance(content, Mapping) or depth > 4:
-        return
-    tensors = {str(key): value for key, value in content.items() if isinstance(value, Tensor)}
-    if tensors:
-        yield name, dict(tensors)
-        for prefix in sorted({key.partition(".")[0] + "." for key in tensors if "." in key}):
-            yield (
-                f"{name}.{prefix}",
-                {key[len(prefix) :]: value for key, value in tensors.items() if key.startswith(prefix)},
-            )
-    for key, value in content.items():
-        yield from parts_of(value, f"{name}.{key}", depth + 1)
+    elif isinstance(content, list | tuple) and content and all(isinstance(value, Tensor) for value in content):
+        yield name, {f"#{index}": value for index, value in enumerate(content)}
+    elif isinstance(content, Mapping) and depth <= 4:
+        tensors = {str(key): value for key, value in content.items() if isinstance(value, Tensor)}
+        if tensors:
+            yield from _prefixed(tensors, name, PREFIX_LEVELS)
+        for key, value in content.items():
+            if not isinstance(value, Tensor):
+                yield from parts_of(value, _joined(name, str(key)), depth + 1)
+
+
+def _prefixed(tensors: dict[str, Tensor], name: str, levels: int) -> Iterator[Part]:
+    """Yield a state dict, and those under each of its prefixes."""
+    yield name, tensors
+    groups: dict[str, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        prefix, _, rest = key.partition(".")
+        if rest:
+            groups.setdefault(prefix, {})[rest] = value
+    if levels:
+        for prefix in sorted(groups):
+            yield from _prefixed(groups[prefix], _joined(name, prefix), levels - 1)
+
+
+def _joined(name: str, more: str) -> str:
+    return f"{name}.{more}" if name else more
 
 
 def _rank(name: str) -> int:
-    """How much a part's name speaks for it: smaller is better."""
+    """Rank a part by its name, smaller is better: averages, then generators, then anything else."""
     words = name.lower().replace("_", ".").replace("-", ".").split(".")
-    return next((place for place, word in enumerate(PREFERRED) if word in words), len(PREFERRED))
+    if any(word in AVERAGES for word in words):
+        return 0
+    return 1 + next((rank for rank, word in enumerate(GENERATORS) if word in words), len(GENERATORS))
 
 
-def ranked(parts: list[Part], path: Path, part: str | None = None) -> list[Part]:
-    """The parts that may be asked for, the best name first.
+def ranked(parts: Sequence[Part], path: Path, part: str | None = None) -> list[Part]:
+    """Sort the parts that were asked for, the best name first.
+
+    Args:
+        parts: As `parts_of` yields them.
+        path: The checkpoint, for messages.
+        part: Components of the path to a part, `generator` or `model.generator`; None for all.
 
     Raises:
-        ArtifactError: there are none at all.
-        UsageError: none of that name.
+        ArtifactError: there are no weights at all.
+        UsageError: no part of that name.
     """
     if not parts:
         raise ArtifactError(f"{path} holds no weights")
+    chosen = list(parts)
     if part is not None:
-        named = [one for one in parts if f".{part.strip('.')}." in f".{one[0].strip('.')}."]
-        if not named:
-            names = [name.strip(".") for name, _ in parts if name.strip(".")]
-            raise UsageError(f"--part {part}: {path} has no such part, but {', '.join(names[:8]) or 'one alone'}")
-        parts = named
-    return sorted(parts, key=lambda one: _rank(one[0]))
+        chosen = [item for item in parts if f".{part.strip('.')}." in f".{item[0]}."]
+        if not chosen:
+            names = [name for name, _ in sorted(parts, key=lambda item: item[0].count(".")) if name]
+            raise UsageError(f"--part {part}: {path} has no such part, but {', '.join(names[:8]) or 'a single one'}")
+    return sorted(chosen, key=lambda item: (_rank(item[0]), item[0].count(".")))
 
 
-def load_part(network: nn.Module, parts: list[Part], path: Path, part: str | None = None) -> str:
-    """Load the best part that fits, and say which; the error tells of the one that nearly did."""
-    name, _, state = match_weights(ranked(parts, path, part), path, lambda _: network)
-    network.load_state_dict(state, strict=False)
-    return name
+def load_part(
+    network: nn.Module,
+    parts: Sequence[Part],
+    path: Path,
+    part: str | None = None,
+    advice: Callable[[dict[str, Tensor]], str] | None = None,
+) -> Match:
+    """Load the best part that fits into a network; arguments and errors as for `ranked` and `match_weights`."""
+    return match_weights(ranked(parts, path, part), path, lambda _: network, advice)
 
 
 def match_weights(
-    parts: list[Part], path: Path, make: Callable[[dict[str, Tensor]], nn.Module]
-) -> tuple[str, nn.Module, dict[str, Tensor]]:
-    """The part to take, the network that it is of, filled with it, and what it was filled with.
+    parts: Sequence[Part],
+    path: Path,
+    make: Callable[[dict[str, Tensor]], nn.Module],
+    advice: Callable[[dict[str, Tensor]], str] | None = None,
+) -> Match:
+    """Find the part to take, and fill its network with it.
 
     Args:
         parts: The best name first.
-        path: The checkpoint.
-        make: Gives the network for a part, or an ArtifactError where it is of another kind.
+        path: The checkpoint, for messages.
+        make: Makes the network for a part; an ArtifactError where the part belongs to another kind of network.
+        advice: What to do about a part that nearly fits.
 
     Raises:
-        ArtifactError: none fits; the message tells of the one that nearly did.
+        ArtifactError: none fits; the message names the differences of the part that nearly does.
         UsageError: several fit equally well, and differ.
     """
-    found: list[tuple[str, nn.Module, dict[str, Tensor]]] = []
-    near: tuple[int, str] | None = None
-    for name, state in parts:
-        if found and _rank(name) > _rank(found[0][0]):
-            break
+    fitting: list[Match] = []
+    lists: list[Part] = []
+    nearest: tuple[int, str, dict[str, Tensor]] | None = None
+    for name, weights in parts:
+        if any(key.startswith("#") for key in weights):
+            lists.append((name, weights))
+            continue
         try:
-            network = make(state)
+            network = make(weights)
         except ArtifactError as error:
-            near = near or (-1, str(error))
+            nearest = nearest or (-1, str(error), {})
             continue
-        wanted, ready = network.state_dict(), _without_old_statistics(network, _stripped(state))
-        if _fills(network, ready):
-            if not any(_same(ready, other) for _, _, other in found):
-                found.append((name, network, ready))
+        expected = network.state_dict()
+        state = _without_old_statistics(network, _aligned(weights, expected))
+        if _fits(expected, state):
+            if not any(_same(state, other.state) for other in fitting):
+                fitting.append(Match(name, network, state))
             continue
-        alike = sum(key in wanted and wanted[key].shape == value.shape for key, value in ready.items())
-        if near is None or alike > near[0]:
-            near = (alike, f"{path} does not fit this generator: {_misfit(wanted, ready)}")
-    if len(found) > 1:
-        _refuse_several([name for name, _, _ in found], path)
-    if not found:
-        assert near is not None
-        raise ArtifactError(near[1])
-    return found[0]
+        alike = sum(1 + (expected[key].shape == value.shape) for key, value in state.items() if key in expected)
+        if nearest is None or alike > nearest[0]:
+            nearest = (alike, f"{path} does not fit this generator: {_misfit(expected, state)}", state)
+    if not fitting:
+        if nearest is None:
+            raise ArtifactError(f"{path} holds lists of tensors without names, and no state dict that they belong to")
+        raise ArtifactError(nearest[1] + (advice(nearest[2]) if advice and nearest[2] else ""))
+    fitting += [match for item in lists if (match := _of_list(item, fitting[0])) is not None]
+    return _best(fitting, path)
 
 
-def _fills(network: nn.Module, state: dict[str, Tensor]) -> bool:
-    """Load a part, and say whether it is all that the network has and no more."""
-    try:
-        missing, more = network.load_state_dict(state, strict=False)
-    except RuntimeError:  # A shape differs; which one, `_misfit` says.
-        return False
-    return not more and all(key.endswith("num_batches_tracked") for key in missing)
+def _of_list(part: Part, match: Match) -> Match | None:
+    """Combine a list of averaged parameters (FastGAN, torch_ema) with the buffers of a part that fits."""
+    name, weights = part
+    parameters = [key for key, _ in match.network.named_parameters()]
+    values = list(weights.values())
+    if [value.shape for value in values] != [match.state[key].shape for key in parameters if key in match.state]:
+        return None
+    return Match(name, match.network, {**match.state, **dict(zip(parameters, values, strict=True))})
 
 
-def only_candidate(parts: list[Part], path: Path) -> Part:
-    """The best part, unless others of as good a name have the same layers and other weights (UsageError)."""
+def _best(fitting: Sequence[Match], path: Path) -> Match:
+    """Take the part with the best name; a UsageError where two have names as good."""
+    least = min(_rank(match.name) for match in fitting)
+    best = [match for match in fitting if _rank(match.name) == least]
+    if len(best) > 1:
+        _refuse_several([match.name for match in best], path)
+    match = best[0]
+    match.network.load_state_dict(match.state, strict=False)
+    others = tuple(other.name for other in fitting if other is not match and other.name)
+    return Match(match.name, match.network, match.state, others if match.name else ())
+
+
+def _fits(expected: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> bool:
+    """Whether a part holds all that a network has, and no more."""
+    missing = [key for key in expected if key not in state and not key.endswith(COUNTERS)]
+    return not missing and all(key in expected and expected[key].shape == value.shape for key, value in state.items())
+
+
+def only_candidate(parts: Sequence[Part], path: Path) -> Part:
+    """Return the best part, unless others of as good a name have the same layers and other weights (UsageError)."""
+    parts = [part for part in parts if not any(key.startswith("#") for key in part[1])]
     name, state = parts[0]
     shapes = {key: value.shape for key, value in state.items()}
     alike = [
         other
-        for other, more in parts[1:]
+        for other, weights in parts[1:]
         if _rank(other) == _rank(name)
-        and {key: value.shape for key, value in more.items()} == shapes
-        and not _same(more, state)
+        and {key: value.shape for key, value in weights.items()} == shapes
+        and not _same(weights, state)
     ]
     if alike:
         _refuse_several([name, *alike], path)
     return name, state
 
 
-def _refuse_several(names: list[str], path: Path) -> NoReturn:
-    shown = [name.strip(".") or "the whole file" for name in names]
+def _refuse_several(names: Sequence[str], path: Path) -> NoReturn:
+    shown = [name or "the whole file" for name in names]
     raise UsageError(
         f"{path} holds {len(shown)} generators that fit, {', '.join(shown)}: choose one with --part {shown[-1]}"
     )
@@ -230,20 +398,26 @@ def _same(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> bool:
 
 
 def part_note(path: Path, name: str) -> tuple[str, ...]:
-    """What to say of the part that was taken, where the checkpoint has parts."""
-    return (f"weights: the part {name.strip('.')} of {path.name}",) if name.strip(".") else ()
+    """Tell the user which part was taken, where the checkpoint has parts."""
+    return (f"weights: the part {name} of {path.name}",) if name else ()
 
 
-def _stripped(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    for prefix in PREFIXES:
-        if all(key.startswith(prefix) for key in state):
-            state = {key[len(prefix) :]: value for key, value in state.items()}
-    return state
+def _aligned(weights: dict[str, Tensor], expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Give weights the network's names, regardless of wrappers on either side."""
+    names = {_unwrapped(key): key for key in expected}
+    if len(names) < len(expected):  # The network's own names need their wrappers.
+        return weights
+    aligned = {key if key in expected else names.get(_unwrapped(key), _unwrapped(key)): weights[key] for key in weights}
+    return {key: value for key, value in aligned.items() if key in expected or key not in COUNTERS}
+
+
+def _unwrapped(key: str) -> str:
+    return ".".join(part for part in key.split(".") if part not in WRAPPERS)
 
 
 def _without_old_statistics(network: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """InstanceNorm of old PyTorch saved running statistics that it never used."""
-    plain = {
+    """Drop running statistics that InstanceNorm of old PyTorch saved and never used."""
+    without_statistics = {
         name
         for name, module in network.named_modules()
         if isinstance(module, nn.modules.instancenorm._InstanceNorm) and not module.track_running_stats
@@ -252,18 +426,25 @@ def _without_old_statistics(network: nn.Module, state: dict[str, Tensor]) -> dic
     return {
         key: value
         for key, value in state.items()
-        if not (key.rpartition(".")[0] in plain and key.rpartition(".")[2] in old)
+        if not (key.rpartition(".")[0] in without_statistics and key.rpartition(".")[2] in old)
     }
 
 
-def _misfit(wanted: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> str:
-    """Which keys are missing, too many, or of another shape, and the nearest names."""
-    for key, value in state.items():
-        if key in wanted and wanted[key].shape != value.shape:
-            return f"{key} is {tuple(value.shape)}, the generator has {tuple(wanted[key].shape)}"
-    missing = [key for key in wanted if key not in state and not key.endswith("num_batches_tracked")]
-    extra = [key for key in state if key not in wanted]
-    summary = f"{len(missing)} keys are missing, {len(extra)} are not known"
-    first = (missing or extra)[0]
-    near = difflib.get_close_matches(first, extra if missing else list(wanted), 3, 0.0)
-    return f"{summary}; {'missing' if missing else 'unknown'} {first}, nearest: {', '.join(near) or 'none'}"
+def _misfit(expected: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> str:
+    """Say which weights have another shape, or which keys are missing or unknown, with the nearest names."""
+    shapes = [
+        f"{key} is {tuple(value.shape)}, the generator has {tuple(expected[key].shape)}"
+        for key, value in state.items()
+        if key in expected and expected[key].shape != value.shape
+    ]
+    missing = [key for key in expected if key not in state and not key.endswith(COUNTERS)]
+    extra = [key for key in state if key not in expected]
+    lines = shapes[:4] + ([f"and {len(shapes) - 4} more shapes differ"] if len(shapes) > 4 else [])
+    if missing or extra:
+        first = (missing or extra)[0]
+        near = difflib.get_close_matches(first, extra if missing else list(expected), 3, 0.0)
+        lines += [
+            f"{len(missing)} keys are missing, {len(extra)} are not known",
+            f"{'missing' if missing else 'unknown'} {first}, nearest: {', '.join(near) or 'none'}",
+        ]
+    return "; ".join(lines)

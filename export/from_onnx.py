@@ -17,10 +17,10 @@ from typing import Literal
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, numpy_helper, version_converter
+from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper, version_converter
 
 from ganedge.export import rewrite
-from ganedge.export.graph import attributes, constants, copied, opset
+from ganedge.export.graph import attributes, constants, copied, opset, rename, set_nodes, shapes_for
 from ganedge.export.sizes import find_multiple
 from ganedge.export.source_model import Arrays, Run, SourceModel
 from ganedge.runtime import engines, onnx_file
@@ -47,6 +47,14 @@ QUANTISED = frozenset(
     }
 )
 """Operators of a graph that is INT8 already."""
+CASTS: dict[int, int] = {
+    TensorProto.FLOAT16: TensorProto.FLOAT,
+    TensorProto.BFLOAT16: TensorProto.FLOAT,
+    TensorProto.INT32: TensorProto.INT64,
+}
+"""Types of inputs and outputs that get a cast inside the graph, and the type that callers see."""
+ELEMENTWISE = frozenset({"Add", "Cast", "Clip", "Div", "Identity", "Mul", "Pad", "Sub"})
+"""Operators that may stand before the first convolution and keep the order of dimensions."""
 TRAINING = "BatchNormalization in training mode"
 
 
@@ -97,6 +105,9 @@ def of_onnx(
     if kind is None:
         raise UsageError(f"{path} has no manifest: say what goes in with --kind latent|image (and --range, --noise)")
     model = _checked(_load(path), path)
+    _cast_ports(model)
+    _complete_shapes(model)
+    outputs = [value.name for value in model.graph.output]
     interface = _interface(model, kind, value_range, noise, tuple(classes))
     source = Source(variant=path.name, weights=hashlib.sha256(data).hexdigest(), program=program())
     precision = _precision(model)
@@ -105,6 +116,8 @@ def of_onnx(
     model = rewrite.tidy(model, _names(interface))
     run = _in_engine(model, precision)
     model, interface, notes = _sized(model, interface, run) if tried else (model, interface, ())
+    if len(outputs) > 1:
+        notes = (*notes, f"it has {len(outputs)} outputs ({', '.join(outputs)}): the first, {outputs[0]}, is taken")
     if precision != "fp32":
         notes = (*notes, f"it is {precision} inside already, and is proven to stay what it is")
     mode = _norm_mode(model, interface)
@@ -205,6 +218,61 @@ def _checked(model: ModelProto, path: Path) -> ModelProto:
             f"{path} (operator set {version}) cannot be brought to operator set {OPSET}: {reason}"
         ) from error
     return model
+
+
+def _cast_ports(model: ModelProto) -> None:
+    """Make half-precision ports float32 and INT32 labels INT64, as callers know them, by casts inside the graph."""
+    graph = model.graph
+    before: list[NodeProto] = []
+    after: list[NodeProto] = []
+    for value in (*graph.input, *graph.output):
+        element = value.type.tensor_type.elem_type
+        if element not in CASTS:
+            continue
+        inner = f"{value.name}_{TensorProto.DataType.Name(element).lower()}"
+        rename(graph.node, value.name, inner)
+        if value in graph.input:
+            before.append(helper.make_node("Cast", [value.name], [inner], f"cast_{inner}", to=element))
+        else:
+            after.append(helper.make_node("Cast", [inner], [value.name], f"cast_{inner}", to=CASTS[element]))
+        value.type.tensor_type.elem_type = CASTS[element]
+    if before or after:
+        set_nodes(graph, [*before, *graph.node, *after])
+
+
+def _complete_shapes(model: ModelProto) -> None:
+    """Fill in channels that ports leave unknown: from the first convolution's weights, and by inference."""
+    for value in model.graph.input:
+        dims = value.type.tensor_type.shape.dim
+        if len(dims) == 4 and not dims[1].dim_value and not dims[3].dim_value:
+            channels, channels_last = _first_channels(model, value.name)
+            if channels:
+                dims[3 if channels_last else 1].dim_value = channels
+    graph, shapes = shapes_for(model, {})
+    ranks = {value.name: len(value.type.tensor_type.shape.dim) for value in graph.output}
+    for value in model.graph.output:
+        dims = value.type.tensor_type.shape.dim
+        while len(dims) < ranks[value.name]:
+            dims.add()
+        for dim, size in zip(dims, shapes[value.name], strict=False):
+            if size and not dim.dim_value:
+                dim.dim_value = size
+
+
+def _first_channels(model: ModelProto, name: str) -> tuple[int, bool]:
+    """Return the channels of an input by the first convolution behind it, and whether they are its last dimension."""
+    weights, channels_last = constants(model.graph), False
+    for node in model.graph.node:  # In order of computation.
+        if name not in node.input[:1]:
+            continue
+        if node.op_type == "Conv" and node.input[1] in weights:
+            return int(weights[node.input[1]].dims[1] * attributes(node).get("group", 1)), channels_last
+        if node.op_type == "Transpose" and list(attributes(node).get("perm", [])) == [0, 3, 1, 2]:
+            channels_last = True
+        elif node.op_type not in ELEMENTWISE:
+            break
+        name = node.output[0]
+    return 0, False
 
 
 def _interface(

@@ -15,6 +15,7 @@ from typing import Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from onnx import ModelProto
 from torch import nn
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
@@ -96,10 +97,31 @@ def of_network(
     interface = find_sizes(network, interface)
     run = eager(network)
     _check_repeatable(run, interface)
-    model = to_onnx(network, interface)
+    model, interface, notes = _exported(network, interface)
     if mode in ("none", "eval") and interface.inputs[0].role == "image" and looks_at_all(model):
         mode = "instance"  # GroupNorm, or a normalisation written by hand.
-    return SourceModel(model, interface, mode, source, run, folder, stem)
+    return SourceModel(model, interface, mode, source, run, folder, stem, notes=notes)
+
+
+def _exported(network: nn.Module, interface: Interface) -> tuple[ModelProto, Interface, tuple[str, ...]]:
+    """Export with a dynamic batch, or where the network does not allow that with a batch of one.
+
+    StyleGAN2 convolves a batch in one call with as many groups as items, and window attention computes the batch from
+    the number of windows: the exporter takes such numbers for constants.
+    """
+    try:
+        return to_onnx(network, interface), interface, ()
+    except GanEdgeError as error:
+        if isinstance(interface.inputs[0].shape[0], int):
+            raise
+        ports = tuple(replace(port, shape=(1, *port.shape[1:])) for port in (*interface.inputs, *interface.outputs))
+        count = len(interface.inputs)
+        single = replace(interface, inputs=ports[:count], outputs=ports[count:])
+        try:
+            model = to_onnx(network, single)
+        except GanEdgeError:
+            raise error from None
+    return model, single, ("it computes with its batch: exported for one input at a time",)
 
 
 def eager(network: nn.Module) -> Run:
@@ -114,7 +136,10 @@ def eager(network: nn.Module) -> Run:
             ]
         output: NDArray[np.generic] = np.concatenate(parts)
         if not np.isfinite(output).all():
-            raise GanEdgeError("this generator gives NaN or infinite values on real inputs: its weights are spoilt")
+            raise GanEdgeError(
+                "this generator returns NaN or infinite values on real inputs: "
+                "the weights may be corrupt, or training diverged"
+            )
         return output
 
     return run

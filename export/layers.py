@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, helper
 
 from ganedge.export.graph import copied, producers
-from ganedge.runtime.errors import MissingExtra
+from ganedge.runtime.engines import ort
 
 ITEMS = 4
 """Inputs looked at of each case, one by one."""
@@ -122,10 +122,7 @@ def _kinds(model: ModelProto) -> dict[str, int]:
 
 def open_session(model: ModelProto, names: Sequence[str]) -> Any:
     """An ONNX Runtime session that gives these tensors."""
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise MissingExtra("onnxruntime", "cpu", "looking at the values inside a generator") from error
+    onnxruntime = ort.package()
     probed = copied(model)
     given = {output.name for output in probed.graph.output}
     kinds = _kinds(model)

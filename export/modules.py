@@ -9,47 +9,72 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import json
 import re
 import sys
 import traceback
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from math import isqrt
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ganedge.export import architectures
+from ganedge.export.arguments import fitting_arguments
 from ganedge.export.checkpoints import SCRIPT, LoadedModule, load_part, part_note, parts_of, read_checkpoint
-from ganedge.export.from_torch import of_network, unwrap
+from ganedge.export.from_torch import of_network, try_run, unwrap
+from ganedge.export.frozen import freeze
 from ganedge.export.sizes import read_size
 from ganedge.export.source import SourceSpec
 from ganedge.export.source_model import SourceModel
+from ganedge.export.to_onnx import example_input
 from ganedge.runtime.errors import GanEdgeError, UsageError, one_line
 from ganedge.runtime.manifest import Interface, Port, Source, program
 
+TRIED_SIDE = 256
+"""Height and width to try a network with where it takes any, pixels: every usual multiple divides it."""
+CHANNELS = (1, 3, 4)
+"""Channels that an image can have."""
+
 
 def open_module(source: str, spec: SourceSpec) -> LoadedModule:
-    """A torch module, given as `file.py:name` or `package.module:name`: a class, a function or an instance.
+    """Open a torch module: `file.py:name` or `package.module:name` of a class, a function or an instance.
 
     Raises:
         UsageError: no such file or name, or arguments that do not fit it.
         ArtifactError: weights that cannot be read or do not fit.
         GanEdgeError: its code raises an error.
     """
-    network = construct(source, spec.kwargs)
+    factory, script = _lookup(source)
     if spec.weights is None:
         if spec.part is not None:
             raise UsageError(f"--part {spec.part} is a part of a checkpoint: give that with --weights")
-        return LoadedModule(network, spec, source, "", stem=source.rpartition(":")[2])
-    content, digest = read_checkpoint(spec.weights, spec.trust)
-    taken = load_part(network, list(parts_of(content)), spec.weights, spec.part)
-    return LoadedModule(network, spec, source, digest, part_note(spec.weights, taken), spec.weights.stem)
+        return LoadedModule(_make(source, factory, spec.kwargs), spec, source, "", stem=source.rpartition(":")[2])
+    content, digest = read_checkpoint(spec.weights, spec.trust, script)
+    if isinstance(content, nn.Module) and isinstance(factory, type) and type(content) is factory:
+        return LoadedModule(content, spec, source, digest, (), spec.weights.stem)  # It knows its own arguments.
+    parts = list(parts_of(content))
+
+    def advice(weights: Mapping[str, Tensor]) -> str:
+        arguments = fitting_arguments(factory, spec.kwargs or {}, weights)
+        return "" if arguments is None else f"; they fit with --kwargs '{json.dumps(arguments)}'"
+
+    try:
+        network = _make(source, factory, spec.kwargs)
+    except GanEdgeError as error:
+        hints = (advice(weights) for _, weights in parts) if isinstance(error.__cause__, TypeError) else ()
+        hint = next((hint for hint in hints if hint), "")
+        raise GanEdgeError(f"{error}{hint.replace('they', f'the weights in {spec.weights}')}") from error
+    match = load_part(network, parts, spec.weights, spec.part, advice)
+    return LoadedModule(network, spec, source, digest, match.notes(spec.weights), spec.weights.stem)
 
 
 def open_pickle(path: Path, spec: SourceSpec) -> LoadedModule:
-    """A whole module that torch.save wrote; reading it executes code, so it must be trusted.
+    """Open a whole module that torch.save wrote; reading it executes code, so it must be trusted.
 
     Raises:
         UsageError: the file holds weights alone, which need their module.
@@ -79,7 +104,7 @@ def open_pickle(path: Path, spec: SourceSpec) -> LoadedModule:
 
 
 def open_network(source: str, spec: SourceSpec, plain: bool = False) -> LoadedModule:
-    """What `of_source` would export, as a network that is ready to run.
+    """Open what `of_source` would export, as a network that is ready to run.
 
     Args:
         source: `FILE.py:NAME`, `module:NAME`, a pickled module, or with `spec.arch` a checkpoint.
@@ -91,22 +116,21 @@ def open_network(source: str, spec: SourceSpec, plain: bool = False) -> LoadedMo
         and takes class numbers.
     """
     loaded = _open(source, spec)
-    network, notes = unwrap(loaded.network).float().cpu(), loaded.notes
+    loaded = replace(loaded, network=unwrap(loaded.network).float().cpu())
     if not plain:
-        network, more = _adapt_io(network, loaded.spec)
-        notes = (*notes, *more)
-    return replace(loaded, network=_reshaped(network, loaded.spec), notes=notes)
+        loaded = _adapt_io(loaded)
+    return replace(loaded, network=_reshaped(loaded.network, loaded.spec))
 
 
 def of_source(source: str, spec: SourceSpec) -> SourceModel:
-    """A module, a pickled module or a checkpoint of a known architecture, by how the source looks.
+    """Open a module, a pickled module or a checkpoint of a known architecture, whatever the source is.
 
     Raises:
         UsageError: no such file or name, or settings that do not fit it.
         ArtifactError: weights that cannot be read or do not fit.
         GanEdgeError: it cannot run or be exported.
     """
-    return _finish(_open(source, spec))
+    return finish(_open(source, spec))
 
 
 def _open(source: str, spec: SourceSpec) -> LoadedModule:
@@ -116,28 +140,29 @@ def _open(source: str, spec: SourceSpec) -> LoadedModule:
     return open_module(source, spec) if ":" in source and not path.exists() else open_pickle(path, spec)
 
 
-def _finish(opened: LoadedModule) -> SourceModel:
-    spec, name = opened.spec, opened.name
-    network, notes = _adapt_io(unwrap(opened.network).float().cpu(), spec)
-    interface = _interface(network, spec)
-    network = _reshaped(network, spec)
-    trained = _proof_side(spec, name) if interface.inputs[0].role == "image" else None
+def finish(loaded: LoadedModule) -> SourceModel:
+    """Adapt a module's inputs and outputs, and export its graph."""
+    loaded = _adapt_io(replace(loaded, network=unwrap(loaded.network).float().cpu()))
+    interface = _interface(loaded.network, loaded.spec)
+    spec, name = loaded.spec, loaded.name
+    network = _reshaped(loaded.network, spec)
+    side = _proof_side(spec, name) if interface.inputs[0].role == "image" else None
     source = Source(
         variant=Path(name.rpartition(":")[0]).name + ":" + name.rpartition(":")[2] if ":" in name else name,
         generator=spec.part or "generator",
-        config={} if trained is None else {"size": trained},
-        weights=opened.digest,
+        config={} if side is None else {"size": side},
+        weights=loaded.digest,
         program=program(),
     )
-    stem = opened.stem if spec.part is None else f"{opened.stem}-{re.sub('[^0-9A-Za-z_-]+', '-', spec.part)}"
-    made = of_network(network, interface, source, spec.norm_mode, Path(), stem)
-    return replace(made, notes=(*opened.notes, *notes))
+    stem = loaded.stem if spec.part is None else f"{loaded.stem}-{re.sub('[^0-9A-Za-z_-]+', '-', spec.part)}"
+    model = of_network(network, interface, source, spec.norm_mode, Path(), stem)
+    return replace(model, notes=(*loaded.notes, *model.notes))
 
 
 def _proof_side(spec: SourceSpec, name: str) -> int | None:
-    """The side of the pictures it is meant for, pixels: of --input or --size, or what its architecture is trained on.
+    """Return the side of the images it is meant for, pixels: of --input, --size or the architecture's training.
 
-    Proof and calibration take it where heights and widths are dynamic: small pictures judge a deep network too kindly.
+    Proof and calibration take it where heights and widths are dynamic: a deep network differs less on small images.
     """
     assert spec.input is not None
     sizes = [size for size in dimensions(spec.input, "--input")[1:] if isinstance(size, int)]
@@ -148,50 +173,111 @@ def _proof_side(spec: SourceSpec, name: str) -> int | None:
 
 
 def _reshaped(network: nn.Module, spec: SourceSpec) -> nn.Module:
-    """Its output in the shape that was spec, where one was."""
+    """Give its output the shape of --output-shape, where one was given."""
     return network if spec.output_shape is None else Reshaped(network, dimensions(spec.output_shape, "--output-shape"))
 
 
-def _adapt_io(network: nn.Module, spec: SourceSpec) -> tuple[nn.Module, tuple[str, ...]]:
-    """With one tensor for a result and class numbers for labels, as every artifact has; and what was done for that."""
+def _adapt_io(loaded: LoadedModule) -> LoadedModule:
+    """Make a network take class numbers and return one tensor, with constant weights; notes say what changed."""
+    network, notes = loaded.network.eval(), loaded.notes
+    spec = loaded.spec if loaded.spec.input or loaded.spec.kind else _inferred(network, loaded.spec)
+    if spec is not loaded.spec:
+        notes = (*notes, f"input: {spec.kind} {spec.input}, read from its first layer; --kind and --input state others")
     if spec.input is None or spec.kind is None:
-        return network, ()
-    notes: tuple[str, ...] = ()
-    sizes = [256 if isinstance(size, str) else size for size in dimensions(spec.input, "--input")]
+        return loaded
+    if spec.mean or spec.std:
+        network = Normalised(network, spec.mean, spec.std)
+        spec = replace(spec, range=(0.0, 1.0), output_range=spec.output_range or spec.range)
+    first = torch.zeros(2, *_tried_sizes(spec))
+    label = (torch.zeros(2, dtype=torch.int64),) if spec.classes else ()
+
+    # Run it once, to see what it takes, what it returns, and whether it changes its own weights.
+    network, frozen_notes = freeze(network, (first, *label))
+    result = _result(network, first, *label)
+    if result is None and label:
+        vectors, frozen_notes = freeze(OneHot(network, len(spec.classes)), (first, *label))
+        result = _result(vectors, first, *label)
+        if result is not None:
+            network = vectors
+            notes = (*notes, "it takes a vector with a one for the class: made from --classes inside")
+
+    # Select one of several results, and recognise flat images.
+    if isinstance(result, (tuple, list, Mapping)):
+        keys = list(result) if isinstance(result, Mapping) else list(range(len(result)))
+        tensors = [key for key in keys if isinstance(result[key], Tensor)]
+        if tensors:
+            network, result = SelectedOutput(network, tensors[0]), result[tensors[0]]
+            notes = (*notes, f"it returns {len(keys)} results: the first tensor, [{tensors[0]!r}], is taken")
+    shape = _image_of(result) if spec.output_shape is None else None
+    if shape is not None:
+        spec = replace(spec, output_shape=shape)
+        notes = (*notes, f"its flat output is taken for an image of {shape}; --output-shape states another")
+    return replace(loaded, network=network, spec=spec, notes=(*notes, *frozen_notes))
+
+
+def _tried_sizes(spec: SourceSpec) -> list[int]:
+    """Return one input's shape to try a network with."""
+    assert spec.input is not None
+    sizes = [TRIED_SIDE if isinstance(size, str) else size for size in dimensions(spec.input, "--input")]
     if spec.kind == "image" and spec.size is not None and spec.size != "dynamic" and "," not in spec.size:
         sizes[1:] = read_size(spec.size)
-    first = torch.zeros(2, *sizes)
-    network.eval()
-    with torch.inference_mode():
-        if spec.classes:
-            label = torch.zeros(2, dtype=torch.int64)
-            if _result(network, first, label) is None:
-                vectors = OneHot(network, len(spec.classes))
-                if _result(vectors, first, label) is not None:
-                    network, notes = (
-                        vectors,
-                        ("it takes a vector with a one for the class: made from --classes inside",),
-                    )
-            result = _result(network, first, label)
+    return sizes
+
+
+def _inferred(network: nn.Module, spec: SourceSpec) -> SourceSpec:
+    """Complete a specification by the input that a network's first layer takes, where it then returns an image."""
+    for layer in network.modules():
+        if isinstance(layer, nn.Conv2d) and layer.in_channels in CHANNELS:
+            found = replace(spec, kind="image", input=f"{layer.in_channels}xHxW")
+        elif isinstance(layer, nn.ConvTranspose2d):
+            found = replace(spec, kind="latent", input=f"{layer.in_channels}x1x1")
+        elif isinstance(layer, nn.Linear):
+            found = replace(spec, kind="latent", input=str(layer.in_features))
+        elif any(True for _ in layer.children()) or not any(True for _ in layer.parameters()):
+            continue
         else:
-            result = _result(network, first)
-    if isinstance(result, (tuple, list, Mapping)):
-        values = list(result.values()) if isinstance(result, Mapping) else list(result)
-        tensors = [place for place, value in enumerate(values) if isinstance(value, Tensor)]
-        if tensors:
-            place = tensors[0]
-            key = list(result)[place] if isinstance(result, Mapping) else place
-            network = SelectedOutput(network, key)
-            notes = (*notes, f"it gives {len(values)} results: the first tensor, [{key!r}], is taken")
-    return network, notes
+            return spec
+        if spec.classes:
+            return spec
+        result = _result(network, torch.zeros(2, *_tried_sizes(found)))
+        shape = result.shape if isinstance(result, Tensor) else ()
+        is_image = len(shape) == 4 and shape[1] in CHANNELS
+        return found if is_image or _image_of(result) or tuple(shape[1:]) == (2,) else spec
+    return spec
+
+
+def _image_of(result: Any) -> str | None:
+    """Return the square image that a flat output of 784 or 3072 values is: 1x28x28, 3x32x32."""
+    if not isinstance(result, Tensor) or result.ndim != 2:
+        return None
+    for channels in (1, 3):
+        side = isqrt(result.shape[1] // channels)
+        if side >= 8 and channels * side * side == result.shape[1]:
+            return f"{channels}x{side}x{side}"
+    return None
 
 
 def _result(network: nn.Module, *inputs: Tensor) -> Any:
-    """What the network gives, or None where it does not take such inputs: why not is said where it is needed."""
+    """Run a network; None where it does not take such inputs, which is reported where it matters."""
     try:
-        return network(*inputs)
-    except Exception:  # noqa: BLE001 - others' code may raise anything
+        with torch.no_grad():
+            return network(*inputs)
+    except Exception:  # noqa: BLE001 - a foreign module may raise anything
         return None
+
+
+class Normalised(nn.Module):
+    """A network whose input images are normalised by a mean and a standard deviation for each channel."""
+
+    def __init__(self, network: nn.Module, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        self.network = network
+        self.register_buffer("mean", torch.tensor([mean or [0.0]]).reshape(1, -1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor([std or [1.0]]).reshape(1, -1, 1, 1), persistent=False)
+
+    def forward(self, first: Tensor, *rest: Tensor) -> Any:
+        """Normalise, then compute."""
+        return self.network((first - self.get_buffer("mean")) / self.get_buffer("std"), *rest)
 
 
 class OneHot(nn.Module):
@@ -205,26 +291,26 @@ class OneHot(nn.Module):
     def forward(self, first: Tensor, label: Tensor) -> Tensor:
         """Look the vectors up, then compute."""
         vectors = self.get_buffer("vectors")
-        given: Tensor = self.network(first, vectors[label])
-        return given
+        output: Tensor = self.network(first, vectors[label])
+        return output
 
 
 class SelectedOutput(nn.Module):
-    """A network that gives several results, of which one is taken."""
+    """One of several results of a network."""
 
     def __init__(self, network: nn.Module, key: int | str) -> None:
         super().__init__()
         self.network, self.key = network, key
 
     def forward(self, first: Tensor, label: Tensor | None = None) -> Tensor:
-        """Compute, then take."""
+        """Compute, then select."""
         results = self.network(first) if label is None else self.network(first, label)
-        taken: Tensor = results[self.key]
-        return taken
+        output: Tensor = results[self.key]
+        return output
 
 
 class Reshaped(nn.Module):
-    """A network whose output is given the shape of a picture."""
+    """A network whose output is reshaped to an image."""
 
     def __init__(self, network: nn.Module, shape: tuple[int | str, ...]) -> None:
         super().__init__()
@@ -232,21 +318,21 @@ class Reshaped(nn.Module):
 
     def forward(self, first: Tensor, label: Tensor | None = None) -> Tensor:
         """Compute, then reshape."""
-        given: Tensor = self.network(first) if label is None else self.network(first, label)
-        return given.reshape(-1, *(int(size) for size in self.shape))
+        output: Tensor = self.network(first) if label is None else self.network(first, label)
+        return output.reshape(-1, *(int(size) for size in self.shape))
 
 
 def _interface(network: nn.Module, spec: SourceSpec) -> Interface:
-    """What the network takes and gives, from what was said and one run."""
+    """Describe what the network takes and returns, from the specification and one run."""
     if spec.input is None or spec.kind is None:
         raise UsageError(
-            "this generator does not say what it takes: give --kind latent|image and --input, such as 100, 100x1x1, "
+            "the input of this generator is not known: give --kind latent|image and --input, such as 100, 100x1x1, "
             "3x256x256 or 3xHxW"
         )
     shape = dimensions(spec.input, "--input")
     if spec.kind == "image":
         if len(shape) != 3:
-            raise UsageError(f"--input {spec.input}: a picture is channels × height × width, such as 3x256x256")
+            raise UsageError(f"--input {spec.input}: an image is channels × height × width, such as 3x256x256")
         height, width = shape[1:]
         if spec.size is not None:
             dynamic = spec.size == "dynamic" or "," in spec.size
@@ -258,48 +344,54 @@ def _interface(network: nn.Module, spec: SourceSpec) -> Interface:
         first = Port("latent", "latent", "float32", ("batch", *shape), "NC" if len(shape) == 1 else "NCHW")
     ports = (first, Port("label", "label", "int64", ("batch",), "N")) if spec.classes else (first,)
     output = _output(network, ports, spec)
-    kind = f"{spec.kind}-to-{output.role}"
     noise = spec.noise if spec.kind == "latent" else None
-    return Interface(kind, ports, (output,), noise, spec.classes)  # type: ignore[arg-type]
+    return Interface(f"{spec.kind}-to-{output.role}", ports, (output,), noise, spec.classes)  # type: ignore[arg-type]
 
 
 def _output(network: nn.Module, ports: tuple[Port, ...], spec: SourceSpec) -> Port:
-    """What comes out: found by running it once, unless it is spec."""
-    from ganedge.export.from_torch import try_run
-    from ganedge.export.to_onnx import example_input
-
-    dynamic = isinstance(ports[0].shape[-1], str) and spec.kind == "image"
+    """Describe what comes out, by running it once."""
+    dynamic = ports[0].role == "image" and isinstance(ports[0].shape[-1], str)
+    examples = [example_input(port, 1) for port in ports]
+    if dynamic:
+        examples[0] = torch.zeros(1, ports[0].channels, TRIED_SIDE, TRIED_SIDE)
+    returned = try_run(network.eval(), tuple(examples))[1:]
+    shape: tuple[int | str, ...] = returned
     if spec.output_shape is not None:
-        given: tuple[int | str, ...] = dimensions(spec.output_shape, "--output-shape")
-    elif dynamic and ports[0].role == "image":
-        channels = _channels(network, ports, spec)
-        given = (channels, *ports[0].shape[2:])
-    else:
-        given = try_run(network.eval(), tuple(example_input(port) for port in ports))[1:]
-    if len(given) == 3:
-        if given[0] not in (1, 3, 4):
-            raise UsageError(f"this generator gives {given[0]} channels: a picture has 1, 3 or 4")
-        return Port("image", "image", "float32", ("batch", *given), "NCHW", spec.range)
-    if len(given) == 1 and given[0] == 2:
+        shape = _stated_shape(spec.output_shape, returned)
+    elif dynamic and len(returned) == 3:
+        shape = (returned[0], *ports[0].shape[2:])
+    if len(shape) == 3:
+        if shape[0] not in CHANNELS:
+            raise UsageError(f"this generator returns {shape[0]} channels: an image has 1, 3 or 4")
+        return Port("image", "image", "float32", ("batch", *shape), "NCHW", spec.output_range or spec.range)
+    if len(shape) == 1 and shape[0] == 2:
         return Port("points", "points", "float32", ("batch", 2), "NC")
-    shown = "×".join(map(str, given))
+    shown = "×".join(map(str, shape))
     raise UsageError(
-        f"this generator gives {shown} for each input, no picture: say its shape, such as --output-shape 1x28x28"
+        f"this generator returns {shown} for each input, not an image: give its shape, such as --output-shape 1x28x28"
     )
 
 
-def _channels(network: nn.Module, ports: tuple[Port, ...], spec: SourceSpec) -> int:
-    """Channels of what comes out, at a size that every usual multiple divides."""
-    from ganedge.export.from_torch import try_run
-
-    example = torch.zeros(1, ports[0].channels, 256, 256)
-    more = (torch.zeros(1, dtype=torch.int64),) if spec.classes else ()
-    shape = try_run(network.eval(), (example, *more))
-    return shape[1] if len(shape) == 4 else 0
+def _stated_shape(text: str, returned: tuple[int, ...]) -> tuple[int | str, ...]:
+    """Read --output-shape, and check it against what the network returns for one input."""
+    shape = dimensions(text, "--output-shape")
+    shown = "×".join(map(str, returned))
+    if any(isinstance(size, str) for size in shape):
+        raise UsageError(f"--output-shape {text}: give numbers, such as 1x28x28")
+    values, stated = torch.Size(returned).numel(), torch.Size(int(size) for size in shape).numel()
+    if values != stated:
+        raise UsageError(f"--output-shape {text}: this generator returns {shown} = {values} values, not {stated}")
+    if len(returned) == 3 and tuple(shape) != returned:
+        raise UsageError(f"--output-shape {text}: this generator returns images of {shown} already; leave it out")
+    return shape
 
 
 def dimensions(text: str, option: str) -> tuple[int | str, ...]:
-    """`3xHxW` to (3, "height", "width")."""
+    """Read a shape.
+
+    >>> dimensions("3xHxW", "--input")
+    (3, 'height', 'width')
+    """
     names: dict[str, str] = {"h": "height", "w": "width"}
     sizes: list[int | str] = []
     for part in text.lower().split("x"):
@@ -312,39 +404,70 @@ def dimensions(text: str, option: str) -> tuple[int | str, ...]:
     return tuple(sizes)
 
 
-def construct(spec: str, kwargs: Mapping[str, Any] | None) -> nn.Module:
-    """Import and make the module; whatever goes wrong in others' code is one line with its place."""
-    place, _, name = spec.rpartition(":")
+def construct(source: str, kwargs: Mapping[str, Any] | None) -> nn.Module:
+    """Import and make a module; an error in its code becomes one line that names the place."""
+    return _make(source, _lookup(source)[0], kwargs)
+
+
+def _lookup(source: str) -> tuple[Any, ModuleType]:
+    """Import the file or package of a source, and return what its name stands for, and the Python module."""
+    path, _, name = source.rpartition(":")
     try:
-        found = getattr(_import(place), name)
-        network = found
-        if not isinstance(found, nn.Module):
-            network = found(**(kwargs or {}))
+        script = _import(path)
     except GanEdgeError:
         raise
-    except AttributeError as error:
-        if hasattr(error, "name") and error.name == name:
-            raise UsageError(
-                f"{place} has no {name}: give {place}:NAME of a class, a function or an instance"
-            ) from error
-        raise GanEdgeError(_blame(spec, error)) from error
     except Exception as error:
-        raise GanEdgeError(_blame(spec, error)) from error
-    if found is network and kwargs:
-        raise UsageError(f"{spec} is a module that exists already: it takes no --kwargs")
+        raise GanEdgeError(_blame(source, error)) from error
+    if not hasattr(script, name):
+        networks = [
+            key for key, value in vars(script).items() if isinstance(value, type) and issubclass(value, nn.Module)
+        ]
+        own = [key for key in networks if getattr(script, key).__module__ == script.__name__]
+        hint = f" (it defines {', '.join(own[:6])})" if own else ""
+        raise UsageError(f"{path} has no {name}{hint}: give {path}:NAME of a class, a function or an instance")
+    return getattr(script, name), script
+
+
+def _make(source: str, factory: Any, kwargs: Mapping[str, Any] | None) -> nn.Module:
+    if isinstance(factory, nn.Module):
+        if kwargs:
+            raise UsageError(f"{source} is a module that exists already: it takes no --kwargs")
+        return factory
+    try:
+        network = factory(**(kwargs or {}))
+    except Exception as error:
+        raise GanEdgeError(_blame(source, error)) from error
     if not isinstance(network, nn.Module):
-        raise UsageError(f"{spec} gives {type(network).__name__}, not a torch.nn.Module")
+        raise UsageError(f"{source} gives {type(network).__name__}, not a torch.nn.Module")
     return network
 
 
-def _import(place: str) -> Any:
-    path = Path(place)
+def _import(name: str) -> ModuleType:
+    path = Path(name)
+    if path.suffix == ".ipynb":
+        raise UsageError(f"{path} is a notebook: save the cell with the generator as a file, FILE.py:NAME")
     if path.suffix != ".py":
         sys.path.insert(0, str(Path.cwd()))
-        return importlib.import_module(place)
+        return importlib.import_module(name)
     if not path.is_file():
         raise UsageError(f"{path} does not exist: give a Python file with the generator in it")
-    sys.path.insert(0, str(path.resolve().parent))  # So that it finds the modules beside it.
+    path = path.resolve()
+    sys.path.insert(0, str(path.parent))  # So that it finds the modules beside it.
+    try:
+        return _import_file(path)
+    except ImportError as error:
+        if "relative import" in str(error):
+            return _import_in_package(path)
+        root = _root_with(path, (error.name or "").partition(".")[0])
+        if root is None:
+            raise
+        sys.path.insert(0, str(root))
+        for package in [key for key in sys.modules if key.partition(".")[0] == (error.name or "").partition(".")[0]]:
+            del sys.modules[package]  # Another package of that name was found first.
+        return _import_file(path)
+
+
+def _import_file(path: Path) -> ModuleType:
     spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec is not None
     assert spec.loader is not None
@@ -352,15 +475,23 @@ def _import(place: str) -> Any:
     sys.modules.setdefault(path.stem, module)
     try:
         spec.loader.exec_module(module)
-    except ImportError as error:
-        if "relative import" not in str(error):
-            raise
-        return _import_in_package(path.resolve())
+    except BaseException:
+        if sys.modules.get(path.stem) is module:
+            del sys.modules[path.stem]
+        raise
     return module
 
 
-def _import_in_package(path: Path) -> Any:
-    """A file whose imports are relative, as the part of the package that its folders make."""
+def _root_with(path: Path, package: str) -> Path | None:
+    """Find the folder above a file from which a package is imported: the root of its repository."""
+    for folder in path.parents[1:6]:
+        if package and ((folder / package).is_dir() or (folder / f"{package}.py").is_file()):
+            return folder
+    return None
+
+
+def _import_in_package(path: Path) -> ModuleType:
+    """Import a file with relative imports as part of the package that its folders form."""
     folder, name = path.parent.parent, f"{path.parent.name}.{path.stem}"
     while (folder / "__init__.py").is_file():
         folder, name = folder.parent, f"{folder.name}.{name}"
@@ -368,7 +499,8 @@ def _import_in_package(path: Path) -> Any:
     return importlib.import_module(name)
 
 
-def _blame(spec: str, error: Exception) -> str:
+def _blame(source: str, error: Exception) -> str:
+    """Say in one line what a module's code raised, and where."""
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename != __file__]
     where = f" at {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
     hint = ""
@@ -376,4 +508,4 @@ def _blame(spec: str, error: Exception) -> str:
         hint = "; arguments are given as --kwargs '{\"name\": value}'"
     elif isinstance(error, ModuleNotFoundError):
         hint = "; is it installed, and is the name right?"
-    return f"{spec} cannot be made: {type(error).__name__}: {one_line(error)}{where}{hint}"
+    return f"{source} cannot be made: {type(error).__name__}: {one_line(error)}{where}{hint}"

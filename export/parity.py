@@ -50,9 +50,9 @@ def prove(model: bytes, manifest: Manifest, cases: Sequence[Case], gate: Gate) -
 
 def _prove_in(model: bytes, manifest: Manifest, cases: Sequence[Case], gate: Gate, name: str) -> Parity:
     engine = engines.start(model, manifest.precision, name, "cpu", None)
-    found = prove_in(engine, manifest, cases, gate)
+    result = prove_in(engine, manifest, cases, gate)
     engine.close()
-    return found
+    return result
 
 
 def prove_in(
@@ -63,19 +63,21 @@ def prove_in(
     sizes: set[int] = set()
     outputs = [_run_in_batches(engine, manifest.interface, case, sizes, batches) for case in cases]
     span = span_of(port, *(case.reference for case in cases))
-    found = worst([difference(output, case.reference, port, span) for output, case in zip(outputs, cases, strict=True)])
+    distance = worst(
+        [difference(output, case.reference, port, span) for output, case in zip(outputs, cases, strict=True)]
+    )
     return Parity(
         engine=str(engine.info),
         precision=engine.info.precision,
         samples=sum(len(case.reference) for case in cases),
         batches=tuple(sorted(sizes)),
-        max_abs=found.max_abs,
-        mean_abs=found.mean_abs,
-        psnr=found.psnr,
-        ssim=found.ssim,
-        nonfinite=found.nonfinite,
+        max_abs=distance.max_abs,
+        mean_abs=distance.mean_abs,
+        psnr=distance.psnr,
+        ssim=distance.ssim,
+        nonfinite=distance.nonfinite,
         tolerance=str(gate),
-        passed=gate.holds(found),
+        passed=gate.holds(distance),
     )
 
 

@@ -26,7 +26,8 @@ from ganedge.export import rewrite
 from ganedge.export.graph import COUNTED, copied, multiply_accumulates, shapes_for
 from ganedge.export.spec import Target
 from ganedge.runtime import engines
-from ganedge.runtime.errors import GanEdgeError, MissingExtra
+from ganedge.runtime.engines import ort
+from ganedge.runtime.errors import EngineError, GanEdgeError, one_line
 
 LAYERS = COUNTED
 """Operators that can compute in INT8."""
@@ -83,11 +84,13 @@ def prepared(model: ModelProto, target: Target) -> ModelProto:
 def _quantise(
     model: ModelProto, inputs: Sequence[Sequence[NDArray[np.generic]]], target: Target, keep: frozenset[str]
 ) -> ModelProto:
+    ort.package()  # One line where it is missing or broken.
     try:
-        import onnxruntime  # noqa: F401 - said here in one line, where quantize would say it in many
         from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
     except ImportError as error:
-        raise MissingExtra("onnxruntime", "cpu", "--int8") from error
+        raise EngineError(
+            f"--int8 needs onnxruntime's quantization, which does not import: {one_line(error)}"
+        ) from error
     symmetric = target != "onnxruntime"
     of_layer = results(model)
     idle = {
@@ -124,13 +127,13 @@ def _quantise(
 
 def results(model: ModelProto) -> dict[str, str]:
     """The tensors that are a layer's result, as it is or shuffled, and the layers' names."""
-    found: dict[str, str] = {}
+    makers: dict[str, str] = {}
     for node in model.graph.node:
         if node.op_type in LAYERS:
-            found[node.output[0]] = node.name
-        elif node.op_type in SHUFFLES and node.input[0] in found:
-            found[node.output[0]] = found[node.input[0]]
-    return found
+            makers[node.output[0]] = node.name
+        elif node.op_type in SHUFFLES and node.input[0] in makers:
+            makers[node.output[0]] = makers[node.input[0]]
+    return makers
 
 
 class Reader:
@@ -138,9 +141,9 @@ class Reader:
 
     def __init__(self, names: list[str], cases: Sequence[Sequence[NDArray[np.generic]]], batch: int) -> None:
         self._feeds = (
-            {name: array[place : place + batch] for name, array in zip(names, case, strict=True)}
+            {name: array[begin : begin + batch] for name, array in zip(names, case, strict=True)}
             for case in cases
-            for place in range(0, len(case[0]) - batch + 1, batch)
+            for begin in range(0, len(case[0]) - batch + 1, batch)
         )
 
     def get_next(self) -> dict[str, NDArray[np.generic]] | None:

@@ -80,8 +80,8 @@ class Sensitivity:
         self._span = span_of(port, *self._wanted)
         step = max(1, len(self._items) // len(cases))  # One of each case tells enough of a layer.
         self.noise = [
-            max(self._error(item, place) for item in range(0, len(self._items), step))
-            for place in range(len(self.groups))
+            max(self._error(item, index) for item in range(0, len(self._items), step))
+            for index in range(len(self.groups))
         ]
 
     def kept(self, gate: Gate, spare: float = 0.0) -> frozenset[str]:
@@ -94,7 +94,7 @@ class Sensitivity:
         Returns:
             Names of nodes; all but the layer that costs least where not even that passes alone.
         """
-        order = sorted(range(len(self.groups)), key=lambda place: -self.noise[place] / max(self.groups[place].work, 1))
+        order = sorted(range(len(self.groups)), key=lambda index: -self.noise[index] / max(self.groups[index].work, 1))
         slack = 10 ** (-spare / 20)
         few, many = 0, len(order) - 1
         while few < many:  # The smallest number of layers to leave out, by halving.
@@ -106,17 +106,17 @@ class Sensitivity:
         kept = set(order[:few])
         # Some of these were left out on the way to a later one, which settled it: the heaviest may come back first.
         able = gate.holds(self.difference(order[few:]), slack)
-        for place in sorted(order[: few - 1] if few and able else [], key=lambda place: -self.groups[place].work):
-            if gate.holds(self.difference([other for other in order if other not in kept - {place}]), slack):
-                kept.remove(place)
-        return frozenset(name for place in kept for name in self.groups[place].nodes)
+        for index in sorted(order[: few - 1] if few and able else [], key=lambda index: -self.groups[index].work):
+            if gate.holds(self.difference([other for other in order if other not in kept - {index}]), slack):
+                kept.remove(index)
+        return frozenset(name for index in kept for name in self.groups[index].nodes)
 
     def worst(self, count: int = 3) -> str:
         """What the layers that cost most cost alone, for people."""
-        order = sorted(range(len(self.groups)), key=lambda place: -self.noise[place])[:count]
-        levels = [10 * np.log10(self._span**2 / max(self.noise[place], 1e-30)) for place in order]
+        order = sorted(range(len(self.groups)), key=lambda index: -self.noise[index])[:count]
+        levels = [10 * np.log10(self._span**2 / max(self.noise[index], 1e-30)) for index in order]
         return ", ".join(
-            f"{self.groups[place].nodes[0]} ({psnr:.0f} dB)" for place, psnr in zip(order, levels, strict=True)
+            f"{self.groups[index].nodes[0]} ({psnr:.0f} dB)" for index, psnr in zip(order, levels, strict=True)
         )
 
     def difference(self, rounded: Sequence[int]) -> Difference:
@@ -124,13 +124,13 @@ class Sensitivity:
         key = frozenset(rounded)
         if key not in self._known:
             pairs = zip(self._items, self._wanted, strict=True)
-            found = [compare(self._run(item, rounded), wanted, self._port, self._span) for item, wanted in pairs]
-            self._known[key] = worst(found)
+            distances = [compare(self._run(item, rounded), wanted, self._port, self._span) for item, wanted in pairs]
+            self._known[key] = worst(distances)
         return self._known[key]
 
-    def _error(self, item: int, place: int) -> float:
+    def _error(self, item: int, index: int) -> float:
         """The mean square error of one call's output with one layer rounded."""
-        error = self._run(self._items[item], [place]).astype(np.float64) - self._wanted[item].astype(np.float64)
+        error = self._run(self._items[item], [index]).astype(np.float64) - self._wanted[item].astype(np.float64)
         return float((error**2).mean())
 
     def _run(self, item: Mapping[str, NDArray[np.generic]], rounded: Sequence[int]) -> NDArray[np.generic]:
@@ -147,17 +147,17 @@ def _batches(interface: Interface, inputs: Sequence[NDArray[np.generic]]) -> lis
     size = batch if isinstance(batch, int) else count
     names = [port.name for port in interface.inputs]
     return [
-        {name: array[place : place + size] for name, array in zip(names, inputs, strict=True)}
-        for place in range(0, max(count - size, 0) + 1, size)
+        {name: array[begin : begin + size] for name, array in zip(names, inputs, strict=True)}
+        for begin in range(0, max(count - size, 0) + 1, size)
     ]
 
 
 def _groups(prepared: ModelProto, low: ModelProto, shapes: Sequence[tuple[int, ...]]) -> list[Group]:
     """The layers that became INT8, in order, a few to a group where there are very many."""
     rounded = {layer.name for layer in quantize.work(low, shapes) if layer.int8}
-    found = [layer for layer in quantize.work(prepared, shapes) if layer.name in rounded]
-    size = max(1, -(-len(found) // GROUPS))
-    parts = [found[place : place + size] for place in range(0, len(found), size)]
+    quantised = [layer for layer in quantize.work(prepared, shapes) if layer.name in rounded]
+    size = max(1, -(-len(quantised) // GROUPS))
+    parts = [quantised[begin : begin + size] for begin in range(0, len(quantised), size)]
     return [Group(tuple(layer.name for layer in part), sum(layer.count for layer in part)) for part in parts]
 
 
@@ -169,8 +169,8 @@ def _switched(prepared: ModelProto, low: ModelProto, target: Target, groups: Seq
     model.opset_import.extend(entry for entry in low.opset_import if entry.domain not in domains)
     graph.input.append(helper.make_tensor_value_info(SWITCHES, TensorProto.BOOL, [len(groups)]))
     rounding = _Rounding(low)
-    place_of = {name: place for place, group in enumerate(groups) for name in group.nodes}
-    reasons = _reasons(prepared, target, place_of)
+    group_of = {name: index for index, group in enumerate(groups) for name in group.nodes}
+    reasons = _reasons(prepared, target, group_of)
     nodes: list[NodeProto] = []
     switched: dict[tuple[str, str], str] = {}
 
@@ -202,23 +202,23 @@ def _switched(prepared: ModelProto, low: ModelProto, target: Target, groups: Seq
     return model
 
 
-def _reasons(model: ModelProto, target: Target, place_of: Mapping[str, int]) -> dict[str, frozenset[int]]:
+def _reasons(model: ModelProto, target: Target, group_of: Mapping[str, int]) -> dict[str, frozenset[int]]:
     """For each tensor, the switches that turn its rounding on: all that read it share what is rounded.
 
     Weights and values are rounded for the layers that read them. In the form for ONNX Runtime a layer's result is also
     rounded for the layer itself, unless it is a matrix product's that no activation follows.
     """
-    found: dict[str, set[int]] = {name: set() for node in model.graph.node for name in node.input}
+    reasons: dict[str, set[int]] = {name: set() for node in model.graph.node for name in node.input}
     shuffled = {name for node in model.graph.node if node.op_type in quantize.SHUFFLES for name in node.input[:1]}
     products = {name for node in model.graph.node if node.op_type in ("Gemm", "MatMul") for name in node.output}
     for node in model.graph.node:
-        if node.name in place_of:
+        if node.name in group_of:
             for name in node.input:
-                found[name].add(place_of[node.name])
+                reasons[name].add(group_of[node.name])
     for name, layer in quantize.results(model).items() if target == "onnxruntime" else ():
-        if layer in place_of and name in found and (name in shuffled or name not in products):
-            found[name].add(place_of[layer])
-    return {name: frozenset(places) for name, places in found.items()}
+        if layer in group_of and name in reasons and (name in shuffled or name not in products):
+            reasons[name].add(group_of[layer])
+    return {name: frozenset(places) for name, places in reasons.items()}
 
 
 @dataclass(frozen=True)
@@ -239,10 +239,10 @@ class Rounded:
         """Copies of the nodes that round, from `name` to `STEM_rounded`."""
         made = []
         given = self.steps[0].input[0] if self.constant else name
-        for place, step in enumerate(self.steps):
+        for index, step in enumerate(self.steps):
             copy = NodeProto()
             copy.CopyFrom(step)
-            result = f"{stem}_rounded" if place == len(self.steps) - 1 else f"{stem}_whole"
+            result = f"{stem}_rounded" if index == len(self.steps) - 1 else f"{stem}_whole"
             copy.name, copy.input[0], copy.output[0] = f"{result}_by", given, result
             made.append(copy)
             given = result

@@ -9,7 +9,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
@@ -53,6 +53,12 @@ class SourceSpec:
     """Shape of one image, 1x28x28, where the generator returns a flat vector."""
     range: tuple[float, float] = (-1.0, 1.0)
     """Values of black and white, in the input and in the output."""
+    output_range: tuple[float, float] | None = None
+    """Values of black and white in the output, where they differ from those of the input: 0,1."""
+    mean: tuple[float, ...] = ()
+    """Mean of each channel, subtracted from images of 0 to 1 before they go in: 0.485,0.456,0.406."""
+    std: tuple[float, ...] = ()
+    """Standard deviation of each channel, by which images are divided after --mean: 0.229,0.224,0.225."""
     noise: Noise = "normal"
     """Distribution of the latents it was trained on."""
     classes: tuple[str, ...] = ()
@@ -69,7 +75,10 @@ class SourceSpec:
     def __post_init__(self) -> None:
         """Convert what is given as text, and check it."""
         normal = {
-            "range": read_range(self.range) if isinstance(self.range, str) else read_range("{},{}".format(*self.range)),
+            "range": _read_bounds(self.range),
+            "output_range": None if self.output_range is None else _read_bounds(self.output_range),
+            "mean": _read_channels("--mean", self.mean),
+            "std": _read_channels("--std", self.std),
             "classes": _read_classes(self.classes),
             "kwargs": _read_kwargs(self.kwargs),
             "weights": None if self.weights is None else Path(self.weights),
@@ -78,18 +87,23 @@ class SourceSpec:
         }
         for name, value in normal.items():
             object.__setattr__(self, name, value)
+        if self.std and min(self.std) <= 0:
+            raise UsageError(f"--std {','.join(map(str, self.std))}: standard deviations are greater than 0")
+        if self.mean and self.std and len(self.mean) != len(self.std):
+            raise UsageError(f"--mean has {len(self.mean)} channels and --std {len(self.std)}: give one value for each")
         if self.kind not in (None, "latent", "image"):
             raise UsageError(f"--kind {self.kind}: choose latent or image")
 
 
-_INPUTS = ("input", "output_shape", "kind", "range", "noise", "classes", "norm_mode", "size", "trust")
+_VALUES = ("range", "output_range", "mean", "std")
+_INPUTS = ("input", "output_shape", "kind", *_VALUES, "noise", "classes", "norm_mode", "size", "trust")
 APPLIES: Mapping[str, tuple[str, ...]] = {
     "a run": ("which", "checkpoint", "norm_mode", "size"),
     "an artifact": ("size",),
     "an .onnx file": ("kind", "range", "noise", "classes", "size"),
     "a module": ("kwargs", "weights", "part", *_INPUTS),
     "a pickled module": ("part", *_INPUTS),
-    "weights of a named architecture": ("arch", "part", "norm", "norm_mode", "input", "range", "size", "trust"),
+    "weights of a named architecture": ("arch", "part", "norm", "norm_mode", "input", *_VALUES, "size", "trust"),
     "weights to recognise": ("arch", "part", "norm_mode", "input", "size", "trust"),
 }
 """By kind of source: the fields of `SourceSpec` that have an effect on it."""
@@ -134,6 +148,17 @@ def _has_manifest(path: Path) -> bool:
     from ganedge.runtime.manifest import KEY
 
     return KEY in metadata(read_file(path), path)
+
+
+def _read_bounds(value: str | tuple[float, float]) -> tuple[float, float]:
+    return read_range(value if isinstance(value, str) else "{},{}".format(*value))
+
+
+def _read_channels(flag_name: str, value: str | Sequence[float]) -> tuple[float, ...]:
+    try:
+        return tuple(float(part) for part in (value.split(",") if isinstance(value, str) else value))
+    except ValueError as error:
+        raise UsageError(f"{flag_name} {value}: give a number for each channel, such as 0.485,0.456,0.406") from error
 
 
 def _read_classes(value: str | int | Collection[str]) -> tuple[str, ...]:

@@ -14,20 +14,23 @@ import re
 import sys
 import traceback
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import onnx
 import torch
+import torch.nn.functional as F
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from ganedge.export import rewrite
-from ganedge.runtime.errors import GanEdgeError
+from ganedge.runtime.errors import GanEdgeError, one_line
 from ganedge.runtime.inputs import sides
 from ganedge.runtime.manifest import Interface, NormMode, Port
 
-OPSET = 18
-"""The ONNX operator set that is written: TensorRT from 8.6 and ONNX Runtime from 1.14 read it."""
+OPSETS = (18, 19, 20, 22)
+"""ONNX operator sets to write, the first that has all operators: TensorRT from 8.6, ONNX Runtime from 1.14 read 18."""
 LINE = re.compile(r"# File: (.+?):(\d+) in \w+, code: (.*)")
 """How torch.export names a line of the code that it follows."""
 
@@ -45,30 +48,10 @@ def to_onnx(network: nn.Module, interface: Interface) -> onnx.ModelProto:
     Raises:
         GanEdgeError: the network cannot be exported; the message says what stood in the way.
     """
-    example = tuple(example_input(port) for port in interface.inputs)
-    shapes = tuple(_dynamic(port) for port in interface.inputs)
-    with _quiet() as said:
-        try:
-            program = torch.onnx.export(
-                network,
-                example,
-                dynamo=True,
-                optimize=True,
-                verbose=False,
-                opset_version=OPSET,
-                input_names=[port.name for port in interface.inputs],
-                output_names=[port.name for port in interface.outputs],
-                dynamic_shapes=(shapes,) if _takes_varargs(network) else shapes,
-            )
-        except Exception as error:
-            root = _root(error)
-            reason = " ".join(str(root).split())[:300]
-            where = _where(error, said.getvalue())
-            raise GanEdgeError(
-                f"this generator cannot be exported to ONNX{where}: {type(root).__name__}: {reason}"
-            ) from error
-    assert program is not None
-    model = program.model_proto
+    model = _export(network, interface, OPSETS[0])
+    missing = [version for version in OPSETS[1:] if not _defined(model, OPSETS[0]) and _defined(model, version)]
+    if missing:
+        model = _export(network, interface, missing[0])
     rewrite.fold_batch_norm(model)
     _name_dimensions(model, interface)
     ports = (*interface.inputs, *interface.outputs)
@@ -82,6 +65,67 @@ def to_onnx(network: nn.Module, interface: Interface) -> onnx.ModelProto:
                 "give that size, such as --size 256"
             )
     return model
+
+
+def _export(network: nn.Module, interface: Interface, version: int) -> onnx.ModelProto:
+    """Run PyTorch's exporter; its errors become one line that names the place in the generator's code."""
+    shapes = tuple(_dynamic(port) for port in interface.inputs)
+    with _quiet() as output, _Attention():
+        try:
+            program = torch.onnx.export(
+                network,
+                tuple(example_input(port) for port in interface.inputs),
+                dynamo=True,
+                optimize=True,
+                verbose=False,
+                opset_version=version,
+                input_names=[port.name for port in interface.inputs],
+                output_names=[port.name for port in interface.outputs],
+                dynamic_shapes=(shapes,) if _takes_varargs(network) else shapes,
+            )
+        except Exception as error:
+            root = _root(error)
+            where = _where(error, output.getvalue())
+            raise GanEdgeError(
+                f"this generator cannot be exported to ONNX{where}: {type(root).__name__}: {one_line(root)}"
+            ) from error
+    assert program is not None
+    model: onnx.ModelProto = program.model_proto
+    return model
+
+
+def _defined(model: onnx.ModelProto, version: int) -> bool:
+    """Whether an operator set has all operators of a graph."""
+    return all(_has_schema(node.op_type, version) for node in model.graph.node if node.domain in rewrite.ONNX_DOMAINS)
+
+
+def _has_schema(operator: str, version: int) -> bool:
+    try:
+        onnx.defs.get_schema(operator, version, "")
+    except onnx.defs.SchemaError:
+        return False
+    return True
+
+
+class _Attention(TorchFunctionMode):
+    """Attention of `[N, L, C]` as that of one head, `[N, 1, L, C]`: the exporter knows no other."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], _types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        options = dict(kwargs or {})
+        if func is not F.scaled_dot_product_attention:
+            return func(*args, **options)
+        bound = dict(zip(("query", "key", "value", "attn_mask"), args, strict=False)) | options
+        rest = args[4:]
+        if bound["query"].ndim != 3:
+            return func(*args, **options)
+        for name in ("query", "key", "value", "attn_mask"):
+            if bound.get(name) is not None and bound[name].ndim == 3:
+                bound[name] = bound[name].unsqueeze(1)
+        bound.setdefault("attn_mask", None)
+        heads = [bound.pop(name) for name in ("query", "key", "value", "attn_mask")]
+        return func(*heads, *rest, **bound).squeeze(1)
 
 
 def _dynamic(port: Port) -> dict[int, object]:
@@ -103,6 +147,7 @@ def _name_dimensions(model: onnx.ModelProto, interface: Interface) -> None:
 
 def example_input(port: Port, batch: int = 2) -> torch.Tensor:
     """A batch of the right shape and type; two items, because exporters take a batch of one for a constant."""
+    batch = port.shape[0] if isinstance(port.shape[0], int) else batch
     shape = (batch, *port.item_shape)
     if port.role == "image":
         height, width = sides(port)[-1]  # Two different lengths, so that one is not taken for the other.

@@ -128,7 +128,7 @@ def write_engine(
         profiles,
         settings.recipe,
         say,
-        lambda found: _check_types(package, found, graph, manifest),
+        lambda network: _check_types(package, network, graph, manifest),
     )
     gate = _gate(proven)
     identity = EngineIdentity(
@@ -161,8 +161,8 @@ def write_engine(
 def _gate(proven: VerifiedArtifact) -> Gate:
     """What the .onnx was held to, and its engine is held to as well."""
     manifest = proven.manifest
-    told = next((proof.tolerance for proof in manifest.parity if proof.passed), None)
-    return gate_of(manifest.precision, manifest.interface) if told is None else read_gate(told)
+    tolerance = next((proof.tolerance for proof in manifest.parity if proof.passed), None)
+    return gate_of(manifest.precision, manifest.interface) if tolerance is None else read_gate(tolerance)
 
 
 def _prove(built: Built, identity: EngineIdentity, proven: VerifiedArtifact, gate: Gate) -> tuple[Parity | None, str]:
@@ -183,10 +183,10 @@ def _prove(built: Built, identity: EngineIdentity, proven: VerifiedArtifact, gat
     except (MissingExtra, EngineError) as error:  # No cuda-python, or one that does not fit the driver.
         return None, f"engine not run here: {error}"
     try:
-        found = parity.prove_in(engine, proven.manifest, cases, gate, batches)
+        proof = parity.prove_in(engine, proven.manifest, cases, gate, batches)
     finally:
         engine.close()
-    return (replace(found, passed=True) if str(gate) == "none" else found), ""
+    return (replace(proof, passed=True) if str(gate) == "none" else proof), ""
 
 
 def _inside(profiles: Mapping[str, Shapes], proven: VerifiedArtifact) -> tuple[list[parity.Case], tuple[int, ...]]:
@@ -277,12 +277,12 @@ def _check_types(trt: Any, network: Any, model: onnx.ModelProto, manifest: Manif
     heavy = (trt.LayerType.CONVOLUTION, trt.LayerType.DECONVOLUTION, trt.LayerType.MATRIX_MULTIPLY)
     layers = [network.get_layer(i) for i in range(network.num_layers)]
     names = {trt.float32: "fp32", trt.float16: "fp16", trt.bfloat16: "bf16"}
-    found = Counter(names.get(one.get_output(0).dtype, "another type") for one in layers if one.type in heavy)
+    types = Counter(names.get(one.get_output(0).dtype, "another type") for one in layers if one.type in heavy)
     wanted = Counter(_computed_in(model))
     steps = sum(one.type == trt.LayerType.QUANTIZE for one in layers)
     asked = steps > 0 if manifest.precision == "int8" else not wanted or wanted[manifest.precision] > 0
-    if found != wanted or not asked:
-        shown = ", ".join(f"{count} in {name}" for name, count in sorted(found.items())) or "nothing"
+    if types != wanted or not asked:
+        shown = ", ".join(f"{count} in {name}" for name, count in sorted(types.items())) or "nothing"
         given = ", ".join(f"{count} in {name}" for name, count in sorted(wanted.items())) or "nothing"
         raise GanEdgeError(
             f"the network TensorRT read computes {shown} (quantisations: {steps}), where the "

@@ -56,10 +56,10 @@ def write_repository(
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"-o {folder} is a file: a Triton model repository is a folder")
     _check_name(name)
-    place = folder / name
-    write_whole(place / "1" / FILES[backend], model)
-    write_whole(place / "config.pbtxt", config(name, manifest, backend, batch, count))
-    return place
+    model_folder = folder / name
+    write_whole(model_folder / "1" / FILES[backend], model)
+    write_whole(model_folder / "config.pbtxt", config(name, manifest, backend, batch, count))
+    return model_folder
 
 
 def _check_name(name: str) -> None:
@@ -112,10 +112,10 @@ def config(name: str, manifest: Manifest, backend: Backend, batch: tuple[int, in
         ]
     kind = "KIND_GPU" if backend == "tensorrt" else "KIND_AUTO"
     lines += ["instance_group [", f"  {{ count: {count} kind: {kind} }}", "]"]
-    said = json.dumps(
+    description = json.dumps(
         {"kind": interface.kind, "precision": manifest.precision, "noise": interface.noise, "digest": manifest.digest}
     )
-    lines.append(f'parameters {{ key: "ganedge" value {{ string_value: {_quoted(said)} }} }}')
+    lines.append(f'parameters {{ key: "ganedge" value {{ string_value: {_quoted(description)} }} }}')
     return "\n".join(lines) + "\n"
 
 

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from . import onnx_file
-from .engines import EXTRAS, MODULES, cores, installed, start, trt, trt_builder
+from .engines import EXTRAS, MODULES, ONNXRUNTIME_WHEELS, cores, installed, start, trt, trt_builder
 from .engines.trt_builder import FLAVOURS
-from .errors import EngineError, GanEdgeError
+from .errors import EngineError, GanEdgeError, one_line
 from .generator import Generator
 from .manifest import Interface, Manifest, Port, write_artifact
 
@@ -107,9 +107,9 @@ def jetpack() -> str:
 def problems() -> list[str]:
     """What stands in the way, each with what to do."""
     found = []
-    if _version("onnxruntime") and _version("onnxruntime-gpu"):
+    if all(map(_version, ONNXRUNTIME_WHEELS)):
         found.append(
-            "onnxruntime and onnxruntime-gpu are both installed and overwrite each other: "
+            "onnxruntime and onnxruntime-gpu are both installed, bring the same module and overwrite each other: "
             "pip uninstall onnxruntime onnxruntime-gpu, then install one of them"
         )
     if jetpack() and _by_pip("tensorrt"):
@@ -194,8 +194,8 @@ def _engine(name: str) -> EngineFound:
         devices, number = importlib.import_module(f".engines.{MODULES[name]}", __package__).devices()
     except EngineError as error:
         return EngineFound(name, "", (), str(error).removeprefix(f"{name} "))
-    except Exception as error:  # noqa: BLE001 - a broken package fails at import in ways of its own, and is the finding
-        return EngineFound(name, "", (), f"is installed and does not start ({error}): reinstall it")
+    except Exception as error:  # noqa: BLE001 - a broken package fails in ways of its own, and that is the result
+        return EngineFound(name, "", (), f"is installed and does not start ({one_line(error)}): reinstall it")
     return EngineFound(name, number, tuple(devices), "")
 
 
@@ -204,7 +204,7 @@ def _tensorrt(name: Flavour) -> EngineFound:
     try:
         number = str(importlib.import_module(name).__version__)
     except Exception as error:  # noqa: BLE001 - a broken package fails at import in ways of its own, and is the finding
-        return EngineFound(name, "", (), f"is installed and does not load ({error}): reinstall it")
+        return EngineFound(name, "", (), f"is installed and does not load ({one_line(error)}): reinstall it")
     device = trt_builder.compute_capability()
     missing = []
     if not device:

@@ -63,11 +63,11 @@ class Gate:
         parts += [f"psnr={self.psnr:g}"] if self.psnr is not None else []
         return ",".join(parts) or "none"
 
-    def holds(self, found: Difference, slack: float = 1.0) -> bool:
+    def holds(self, distance: Difference, slack: float = 1.0) -> bool:
         """Whether these figures pass, with errors `slack` times as large; anything non-finite never does."""
-        close = self.max_abs is None or found.max_abs <= slack * self.max_abs * found.span
-        clear = self.psnr is None or found.psnr is None or found.psnr >= self.psnr - 20 * math.log10(slack)
-        return close and clear and found.nonfinite == 0
+        close = self.max_abs is None or distance.max_abs <= slack * self.max_abs * distance.span
+        clear = self.psnr is None or distance.psnr is None or distance.psnr >= self.psnr - 20 * math.log10(slack)
+        return close and clear and distance.nonfinite == 0
 
 
 GATES: dict[Precision, Gate] = {
@@ -102,29 +102,29 @@ def read_gate(text: str) -> Gate:
     if text == "none":
         return Gate()
     known = {"psnr": "psnr", "maxabs": "max_abs"}
-    found: dict[str, float] = {}
+    limits: dict[str, float] = {}
     for part in text.split(","):
         name, _, value = part.partition("=")
         try:
-            found[known[name.strip()]] = float(value)
+            limits[known[name.strip()]] = float(value)
         except (KeyError, ValueError):
             raise UsageError(f"tolerance {text!r}: give psnr=40, maxabs=1e-3, both with a comma, or none") from None
-    if not all(np.isfinite(value) and value > 0 for value in found.values()):
+    if not all(np.isfinite(value) and value > 0 for value in limits.values()):
         raise UsageError(f"tolerance {text!r}: the figures are more than 0")
-    return Gate(**found)
+    return Gate(**limits)
 
 
-def worst(found: Sequence[Difference]) -> Difference:
+def worst(distances: Sequence[Difference]) -> Difference:
     """The worst figures of several comparisons; the mean error is their mean."""
-    psnr = [one.psnr for one in found if one.psnr is not None]
-    ssims = [one.ssim for one in found if one.ssim is not None]
+    psnr = [one.psnr for one in distances if one.psnr is not None]
+    ssims = [one.ssim for one in distances if one.ssim is not None]
     return Difference(
-        span=found[0].span,
-        max_abs=max(one.max_abs for one in found),
-        mean_abs=float(np.mean([one.mean_abs for one in found])),
+        span=distances[0].span,
+        max_abs=max(one.max_abs for one in distances),
+        mean_abs=float(np.mean([one.mean_abs for one in distances])),
         psnr=min(psnr) if psnr else None,
         ssim=min(ssims) if ssims else None,
-        nonfinite=max(one.nonfinite for one in found),
+        nonfinite=max(one.nonfinite for one in distances),
     )
 
 
@@ -146,15 +146,15 @@ def difference(
         raise ArtifactError(f"one gives shape {output.shape}, the other {reference.shape}: not the same generator")
     span = span or span_of(port, reference)
     finite = np.isfinite(output)
-    found, wanted = np.where(finite, output, 0.0).astype(np.float64), reference.astype(np.float64)
-    error = np.abs(found - wanted)
+    values, wanted = np.where(finite, output, 0.0).astype(np.float64), reference.astype(np.float64)
+    error = np.abs(values - wanted)
     noise = float((error**2).reshape(len(error), -1).mean(1).max())
     return Difference(
         span=span,
         max_abs=float(error.max()),
         mean_abs=float(error.mean()),
         psnr=None if noise == 0 else float(10 * np.log10(span**2 / noise)),
-        ssim=ssim(found, wanted, port, span) if port.role == "image" else None,
+        ssim=ssim(values, wanted, port, span) if port.role == "image" else None,
         nonfinite=float(1 - finite.mean()),
     )
 

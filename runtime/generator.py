@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from . import tuning
-from .engines import canonical, start
+from .engines import EngineOptions, start
 from .errors import ArtifactError, EngineError, EngineMismatch, GanEdgeError, InputError, MissingExtra, UsageError
 from .latents import LatentStream, between
 from .manifest import read_artifact
@@ -77,7 +77,7 @@ def load(
     """
     if batch is not None and batch < 1:
         raise UsageError(f"batch is {batch}: give 1 or more, or leave it out")
-    engine = canonical(engine)
+    engine = EngineOptions(engine, device, threads).engine
     if Path(path).suffix == ".engine":
         return _load_engine(Path(path), engine, device, batch, rebuild)
     manifest, model = read_artifact(Path(path))

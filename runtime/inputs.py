@@ -98,7 +98,7 @@ def real_cases(
         return [real_inputs(interface, count or COUNT, seed)]
     chosen = sides(interface.inputs[0], trained)
     each = -(-(count or PICTURES) // len(chosen))
-    return [real_inputs(interface, each, seed + place, folder, side, share) for place, side in enumerate(chosen)]
+    return [real_inputs(interface, each, seed + index, folder, side, share) for index, side in enumerate(chosen)]
 
 
 def sides(port: Port, trained: int | None = None) -> list[tuple[int, int]]:
@@ -114,10 +114,10 @@ def sides(port: Port, trained: int | None = None) -> list[tuple[int, int]]:
         return fixed if isinstance(fixed, int) else -(-wanted // port.multiple) * port.multiple
 
     wanted = SIDES if trained is None else ((trained, trained), (trained // 2, 3 * trained // 4))
-    found = [(pick(height, h), pick(width, w)) for h, w in wanted]
-    if found[0] == found[1]:  # A large multiple rounds both to one: make the second wider.
-        found[1] = (pick(height, found[0][0]), pick(width, found[0][1] + port.multiple))
-    return found
+    sizes = [(pick(height, h), pick(width, w)) for h, w in wanted]
+    if sizes[0] == sizes[1]:  # A large multiple rounds both to one: make the second wider.
+        sizes[1] = (pick(height, sizes[0][0]), pick(width, sizes[0][1] + port.multiple))
+    return sizes
 
 
 def natural(count: int, height: int, width: int, channels: int, seed: int) -> NDArray[np.uint8]:

@@ -350,10 +350,10 @@ def read_bytes(model: bytes, name: str) -> tuple[Manifest, bytes]:
         body, metadata = onnx_file.split(model)
         if KEY not in metadata:
             raise ArtifactError("it is an ONNX model without a ganedge manifest: export it with gan-export")
-        said = _table(metadata[KEY])
-        manifest = Manifest._from_table(said)
+        content = _table(metadata[KEY])
+        manifest = Manifest._from_table(content)
         _check_whole(body)
-        digest = _digest(said, body)
+        digest = _digest(content, body)
     except ArtifactError as error:
         raise ArtifactError(f"{name}: {error}") from error.__cause__
     if digest != manifest.digest:
@@ -382,9 +382,9 @@ def _canonical(data: Any[str, Any]) -> str:
     return json.dumps(data, sort_keys=True, allow_nan=False, ensure_ascii=False, separators=(",", ":"))
 
 
-def _digest(said: Mapping[str, Any], body: Iterable[memoryview | bytes]) -> str:
+def _digest(content: Mapping[str, Any], body: Iterable[memoryview | bytes]) -> str:
     """Hash what the manifest says, also what this program has no field for, and then the body."""
-    digest = hashlib.sha256(_canonical({**said, "digest": ""}).encode())
+    digest = hashlib.sha256(_canonical({**content, "digest": ""}).encode())
     for part in body:
         digest.update(part)
     return f"sha256:{digest.hexdigest()}"

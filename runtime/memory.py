@@ -8,6 +8,7 @@ print(peak.bytes)
 from __future__ import annotations
 
 import ctypes
+import math
 import os
 import re
 import sys
@@ -33,10 +34,25 @@ def parse(text: str) -> int:
     Raises:
         UsageError: it is none of these.
     """
-    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmg]i?|)b?\s*", text.lower())
-    if found is None or float(found[1]) == 0:
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmg]i?|)b?\s*", text.lower())
+    if match is None or float(match[1]) == 0:
         raise UsageError(f"{text!r} is no amount of memory: give something like 500M, 1.5G or 2GiB")
-    return int(float(found[1]) * UNITS[found[2]])
+    return int(float(match[1]) * UNITS[match[2]])
+
+
+def parse_pixels(text: str) -> int:
+    """Read a limit in millions of pixels, as `--max-pixels 268.4` gives it.
+
+    Raises:
+        UsageError: it is no number, or out of range.
+    """
+    try:
+        millions = float(text)
+    except ValueError:
+        millions = math.nan
+    if not 0 < millions < 1e6:
+        raise UsageError(f"max-pixels is {text}: give millions of pixels, above 0 and below a million")
+    return int(millions * 1e6)
 
 
 def resident() -> int | None:

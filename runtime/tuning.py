@@ -94,11 +94,11 @@ def remember(digest: str, choice: Choice) -> Path:
 
     path = cache_file()
     try:
-        said = json.loads(path.read_text("utf-8"))
+        content = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError):
-        said = {}
-    said = said if isinstance(said, dict) else {}
-    write_whole(path, json.dumps({**said, _key(digest): asdict(choice)}, indent=1, sort_keys=True) + "\n")
+        content = {}
+    content = content if isinstance(content, dict) else {}
+    write_whole(path, json.dumps({**content, _key(digest): asdict(choice)}, indent=1, sort_keys=True) + "\n")
     return path
 
 
@@ -148,10 +148,10 @@ def tune(model: bytes, manifest: Manifest, batch: int, seconds: float, threads: 
     times = _time([engine for _, engine in engines], feeds, seconds)
     for _, engine in engines:
         engine.close()
-    found = [difference(output, outputs[0], manifest.interface.output) for output in outputs]
+    distances = [difference(output, outputs[0], manifest.interface.output) for output in outputs]
     return [
         Trial(choice, 1000 * median, -math.inf if one.nonfinite else one.psnr)
-        for (choice, _), one, median in zip(engines, found, times, strict=True)
+        for (choice, _), one, median in zip(engines, distances, times, strict=True)
     ]
 
 
@@ -169,7 +169,7 @@ def _key(digest: str) -> str:
 
 def _engines(model: bytes, manifest: Manifest, threads: int | None) -> list[tuple[Choice, Engine]]:
     """Every way that starts, proven engines first."""
-    found: list[tuple[Choice, Engine]] = []
+    candidates: list[tuple[Choice, Engine]] = []
     first = proven(manifest)
     for name in sorted(MODULES, key=lambda known: known not in first):
         if not installed(name):
@@ -179,8 +179,8 @@ def _engines(model: bytes, manifest: Manifest, threads: int | None) -> list[tupl
                 engine = start(model, manifest.precision, name, "auto", threads, compute)
             except EngineError:
                 continue
-            found.append((Choice(name, engine.info.version, engine.info.device, compute), engine))
-    return found
+            candidates.append((Choice(name, engine.info.version, engine.info.device, compute), engine))
+    return candidates
 
 
 def _precisions(name: str, manifest: Manifest) -> list[str | None]:

@@ -44,7 +44,7 @@ class Check:
     """What ran."""
     against: str
     """What it was compared with."""
-    found: Difference
+    distance: Difference
     """How far apart they are."""
     gate: str
     """What it had to reach."""
@@ -54,7 +54,7 @@ class Check:
     def __str__(self) -> str:
         """One line for people."""
         verdict = "passed" if self.passed else "FAILED"
-        return f"{self.engine} beside {self.against}: {self.found}, {verdict} {self.gate}"
+        return f"{self.engine} beside {self.against}: {self.distance}, {verdict} {self.gate}"
 
 
 def verify(path: Path) -> list[Check]:
@@ -114,9 +114,9 @@ def _of_engine(path: Path) -> Check:
 
 def _gate(manifest: Manifest, tolerance: str = "") -> Gate:
     """What the export had to pass, or what it has to where nothing was proven yet."""
-    told = tolerance or next((proof.tolerance for proof in manifest.parity if proof.passed), None)
+    text = tolerance or next((proof.tolerance for proof in manifest.parity if proof.passed), None)
     try:
-        return gate_of(manifest.precision, manifest.interface) if told is None else read_gate(told)
+        return gate_of(manifest.precision, manifest.interface) if text is None else read_gate(text)
     except UsageError as error:
         raise ArtifactError(f"its description names a gate that is none: {error}") from error
 
@@ -130,9 +130,9 @@ def _check(
     gate: Gate,
     slack: float,
 ) -> Check:
-    found = difference(output, reference, manifest.interface.output)
+    distance = difference(output, reference, manifest.interface.output)
     shown = str(gate) if slack == 1 else f"{slack:g} × {gate}"
-    return Check(name, against, found, shown, gate.holds(found, slack))
+    return Check(name, against, distance, shown, gate.holds(distance, slack))
 
 
 def _run(engine: object, manifest: Manifest, inputs: list[NDArray[np.generic]]) -> NDArray[np.generic]:

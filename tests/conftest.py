@@ -126,7 +126,8 @@ def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if not engines.installed("torch"):
         pytest.skip("needs a training, and PyTorch is not installed")
     from ganedge.models import find
-    from ganedge.train.loop import Settings, train
+    from ganedge.train.loop import train
+    from ganedge.train.settings import Settings
 
     out = tmp_path_factory.mktemp("tiny") / "run"
     return train(find("dcgan"), TINY, Settings(data="digits", out=out, steps=8, device="cpu"))

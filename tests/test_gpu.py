@@ -18,7 +18,8 @@ from ganedge.models import find
 from ganedge.runtime import engines, load
 from ganedge.runtime.engines.trt_builder import FLAVOURS
 from ganedge.train import checkpoint
-from ganedge.train.loop import Settings, train
+from ganedge.train.loop import train
+from ganedge.train.settings import Settings
 
 pytestmark = pytest.mark.gpu
 

@@ -45,7 +45,8 @@ def build() -> typer.Typer:
 def _add(app: typer.Typer, variant: type[Variant]) -> None:
     """Add one variant as a subcommand, with the options of its config and of the trainer."""
     from ganedge.runtime.cli import options
-    from ganedge.train.loop import Settings, train
+    from ganedge.train.loop import train
+    from ganedge.train.settings import Settings
 
     def run(**given: Any) -> None:
         asked = options.collect(Settings, given)

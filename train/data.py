@@ -11,7 +11,6 @@ What fits in memory is decoded once, kept as uint8 and handed out in batches; mo
 from __future__ import annotations
 
 import contextlib
-import csv
 import math
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -25,8 +24,10 @@ from torch import Tensor
 from ganedge.models.variant import Wants
 from ganedge.runtime import engines
 from ganedge.runtime.errors import GanEdgeError, InputError, UsageError
+from ganedge.train import layouts
 from ganedge.train.builtin import BUILT_IN, CELEBA, CIRCLES, celeba, points
-from ganedge.train.decode import ENDINGS, find_pictures, is_grey, try_decode
+from ganedge.train.decode import is_grey, try_decode
+from ganedge.train.layouts import Group, Layout
 from ganedge.train.sources import InMemory, Item, OnDisk, Read, Source, stack, to_device
 
 EXAMPLES = 4
@@ -68,8 +69,10 @@ class Data:
     """A few pictures for previews, of the test split where there is one, as a batch; None where none are needed."""
     left_out: list[str] = field(default_factory=list)
     """Files without a partner, or that could not be read for previews, each with its reason."""
-    told: set[str] = field(default_factory=set)
-    """What `news` has given."""
+    reported: set[str] = field(default_factory=set)
+    """What `news` has returned."""
+    layout: str = ""
+    """Where the pictures of pairs or of two sets lie; empty for others."""
 
     def __len__(self) -> int:
         return max(map(len, self.sources))
@@ -82,9 +85,9 @@ class Data:
 
     def news(self) -> list[str]:
         """What of `skipped` was not given before."""
-        found = [line for line in self.skipped if line not in self.told]
-        self.told.update(found)
-        return found
+        lines = [line for line in self.skipped if line not in self.reported]
+        self.reported.update(lines)
+        return lines
 
     @property
     def facts(self) -> dict[str, int | str]:
@@ -140,7 +143,7 @@ class Data:
         """The pictures of a batch's `key` at these places, uint8 `[N, C, H, W]`: cut in the middle, never mirrored."""
         return self._middle(self.take(key, places))
 
-    def look(self, places: Tensor) -> dict[str, Tensor]:
+    def preview(self, places: Tensor) -> dict[str, Tensor]:
         """The pictures at these places as a batch, with nothing left to chance."""
         taken = [(source.keys, source.take(places)) for source in self.sources]
         return {key: _scale(self._middle(items[key]), self.wants) for keys, items in taken for key in keys}
@@ -221,11 +224,11 @@ def _scale(pictures: Tensor, wants: Wants) -> Tensor:
     return pictures.float().mul_((high - low) / 255).add_(low)
 
 
-def _expanded(place: str) -> Path:
+def _expanded(path: str) -> Path:
     """The path with its `~`, where that is somebody's home; as it is otherwise."""
     with contextlib.suppress(RuntimeError):
-        return Path(place).expanduser()
-    return Path(place)
+        return Path(path).expanduser()
+    return Path(path)
 
 
 def open_data(spec: str, wants: Wants, options: Options | None = None) -> Data:
@@ -243,34 +246,51 @@ def open_data(spec: str, wants: Wants, options: Options | None = None) -> Data:
     """
     options = options or Options()
     wants = replace(wants, classes=_classes(wants, options))
-    name, colon, place = spec.partition(":")
+    name, colon, folder_text = spec.partition(":")
     if wants.kind == "points" or spec == CIRCLES:
         return _points(spec, wants, options)
-    where = _expanded(place) if colon else None
-    if name in BUILT_IN and (place or not colon):
+    source_folder = _expanded(folder_text) if colon else None
+    built_in = bool(folder_text) or not colon
+    if name in BUILT_IN and built_in:
         _check_kind(wants, spec, "images")
-        pictures, labels, names = BUILT_IN[name](where, options.download)
+        pictures, labels, names = BUILT_IN[name](source_folder, options.download)
         kept = _choose(labels, names, wants, options, spec)
         source = _built_in(pictures[kept], _wanted_labels(labels[kept], wants), wants, options)
         return Data((source,), spec, wants, _number_classes(source, names, spec))
-    if name == CELEBA and (place or not colon):
+    if name == CELEBA and built_in:
         _check_kind(wants, spec, "images")
-        folder = celeba(where, options.download)
+        folder = celeba(source_folder, options.download)
     else:
         folder = _expanded(spec)
     if folder.suffix.lower() == ".csv" and folder.is_file():
         _check_kind(wants, spec, "images")
-        return _listed(*_read_csv(folder), spec, wants, options)
+        return _single(layouts.listed(folder), spec, wants, options)
     if not folder.is_dir():
         what = "is a file, not a folder" if folder.exists() else "is neither a built-in data set nor a folder"
         known = ", ".join([*BUILT_IN, CELEBA, CIRCLES])
         raise UsageError(f"data {spec!r} {what}: give {known}, mnist:DIR, a folder of pictures or a .csv of path,label")
     if wants.kind == "images":
-        root = folder / "train" if (folder / "train").is_dir() else folder
-        sides = _sides(folder, "train") if root == folder else None  # Beside which testA and testB may lie.
-        paths = find_pictures(root) if sides is None else [path for side in sides for path in find_pictures(side)]
-        return _listed(paths, [_class_of(path, root) for path in paths], spec, wants, options, root)
-    return _pairs(folder, spec, wants, options) if wants.kind == "pairs" else _unpaired(folder, spec, wants, options)
+        return _single(layouts.single(folder, spec), spec, wants, options)
+    layout = layouts.pairs(folder, spec, wants.reverse) if wants.kind == "pairs" else layouts.unpaired(folder, spec)
+    kept_groups = [
+        Group(group.keys, [group.items[index] for index in _part(len(group.items), options.fraction).tolist()])
+        for group in layout.groups
+    ]
+    sources = _open(kept_groups, spec, wants, options)
+    data = Data(sources, spec, wants, left_out=list(layout.left_out), layout=layout.description)
+    return _with_examples(data, layout.examples)
+
+
+def _single(layout: Layout, spec: str, wants: Wants, options: Options) -> Data:
+    """Single pictures from files, with the class of each."""
+    (group,) = layout.groups
+    names = tuple(sorted(set(layout.classes)))
+    numbers = {name: number for number, name in enumerate(names)}
+    labels = np.array([numbers[name] for name in layout.classes])
+    kept = _choose(labels, names, wants, options, spec)
+    labelled = Group(group.keys, [group.items[index] for index in kept])
+    (source,) = _open([labelled], spec, wants, options, _wanted_labels(labels[kept], wants))
+    return Data((source,), spec, wants, _number_classes(source, names, spec))
 
 
 def _points(spec: str, wants: Wants, options: Options) -> Data:
@@ -300,39 +320,6 @@ def _check_kind(wants: Wants, spec: str, kind: str) -> None:
         raise UsageError(f"data {spec!r} does not fit, this trains on {needed[wants.kind]}")
 
 
-def _class_of(path: Path, root: Path) -> str:
-    """The first folder below the root; empty where the picture lies in the root itself."""
-    return path.relative_to(root).parts[0] if path.parent != root else ""
-
-
-def _read_csv(file: Path) -> tuple[list[Path], list[str]]:
-    """Lines of `path,label` or `path` without a header; paths are relative to the file's folder."""
-    try:
-        with file.open(encoding="utf-8-sig", newline="") as lines:
-            rows = [row for row in csv.reader(lines) if row and row[0].strip()]
-    except (OSError, ValueError, csv.Error) as error:
-        raise InputError(f"{file} cannot be read: {error}") from error
-    if not rows:
-        raise InputError(f"{file} is empty: give lines of path,label without a header")
-    return [file.parent / row[0].strip() for row in rows], [row[1].strip() if len(row) > 1 else "" for row in rows]
-
-
-def _listed(
-    paths: list[Path], classes: list[str], spec: str, wants: Wants, options: Options, root: Path | None = None
-) -> Data:
-    """Single pictures from files, with the class of each."""
-    if not paths:
-        endings = ", ".join(sorted(ENDINGS))
-        raise InputError(f"data {spec!r}: no pictures in {root} ({endings}, searched recursively)")
-    names = tuple(sorted(set(classes)))
-    numbers = {name: number for number, name in enumerate(names)}
-    labels = np.array([numbers[name] for name in classes])
-    kept = _choose(labels, names, wants, options, spec)
-    group = _Group(("images",), [(paths[index],) for index in kept], _wanted_labels(labels[kept], wants))
-    (source,) = _open([group], spec, wants, options)
-    return Data((source,), spec, wants, _number_classes(source, names, spec))
-
-
 def _choose(labels: np.ndarray, names: tuple[str, ...], wants: Wants, options: Options, spec: str) -> np.ndarray:
     """Places of the items that are of a wanted class and in the wanted fraction."""
     unknown = [name for name in wants.classes if name not in names]
@@ -349,8 +336,8 @@ def _choose(labels: np.ndarray, names: tuple[str, ...], wants: Wants, options: O
     if wants.labels and any("," in name for name in names):
         raise UsageError(f"data {spec!r}: a class name has a comma; rename that folder or label")
     wanted = [names.index(name) for name in wants.classes] or range(len(names))
-    found = np.flatnonzero(np.isin(labels, list(wanted)))
-    kept: np.ndarray = found[_part(len(found), options.fraction).numpy()]
+    chosen = np.flatnonzero(np.isin(labels, [*wanted]))
+    kept: np.ndarray = chosen[_part(len(chosen), options.fraction).numpy()]
     return kept
 
 
@@ -377,18 +364,9 @@ def _number_classes(source: Source, names: tuple[str, ...], spec: str) -> tuple[
     return tuple(names[index] for index in present.tolist())
 
 
-@dataclass(frozen=True)
-class _Group:
-    """Items that are files."""
-
-    keys: tuple[str, ...]
-    """What each item holds."""
-    items: Sequence[Item]
-    labels: Tensor | None = None
-    """int64 `[N]`."""
-
-
-def _open(groups: Sequence[_Group], spec: str, wants: Wants, options: Options) -> tuple[Source, ...]:
+def _open(
+    groups: Sequence[Group], spec: str, wants: Wants, options: Options, labels: Tensor | None = None
+) -> tuple[Source, ...]:
     """Pictures from files: all of them in memory if all fit, else all read as they are needed."""
     size = wants.load_size or wants.size
     pool = ThreadPoolExecutor(options.workers or engines.cores())
@@ -399,9 +377,9 @@ def _open(groups: Sequence[_Group], spec: str, wants: Wants, options: Options) -
 
     pictures = sum(len(group.keys) * len(group.items) for group in groups)
     if pictures * size * size * channels > options.memory * GIB:
-        return tuple(OnDisk(group.items, group.keys, read, pool, group.labels) for group in groups)
+        return tuple(OnDisk(group.items, group.keys, read, pool, labels) for group in groups)
     with pool:
-        return tuple(_read_all(group, (channels, size, size), read, pool, spec) for group in groups)
+        return tuple(_read_all(group, (channels, size, size), read, pool, spec, labels) for group in groups)
 
 
 def _channels(paths: Sequence[Path], pool: ThreadPoolExecutor) -> int:
@@ -414,7 +392,14 @@ def _channels(paths: Sequence[Path], pool: ThreadPoolExecutor) -> int:
     return 1 if seen <= {True, None} and True in seen else 3
 
 
-def _read_all(group: _Group, shape: tuple[int, int, int], read: Read, pool: ThreadPoolExecutor, spec: str) -> InMemory:
+def _read_all(
+    group: Group,
+    shape: tuple[int, int, int],
+    read: Read,
+    pool: ThreadPoolExecutor,
+    spec: str,
+    labels: Tensor | None,
+) -> InMemory:
     """Decode each item into its place, so that nothing is held twice, and close the gaps that broken ones left."""
     count = len(group.items)
     try:
@@ -423,146 +408,57 @@ def _read_all(group: _Group, shape: tuple[int, int, int], read: Read, pool: Thre
         raise GanEdgeError(f"data {spec!r}: its pictures do not fit into memory: give a smaller --memory") from error
     levels = [tensor.numpy() for tensor in held]
 
-    def fill(place: int) -> str | None:
-        found = read(group.items[place])
-        if isinstance(found, str):
-            return found
-        for into, picture in zip(levels, found, strict=True):
-            into[place] = picture.transpose(2, 0, 1)
+    def fill(index: int) -> str | None:
+        pictures = read(group.items[index])
+        if isinstance(pictures, str):
+            return pictures
+        for into, picture in zip(levels, pictures, strict=True):
+            into[index] = picture.transpose(2, 0, 1)
         return None
 
     broken = list(pool.map(fill, range(count)))
-    good = [place for place, reason in enumerate(broken) if reason is None]
+    good = [index for index, reason in enumerate(broken) if reason is None]
     skipped = [reason for reason in broken if reason is not None]
     if not good:
         what = "pairs" if len(group.keys) > 1 else "pictures"
         raise InputError(f"data {spec!r}: none of {count} {what} could be read; the first: {skipped[0]}")
     for into in levels:
-        for slot, place in enumerate(good):
-            if slot != place:
-                into[slot] = into[place]
+        for slot, index in enumerate(good):
+            if slot != index:
+                into[slot] = into[index]
     items = {key: tensor[: len(good)] for key, tensor in zip(group.keys, held, strict=True)}
-    return InMemory(items, None if group.labels is None else group.labels[good], skipped)
+    return InMemory(items, None if labels is None else labels[good], skipped)
 
 
-def _pairs(folder: Path, spec: str, wants: Wants, options: Options) -> Data:
-    """Pairs from two folders matched by name, or from files that hold two pictures side by side."""
-    keys = ("target", "input") if wants.reverse else ("input", "target")
-    sides = _sides(folder, "train") or _sides(folder, "")
-    if sides is not None:
-        items, left_out = _matched(*sides, spec)
-        test = next((found for name in ("val", "test") if (found := _sides(folder, name))), sides)
-        shown, unshown = _matched(*test, spec)
-        left_out += unshown
-    else:
-        left_out = []
-        items = _side_by_side(folder / "train" if (folder / "train").is_dir() else folder, spec)
-        own = next((path for path in (folder / "val", folder / "test") if path.is_dir()), None)
-        shown = _side_by_side(own, spec) if own is not None else items
-    kept = [items[index] for index in _part(len(items), options.fraction).tolist()]
-    data = Data(_open([_Group(keys, kept)], spec, wants, options), spec, wants, left_out=left_out)
-    return _with_examples(data, [_Group(keys, shown)])
-
-
-def _sides(folder: Path, split: str) -> tuple[Path, Path] | None:
-    """The folders with both sides of one split; of all there is where the split is empty."""
-    for left, right in (
-        (folder / split / "A", folder / split / "B"),
-        (folder / f"{split}A", folder / f"{split}B"),
-        (folder / "A" / split, folder / "B" / split),
-    ):
-        if left.is_dir() and right.is_dir():
-            return left, right
-    return None
-
-
-def _matched(left: Path, right: Path, spec: str) -> tuple[list[Item], list[str]]:
-    """Pairs of pictures of the same name in two folders, and what has no part in them, each with its reason."""
-    ones, doubled = _by_name(left)
-    others, doubled_too = _by_name(right)
-    both = sorted(ones.keys() & others.keys())
-    if not both:
-        raise InputError(f"data {spec!r}: no picture in {left} has a partner of the same name in {right}")
-    alone = [f"{ones[name]}: no partner of the same name in {right}" for name in ones if name not in others]
-    alone += [f"{others[name]}: no partner of the same name in {left}" for name in others if name not in ones]
-    return [(ones[name], others[name]) for name in both], [*doubled, *doubled_too, *alone]
-
-
-def _by_name(root: Path) -> tuple[dict[str, Path], list[str]]:
-    """The pictures below a folder by name without ending, and those for which another of that name stands in."""
-    found: dict[str, Path] = {}
-    doubled: list[str] = []
-    for path in find_pictures(root):
-        name = _name(path, root)
-        if name in found:
-            doubled.append(f"{found[name]}: {path.name} has the same name and is taken in its place")
-        found[name] = path
-    return found, doubled
-
-
-def _side_by_side(root: Path, spec: str) -> list[Item]:
-    """Files that hold two pictures each."""
-    paths = find_pictures(root)
-    if not paths:
-        raise InputError(
-            f"data {spec!r}: no pairs in {root}: give files with two pictures side by side, or folders A and B"
-        )
-    return [(path, path) for path in paths]
-
-
-def _name(path: Path, root: Path) -> str:
-    return str(path.relative_to(root).with_suffix(""))
-
-
-def _unpaired(folder: Path, spec: str, wants: Wants, options: Options) -> Data:
-    """Two sets of pictures, in trainA and trainB or in A and B."""
-    sides = _sides(folder, "train") or _sides(folder, "")
-    if sides is None:
-        raise UsageError(f"data {spec!r}: no folders trainA and trainB (or A and B) in it")
-    test = next((found for name in ("test", "val") if (found := _sides(folder, name))), sides)
-
-    def groups(roots: tuple[Path, Path], fraction: float) -> list[_Group]:
-        found: list[_Group] = []
-        for key, root in zip(("a", "b"), roots, strict=True):
-            paths = find_pictures(root)
-            if not paths:
-                raise InputError(f"data {spec!r}: no pictures in {root}")
-            found.append(_Group((key,), [(paths[index],) for index in _part(len(paths), fraction).tolist()]))
-        return found
-
-    data = Data(_open(groups(sides, options.fraction), spec, wants, options), spec, wants)
-    return _with_examples(data, groups(test, 1.0))
-
-
-def _with_examples(data: Data, groups: Sequence[_Group]) -> Data:
+def _with_examples(data: Data, groups: Sequence[Group]) -> Data:
     """Add a few pictures for previews, whole and not mirrored: of each group the first few of a fixed random order."""
     wants = replace(data.wants, load_size=0, flip=False)
     channels = data.take(groups[0].keys[0], torch.tensor([0])).shape[1]
     examples: dict[str, Tensor] = {}
     for group in groups:
-        found, broken = _first_few(group.items, wants.size, channels)
+        items, broken = _first_few(group.items, wants.size, channels)
         data.left_out.extend(broken)
-        if not found:
+        if not items:
             raise InputError(f"data {data.spec!r}: none of the pictures for previews can be read: {broken[0]}")
         for number, key in enumerate(group.keys):
-            examples[key] = _scale(stack([item[number] for item in found]), wants)
+            examples[key] = _scale(stack([item[number] for item in items]), wants)
     few = min(map(len, examples.values()))
     return replace(data, examples={key: levels[:few] for key, levels in examples.items()})
 
 
 def _first_few(items: Sequence[Item], size: int, channels: int) -> tuple[list[list[np.ndarray]], list[str]]:
     """The first items of a fixed random order that can be read, and why others before them cannot."""
-    found: list[list[np.ndarray]] = []
+    readable: list[list[np.ndarray]] = []
     broken: list[str] = []
-    for place in torch.randperm(len(items), generator=torch.Generator().manual_seed(0)).tolist():
-        item = try_decode(items[place], size, channels)
+    for index in torch.randperm(len(items), generator=torch.Generator().manual_seed(0)).tolist():
+        item = try_decode(items[index], size, channels)
         if isinstance(item, str):
             broken.append(item)
         else:
-            found.append(item)
-        if len(found) == EXAMPLES:
+            readable.append(item)
+        if len(readable) == EXAMPLES:
             break
-    return found, broken
+    return readable, broken
 
 
 def _built_in(pictures: np.ndarray, labels: Tensor | None, wants: Wants, options: Options) -> InMemory:

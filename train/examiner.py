@@ -112,7 +112,7 @@ class Examiner:
         few = min(count, *map(len, self._items.sources))
         with evaluating(networks[name]):
             for chunk in torch.split(torch.arange(few), CHUNK // 10):
-                inputs = self._items.look(chunk)[gan.sources[name]].to(self._device)
+                inputs = self._items.preview(chunk)[gan.sources[name]].to(self._device)
                 drawn.append(_to_bytes(networks[name](inputs), self._interfaces[name]))
         return torch.cat(drawn)
 

@@ -28,7 +28,7 @@ from ganedge.train.record import Record
 
 if TYPE_CHECKING:
     from ganedge.train.examiner import Examiner
-    from ganedge.train.loop import Trainer
+    from ganedge.train.trainer import Trainer
 
 REPORT_SECONDS = 2.0
 """Time between two reports of the losses: reading them waits for the device."""
@@ -51,7 +51,7 @@ Columns = list[NDArray[np.generic]]
 """What one generator did: what it drew, or inputs, outputs and what is held against them."""
 
 
-class Keeper:
+class Reporter:
     """Watches one training.
 
     Args:
@@ -76,7 +76,7 @@ class Keeper:
         self._examiner = _make_examiner(trainer)
         self._record = Record(self._folder, trainer.step, trainer.settings.tensorboard)
 
-    def __enter__(self) -> Keeper:
+    def __enter__(self) -> Reporter:
         self._progress.__enter__()
         return self
 
@@ -86,7 +86,7 @@ class Keeper:
         self._record.__exit__(kind, error, trace)
         self._progress.__exit__(kind, error, trace)
 
-    def look(self, losses: Mapping[str, Tensor]) -> None:
+    def after_step(self, losses: Mapping[str, Tensor]) -> None:
         """Do what is due after a step.
 
         Args:
@@ -118,7 +118,7 @@ class Keeper:
             self._measure()
 
     def finish(self) -> None:
-        """Report and keep what the last report and the last checkpoint left out. Raises as `look` does."""
+        """Report and keep what the last report and the last checkpoint left out. Raises as `after_step` does."""
         if self._losses.count:
             self._report(last=True)
         if self._sampled != self._trainer.step:

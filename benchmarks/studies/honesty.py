@@ -65,7 +65,8 @@ def make(folder: Path) -> None:
     """Train a generator for a moment, export it, and put it there under both names."""
     from ganedge.export.artifact import export_run
     from ganedge.models import find
-    from ganedge.train.loop import Settings, train
+    from ganedge.train.loop import train
+    from ganedge.train.settings import Settings
 
     run = train(find("dcgan"), SYSTEM, Settings(data="digits", out=folder / "run", steps=20, device="cpu"))
     artifact, _ = export_run(run)

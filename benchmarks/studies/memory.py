@@ -24,8 +24,11 @@ from ganedge.runtime import engines, memory
 from ganedge.runtime.cli import terminal
 from ganedge.runtime.errors import GanEdgeError
 from ganedge.runtime.files import write_whole
-from ganedge.train import data, loop
-from ganedge.train.reporter import Keeper
+from ganedge.train import data
+from ganedge.train.devices import make_fabric
+from ganedge.train.reporter import Reporter
+from ganedge.train.settings import Settings
+from ganedge.train.trainer import Trainer
 
 SCHEMA = 1
 BATCH = 250
@@ -61,15 +64,15 @@ def measure(folder: Path, epochs: int, size: int = SIZE, batch: int = BATCH) -> 
     config_values: dict[str, Any] = {"size": size, "width": 4, "channels": 3, "batch": batch, "epochs": epochs}
     config = variant.config_class(**config_values)
     with tempfile.TemporaryDirectory() as out:
-        settings = loop.Settings(data=str(folder), out=Path(out), device="cpu", memory=0.0)
+        settings = Settings(data=str(folder), out=Path(out), device="cpu", memory=0.0)
         items = data.open_data(settings.data, variant.wants(config), settings.opening)
-        trainer = loop.Trainer(loop.make_fabric(settings), variant, config, settings, items)
+        trainer = Trainer(make_fabric(settings), variant, config, settings, items)
         resident: list[float] = []
-        with Keeper(trainer, math.inf) as keeper:  # Losses, pictures and checkpoints are part of a training.
+        with Reporter(trainer, math.inf) as reporter:  # Losses, pictures and checkpoints are part of a training.
             for _ in range(epochs):
                 for _ in range(math.ceil(len(items) / batch)):
                     if trainer.step < trainer.total:
-                        keeper.look(trainer.advance())
+                        reporter.after_step(trainer.advance())
                 resident.append(round(_resident_mb(), 1))
     return {"pictures": len(items), "resident_mb": resident, "growth": resident[-1] / resident[0] - 1}
 

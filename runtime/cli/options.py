@@ -5,9 +5,9 @@
         calibrate: Path | int | None = field(default=None, metadata=option(panel="Proof"))
         '''A folder of pictures, or a number of inputs, to calibrate with.'''
 
-    wanted = options.parameters(ExportSpec)
-    app.command()(options.with_signature(run, wanted))  # run(**given) gets only what was typed
-    spec = ExportSpec(**options.collect(ExportSpec, given))
+    def export(source: str, spec: ExportSpec) -> None: ...
+
+    app.command()(options.command(export, options.argument("source", str, "A run, an .onnx file, …")))
 
 The string under a field is its help text. What the parser cannot check, `__post_init__` does: it accepts what Python
 callers pass as well as the text that the command line gives, and raises UsageError naming the option.
@@ -21,12 +21,10 @@ import textwrap
 import types
 import typing
 from collections.abc import Callable, Mapping
-from dataclasses import MISSING, Field, dataclass, field, fields
+from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
-
-import typer
 
 from ganedge.runtime.errors import UsageError
 
@@ -96,7 +94,41 @@ def docstrings(cls: type) -> dict[str, str]:
     return texts
 
 
-def parameters(cls: type, panel: str | None = None, *, negatable: bool = False) -> list[inspect.Parameter]:
+def command(function: Callable[..., None], *arguments: inspect.Parameter, texts: bool = True) -> Callable[..., None]:
+    """Make a function a command, whose parameters annotated with a dataclass are groups of options.
+
+    Args:
+        function: Gets its positional arguments by name, and an instance of each dataclass made from what was typed.
+        *arguments: From `argument`.
+        texts: Read the help texts. They stand in the source, which takes milliseconds that only --help needs.
+    """
+    hints = typing.get_type_hints(function)
+    groups: dict[str, type] = {name: hint for name, hint in hints.items() if is_dataclass(hint)}  # type: ignore[misc]
+
+    def run(**typed: Any) -> None:
+        made = {name: cls(**collect(cls, typed)) for name, cls in groups.items()}
+        function(**typed, **made)
+
+    run.__doc__ = function.__doc__
+    listed = [parameter for cls in groups.values() for parameter in parameters(cls, texts=texts)]
+    return with_signature(run, [*arguments, *listed])
+
+
+def values(instance: Any) -> dict[str, Any]:
+    """The fields of a dataclass that are options, by name."""
+    return {item.name: getattr(instance, item.name) for item in fields(instance) if not _option(item).hidden}
+
+
+def from_text(instance: Any, **readers: Callable[[str], Any]) -> None:
+    """In `__post_init__`: replace the text that the command line gives for a field by what `readers` make of it."""
+    for name, reader in readers.items():
+        if isinstance(value := getattr(instance, name), str):
+            object.__setattr__(instance, name, reader(value))
+
+
+def parameters(
+    cls: type, panel: str | None = None, *, negatable: bool = False, texts: bool = True
+) -> list[inspect.Parameter]:
     """The keyword parameters that Typer needs for the fields of a dataclass, in their order.
 
     All are optional for the parser: None means "not given", which tells a default from a choice. The help shows the
@@ -106,19 +138,25 @@ def parameters(cls: type, panel: str | None = None, *, negatable: bool = False) 
         cls: A dataclass whose fields each have a docstring.
         panel: Heading of the help for fields that name none.
         negatable: Give every switch its `--no-` form, where presets or files may turn it on.
+        texts: Read the help texts.
     """
+    lines = docstrings(cls) if texts else {}
     hints = typing.get_type_hints(cls)
     made: list[inspect.Parameter] = []
     for item in fields(cls):
         spec = _option(item)
         if not spec.hidden:
-            made += _parameters(item, hints[item.name], docstrings(cls)[item.name], spec, panel, negatable)
+            made += _parameters(item, hints[item.name], lines[item.name] if texts else "", spec, panel, negatable)
     return made
 
 
-def argument(name: str, hint: Any, text: str, *, required: bool = True) -> inspect.Parameter:
+def argument(
+    name: str, hint: Any, text: str, *, required: bool = True, metavar: str | None = None
+) -> inspect.Parameter:
     """A positional argument: `argument("source", str, "A run, an .onnx file, …")`."""
-    default = typer.Argument(... if required else None, help=text, show_default=False)
+    import typer
+
+    default = typer.Argument(... if required else None, help=text, show_default=False, metavar=metavar)
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=hint)
 
 
@@ -190,6 +228,8 @@ def rows(cls: type, panel: str = "") -> list[Row]:
 def _parameters(
     item: Field[Any], hint: Any, text: str, spec: Option, panel: str | None, negatable: bool
 ) -> list[inspect.Parameter]:
+    import typer
+
     heading = spec.panel or panel
     if spec.switches:
         return [

@@ -11,9 +11,9 @@ import importlib
 import importlib.util
 import os
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from ganedge.runtime.errors import EngineError, MissingExtra, UsageError
+from ganedge.runtime.errors import EngineError, MissingExtra, UsageError, one_line
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -27,6 +27,8 @@ EXTRAS = {"onnxruntime": "cpu", "openvino": "openvino"}
 """The extra that installs each engine."""
 ALIASES = {"ort": "onnxruntime", "ov": "openvino", "trt": "tensorrt"}
 """Other names that people use for the engines."""
+ONNXRUNTIME_WHEELS = ("onnxruntime", "onnxruntime-gpu")
+"""Packages that bring the module `onnxruntime`; only one may be installed."""
 DEVICES = ("auto", "cpu", "cuda", "tensorrt")
 """What `device` may be; `tensorrt` is ONNX Runtime's provider of that name, on CUDA."""
 
@@ -71,6 +73,26 @@ def canonical(name: str) -> str:
     return engine
 
 
+@dataclass(frozen=True)
+class EngineOptions:
+    """Which engine runs an artifact, and where."""
+
+    engine: str = "auto"
+    """auto, onnxruntime, openvino or tensorrt (or ort, ov, trt); auto takes what gan-run tune measured as fastest."""
+    device: str = "auto"
+    """auto, cpu, cuda, or tensorrt (ONNX Runtime's provider)."""
+    threads: int | None = None
+    """Threads of the engine; the engine chooses by default."""
+
+    def __post_init__(self) -> None:
+        """Use the engine's own name, and check the rest."""
+        object.__setattr__(self, "engine", canonical(self.engine))
+        if self.device not in DEVICES:
+            raise UsageError(f"unknown device {self.device!r}: choose {', '.join(DEVICES)}")
+        if self.threads is not None and self.threads < 1:
+            raise UsageError(f"threads is {self.threads}: give 1 or more, or leave it out")
+
+
 Parts = tuple[float, float, float]
 """Where a call's time goes on a device of its own: copying in, computing, copying out, seconds."""
 
@@ -103,6 +125,43 @@ def _distributions() -> Mapping[str, Sequence[str]]:
     from importlib.metadata import packages_distributions
 
     return packages_distributions()
+
+
+def import_package(name: str, attribute: str) -> Any:
+    """Import the package of an engine.
+
+    Args:
+        name: The package.
+        attribute: What it must have; part of a package is missing where another was installed over it.
+
+    Raises:
+        MissingExtra: it is not installed.
+        EngineError: it is installed and fails to import.
+    """
+    try:
+        package = importlib.import_module(name)
+        getattr(package, attribute)
+    except Exception as error:  # A broken package fails in ways of its own.
+        if isinstance(error, ModuleNotFoundError) and error.name == name:
+            raise MissingExtra(name, EXTRAS[name], f"engine {name}") from error
+        raise EngineError(f"{name} is installed and does not start ({one_line(error)}): {_repair(name)}") from error
+    return package
+
+
+def overwritten_wheels() -> tuple[str, ...]:
+    """The packages that bring `onnxruntime` and overwrite each other's files, where more than one is installed."""
+    from importlib.metadata import distributions
+
+    wheels = tuple(wheel for wheel in ONNXRUNTIME_WHEELS if any(distributions(name=wheel)))
+    return wheels if len(wheels) > 1 else ()
+
+
+def _repair(name: str) -> str:
+    """What to do about an engine that does not import."""
+    wheels = overwritten_wheels() if name == "onnxruntime" else ()
+    if not wheels:
+        return "reinstall it"
+    return f"{' and '.join(wheels)} overwrite each other: pip uninstall {' '.join(wheels)}, then install one of them"
 
 
 def cores() -> int:
@@ -152,16 +211,12 @@ def start(
         MissingExtra: the engine is not installed.
         EngineError: the engine is there and cannot run this model on this device.
     """
-    name = canonical(name)
+    name = EngineOptions(name, device, threads).engine
     if name in ("tensorrt", "tensorrt_rtx"):
         raise UsageError(
             f"engine {name!r} runs .engine files, not .onnx: make one with gan-export --format trt, "
             "or choose device tensorrt"
         )
-    if device not in DEVICES:
-        raise UsageError(f"unknown device {device!r}: choose {', '.join(DEVICES)}")
-    if threads is not None and threads < 1:
-        raise UsageError(f"threads is {threads}: give 1 or more, or leave it out")
     able = readers(precision) if device in ("auto", "cpu") else ("onnxruntime",)
     order = sorted(MODULES, key=lambda known: (known not in able, known not in proven)) if name == "auto" else [name]
     for candidate in order:

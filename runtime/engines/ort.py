@@ -14,7 +14,7 @@ import numpy as np
 from ganedge.runtime.errors import EngineError, one_line
 from ganedge.runtime.files import cache_folder
 
-from . import EngineInfo, Parts, on_cpu
+from . import EngineInfo, Parts, import_package, on_cpu
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -291,28 +291,12 @@ def devices() -> tuple[list[str], str]:
 
 
 def package() -> Any:
-    """Import onnxruntime, quietly: since 1.31 it reports its use to its makers, and complains where it cannot.
+    """Import onnxruntime without its telemetry (since 1.31), which also complains where it has no network.
 
-    A device that sends nothing unasked is what people expect; who wants it sets ORT_DISABLE_TELEMETRY=0.
+    ORT_DISABLE_TELEMETRY=0 turns it on. Raises as `import_package` does.
     """
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
-    try:
-        import onnxruntime
-
-        onnxruntime.InferenceSession  # noqa: B018 - half of it is missing where one wheel overwrote another
-    except (ImportError, AttributeError) as error:
-        raise EngineError(f"onnxruntime is installed and does not start ({error}): {_mending()}") from error
-    return onnxruntime
-
-
-def _mending() -> str:
-    """What to do about a broken onnxruntime."""
-    from importlib.metadata import distributions
-
-    wheels = ("onnxruntime", "onnxruntime-gpu")
-    if not all(any(distributions(name=wheel)) for wheel in wheels):
-        return "reinstall it"
-    return f"{' and '.join(wheels)} overwrite each other: pip uninstall {' '.join(wheels)}, then install one of them"
+    return import_package("onnxruntime", "InferenceSession")
 
 
 def _choose(available: Sequence[str], device: str) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ganedge.runtime.errors import EngineError, one_line
 
-from . import EngineInfo, on_cpu
+from . import EngineInfo, import_package, on_cpu
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -45,7 +45,7 @@ class OpenVino:
 
 def start(model: bytes, precision: str, device: str, threads: int | None, compute: str | None = None) -> OpenVino:
     """Compile the model. See `engines.start` for the arguments and errors."""
-    import openvino
+    openvino = package()
 
     if device in ("cuda", "tensorrt"):
         raise EngineError(
@@ -105,16 +105,18 @@ def signal_stack_kept() -> Iterator[None]:
 
 def devices() -> tuple[list[str], str]:
     """The devices OpenVINO sees, by their full names, and its version."""
-    import openvino
-
+    openvino = package()
     core = openvino.Core()
     names = [f"{name} ({core.get_property(name, 'FULL_DEVICE_NAME')})" for name in core.available_devices]
     return names, openvino.__version__.partition("-")[0]
 
 
+def package() -> Any:
+    """Import openvino. Raises as `import_package` does."""
+    return import_package("openvino", "Core")
+
+
 def precisions() -> list[str]:
     """Lower precisions that this processor computes in."""
-    import openvino
-
-    able = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    able = package().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     return [name for name in ("bf16", "fp16") if name.upper() in able]

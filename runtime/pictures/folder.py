@@ -70,10 +70,10 @@ def plan(sources: Sequence[Path], output: Path, form: str | None = None) -> list
         images.check_format(output)
         jobs = [Job(sources[0], output)]
     else:
-        found = [pair for source in sources for pair in _found(source, output)]
+        pairs = [pair for source in sources for pair in _found(source, output)]
         if output.exists() and not output.is_dir():
             raise UsageError(f"{output} is a file: give a folder for the results")
-        jobs = [Job(path, _target(output / place, form)) for path, place in found]
+        jobs = [Job(path, _target(output / relative, form)) for path, relative in pairs]
     _check(jobs)
     return jobs
 
@@ -133,12 +133,12 @@ def _found(source: Path, output: Path) -> Iterator[tuple[Path, Path]]:
 
 def _walk(folder: Path) -> list[Path]:
     """Pictures below a folder in order; hidden files and folders, and links to folders, are left out."""
-    found = []
-    for place, folders, files in os.walk(folder):
+    pictures = []
+    for current, folders, files in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith(".")]
-        paths = (Path(place) / name for name in files if not name.startswith("."))
-        found += [path for path in paths if path.suffix.lower() in ENDINGS]
-    return sorted(found)
+        paths = (Path(current) / name for name in files if not name.startswith("."))
+        pictures += [path for path in paths if path.suffix.lower() in ENDINGS]
+    return sorted(pictures)
 
 
 def _within(path: Path, folder: Path) -> bool:

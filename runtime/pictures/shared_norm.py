@@ -86,17 +86,17 @@ class SharedNorm:
         """
         engine = self._start(self._telling)  # Let go at once: its memory is the tiles' afterwards.
         try:
-            found = engine.run({self._input: reduced})[1:]
+            statistics = engine.run({self._input: reduced})[1:]
         finally:
             engine.close()
         factors: dict[str, NDArray[np.generic]] = {}
-        for place, norm in enumerate(self._norms):
-            mean, variance = (np.asarray(array, np.float64) for array in found[2 * place : 2 * place + 2])
+        for index, norm in enumerate(self._norms):
+            mean, variance = (np.asarray(array, np.float64) for array in statistics[2 * index : 2 * index + 2])
             alpha = norm.scale[None, :, None, None] / np.sqrt(variance + norm.epsilon)
             beta = norm.bias[None, :, None, None] - mean * alpha
             if not (np.isfinite(alpha).all() and np.isfinite(beta).all()):
                 raise EngineError("the reduced picture gives no finite statistics: take the picture whole")
-            factors[f"alpha{place}"], factors[f"beta{place}"] = alpha.astype(np.float32), beta.astype(np.float32)
+            factors[f"alpha{index}"], factors[f"beta{index}"] = alpha.astype(np.float32), beta.astype(np.float32)
         return lambda tile: self._taking.run({self._input: tile, **factors})[0]
 
     def close(self) -> None:
@@ -153,11 +153,11 @@ def _telling(model: Any, norms: list[_Norm]) -> Any:
             return helper.make_node("ReduceMean", [given, "shared_axes"], [made], keepdims=1)
         return helper.make_node("ReduceMean", [given], [made], axes=[2, 3], keepdims=1)
 
-    for place, (node, norm) in enumerate(zip(_nodes(graph), norms, strict=True)):
-        given, mean, variance = node.input[0], f"shared_mean{place}", f"shared_variance{place}"
-        centred, squared = f"shared_centred{place}", f"shared_squared{place}"
+    for index, (node, norm) in enumerate(zip(_nodes(graph), norms, strict=True)):
+        given, mean, variance = node.input[0], f"shared_mean{index}", f"shared_variance{index}"
+        centred, squared = f"shared_centred{index}", f"shared_squared{index}"
         if norm.half:
-            given = f"shared_wide{place}"
+            given = f"shared_wide{index}"
             graph.node.append(helper.make_node("Cast", [node.input[0]], [given], to=TensorProto.FLOAT))
         graph.node.append(mean_of(given, mean))
         graph.node.append(helper.make_node("Sub", [given, mean], [centred]))
@@ -175,26 +175,26 @@ def _taking(model: Any, norms: list[_Norm]) -> Any:
 
     graph = model.graph
     nodes = []
-    place = 0
+    index = 0
     for node in graph.node:
         if node.op_type != NORM:
             copy = NodeProto()
             copy.CopyFrom(node)
             nodes.append(copy)
             continue
-        norm, given, made = norms[place], node.input[0], node.output[0]
-        alpha, beta, scaled = f"alpha{place}", f"beta{place}", f"shared_scaled{place}"
+        norm, given, made = norms[index], node.input[0], node.output[0]
+        alpha, beta, scaled = f"alpha{index}", f"beta{index}", f"shared_scaled{index}"
         for name in (alpha, beta):
             shape = [1, len(norm.scale), 1, 1]
             graph.input.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, shape))
         if norm.half:
-            given, made = f"shared_wide{place}", f"shared_moved{place}"
+            given, made = f"shared_wide{index}", f"shared_moved{index}"
             nodes.append(helper.make_node("Cast", [node.input[0]], [given], to=TensorProto.FLOAT))
         nodes.append(helper.make_node("Mul", [given, alpha], [scaled], f"{node.name}_scaled"))
         nodes.append(helper.make_node("Add", [scaled, beta], [made], node.name))
         if norm.half:
             nodes.append(helper.make_node("Cast", [made], [node.output[0]], to=TensorProto.FLOAT16))
-        place += 1
+        index += 1
     del graph.node[:]
     graph.node.extend(nodes)
     return model

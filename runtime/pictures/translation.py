@@ -9,12 +9,14 @@ can be undone: sides are padded by reflection and cropped again, alpha travels b
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 
+from ganedge.runtime.cli.options import from_text, option
 from ganedge.runtime.errors import InputError, UsageError
+from ganedge.runtime.memory import parse, parse_pixels
 
 from . import images, reader, tiles
 from .tiles import CONTEXT
@@ -42,19 +44,22 @@ class Options:
 
     resize: bool = False
     """Scale pictures to the one size that the generator takes, and the result back."""
-    memory: int | None = None
-    """Bytes that the work may take beyond the decoded picture and its result; None: a picture is never cut."""
+    memory: int | None = field(default=None, metadata=option(type=str))
+    """Memory for the computation beyond the decoded picture and its result, such as 500M; larger pictures are cut into
+    tiles. In Python: bytes."""
     tiles: Tiles = "auto"
-    """Whether to use tiles where the memory does not suffice."""
+    """Tiles where the memory does not suffice: auto only where the result is the same, shared with statistics from the
+    reduced picture, always with each tile's own, or never."""
     overlap: int = CONTEXT
     """Pixels that a tile sees beyond the part it decides."""
-    max_pixels: int = reader.MAX_PIXELS
-    """Refuse larger pictures before they are decoded."""
-    depth: reader.Depth = 8
+    max_pixels: int = field(default=reader.MAX_PIXELS, metadata=option(type=str, default="268.4"))
+    """Refuse larger pictures before they are decoded: millions of pixels. In Python: pixels."""
+    depth: reader.Depth = field(default=8, metadata=option(hidden=True))
     """Bits per channel of the result: 8, 16, or "source" for 16 where a grey picture has more than 8."""
 
     def __post_init__(self) -> None:
-        """Refuse what cannot work."""
+        """Check the values; the command line gives amounts as text."""
+        from_text(self, memory=parse, max_pixels=parse_pixels)
         if self.tiles not in get_args(Tiles):
             raise UsageError(f"tiles is {self.tiles!r}: choose {', '.join(get_args(Tiles))}")
         if self.memory is not None and self.memory < 1:

@@ -365,12 +365,12 @@ def _opened(av: Any, source: Path) -> Iterator[Any]:
 @contextlib.contextmanager
 def _camera(av: Any, number: int) -> Iterator[Any]:
     """A camera of Linux."""
-    place = f"/dev/video{number}"
+    device = f"/dev/video{number}"
     try:
-        camera = av.open(place, format="video4linux2", options={"framerate": str(CAMERA_RATE)})
+        camera = av.open(device, format="video4linux2", options={"framerate": str(CAMERA_RATE)})
     except (av.error.FFmpegError, OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise InputError(f"cannot open camera {number} ({place}): {reason}; is it plugged in and free?") from error
+        raise InputError(f"cannot open camera {number} ({device}): {reason}; is it plugged in and free?") from error
     with camera:
         yield camera
 

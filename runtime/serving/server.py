@@ -6,7 +6,7 @@
 
 The picture of a seed is the one that `Generator.sample` draws, whoever else asks at the same time. What cannot be taken
 in is refused at once (429, with the seconds after which to try again), so that memory grows no further than
-`Limits.queue` requests of `Limits.items` pictures each take. There is no authentication: what the world may reach
+`Limits.queue` requests of `Limits.max_items` pictures each take. There is no authentication: what the world may reach
 belongs behind a proxy.
 """
 
@@ -25,7 +25,6 @@ import zipfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, MutableMapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -46,6 +45,7 @@ from ganedge.runtime.pictures import images, translation
 
 from . import metrics
 from .batching import Batcher
+from .limits import Limits
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -76,36 +76,6 @@ GUARDED = ((b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"no-re
 """Headers of every answer."""
 
 
-@dataclass(frozen=True)
-class Limits:
-    """What a server takes in."""
-
-    batch: int | None = None
-    """Items in one engine call at most; None: what `load` chose."""
-    wait: float = 0.0
-    """Seconds that a batch which is not full waits for company."""
-    queue: int = 32
-    """Requests in work at once; others are told to come again."""
-    items: int = 64
-    """Items that one request may ask for."""
-    body: int = 16_000_000
-    """Bytes of one request."""
-    pixels: int = 2**22
-    """Pixels of one picture."""
-    seconds: float = 30.0
-    """Time to send a request in."""
-    memory: int | None = None
-    """Bytes that the computation of one picture may take, as in `Generator.translate`."""
-    resize: bool = False
-    """Scale pictures to the one size that the generator takes, and the result back, as in `Generator.translate`."""
-
-    def __post_init__(self) -> None:
-        """Refuse what cannot work."""
-        for name in ("queue", "items", "body", "pixels"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"{name} is {getattr(self, name)}: give 1 or more")
-
-
 class _TooLarge(Exception):  # noqa: N818 - it names what the request is
     """More was sent than is taken in."""
 
@@ -133,9 +103,9 @@ class Server:
         alone = generator.manifest.norm_mode == "batch"
         most = 1 if alone else min(limits.batch or generator.batch, generator.batch)
         self._part = generator.batch if alone else most
-        self._batcher = Batcher(generator.compute, most, limits.wait, seen=self._batches.observe)
+        self._batcher = Batcher(generator.compute, most, limits.wait / 1000, seen=self._batches.observe)
         self._pool = ThreadPoolExecutor(WORKERS, "ganedge-server")
-        self._options = translation.Options(limits.resize, limits.memory, max_pixels=limits.pixels)
+        self._options = translation.Options(limits.resize, limits.memory, max_pixels=limits.max_pixels)
         self._state = translation.State()
         self._working = 0
         self._usual = 0.0
@@ -242,7 +212,7 @@ class Server:
     def _refusal(self, scope: Scope) -> Response | None:
         """Why work is not taken in; None where it is."""
         length = _headers(scope).get(b"content-length", "0")
-        if length.isdecimal() and int(length) > self._limits.body:
+        if length.isdecimal() and int(length) > self._limits.max_body:
             return _error(413, self._body_text())
         if self._working >= self._limits.queue:
             wait = max(1, math.ceil(self._usual))
@@ -252,7 +222,7 @@ class Server:
 
     def _limited(self, receive: Receive) -> Receive:
         """Stop reading where a body without a length, or with a wrong one, grows too large."""
-        left = [self._limits.body]
+        left = [self._limits.max_body]
 
         async def limited() -> MutableMapping[str, Any]:
             message = await receive()
@@ -340,7 +310,7 @@ class Server:
             "variant": manifest.source.variant,
             "data": manifest.source.data,
             "engine": str(self._generator.engine),
-            "limits": {"items": limits.items, "body": limits.body, "pixels": limits.pixels},
+            "limits": {"items": limits.max_items, "body": limits.max_body, "pixels": limits.max_pixels},
         }
         return JSONResponse(said)
 
@@ -362,8 +332,8 @@ class Server:
         return body
 
     def _check(self, n: int, columns: int | None) -> None:
-        if n > self._limits.items:
-            raise UsageError(f"{n} items at once: this server makes {self._limits.items} at most")
+        if n > self._limits.max_items:
+            raise UsageError(f"{n} items at once: this server makes {self._limits.max_items} at most")
         if columns is not None and columns < 1:
             raise UsageError(f"columns is {columns}: give 1 or more")
 
@@ -397,7 +367,7 @@ class Server:
         return translation.translate(self._batcher.call, self._generator.manifest, source, self._options, self._state)
 
     def _body_text(self) -> str:
-        return f"the request is larger than {self._limits.body / 1e6:g} MB, which is what this server takes"
+        return f"the request is larger than {self._limits.max_body / 1e6:g} MB, which is what this server takes"
 
     async def _too_large(self, request: Request, error: Exception) -> Response:
         if request.url.path != "/translate":

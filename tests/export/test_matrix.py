@@ -18,8 +18,8 @@ from ganedge.models import find
 from ganedge.runtime import inputs
 from ganedge.runtime.engine_file import check_engine, read_sidecar
 from ganedge.runtime.engines import installed
-from ganedge.train.loop import Settings as Training
 from ganedge.train.loop import train
+from ganedge.train.settings import Settings as Training
 
 SYSTEMS: dict[str, tuple[str, str | None, dict[str, Any]]] = {
     "circles": ("circles", None, {}),

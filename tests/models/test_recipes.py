@@ -15,7 +15,8 @@ from torch.nn.functional import binary_cross_entropy_with_logits as bce
 from ganedge.export.artifact import export_run
 from ganedge.models import find
 from ganedge.runtime import load
-from ganedge.train.loop import Settings, train
+from ganedge.train.loop import train
+from ganedge.train.settings import Settings
 
 ADAM = {"lr": 2e-4, "betas": (0.5, 0.999)}
 DEFAULTS: list[tuple[str, str | None, type, dict[str, Any], dict[str, dict[str, Any]]]] = [

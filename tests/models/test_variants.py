@@ -22,7 +22,8 @@ from ganedge.models.variant import check_given
 from ganedge.models.wgan import is_last_critic_step
 from ganedge.runtime.errors import UsageError
 from ganedge.train import checkpoint
-from ganedge.train.loop import Settings, train
+from ganedge.train.loop import train
+from ganedge.train.settings import Settings
 
 SMALL: dict[str, dict[str, Any]] = {
     "circles": {},

@@ -14,8 +14,8 @@ from torch import nn
 
 from ganedge.models import find
 from ganedge.models.latent import clip_weights
-from ganedge.train import data, loop
-from ganedge.train.loop import Settings
+from ganedge.train import data, devices, loop
+from ganedge.train.settings import Settings
 
 CASES: dict[str, dict[str, Any]] = {
     "wgan": {"size": 16, "width": 4, "batch": 4, "d_steps": 2, "lr": 1e-2},
@@ -33,7 +33,7 @@ def test_the_generator_meets_the_updated_discriminator(tmp_path: Path, name: str
     variant = find(name)
     config = variant.config_class(**CASES[name])
     items = data.open_data(spec, variant.wants(config), settings.opening)
-    trainer = loop.Trainer(loop.make_fabric(settings), variant, loop._fill(config, items.facts), settings, items)
+    trainer = loop.Trainer(devices.make_fabric(settings), variant, loop._fill(config, items.facts), settings, items)
     apart: list[float] = []
 
     def judge_anew(network: nn.Module, given: Any, output: torch.Tensor) -> None:

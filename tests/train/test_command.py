@@ -17,7 +17,7 @@ import torch
 
 from ganedge.models import VARIANTS, find
 from ganedge.runtime.cli import options
-from ganedge.train.loop import Settings
+from ganedge.train.settings import Settings
 
 Command = Callable[..., Any]
 TINY = ("--size", 16, "--width", 8, "--latent", 6, "--batch", 8, "--steps", 3, "--device", "cpu")

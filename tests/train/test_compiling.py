@@ -13,7 +13,8 @@ from PIL import Image
 from ganedge.models import find
 from ganedge.runtime.errors import EngineError
 from ganedge.train import checkpoint, compiling, run_folder
-from ganedge.train.loop import Settings, train
+from ganedge.train.loop import train
+from ganedge.train.settings import Settings
 
 TINY: dict[str, Any] = {"size": 16, "width": 4, "latent": 6, "batch": 8}
 CASES: dict[str, tuple[str, dict[str, Any]]] = {

@@ -18,8 +18,9 @@ from torchvision.datasets import CIFAR10, CelebA
 
 from ganedge.models.variant import Wants
 from ganedge.runtime.errors import InputError, UsageError
-from ganedge.train import data
+from ganedge.train import data, layouts
 from ganedge.train import decode as reading
+from ganedge.train.layouts import Group, Layout
 from ganedge.train.sources import InMemory, OnDisk
 
 WANTS = Wants("images", 16, None, (-1.0, 1.0))
@@ -286,12 +287,11 @@ def test_a_class_that_an_option_names(pictures: Path) -> None:
 
 def test_many_classes_are_numbered_in_no_time(monkeypatch: pytest.MonkeyPatch) -> None:
     count = 20_000
-    monkeypatch.setattr(
-        data, "_open", lambda groups, *_: [InMemory({"images": torch.zeros(count, 1)}, groups[0].labels)]
-    )
+    monkeypatch.setattr(data, "_open", lambda *given: [InMemory({"images": torch.zeros(count, 1)}, given[-1])])
     names = [f"{number:05d}" for number in range(count)]
     before = time.process_time()
-    opened = data._listed([Path("x")] * count, names, "x", Wants("images", 16, 1, labels=True), data.Options())
+    layout = Layout((Group(("images",), [(Path("x"),)] * count),), "x", names)
+    opened = data._single(layout, "x", Wants("images", 16, 1, labels=True), data.Options())
     assert time.process_time() - before < 1.5, "seconds where each name is searched for"
     assert opened.names == tuple(names)
 
@@ -365,6 +365,7 @@ def test_a_pair_in_one_file_is_decoded_once(tmp_path: Path, monkeypatch: pytest.
     (tmp_path / "8.png").write_text("x")
     opens: list[Path] = []
     real = Image.open
+    monkeypatch.setattr(layouts, "_shape", lambda path: (40, 20))  # Headers are read beforehand.
     monkeypatch.setattr(Image, "open", lambda file, **more: opens.append(file) or real(file, **more))
     opened = data.open_data(str(tmp_path), Wants("pairs", 16, 3))
     assert len(opened) == 8

@@ -14,7 +14,9 @@ from torch import nn
 from ganedge.models import find
 from ganedge.train import instance_norm
 from ganedge.train.data import open_data
-from ganedge.train.loop import Settings, Trainer, make_fabric
+from ganedge.train.devices import make_fabric
+from ganedge.train.settings import Settings
+from ganedge.train.trainer import Trainer
 
 
 @pytest.mark.parametrize("affine", [False, True])

@@ -21,8 +21,9 @@ from PIL import Image
 from ganedge.models import find
 from ganedge.models.dcgan import DCGAN
 from ganedge.runtime.errors import ArtifactError, EngineError, GanEdgeError, UsageError
-from ganedge.train import checkpoint, loop, reporter, run_folder
-from ganedge.train.loop import Settings, train
+from ganedge.train import checkpoint, devices, loop, reporter, resume, run_folder, trainer
+from ganedge.train.loop import train
+from ganedge.train.settings import Settings
 
 TINY: dict[str, Any] = {"size": 16, "width": 8, "latent": 6, "batch": 16, "sample_every": 4}
 
@@ -222,10 +223,10 @@ def test_other_data_say_their_own_channels(tmp_path: Path, pictures: Path) -> No
     grey = train(DCGAN, TINY, settings(tmp_path / "grey", steps=1))
     assert run_folder.read(grey).config.channels == 1  # type: ignore[attr-defined]
     other = Settings.repeat(grey, out=tmp_path / "colour", data=str(pictures))
-    assert loop._fresh_config(DCGAN, {}, other).channels is None  # type: ignore[attr-defined]
-    assert loop._fresh_config(DCGAN, {"channels": 1}, other).channels == 1  # type: ignore[attr-defined]
+    assert resume.fresh_config(DCGAN, {}, other).channels is None  # type: ignore[attr-defined]
+    assert resume.fresh_config(DCGAN, {"channels": 1}, other).channels == 1  # type: ignore[attr-defined]
     same = Settings.repeat(grey, out=tmp_path / "same")
-    assert loop._fresh_config(DCGAN, {}, same).channels == 1  # type: ignore[attr-defined]
+    assert resume.fresh_config(DCGAN, {}, same).channels == 1  # type: ignore[attr-defined]
 
 
 def test_a_run_is_not_overwritten(tiny_run: Path) -> None:
@@ -249,7 +250,7 @@ def test_another_memory_that_changes_the_count_is_named(pictures: Path, tmp_path
 def test_out_of_memory_names_what_helps(moved: bool) -> None:
     with (
         pytest.raises(GanEdgeError, match="out of memory: try a smaller --batch") as caught,
-        loop._memory_errors(moved),
+        devices.memory_errors(moved),
     ):
         raise RuntimeError("CUDA out of memory. Tried to allocate 2 GiB")
     assert ("--memory" in str(caught.value)) == moved
@@ -264,9 +265,9 @@ def test_a_taken_folder_is_refused_before_the_data_are_read(
     monkeypatch.setattr(loop.data, "open_data", read)
     with pytest.raises(UsageError, match="already holds a run"):
         train(DCGAN, TINY, settings(tiny_run))
-    for resume in (False, True):
+    for resumed in (False, True):
         with run_folder.locked(tmp_path / "run"), pytest.raises(UsageError, match="another process"):
-            train(DCGAN, TINY, settings(tmp_path / "run", resume=resume))
+            train(DCGAN, TINY, settings(tmp_path / "run", resume=resumed))
 
 
 def test_batchnorm_of_one_item_is_refused(tmp_path: Path) -> None:
@@ -402,14 +403,14 @@ def test_cuda_is_refused_where_there_is_none(tmp_path: Path) -> None:
 
 def test_the_average_follows() -> None:
     network = torch.nn.BatchNorm1d(2)
-    average = loop.Average(network, 0.9)
+    average = trainer.Average(network, 0.9)
     with torch.no_grad():
         network.weight.fill_(11.0)
         network.num_batches_tracked.fill_(7)
     average.update(10**6)
     torch.testing.assert_close(average.network.weight, torch.full((2,), 2.0))
     assert average.network.num_batches_tracked == 7
-    assert loop.Average(network, 0.0).network is network
+    assert trainer.Average(network, 0.0).network is network
 
 
 def test_damaged_runs(tiny_run: Path, tmp_path: Path) -> None:

@@ -16,8 +16,9 @@ from ganedge.train import checkpoint, metrics, run_folder
 from ganedge.train.__main__ import build
 from ganedge.train.data import Data
 from ganedge.train.examiner import Examiner
-from ganedge.train.loop import Settings, train
+from ganedge.train.loop import train
 from ganedge.train.metrics import Judge, SmallFeatures, compare, feature_network, precision_recall
+from ganedge.train.settings import Settings
 from ganedge.train.sources import InMemory
 
 

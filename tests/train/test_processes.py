@@ -17,8 +17,9 @@ from PIL import Image
 from ganedge.models import find
 from ganedge.models.noise import Dropout
 from ganedge.runtime.errors import GanEdgeError, UsageError
-from ganedge.train import checkpoint, data, loop
-from ganedge.train.loop import Settings, train
+from ganedge.train import checkpoint, data, devices, loop
+from ganedge.train.loop import train
+from ganedge.train.settings import Settings
 
 SETS = {"size": 32, "width": 2, "blocks": 1, "batch": 2, "replay": 3, "jitter": False}
 PROGRAM = """
@@ -27,7 +28,8 @@ from pathlib import Path
 from ganedge.models import find
 from ganedge.runtime.errors import GanEdgeError, UsageError
 from ganedge.train.__main__ import main
-from ganedge.train.loop import Settings, train
+from ganedge.train.loop import train
+from ganedge.train.settings import Settings
 
 place, rank, small = Path(sys.argv[1]), os.environ["RANK"], {small!r}
 
@@ -117,7 +119,7 @@ def test_who_fails_tells_the_others_before_it_ends(
     variant = find("circles")
     config = variant.config_class()
     items = data.open_data("circles", variant.wants(config), settings.opening)
-    trainer = loop.Trainer(loop.make_fabric(settings), variant, config, settings, items)
+    trainer = loop.Trainer(devices.make_fabric(settings), variant, config, settings, items)
     trainer.fabric = Shared(trainer.fabric, rank)  # type: ignore[assignment]
     trainer.part = slice(0, config.batch)
     real_step, votes = trainer.gan.step, []
@@ -138,10 +140,10 @@ def test_who_fails_tells_the_others_before_it_ends(
     monkeypatch.setattr(loop.dist, "all_reduce", exchange)
     monkeypatch.setattr(trainer.gan, "step", step)
     if broken == "start":
-        monkeypatch.setattr(loop.Keeper, "catch_up", fail)
+        monkeypatch.setattr(loop.Reporter, "catch_up", fail)
     own = "cannot begin" if broken == "start" else "loss_g is no longer a finite number at step 4"
     with pytest.raises(GanEdgeError, match="another process of this training has stopped" if rank else own):
-        trainer.run(math.inf)
+        loop.run_steps(trainer, math.inf)
     failed_at = 0 if broken == "start" else 16
     assert trainer.step == (16 if rank else failed_at), "at the first vote, and not at once"
     assert votes[-1] == [0, 0 if rank else 1]
@@ -182,4 +184,4 @@ def test_dropout_drops_the_share_it_says() -> None:
 def test_auto_takes_no_emulated_bf16(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation)
-    assert loop.settled_precision(Settings(data="digits", out=tmp_path)) == "fp32"
+    assert devices.settled_precision(Settings(data="digits", out=tmp_path)) == "fp32"

@@ -12,7 +12,8 @@ import torch
 from ganedge.models.circles import Circles
 from ganedge.models.latent import LatentGAN
 from ganedge.runtime.errors import UsageError
-from ganedge.train.loop import Settings, train
+from ganedge.train.loop import train
+from ganedge.train.settings import Settings
 
 SMALL: dict[str, Any] = {"epochs": 2, "decay": 0.5, "batch": 250, "sample_every": 100}
 """Eight steps over the 1000 points of the circle; the rates fall over the last four, the second epoch."""

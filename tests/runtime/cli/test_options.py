@@ -84,3 +84,32 @@ def test_the_table_of_the_documents() -> None:
     assert rows["--level, -l"] == options.Row("--level, -l", "integer", "3", "How hard to try.", "Output")
     assert rows["--calibrate"].panel == "Proof"
     assert rows["--trust"].value == ""
+
+
+@dataclass(frozen=True)
+class Amounts:
+    """Amounts that the command line gives as text."""
+
+    memory: int | None = field(default=None, metadata=option(type=str))
+    """Memory."""
+    depth: int = field(default=8, metadata=option(hidden=True))
+    """Python callers only."""
+
+    def __post_init__(self) -> None:
+        options.from_text(self, memory=lambda text: int(text) * 1000)
+
+
+def test_a_function_becomes_a_command_with_an_instance_of_each_dataclass() -> None:
+    received: list[Any] = []
+
+    def work(source: Path, spec: Spec, amounts: Amounts) -> None:
+        received.extend((source, spec, amounts))
+
+    work.__annotations__ = {"source": Path, "spec": Spec, "amounts": Amounts}
+    for texts in (True, False):
+        app = typer.Typer()
+        app.command()(options.command(work, options.argument("source", Path, "A file."), texts=texts))
+        assert CliRunner().invoke(app, ["a.onnx", "--int8", "--memory", "5"]).exit_code == 0
+        assert received == [Path("a.onnx"), Spec(precision="int8"), Amounts(5000)]
+        received.clear()
+    assert options.values(Amounts(7)) == {"memory": 7}

@@ -24,7 +24,8 @@ from PIL import Image
 from ganedge.runtime import load
 from ganedge.runtime.generator import Generator
 from ganedge.runtime.serving import server_socket
-from ganedge.runtime.serving.server import Limits, Server
+from ganedge.runtime.serving.limits import Limits
+from ganedge.runtime.serving.server import Server
 from ganedge.runtime.serving.server_socket import LOCAL
 
 PICTURE = np.random.default_rng(0).integers(0, 256, (13, 17, 3), np.uint8)
@@ -118,7 +119,7 @@ def test_a_seed_draws_the_same_whoever_asks_beside(artifact: Path) -> None:
     sizes = [1, 3, 1, 7, 2, 1, 20, 1, 1, 5]
     with load(artifact, "onnxruntime") as generator:
         wanted = [generator.sample(n, seed=s) for s, n in enumerate(sizes)]
-        for batch, wait in ((1, 0.0), (8, 0.0), (64, 0.05)):
+        for batch, wait in ((1, 0.0), (8, 0.0), (64, 50.0)):
             server = Server(generator, Limits(batch=batch, wait=wait))
             for got, right in zip(asyncio.run(ask(server, sizes)), wanted, strict=True):
                 assert np.abs(got.astype(int) - right).max() <= 1
@@ -180,7 +181,7 @@ def test_mistakes_are_answered(artifact: Path, path: str, sent: dict[str, Any], 
     ],
 )
 def test_pictures_that_are_not_taken(inverter: Path, sent: dict[str, Any], status: int, said: str) -> None:
-    with load(inverter, "onnxruntime") as generator, client(generator, body=50_000, pixels=10_000) as web:
+    with load(inverter, "onnxruntime") as generator, client(generator, max_body=50_000, max_pixels=10_000) as web:
         answer = web.post("/translate", **{name: value() if callable(value) else value for name, value in sent.items()})
         assert answer.status_code == status
         assert said in answer.json()["error"]
@@ -198,10 +199,10 @@ def test_pictures_of_any_size_for_a_generator_of_one(
         refused = web.post("/translate", content=png(picture))
         assert refused.status_code == 400
         assert "--resize" in refused.text
-    asked: dict[str, Any] = {}
-    monkeypatch.setattr(server_socket, "listen", lambda *_, **limits: asked.update(limits) or 0)
+    received: list[Limits] = []
+    monkeypatch.setattr(server_socket, "listen", lambda _, address, limits, ready: received.append(limits) or 0)
     assert command("gan-run", "serve", path, "--resize").code == 0
-    assert asked["resize"]
+    assert received[0].resize
 
 
 def test_more_than_fits_is_told_to_come_again(artifact: Path) -> None:
@@ -284,7 +285,7 @@ def test_refused_requests_do_not_keep_others_out(artifact: Path) -> None:
             return [answer.status_code, *[(await one).status_code for one in large]]
 
     with load(artifact, "onnxruntime") as generator:
-        assert asyncio.run(ask(Server(generator, Limits(queue=2, body=1000)))) == [200, 413, 413, 413]
+        assert asyncio.run(ask(Server(generator, Limits(queue=2, max_body=1000)))) == [200, 413, 413, 413]
 
 
 def test_what_is_counted(artifact: Path) -> None:
@@ -320,7 +321,7 @@ def test_statistics_over_a_batch_keep_requests_apart(artifact: Path) -> None:
 
     with load(artifact, "onnxruntime") as generator:
         generator.manifest = replace(generator.manifest, norm_mode="batch")
-        assert Server(generator, Limits(batch=16, wait=0.1))._batcher._most == 1
+        assert Server(generator, Limits(batch=16, wait=100))._batcher._most == 1
 
 
 def test_a_real_process_from_start_to_stop(artifact: Path) -> None:

@@ -1,0 +1,100 @@
+"""gan-run sample and interpolate: new pictures from latents."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ganedge.runtime.engines import EngineOptions
+from ganedge.runtime.generator import load
+from ganedge.runtime.pictures import images
+
+from . import terminal
+from .options import argument, option
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from ganedge.runtime.generator import Generator
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """The picture to write."""
+
+    output: Path = field(metadata=option(short="-o"))
+    """Picture to write; its ending names the format."""
+    columns: int | None = field(default=None, metadata=option(minimum=1))
+    """Pictures in a row; a square for sample and one row for interpolate by default."""
+
+    def __post_init__(self) -> None:
+        """Refuse an unknown format before anything is computed."""
+        images.check_format(self.output)
+
+
+@dataclass(frozen=True)
+class Latents:
+    """Which latents to take."""
+
+    label: int | None = None
+    """Class to draw, for a conditional generator."""
+    truncation: float | None = None
+    """Keep latents within ± this: less variety, more typical."""
+
+
+@dataclass(frozen=True)
+class Draws(Latents):
+    """How many pictures, and the seed."""
+
+    n: int = field(default=64, metadata=option(flag="-n"))
+    """Pictures to draw."""
+    seed: int | None = None
+    """0 to 4294967295; the same seed draws the same pictures."""
+
+
+@dataclass(frozen=True)
+class Steps(Latents):
+    """How fine a path is."""
+
+    steps: int = 8
+    """Pictures on the path, both ends included."""
+
+
+def sample(file: Path, sheet: Sheet, draws: Draws, engine: EngineOptions) -> None:
+    """Draw new pictures and lay them out in one grid."""
+    with load(file, **vars(engine)) as generator:
+        items = generator.sample(**vars(draws))
+        images.save(_layout(generator, items, sheet.columns), sheet.output)
+        terminal.note(f"{sheet.output}: {draws.n} pictures drawn with {generator.engine}")
+
+
+def interpolate(file: Path, seed_a: int, seed_b: int, sheet: Sheet, steps: Steps, engine: EngineOptions) -> None:
+    """Go from one picture to another through latent space."""
+    with load(file, **vars(engine)) as generator:
+        items = generator.interpolate(seed_a, seed_b, **vars(steps))
+        images.save(_layout(generator, items, sheet.columns or steps.steps), sheet.output)
+        terminal.note(f"{sheet.output}: {steps.steps} steps from seed {seed_a} to {seed_b} with {generator.engine}")
+
+
+def _layout(generator: Generator, items: NDArray[np.generic], columns: int | None) -> NDArray[np.uint8]:
+    """One picture of many items, or of many points."""
+    if generator.manifest.interface.output.role != "image":
+        return images.scatter(items)
+    return images.grid(items.astype(np.uint8, copy=False), columns)
+
+
+FILE = argument("file", Path, "An artifact that gan-export wrote.")
+COMMANDS = {
+    "sample": (sample, (FILE,)),
+    "interpolate": (
+        interpolate,
+        (
+            FILE,
+            argument("seed_a", int, "Seed of the first picture."),
+            argument("seed_b", int, "Seed of the last picture."),
+        ),
+    ),
+}

@@ -1,0 +1,228 @@
+"""gan-run info, tune, verify, rebuild and doctor: what an artifact and a machine are good for."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from ganedge.runtime.engines import EngineOptions
+from ganedge.runtime.errors import GanEdgeError, UsageError
+from ganedge.runtime.manifest import read_artifact
+
+from . import terminal
+from .options import argument, option
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ganedge.runtime.engine_file import EngineIdentity
+    from ganedge.runtime.manifest import Manifest, Port
+    from ganedge.runtime.tuning import Trial
+    from ganedge.runtime.verify import Check
+
+
+@dataclass(frozen=True)
+class InfoOptions:
+    """How to show an artifact."""
+
+    json: bool = False
+    """The whole manifest as JSON on standard output, with an engine's identity."""
+
+
+@dataclass(frozen=True)
+class TuneOptions:
+    """How to measure."""
+
+    batch: int = field(default=1, metadata=option(minimum=1))
+    """Items in one call."""
+    seconds: float = field(default=2.0, metadata=option(minimum=0.0))
+    """Seconds to measure each engine."""
+    threads: int | None = None
+    """Threads of the engine; the engine chooses by default."""
+
+    def __post_init__(self) -> None:
+        """Check the threads."""
+        EngineOptions(threads=self.threads)
+
+
+@dataclass(frozen=True)
+class DoctorOptions:
+    """What to examine."""
+
+    selftest: bool = False
+    """Draw a picture with every engine."""
+    output: Path = field(default=Path("selftest.png"), metadata=option(short="-o"))
+    """Picture that the self-test writes."""
+    json: bool = False
+    """Everything as JSON on standard output, for a bug report."""
+
+
+def info(file: Path, options: InfoOptions) -> None:
+    """Show what an artifact is, where it comes from and what was proven of it."""
+    identity = None
+    if file.suffix == ".engine":
+        from ganedge.runtime.engine_file import check_engine, read_sidecar
+
+        manifest, identity = read_sidecar(file)
+        size = len(check_engine(file, identity))
+    else:
+        manifest, model = read_artifact(file)
+        size = len(model)
+    if options.json:
+        engine = {} if identity is None else {"engine": asdict(identity)}
+        typer.echo(json.dumps(json.loads(manifest.to_json()) | engine, indent=2))
+        return
+    _print(describe(manifest, size) + ([] if identity is None else _describe_engine(identity)))
+    terminal.note(f"next: {_next_command(file, manifest)}")
+
+
+def tune(file: Path, options: TuneOptions) -> None:
+    """Measure the installed engines with this artifact, and let `auto` take the fastest from now on."""
+    from ganedge.runtime import tuning
+
+    manifest, model = read_artifact(file)
+    trials = tuning.tune(model, manifest, options.batch, options.seconds, options.threads)
+    for trial in trials:
+        terminal.note(_trial_line(trial, tuning.PSNR))
+    best = tuning.best(trials)
+    choice = best.choice
+    gain = ""
+    if len(trials) > 1:
+        slowest = max(trials, key=lambda trial: trial.milliseconds)
+        gain = f", {slowest.milliseconds / best.milliseconds:.1f} × as fast as the slowest"
+    try:
+        note = f"remembered in {tuning.remember(manifest.digest, choice)}: gan-run and load() use it from now on"
+    except GanEdgeError as error:
+        note = f"not remembered: {error}; say --engine {choice.engine} instead"
+    terminal.note(f"fastest: {choice.engine}{f' in {choice.compute}' if choice.compute else ''}{gain}; {note}")
+
+
+def verify(file: Path) -> None:
+    """Repeat the export's proof on this machine. Exit code 1: an engine gives other pictures."""
+    from ganedge.runtime.verify import verify as checks_of
+
+    checks = checks_of(file)
+    for check in checks:
+        terminal.note(str(check))
+    terminal.note(_verdict(checks))
+    if not all(check.passed for check in checks):
+        raise typer.Exit(1)
+
+
+def rebuild(file: Path) -> None:
+    """Build a TensorRT engine again for this machine, from the ONNX file beside it, and replace it."""
+    from ganedge.runtime.engine_file import read_sidecar
+    from ganedge.runtime.engines import trt_builder
+
+    if file.suffix != ".engine":
+        raise UsageError(f"{file} is no TensorRT engine: give a .engine with its .engine.json and .onnx beside it")
+    identity, data = trt_builder.rebuild(file, *read_sidecar(file), terminal.note)
+    target = ", ".join(identity.targets) or identity.compute_capability
+    terminal.note(f"{file}: {len(data) / 1e6:.1f} MB, {identity.flavour} {identity.version}, for {target}")
+    terminal.note(f"next: gan-run verify {file}")
+
+
+def doctor(options: DoctorOptions) -> None:
+    """Show what this machine has for running artifacts, and what prevents it (exit code 1)."""
+    from ganedge.runtime import doctor as diagnosis
+    from ganedge.runtime.pictures import images
+
+    if options.selftest:
+        images.check_format(options.output)
+    report = diagnosis.examine()
+    if options.json:
+        typer.echo(json.dumps(report, indent=2))
+    else:
+        _print(diagnosis.rows(report))
+    if options.selftest:
+        sheets = diagnosis.selftest()
+        images.save(next(iter(sheets.values())), options.output)
+        terminal.note(f"self-test: {options.output} drawn with {', '.join(sheets)}")
+    if report["problems"]:
+        raise typer.Exit(1)
+    if not options.json:
+        usable = [engine["name"] for engine in report["engines"] if not engine["problem"]]
+        terminal.note(f"ready to run artifacts with {', '.join(usable)}; next: gan-run info FILE")
+
+
+def describe(manifest: Manifest, size: int) -> list[tuple[str, str]]:
+    """The manifest as rows for people; `size` is the file's, in bytes."""
+    interface, source = manifest.interface, manifest.source
+    made = f"{source.variant or 'not one of ours'}, step {source.step}, data {source.data or 'unknown'}"
+    rows = [
+        ("kind", interface.kind.replace("-", " ")),
+        *[("input", _port(port)) for port in interface.inputs],
+        *[("output", _port(port)) for port in interface.outputs],
+        ("noise", interface.noise or "none"),
+        ("classes", ", ".join(interface.classes) or "none"),
+        ("precision", f"{manifest.precision}, {size / 1e6:.1f} MB"),
+        ("norm", manifest.norm_mode),
+        ("source", made),
+        ("written by", source.program),
+        ("digest", manifest.digest),
+    ]
+    rows += [("proof", str(proof)) for proof in manifest.parity]
+    if manifest.unproven:
+        rows.append(("proof", f"not run ({manifest.unproven})"))
+    return rows
+
+
+def _next_command(file: Path, manifest: Manifest) -> str:
+    """What to do with an artifact that people look at."""
+    if manifest.unproven:
+        return f"gan-run verify {file}, on the device that will run it"
+    if manifest.interface.kind == "image-to-image":
+        return f"gan-run translate {file} PICTURE -o result.png"
+    return f"gan-run sample {file} -o grid.png"
+
+
+def _trial_line(trial: Trial, gate: float) -> str:
+    choice = trial.choice
+    name = " ".join(filter(None, (choice.engine, choice.version, choice.device, choice.compute)))
+    quality = "the same pictures" if trial.psnr is None else f"PSNR {trial.psnr:.1f} dB"
+    refused = "" if trial.holds else f", not chosen below {gate:g} dB"
+    return f"{name}: {trial.milliseconds:.2f} ms, {quality}{refused}"
+
+
+def _verdict(checks: Sequence[Check]) -> str:
+    failed = [check.engine for check in checks if not check.passed]
+    if not failed:
+        return "verified: this machine gives the pictures of the export"
+    passed = [check.engine.split()[0] for check in checks if check.passed]
+    remedy = f"use --engine {passed[0]}" if passed else "update the engine or its driver, or export again in fp32"
+    return f"other pictures than at the export with {', '.join(failed)}: {remedy}"
+
+
+def _describe_engine(identity: EngineIdentity) -> list[tuple[str, str]]:
+    """What a TensorRT engine was built for, as rows for people."""
+    targets = ", ".join(identity.targets) or identity.compute_capability or "unknown"
+    reach = ", and for newer versions and GPUs" if identity.portable else ""
+    rows = [("engine", f"{identity.flavour} {identity.version}, for {targets}{reach}"), ("built from", identity.onnx)]
+    for name, shapes in identity.profiles.items():
+        rows.append(("shapes", f"{name}: {', '.join(' × '.join(map(str, shape)) for shape in shapes)} (min, opt, max)"))
+    return rows
+
+
+def _port(port: Port) -> str:
+    shape = " × ".join(str(size) for size in port.shape)
+    values = "" if port.range is None else f", {port.range[0]:g} to {port.range[1]:g}"
+    return f"{port.name}: {port.role} {port.dtype} [{shape}]{values}"
+
+
+def _print(rows: Sequence[tuple[str, str]]) -> None:
+    for name, value in rows:
+        typer.echo(terminal.printable(f"{name:<10} {value}"))
+
+
+FILE = argument("file", Path, "An artifact that gan-export wrote.")
+COMMANDS = {
+    "info": (info, (FILE,)),
+    "tune": (tune, (FILE,)),
+    "verify": (verify, (FILE,)),
+    "rebuild": (rebuild, (FILE,)),
+    "doctor": (doctor, ()),
+}

@@ -1,0 +1,28 @@
+"""gan-run serve: a generator behind HTTP."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ganedge.runtime.engines import EngineOptions
+from ganedge.runtime.generator import load
+from ganedge.runtime.serving import server_socket
+from ganedge.runtime.serving.limits import Limits
+from ganedge.runtime.serving.server_socket import Address
+
+from . import terminal
+from .options import argument
+
+
+def serve(file: Path, address: Address, limits: Limits, engine: EngineOptions) -> None:
+    """Answer requests over HTTP, with a page to try it on, until Ctrl-C or SIGTERM."""
+    with load(file, **vars(engine), batch=limits.batch) as generator:
+
+        def ready(url: str) -> None:
+            terminal.note(f"{url} answers with {generator.engine}: open it in a browser; Ctrl-C stops it")
+
+        answered = server_socket.listen(generator, address, limits, ready)
+    terminal.note(f"stopped after {answered} requests")
+
+
+COMMANDS = {"serve": (serve, (argument("file", Path, "An artifact that gan-export wrote."),))}
