@@ -1,7 +1,7 @@
 """Where each format goes, and writing them all: .onnx, TensorRT engine, Triton repository. No torch here.
 
 files = plan(source, model, spec)
-artifacts = write(source, make(model, spec), files, spec, settings)
+artifacts = write(source, make(model, spec), files, spec, settings, print)
 """
 
 from __future__ import annotations

@@ -1,10 +1,11 @@
 """The fastest engine for one artifact on one machine: measured once by `gan-run tune FILE`, then taken by `auto`.
 
-    trials = tune(Path("generator.onnx"))
-    remember(digest, best(trials))
+    manifest, model = read_artifact(Path("generator.onnx"))
+    trials = tune(model, manifest, batch=1, seconds=2.0, threads=None)
+    remember(manifest.digest, best(trials).choice)
 
-What is remembered lies in one small file in the user's cache folder. It is advice: a damaged or foreign one is passed
-over, and what was asked for by name is given whatever it says.
+The choice is kept in one small file in the user's cache folder. It is advice: a damaged or foreign file is ignored, and an
+engine that is requested by name is used whatever the file says.
 """
 
 from __future__ import annotations

@@ -29,8 +29,6 @@ LINK = re.compile(r"\]\((?!\w+:)([^)\s]+)\)")
 STATIONS = ("models", "train", "export", "runtime", "benchmarks")
 OTHERS = {"curl", "python3", "sudo"}
 """Programs in the documents that are not ours."""
-STALE = ("ganedge.train.checkpoint", "ganedge.export.formats", "ganedge.runtime.tuning")
-"""Modules whose example does not run yet."""
 EXECUTED = (
     "gan-train --list",
     "gan-train dcgan --data digits --out runs/",
@@ -260,8 +258,6 @@ def _is_python(paragraph: str) -> bool:
 @pytest.mark.parametrize(("module", "code"), [pytest.param(*one, id=one[0]) for one in examples()])
 def test_docstring_examples_call_what_exists(module: str, code: str) -> None:
     """Imports resolve, and functions that the example names exist and take its arguments."""
-    if module in STALE:
-        pytest.skip("the example of this module is out of date")
     own = importlib.import_module(module)
     names: dict[str, Any] = dict(vars(own)) | {module.rpartition(".")[2]: own}
     tree = ast.parse(code)

@@ -1,6 +1,6 @@
 """Checkpoints: the whole state of a training, as tensors and JSON, so that it goes on bit for bit.
 
-    save(folder, step, state)          # → checkpoints/00001000/state.safetensors and state.json
+    save(folder, step, state, keep=3)  # → checkpoints/00001000/state.safetensors and state.json
     step, state = load_latest(folder)
 
 A state is any nesting of dicts, lists, numbers, strings and tensors (what `state_dict()` gives). Tensors go into
