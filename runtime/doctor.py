@@ -53,7 +53,7 @@ JETPACKS = {"R35": "JetPack 5", "R36": "JetPack 6", "R38": "JetPack 7", "R39": "
 
 
 @dataclass(frozen=True)
-class EngineFound:
+class EngineReport:
     """One engine as this machine has it."""
 
     name: str
@@ -76,7 +76,7 @@ def examine() -> dict[str, Any]:
         "jetpack": jetpack(),
         "cores": cores(),
         "python": platform.python_version(),
-        "packages": {name: found for name in PACKAGES if (found := _version(name))},
+        "packages": {name: number for name in PACKAGES if (number := _version(name))},
         "engines": [vars(engine) for engine in engines],
         "problems": problems(),
     }
@@ -84,44 +84,44 @@ def examine() -> dict[str, Any]:
 
 def rows(report: Mapping[str, Any]) -> list[tuple[str, str]]:
     """The report for people."""
-    found = [("system", f"{report['system']}, {report['cores']} cores, Python {report['python']}")]
+    lines = [("system", f"{report['system']}, {report['cores']} cores, Python {report['python']}")]
     if report["board"]:
-        found.append(("board", report["board"]))
+        lines.append(("board", report["board"]))
     if report["jetpack"]:
-        found.append(("jetpack", report["jetpack"]))
-    found.append(("packages", ", ".join(f"{name} {number}" for name, number in report["packages"].items())))
+        lines.append(("jetpack", report["jetpack"]))
+    lines.append(("packages", ", ".join(f"{name} {number}" for name, number in report["packages"].items())))
     for engine in report["engines"]:
         state = engine["problem"] or f"{engine['version']}: {', '.join(engine['devices'])}"
-        found.append(("engine", f"{engine['name']} {state}"))
-    return found + [("problem", text) for text in report["problems"]]
+        lines.append(("engine", f"{engine['name']} {state}"))
+    return lines + [("problem", text) for text in report["problems"]]
 
 
 def jetpack() -> str:
     """The JetPack of a Jetson, and its system release; empty elsewhere."""
-    said = _text(TEGRA).removeprefix("# ")
-    release = said.split(" ", 1)[0]
-    revision = said.partition("REVISION: ")[2].partition(",")[0]
-    return f"{JETPACKS.get(release, 'unknown JetPack')} (L4T {release[1:]}.{revision})" if said else ""
+    release_text = _text(TEGRA).removeprefix("# ")
+    release = release_text.split(" ", 1)[0]
+    revision = release_text.partition("REVISION: ")[2].partition(",")[0]
+    return f"{JETPACKS.get(release, 'unknown JetPack')} (L4T {release[1:]}.{revision})" if release_text else ""
 
 
 def problems() -> list[str]:
     """What stands in the way, each with what to do."""
-    found = []
+    lines = []
     if all(map(_version, ONNXRUNTIME_WHEELS)):
-        found.append(
+        lines.append(
             "onnxruntime and onnxruntime-gpu are both installed, bring the same module and overwrite each other: "
             "pip uninstall onnxruntime onnxruntime-gpu, then install one of them"
         )
     if jetpack() and _by_pip("tensorrt"):
-        found.append(
+        lines.append(
             "tensorrt was installed with pip beside the one of JetPack: pip uninstall tensorrt, and make the "
             "environment with --system-site-packages"
         )
     if not any(installed(name) for name in MODULES):
-        found.append("no engine is installed: pip install 'ganedge[cpu]'")
+        lines.append("no engine is installed: pip install 'ganedge[cpu]'")
     if not _version("pillow"):
-        found.append("pillow is missing, without which no picture can be read or written: pip install 'ganedge[cpu]'")
-    return found
+        lines.append("pillow is missing, without which no picture can be read or written: pip install 'ganedge[cpu]'")
+    return lines
 
 
 def selftest() -> dict[str, NDArray[np.uint8]]:
@@ -171,8 +171,8 @@ def tiny_artifact(side: int = 16) -> bytes:
 
 def _node(kind: str, inputs: tuple[str, ...], output: str) -> bytes:
     field = onnx_file.field
-    said = b"".join(field(1, name.encode()) for name in inputs) + field(2, output.encode()) + field(4, kind.encode())
-    return field(1, said)
+    message = b"".join(field(1, name.encode()) for name in inputs) + field(2, output.encode()) + field(4, kind.encode())
+    return field(1, message)
 
 
 def _tensor(name: str, array: NDArray[Any], element: int) -> bytes:
@@ -187,24 +187,24 @@ def _port(name: str, shape: tuple[int | str, ...]) -> bytes:
     return field(1, name.encode()) + field(2, field(1, field(1, 1) + field(2, sizes)))
 
 
-def _engine(name: str) -> EngineFound:
+def _engine(name: str) -> EngineReport:
     if not installed(name):
-        return EngineFound(name, "", (), f"is not installed: pip install 'ganedge[{EXTRAS[name]}]'")
+        return EngineReport(name, "", (), f"is not installed: pip install 'ganedge[{EXTRAS[name]}]'")
     try:
         devices, number = importlib.import_module(f".engines.{MODULES[name]}", __package__).devices()
     except EngineError as error:
-        return EngineFound(name, "", (), str(error).removeprefix(f"{name} "))
+        return EngineReport(name, "", (), str(error).removeprefix(f"{name} "))
     except Exception as error:  # noqa: BLE001 - a broken package fails in ways of its own, and that is the result
-        return EngineFound(name, "", (), f"is installed and does not start ({one_line(error)}): reinstall it")
-    return EngineFound(name, number, tuple(devices), "")
+        return EngineReport(name, "", (), f"is installed and does not start ({one_line(error)}): reinstall it")
+    return EngineReport(name, number, tuple(devices), "")
 
 
-def _tensorrt(name: Flavour) -> EngineFound:
+def _tensorrt(name: Flavour) -> EngineReport:
     """A TensorRT that is installed: what it would run .engine files on, and what it lacks for that."""
     try:
         number = str(importlib.import_module(name).__version__)
     except Exception as error:  # noqa: BLE001 - a broken package fails at import in ways of its own, and is the finding
-        return EngineFound(name, "", (), f"is installed and does not load ({one_line(error)}): reinstall it")
+        return EngineReport(name, "", (), f"is installed and does not load ({one_line(error)}): reinstall it")
     device = trt_builder.compute_capability()
     missing = []
     if not device:
@@ -215,8 +215,8 @@ def _tensorrt(name: Flavour) -> EngineFound:
         missing.append("no cuda-python, " + (trt.advice(name, "cuda-python") or "pip install cuda-python"))
     if missing:
         builds = "" if trt_builder.hindrance(name) else ", but builds them"
-        return EngineFound(name, number, (), f"{number} runs no .engine files here{builds}: {'; '.join(missing)}")
-    return EngineFound(name, number, (device,), "")
+        return EngineReport(name, number, (), f"{number} runs no .engine files here{builds}: {'; '.join(missing)}")
+    return EngineReport(name, number, (device,), "")
 
 
 def _version(package: str) -> str:

@@ -84,9 +84,9 @@ def sidecar_path(engine: Path) -> Path:
 
 def write_sidecar(engine_path: Path, manifest: Manifest, identity: EngineIdentity) -> Path:
     """Describe an engine that was written, in the file beside it. Returns that file's path."""
-    said = {"schema": SCHEMA, "manifest": json.loads(manifest.to_json()), "engine": asdict(identity)}
+    description = {"schema": SCHEMA, "manifest": json.loads(manifest.to_json()), "engine": asdict(identity)}
     path = sidecar_path(engine_path)
-    write_whole(path, json.dumps(said, indent=1, sort_keys=True, allow_nan=False, ensure_ascii=False) + "\n")
+    write_whole(path, json.dumps(description, indent=1, sort_keys=True, allow_nan=False, ensure_ascii=False) + "\n")
     return path
 
 
@@ -98,16 +98,18 @@ def read_sidecar(engine_path: Path) -> tuple[Manifest, EngineIdentity]:
     """
     path = sidecar_path(engine_path)
     try:
-        said = json.loads(path.read_text("utf-8"))
+        description = json.loads(path.read_text("utf-8"))
     except OSError as error:
         raise ArtifactError(f"cannot read {path}, which must lie beside the engine: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
         raise ArtifactError(f"{path} is damaged: it is not JSON") from error
     try:
-        if said["schema"] > SCHEMA:
-            raise ArtifactError(f"{path} is from a newer ganedge (schema {said['schema']}): pip install -U ganedge")
-        manifest = Manifest.from_json(json.dumps(said["manifest"]))
-        return manifest, _identity(said["engine"])
+        if description["schema"] > SCHEMA:
+            raise ArtifactError(
+                f"{path} is from a newer ganedge (schema {description['schema']}): pip install -U ganedge"
+            )
+        manifest = Manifest.from_json(json.dumps(description["manifest"]))
+        return manifest, _identity(description["engine"])
     except ArtifactError as error:
         raise ArtifactError(f"{path}: {error}") from error
     except (KeyError, TypeError, ValueError, AttributeError) as error:

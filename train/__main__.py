@@ -45,15 +45,16 @@ def build() -> typer.Typer:
 def _add(app: typer.Typer, variant: type[Variant]) -> None:
     """Add one variant as a subcommand, with the options of its config and of the trainer."""
     from ganedge.runtime.cli import options
-    from ganedge.train.loop import train
+    from ganedge.train import train
     from ganedge.train.settings import Settings
 
     def run(**given: Any) -> None:
-        asked = options.collect(Settings, given)
-        settings = Settings.repeat(**asked) if "config" in asked else Settings(**asked)
-        out = train(variant, given, settings, asked)
+        trained = train(variant.name, **given)
         if int(os.environ.get("LOCAL_RANK", 0)) == 0:
-            terminal.note(f"{out}: next, gan-export {out} --format onnx")
+            last = trained.last_metrics
+            losses = ", ".join(f"{name} {value:.3g}" for name, value in last.items() if name.startswith("loss"))
+            terminal.note(f"trained to step {last.get('step', 0)}: {losses}; samples are in {trained.path / 'samples'}")
+            terminal.note(f"{trained}: next, gan-export {trained} --format onnx")
 
     wanted = options.parameters(Settings, "Training", negatable=True)
     wanted += options.parameters(variant.config_class, variant.name, negatable=True)

@@ -132,10 +132,10 @@ def _usage(name: str, error: Any) -> NoReturn:
 def _given(error: Any) -> str:
     """The value that an option refused, as it was typed; Typer's message does not always name it."""
     options = getattr(getattr(error, "param", None), "opts", ())
-    for place, word in enumerate(sys.argv):
+    for index, word in enumerate(sys.argv):
         option, equals, value = word.partition("=")
         if option in options and isinstance(error, typer.BadParameter):
-            value = value if equals else " ".join(sys.argv[place + 1 : place + 2])
+            value = value if equals else " ".join(sys.argv[index + 1 : index + 2])
             return "" if value in error.message else f" ({value!r} was given)"
     return ""
 

@@ -52,7 +52,7 @@ def start(model: bytes, precision: str, device: str, threads: int | None, comput
             f"device {device!r}: OpenVINO runs on Intel processors, not on CUDA; use --engine onnxruntime"
         )
     if compute is not None and compute not in HINTS:
-        raise EngineError(f"openvino cannot be told to compute in {compute}: choose {', '.join(HINTS)}")
+        raise EngineError(f"openvino cannot compute in {compute}: choose {', '.join(HINTS)}")
     if compute is not None and compute not in precisions():
         raise EngineError(f"this processor cannot compute in {compute} with openvino: leave the precision as it is")
     # On a CPU with AMX OpenVINO computes FP32 models in bf16 unless told otherwise: what is asked for is given.
@@ -68,9 +68,9 @@ def start(model: bytes, precision: str, device: str, threads: int | None, comput
             compiled = core.compile_model(core.read_model(model), "CPU", settings)
     except Exception as error:
         raise EngineError(f"openvino {openvino.__version__} cannot load this model: {one_line(error)}") from error
-    given = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
-    if given != hint:
-        raise EngineError(f"asked to compute in {hint}, openvino computes in {given}: use --engine onnxruntime")
+    actual = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
+    if actual != hint:
+        raise EngineError(f"asked to compute in {hint}, openvino computes in {actual}: use --engine onnxruntime")
     version = openvino.__version__.partition("-")[0]
     used = compute or natural
     computed = used if used == precision else f"{used} ({precision} weights)" if compute else on_cpu(precision)

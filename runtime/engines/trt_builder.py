@@ -36,7 +36,7 @@ FLAVOURS: tuple[Flavour, ...] = ("tensorrt", "tensorrt_rtx")
 
 @dataclass(frozen=True)
 class Recipe:
-    """What the builder is told besides the model and its shapes."""
+    """Further settings of the builder the model and its shapes."""
 
     workspace: int | None = None
     """MiB that the builder may use; its own choice by default."""
@@ -104,7 +104,7 @@ def build(
         trt: Its module.
         model: An ONNX model.
         profiles: Smallest, most usual and largest shape of every input.
-        recipe: What the builder is told besides.
+        recipe: Further settings of the builder.
         say: Takes lines for people.
         check: Looks at the network before it is built, and raises where it does not like it.
 
@@ -159,7 +159,7 @@ def hindrance(name: Flavour) -> str:
 
 def _unable(reason: str, targets: tuple[str, ...]) -> tuple[str, ...]:
     """The GPUs among those built for that an error names, such as "not supported for Turing (SM75)"."""
-    named = {found.lower() for found in re.findall(r"\bsm\d+\b", reason, re.IGNORECASE)}
+    named = {name.lower() for name in re.findall(r"\bsm\d+\b", reason, re.IGNORECASE)}
     return tuple(target for target in targets if target in named)
 
 
@@ -187,8 +187,8 @@ def _config(
         _use_dla(trt, builder, config, recipe.dla)
     if targets:
         config.num_compute_capabilities = len(targets)
-        for place, target in enumerate(targets):
-            config.set_compute_capability(_nameable(trt)[target], place)
+        for index, target in enumerate(targets):
+            config.set_compute_capability(_nameable(trt)[target], index)
     if recipe.portable:
         config.set_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
         config.hardware_compatibility_level = trt.HardwareCompatibilityLevel.AMPERE_PLUS

@@ -245,40 +245,40 @@ class Server:
 
     async def _sample(self, request: Request) -> Response:
         """New pictures: one, a grid of several, each in a zip, or their array."""
-        form = _accepted(request, (PNG, ZIP, NPY))
-        asked = _fields(await self._body(request), SAMPLE)
-        n, columns = asked.pop("n", 1), asked.pop("columns", None)
-        seed = asked.pop("seed", int.from_bytes(os.urandom(4), "big"))
+        media_type = _accepted(request, (PNG, ZIP, NPY))
+        fields = _fields(await self._body(request), SAMPLE)
+        n, columns = fields.pop("n", 1), fields.pop("columns", None)
+        seed = fields.pop("seed", int.from_bytes(os.urandom(4), "big"))
         self._check(n, columns)
-        inputs = await self._in_pool(asked, partial(self._generator.sample_inputs, n, seed, **asked))
-        return await self._answer(inputs, form, columns, {"X-Seed": str(seed)})
+        inputs = await self._in_pool(fields, partial(self._generator.sample_inputs, n, seed, **fields))
+        return await self._answer(inputs, media_type, columns, {"X-Seed": str(seed)})
 
     async def _interpolate(self, request: Request) -> Response:
         """A path from one seed to another: in one row, each in a zip, or their array."""
-        form = _accepted(request, (PNG, ZIP, NPY))
-        asked = _fields(await self._body(request), INTERPOLATE)
-        steps = asked.pop("steps", 8)
-        columns = asked.pop("columns", max(1, steps))
-        missing = [name for name in ("seed_a", "seed_b") if name not in asked]
+        media_type = _accepted(request, (PNG, ZIP, NPY))
+        fields = _fields(await self._body(request), INTERPOLATE)
+        steps = fields.pop("steps", 8)
+        columns = fields.pop("columns", max(1, steps))
+        missing = [name for name in ("seed_a", "seed_b") if name not in fields]
         if missing:
             raise UsageError(f"{' and '.join(missing)} missing: give both ends of the path")
         self._check(steps, columns)
-        inputs = await self._in_pool(asked, partial(self._generator.interpolation_inputs, steps=steps, **asked))
-        return await self._answer(inputs, form, columns, {})
+        inputs = await self._in_pool(fields, partial(self._generator.interpolation_inputs, steps=steps, **fields))
+        return await self._answer(inputs, media_type, columns, {})
 
     async def _translate(self, request: Request) -> Response:
-        """A picture turned into another: the body itself, or the first file of a form."""
-        form = _accepted(request, (PNG, JPEG, NPY))
+        """Translate a picture: the body itself, or the first file of a form."""
+        media_type = _accepted(request, (PNG, JPEG, NPY))
         body = await self._body(request, picture=True)
         if not body:
             raise InputError("no picture was sent: give it as the body, or as a file of a form")
-        return Response(await self._run(lambda: _one(self._picture(body), form)), media_type=form)
+        return Response(await self._run(lambda: _one(self._picture(body), media_type)), media_type=media_type)
 
     async def _health(self, request: Request) -> Response:
         """Whether requests are answered."""
         alive = self._batcher.alive
-        said = {"status": "ok" if alive else "stopping", "engine": str(self._generator.engine)}
-        return JSONResponse(said, 200 if alive else 503)
+        status = {"status": "ok" if alive else "stopping", "engine": str(self._generator.engine)}
+        return JSONResponse(status, 200 if alive else 503)
 
     async def _metrics(self, request: Request) -> Response:
         """What was counted, for Prometheus."""
@@ -302,7 +302,7 @@ class Server:
         """What a page or a program must know to ask."""
         manifest, limits = self._generator.manifest, self._limits
         interface = manifest.interface
-        said = {
+        about = {
             "kind": interface.kind,
             "classes": list(interface.classes),
             "noise": interface.noise,
@@ -312,7 +312,7 @@ class Server:
             "engine": str(self._generator.engine),
             "limits": {"items": limits.max_items, "body": limits.max_body, "pixels": limits.max_pixels},
         }
-        return JSONResponse(said)
+        return JSONResponse(about)
 
     async def _page(self, request: Request) -> Response:
         """A page on which a person tries the generator."""
@@ -337,17 +337,17 @@ class Server:
         if columns is not None and columns < 1:
             raise UsageError(f"columns is {columns}: give 1 or more")
 
-    async def _in_pool(self, asked: Mapping[str, Any], work: Callable[[], Any]) -> Any:
+    async def _in_pool(self, fields: Mapping[str, Any], work: Callable[[], Any]) -> Any:
         """Draw latents: at once, or in a thread where truncation makes it long."""
-        return await self._run(work) if "truncation" in asked else work()
+        return await self._run(work) if "truncation" in fields else work()
 
     async def _run(self, work: Callable[[], Any]) -> Any:
         return await asyncio.get_running_loop().run_in_executor(self._pool, work)
 
     async def _answer(
-        self, inputs: list[NDArray[np.generic]], form: str, columns: int | None, headers: Mapping[str, str]
+        self, inputs: list[NDArray[np.generic]], media_type: str, columns: int | None, headers: Mapping[str, str]
     ) -> Response:
-        """Compute items and send them in the form that was asked for."""
+        """Compute items and send them in the requested media type."""
         count = len(inputs[0])
         parts = [slice(begin, begin + self._part) for begin in range(0, count, self._part)]
         futures = [self._batcher.submit(*(array[part] for array in inputs)) for part in parts]
@@ -359,9 +359,11 @@ class Server:
 
         def encode() -> bytes:
             items = np.concatenate(made) if len(made) > 1 else made[0]
-            return _encoded(items, form, columns, points=self._generator.manifest.interface.output.role == "points")
+            return _encoded(
+                items, media_type, columns, points=self._generator.manifest.interface.output.role == "points"
+            )
 
-        return Response(await self._run(encode), media_type=form, headers=dict(headers))
+        return Response(await self._run(encode), media_type=media_type, headers=dict(headers))
 
     def _picture(self, source: Any) -> NDArray[np.uint8]:
         return translation.translate(self._batcher.call, self._generator.manifest, source, self._options, self._state)
@@ -405,19 +407,19 @@ async def _drain(receive: Receive) -> None:
 def _fields(body: bytes, known: Mapping[str, type]) -> dict[str, Any]:
     """What a JSON body says, each field of its type; an empty body says nothing."""
     try:
-        said = json.loads(body or b"{}")
+        payload = json.loads(body or b"{}")
     except (ValueError, RecursionError) as error:
         raise UsageError(f"the request is not JSON: {error}") from error
-    if not isinstance(said, dict):
+    if not isinstance(payload, dict):
         raise UsageError('the request is no JSON object: give something like {"seed": 0}')
-    for name, value in said.items():
+    for name, value in payload.items():
         if name not in known:
             raise UsageError(f"unknown field {name[:SHOWN]!r}: this takes {', '.join(known)}")
         whole = isinstance(value, int) and not isinstance(value, bool)
         if value is not None and not whole and not (known[name] is float and isinstance(value, float)):
             raise UsageError(f"{name} is {repr(value)[:SHOWN]}: give a {'whole ' if known[name] is int else ''}number")
     try:
-        return {name: known[name](value) for name, value in said.items() if value is not None}
+        return {name: known[name](value) for name, value in payload.items() if value is not None}
     except OverflowError as error:
         raise UsageError(f"a number is out of range: {error}") from error
 
@@ -432,22 +434,22 @@ def _accepted(request: Request, forms: tuple[str, ...]) -> str:
         if number > 0:
             wishes.append((number, kind))
     for _, kind in sorted(wishes, key=lambda wish: -wish[0]):
-        for form in forms:
-            if kind in (form, "*/*", form.partition("/")[0] + "/*"):
-                return form
+        for media_type in forms:
+            if kind in (media_type, "*/*", media_type.partition("/")[0] + "/*"):
+                return media_type
     raise HTTPException(406, f"this gives {', '.join(forms)}: ask for one of them with the header Accept")
 
 
-def _encoded(items: NDArray[np.generic], form: str, columns: int | None, *, points: bool) -> bytes:
+def _encoded(items: NDArray[np.generic], media_type: str, columns: int | None, *, points: bool) -> bytes:
     """Items as one picture, a zip of pictures, or an array."""
-    if form == NPY:
+    if media_type == NPY:
         return _array(items)
     if points:
-        if form == ZIP:
+        if media_type == ZIP:
             raise UsageError(f"points are no pictures: ask for {PNG} or {NPY}")
         return _one(images.scatter(items), PNG)
     pictures = items.astype(np.uint8, copy=False)
-    if form == PNG:
+    if media_type == PNG:
         return _one(images.grid(pictures, columns) if len(pictures) > 1 else pictures[0], PNG)
     stream = io.BytesIO()
     with zipfile.ZipFile(stream, "w") as archive:  # Stored as they are: PNGs are compressed already.
@@ -456,11 +458,11 @@ def _encoded(items: NDArray[np.generic], form: str, columns: int | None, *, poin
     return stream.getvalue()
 
 
-def _one(picture: NDArray[np.uint8], form: str) -> bytes:
-    if form == NPY:
+def _one(picture: NDArray[np.uint8], media_type: str) -> bytes:
+    if media_type == NPY:
         return _array(picture)
     stream = io.BytesIO()
-    images.encode(picture, form.partition("/")[2].upper(), stream, EFFORT)
+    images.encode(picture, media_type.partition("/")[2].upper(), stream, EFFORT)
     return stream.getvalue()
 
 
