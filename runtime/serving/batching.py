@@ -3,8 +3,8 @@
     batcher = Batcher(generator.run, most=16)
     tensor = batcher.call(latents)                      # from any thread; joined with what others ask for meanwhile
 
-While the engine computes one batch the requests that arrive make the next: none waits for a batch to fill unless `wait` says
-so, and under load the batches fill by themselves.
+While the engine computes one batch the requests that arrive make the next: none waits for a batch to fill unless `wait`
+says so, and under load the batches fill by themselves.
 """
 
 from __future__ import annotations
