@@ -4,8 +4,8 @@
     trials = tune(model, manifest, batch=1, seconds=2.0, threads=None)
     remember(manifest.digest, best(trials).choice)
 
-The choice is kept in one small file in the user's cache folder. It is advice: a damaged or foreign file is ignored,
-and an engine that is requested by name is used whatever the file says.
+The choice is kept in one small file in the user's cache folder. It is advice: a damaged or foreign file is ignored, and
+an engine that is requested by name is used whatever the file says.
 """
 
 from __future__ import annotations

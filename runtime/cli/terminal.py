@@ -81,16 +81,6 @@ def run(build: Callable[[], typer.Typer], name: str, extra: str) -> NoReturn:
     sys.exit(code if isinstance(code, int) else 0)
 
 
-def typed(context: typer.Context) -> frozenset[str]:
-    """The options that were given on the command line, by their long names, and not those with their defaults."""
-    given = set()
-    for param in context.command.params:
-        source = context.get_parameter_source(param.name or "")
-        if source is not None and source.name == "COMMANDLINE":
-            given.add(max(param.opts, key=len))
-    return frozenset(given)
-
-
 def _show_picture_warnings() -> None:
     """Print what the picture reader warns of as one line each, and each of them once."""
     show = warnings.showwarning
