@@ -1,4 +1,4 @@
-"""gan-bench: what an artifact costs beside PyTorch and in every engine, and whether it still gives the same pictures.
+"""gan-bench: latency, cost and fidelity of artifacts, beside PyTorch and in every engine.
 
 gan-bench generator.onnx generator-fp16.onnx --against runs/digits --batch 1,8 --json out.json --html out.html
 gan-bench generator.onnx generator-int8.onnx --against runs/digits --choose "psnr>=35, p99"

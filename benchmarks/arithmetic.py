@@ -1,4 +1,4 @@
-"""How much there is to compute, and how much this machine can.
+"""Multiply-accumulates of a generator, and peak arithmetic and bandwidth of this machine.
 
     macs = multiply_accumulates(model, {"latent": (1, 100)})        # of one call, from the ONNX graph
     found = peak(threads=2, device="cpu")                           # FLOP/s of matrix products, by kind of number

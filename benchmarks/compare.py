@@ -1,4 +1,4 @@
-"""What changed between two reports beyond noise: usable in CI.
+"""Compare two reports: what changed beyond noise. Usable in CI.
 
     gan-bench compare before.json after.json          # exits 1 on a regression
 

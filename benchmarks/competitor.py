@@ -1,4 +1,4 @@
-"""What runs in a benchmark: an artifact in an engine, or PyTorch, each with what must be said of it. No torch here.
+"""What runs in a benchmark: an artifact in an engine, or PyTorch. Needs no torch.
 
 found, absent = artifact_competitors([Path("generator.onnx")], "all", "cpu", threads=2)
 """

@@ -1,4 +1,4 @@
-"""The machine and the state it was in: clock, governor, temperature and power, where the platform tells.
+"""The machine and its state: clock, governor, temperature, power and load.
 
     before = conditions()        # {"governor": "performance", "clock_mhz": 2800.0, "temperature_c": 51.0, …}
 

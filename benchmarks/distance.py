@@ -1,4 +1,4 @@
-"""FID and KID of what each competitor draws: to the reference's pictures of the same latents, and to real ones.
+"""FID and KID of the images of each competitor, to the reference's and to real ones.
 
     examiner = Examiner(Distance(pictures=2048, data="digits"), interface, batch=8)
     found = examiner(competitors, judge)        # {"generator.onnx, openvino": {"fid": 0.02, "data_fid": 31.4, …}, …}

@@ -1,4 +1,4 @@
-"""Real inputs enough that no call sees the one before again soon, and that caches do not hold them all.
+"""A pool of real inputs, larger than the caches, so that no call finds its input cached.
 
 batches, said = make(interface, batch=8)
 """

@@ -1,4 +1,4 @@
-"""Competitors in processes of their own, of which one works at a time while the others stand still.
+"""Competitors in their own processes, each paused outside its own turns.
 
     with Stage("cpu") as stage:
         failed = stage.add({"a": Recipe(partial(open_a, file), host="a"), "b": ...})

@@ -590,7 +590,7 @@ def _rounded(values: NDArray[np.float64]) -> list[float]:
 
 
 def warnings(results: Sequence[Mapping[str, Any]], others: float | None, load: float | None, cores: int) -> list[str]:
-    """What a reader must know before believing the figures.
+    """Warnings about other work on the machine and noisy timings.
 
     Args:
         results: Rows of the report.
@@ -607,9 +607,11 @@ def warnings(results: Sequence[Mapping[str, Any]], others: float | None, load: f
     if share:
         texts.append(
             f"other work was running here ({share}): threads that wait for one another are "
-            "hit hardest, so ratios between engines mislead too; measure again when it is quiet, or with --threads 1"
+            "slowed most, so ratios are unreliable too; measure again on an idle machine, or with --threads 1"
         )
     worst = max((row["figures"]["spread"] for row in results), default=0.0)
     if worst > timing.UNQUIET:
-        texts.append(f"the machine was not quiet: medians of turns lie up to {worst:.0%} apart; mind the intervals")
+        texts.append(
+            f"the machine was busy: medians of turns differ by up to {worst:.0%}; compare the confidence intervals"
+        )
     return texts

@@ -1,4 +1,4 @@
-"""One self-contained page with plots and pictures: opens from disk, needs no network and runs no script.
+"""The HTML report: one self-contained page with plots and images, without scripts.
 
 write(Path("out.html"), report, pictures, port)
 """

@@ -1,4 +1,4 @@
-"""What a whole process costs: seconds from nothing to the first result, and the most memory it held.
+"""Cost of a whole process: seconds until the first result, and peak memory.
 
 measure({"onnxruntime": artifact_script(Path("generator.onnx"), "onnxruntime", None, "cpu", 2, "")}, 3, {})
 """

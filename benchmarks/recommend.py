@@ -1,4 +1,4 @@
-"""The best engine and precision under a constraint, and the front of those that nothing beats.
+"""Recommend an engine and precision under constraints, with the Pareto front.
 
     choice = read_choice("psnr>=35, p99")
     for batch, found in choose(report, choice).items(): ...

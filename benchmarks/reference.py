@@ -1,4 +1,4 @@
-"""The PyTorch generator that artifacts are compared with, and the ways PyTorch can run it. Needs torch.
+"""The PyTorch generator that artifacts are compared with. Needs torch.
 
 network = open_reference(ReferenceSpec("runs/digits"), manifest)
 network = open_reference(ReferenceSpec("nets.py:Generator", SourceSpec(weights="netG.pth")), manifest)

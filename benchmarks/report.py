@@ -1,4 +1,4 @@
-"""Tell what was measured: a table for people, Markdown for a pull request."""
+"""The report as text: a table for the terminal, Markdown for a pull request."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The size of the pictures that a generator is measured with, where it takes any.
+"""Choose the size of input images for generators that accept any size.
 
     interface, why = settled(manifest, "256x320")        # its pictures are 256 × 320 now, and nothing else
 

@@ -1,4 +1,4 @@
-"""Training speed: our loop beside a plain one as tutorials write it, on the same networks, data and thread count.
+"""Training speed of this project's loop beside a tutorial's plain loop.
 
     gan-bench train --seconds 20 --json training.json
 

@@ -1,4 +1,4 @@
-"""Fixed work that is timed beside the competitors, the same in every report.
+"""Fixed reference work timed beside the competitors, the same in every report.
 
 Two reports were made at two times, and the machine may have gone faster at one of them. What `gan-bench compare` needs
 is something beside each competitor that was slowed down as it was. Neighbours on a shared processor hit what computes

@@ -1,4 +1,4 @@
-"""Measure several competitors so that they can be compared: interleaved, warmed up, nothing dropped.
+"""Time several functions so that they can be compared: interleaved, warmed up.
 
     turns = interleaved({"a": here(run_a), "b": here(run_b)}, seconds=3.0, iterations=50)
     found = ratio(turns["a"], turns["b"])           # how many times as fast b is, with a 95 % interval
@@ -81,7 +81,7 @@ ALONE_TURNS = 100
 FEWEST = 6
 """Rounds below which no interval is given: the range of five holds the median less often than 95 %."""
 UNQUIET = 0.2
-"""Spread between rounds above which a machine was not quiet."""
+"""Spread between rounds above which a machine counts as busy."""
 
 Competitor = Callable[[int], object]
 Turns = dict[str, list[NDArray[np.float64]]]
@@ -112,7 +112,7 @@ class Figures:
     longest: float
     spread: float
     """Distance of the quartiles of the turns' medians, as a share of the median over all: above 0.2 the machine was
-    not quiet."""
+    busy."""
 
 
 @dataclass(frozen=True)

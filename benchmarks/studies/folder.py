@@ -1,4 +1,4 @@
-"""A folder of pictures through the whole pipeline, beside the bare engine: is decoding and encoding hidden?
+"""Speed of `gan-run translate` on a folder, beside the bare engine.
 
     python -m ganedge.benchmarks.studies.folder monet2photo.onnx paintings/ --count 500
 

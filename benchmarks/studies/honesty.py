@@ -1,4 +1,4 @@
-"""Is gan-bench honest? Runs of it whose true answer is known, and how often it says so.
+"""Check gan-bench against cases whose true answer is known.
 
     make honesty
     python -m ganedge.benchmarks.studies.honesty --runs 20 --json honesty.json

@@ -1,4 +1,4 @@
-"""Memory of a training that reads its pictures from disk, epoch by epoch: it has to stay flat.
+"""Memory of a training that reads images from disk, per epoch.
 
     python -m ganedge.benchmarks.studies.memory --pictures 100000 --epochs 3 --json memory.json
 

@@ -1,4 +1,4 @@
-"""What the runtime adds to the bare engine call, whether it leaks, and whether threads meet.
+"""Overhead of the runtime over the bare engine call, memory growth, thread safety.
 
     python -m ganedge.benchmarks.studies.overhead generator.onnx --batch 16
     python -m ganedge.benchmarks.studies.overhead monet2photo.onnx --size 256

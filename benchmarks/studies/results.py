@@ -1,4 +1,4 @@
-"""The tables of docs/results.md, made from the committed reports and never typed.
+"""Write the tables of docs/results.md from the committed reports.
 
     make results                              # measure this machine, then the line below
     python -m ganedge.benchmarks.studies.results      # docs/results.md between its markers, from benchmarks/results/

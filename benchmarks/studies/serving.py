@@ -1,4 +1,4 @@
-"""What `gan-run serve` carries: requests a second with and without joining them into batches, refusals, memory.
+"""Throughput of `gan-run serve` with and without batching of requests.
 
     python -m ganedge.benchmarks.studies.serving generator.onnx --callers 200 --seconds 30
 
