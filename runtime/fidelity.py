@@ -1,7 +1,7 @@
 """How far one output is from another, and the gates an artifact must pass.
 
-    found = difference(output, reference, port)
-    GATES["int8"].holds(found)
+    distance = difference(output, reference, port)
+    GATES["int8"].holds(distance)
 
 The worst item decides. Figures are computed in double precision.
 """
@@ -116,15 +116,15 @@ def read_gate(text: str) -> Gate:
 
 def worst(distances: Sequence[Difference]) -> Difference:
     """The worst figures of several comparisons; the mean error is their mean."""
-    psnr = [one.psnr for one in distances if one.psnr is not None]
-    ssims = [one.ssim for one in distances if one.ssim is not None]
+    psnr = [each.psnr for each in distances if each.psnr is not None]
+    ssims = [each.ssim for each in distances if each.ssim is not None]
     return Difference(
         span=distances[0].span,
-        max_abs=max(one.max_abs for one in distances),
-        mean_abs=float(np.mean([one.mean_abs for one in distances])),
+        max_abs=max(each.max_abs for each in distances),
+        mean_abs=float(np.mean([each.mean_abs for each in distances])),
         psnr=min(psnr) if psnr else None,
         ssim=min(ssims) if ssims else None,
-        nonfinite=max(one.nonfinite for one in distances),
+        nonfinite=max(each.nonfinite for each in distances),
     )
 
 
@@ -146,15 +146,15 @@ def difference(
         raise ArtifactError(f"one gives shape {output.shape}, the other {reference.shape}: not the same generator")
     span = span or span_of(port, reference)
     finite = np.isfinite(output)
-    values, wanted = np.where(finite, output, 0.0).astype(np.float64), reference.astype(np.float64)
-    error = np.abs(values - wanted)
+    values, expected = np.where(finite, output, 0.0).astype(np.float64), reference.astype(np.float64)
+    error = np.abs(values - expected)
     noise = float((error**2).reshape(len(error), -1).mean(1).max())
     return Difference(
         span=span,
         max_abs=float(error.max()),
         mean_abs=float(error.mean()),
         psnr=None if noise == 0 else float(10 * np.log10(span**2 / noise)),
-        ssim=ssim(values, wanted, port, span) if port.role == "image" else None,
+        ssim=ssim(values, expected, port, span) if port.role == "image" else None,
         nonfinite=float(1 - finite.mean()),
     )
 
@@ -199,5 +199,5 @@ def span_of(port: Port, *references: NDArray[np.generic]) -> float:
     if port.range is not None:
         low, high = port.range
     else:
-        low, high = min(float(one.min()) for one in references), max(float(one.max()) for one in references)
+        low, high = min(float(tensor.min()) for tensor in references), max(float(tensor.max()) for tensor in references)
     return max(high - low, 1e-12)

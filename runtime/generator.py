@@ -210,11 +210,11 @@ class Generator:
         whose results are dropped.
         """
         arrays = all(isinstance(array, np.ndarray) and array.ndim for array in inputs)
-        given = len(inputs[0]) if inputs and arrays else 0
-        if not 1 <= given < self._least or any(len(array) != given for array in inputs):
+        items = len(inputs[0]) if inputs and arrays else 0
+        if not 1 <= items < self._least or any(len(array) != items for array in inputs):
             return self.run(*inputs)  # Which says what is wrong, where something is.
-        filled = [np.concatenate([array, np.repeat(array[-1:], self._least - given, axis=0)]) for array in inputs]
-        return self.run(*filled)[:given]
+        filled = [np.concatenate([array, np.repeat(array[-1:], self._least - items, axis=0)]) for array in inputs]
+        return self.run(*filled)[:items]
 
     def sample(
         self, n: int, seed: int | None = None, label: int | None = None, truncation: float | None = None
@@ -427,6 +427,19 @@ class Generator:
         state = "closed" if self._engine is None else str(self._engine.info)
         return f"<Generator {self._interface.kind} {self.manifest.precision} on {state}>"
 
+    def _repr_html_(self) -> str:
+        """A table of what the artifact takes, returns and runs in, for notebooks."""
+        from html import escape
+
+        ports = (*self._interface.inputs, self._interface.output)
+        rows = [("generator", f"{self._interface.kind}, {self.manifest.precision}")]
+        rows += [(port.name, f"{port.role}, {port.dtype} {' × '.join(map(str, port.shape))}") for port in ports]
+        if self._interface.classes:
+            rows.append(("classes", str(len(self._interface.classes))))
+        rows += [("engine", "closed" if self._engine is None else str(self._engine.info))]
+        cells = "".join(f"<tr><th>{escape(name)}</th><td>{escape(value)}</td></tr>" for name, value in rows)
+        return f"<table>{cells}</table>"
+
     def _running(self) -> Engine:
         if self._engine is None:
             raise UsageError("this generator is closed: load it again")
@@ -495,11 +508,11 @@ def _check_array(port: Port, array: NDArray[np.generic]) -> None:
     if array.dtype != port.dtype:
         raise InputError(f"{port.name} is {array.dtype}: give {port.dtype}")
     fits = array.ndim == len(port.shape) and all(
-        isinstance(size, str) or size == given for size, given in zip(port.shape, array.shape, strict=True)
+        isinstance(size, str) or size == actual for size, actual in zip(port.shape, array.shape, strict=True)
     )
     if not fits or array.size == 0:
-        wanted = " × ".join(str(size) for size in port.shape)
-        raise InputError(f"{port.name} has shape {array.shape}: give {wanted}, with a batch of 1 or more")
+        expected = " × ".join(str(size) for size in port.shape)
+        raise InputError(f"{port.name} has shape {array.shape}: give {expected}, with a batch of 1 or more")
     if array.dtype.kind == "f" and not all_finite(array):
         raise InputError(f"{port.name} holds NaN or infinite values")
     if port.role == "image" and port.multiple > 1:

@@ -71,8 +71,8 @@ def real_inputs(
         inputs.append(class_numbers(len(inputs[0]), len(interface.classes)))
     batch = port.shape[0]
     if isinstance(batch, int) and len(inputs[0]) % batch:  # A fixed batch is filled up with the first ones again.
-        places = np.arange(-(-len(inputs[0]) // batch) * batch) % len(inputs[0])
-        inputs = [array[places] for array in inputs]
+        indices = np.arange(-(-len(inputs[0]) // batch) * batch) % len(inputs[0])
+        inputs = [array[indices] for array in inputs]
     return inputs
 
 
@@ -110,11 +110,11 @@ def sides(port: Port, trained: int | None = None) -> list[tuple[int, int]]:
     if isinstance(height, int) and isinstance(width, int):
         return [(height, width)]
 
-    def pick(fixed: int | str, wanted: int) -> int:
-        return fixed if isinstance(fixed, int) else -(-wanted // port.multiple) * port.multiple
+    def pick(fixed: int | str, preferred: int) -> int:
+        return fixed if isinstance(fixed, int) else -(-preferred // port.multiple) * port.multiple
 
-    wanted = SIDES if trained is None else ((trained, trained), (trained // 2, 3 * trained // 4))
-    sizes = [(pick(height, h), pick(width, w)) for h, w in wanted]
+    preferred = SIDES if trained is None else ((trained, trained), (trained // 2, 3 * trained // 4))
+    sizes = [(pick(height, h), pick(width, w)) for h, w in preferred]
     if sizes[0] == sizes[1]:  # A large multiple rounds both to one: make the second wider.
         sizes[1] = (pick(height, sizes[0][0]), pick(width, sizes[0][1] + port.multiple))
     return sizes
@@ -149,10 +149,10 @@ def _natural(random: np.random.RandomState, height: int, width: int, channels: i
 
 def _shape(random: np.random.RandomState, x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.bool_]:
     """An ellipse or a rectangle, turned, somewhere."""
-    turn, cx, cy = random.uniform(0, np.pi), *random.uniform(-0.1, 1.1, 2)
+    rotation, cx, cy = random.uniform(0, np.pi), *random.uniform(-0.1, 1.1, 2)
     a, b = random.uniform(0.03, 0.35, 2)
-    u = (np.cos(turn) * (x - cx) + np.sin(turn) * (y - cy)) / a
-    v = (np.cos(turn) * (y - cy) - np.sin(turn) * (x - cx)) / b
+    u = (np.cos(rotation) * (x - cx) + np.sin(rotation) * (y - cy)) / a
+    v = (np.cos(rotation) * (y - cy) - np.sin(rotation) * (x - cx)) / b
     inside: NDArray[np.bool_] = u * u + v * v < 1 if random.rand() < 0.5 else np.maximum(np.abs(u), np.abs(v)) < 1
     return inside
 
@@ -204,7 +204,7 @@ def listed(folder: Path) -> list[Path]:
 
 
 def to_port(pictures: NDArray[np.uint8], port: Port) -> NDArray[np.generic]:
-    """Pictures, uint8 `[N, H, W, C]`, as an input port wants them: its type, layout and range."""
+    """Pictures, uint8 `[N, H, W, C]`, as an input port takes them: its type, layout and range."""
     if port.dtype == "uint8":
         return np.ascontiguousarray(pictures if port.layout == "NHWC" else pictures.transpose(0, 3, 1, 2))
     return to_range(pictures, port)

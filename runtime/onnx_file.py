@@ -115,8 +115,8 @@ def _node_refers_outside(node: memoryview) -> bool:
     return False
 
 
-def _has(message: memoryview, wanted: int) -> bool:
-    return any(number == wanted for number, _, _, _ in _fields(message))
+def _has(message: memoryview, field_number: int) -> bool:
+    return any(number == field_number for number, _, _, _ in _fields(message))
 
 
 def _fields(view: memoryview) -> Iterator[tuple[int, int, memoryview | None, int]]:

@@ -151,8 +151,8 @@ def tune(model: bytes, manifest: Manifest, batch: int, seconds: float, threads: 
         engine.close()
     distances = [difference(output, outputs[0], manifest.interface.output) for output in outputs]
     return [
-        Trial(choice, 1000 * median, -math.inf if one.nonfinite else one.psnr)
-        for (choice, _), one, median in zip(engines, distances, times, strict=True)
+        Trial(choice, 1000 * median, -math.inf if distance.nonfinite else distance.psnr)
+        for (choice, _), distance, median in zip(engines, distances, times, strict=True)
     ]
 
 

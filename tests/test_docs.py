@@ -192,10 +192,6 @@ def sandbox(tmp_path: Path, artifact: Path, image_artifact: Path, monkeypatch: p
 
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python")])
 def test_python_runs(page: str, sandbox: Path) -> None:
-    from ganedge import train
-
-    if not hasattr(train, "train"):
-        pytest.skip("needs the Python API of ganedge.train")
     namespace: dict[str, Any] = {"__name__": "example"}
     for code in blocks(page, "python"):
         if "class Generator" in code:

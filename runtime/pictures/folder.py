@@ -50,30 +50,30 @@ class Done:
     """Pictures per second, those that were there already left out."""
 
 
-def plan(sources: Sequence[Path], output: Path, form: str | None = None) -> list[Job]:
+def plan(sources: Sequence[Path], output: Path, fmt: str | None = None) -> list[Job]:
     """Say which file becomes which.
 
     Args:
         sources: Files, folders (with all below them, but no hidden files), or patterns such as `photos/**/*.jpg`.
         output: For one file: a file, or a folder that exists. Otherwise a folder, in which the structure below each
             source is kept.
-        form: The ending of all results, such as "png"; None keeps each picture's own where it can be written, and
+        fmt: The ending of all results, such as "png"; None keeps each picture's own where it can be written, and
             takes png where it cannot.
 
     Raises:
         UsageError: a format that cannot be written, two results with one name, a result over its own source.
         InputError: no such file, or nothing in it.
     """
-    if form is not None:
-        images.check_format(Path(f"x.{form.lstrip('.')}"))
+    if fmt is not None:
+        images.check_format(Path(f"x.{fmt.lstrip('.')}"))
     if len(sources) == 1 and sources[0].is_file() and not output.is_dir() and output.suffix:
         images.check_format(output)
         jobs = [Job(sources[0], output)]
     else:
-        pairs = [pair for source in sources for pair in _found(source, output)]
+        pairs = [pair for source in sources for pair in _expand(source, output)]
         if output.exists() and not output.is_dir():
             raise UsageError(f"{output} is a file: give a folder for the results")
-        jobs = [Job(path, _target(output / relative, form)) for path, relative in pairs]
+        jobs = [Job(path, _target(output / relative, fmt)) for path, relative in pairs]
     _check(jobs)
     return jobs
 
@@ -111,8 +111,8 @@ def _write(item: tuple[Job, Any]) -> tuple[Job, GanEdgeError | None]:
     return job, None
 
 
-def _found(source: Path, output: Path) -> Iterator[tuple[Path, Path]]:
-    """The pictures that a source stands for, each with its place below the output folder."""
+def _expand(source: Path, output: Path) -> Iterator[tuple[Path, Path]]:
+    """The pictures that a source stands for, each with its path relative to the output folder."""
     if source.is_file():
         yield source, Path(source.name)
         return
@@ -145,9 +145,9 @@ def _within(path: Path, folder: Path) -> bool:
     return path.resolve().is_relative_to(folder.resolve())
 
 
-def _target(path: Path, form: str | None) -> Path:
-    if form is not None:
-        return path.with_suffix(f".{form.lstrip('.')}")
+def _target(path: Path, fmt: str | None) -> Path:
+    if fmt is not None:
+        return path.with_suffix(f".{fmt.lstrip('.')}")
     return path if path.suffix.lower() in images.FORMATS else path.with_suffix(".png")
 
 

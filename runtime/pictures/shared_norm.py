@@ -148,19 +148,19 @@ def _telling(model: Any, norms: list[_Norm]) -> Any:
     if opset >= 18:
         graph.initializer.append(numpy_helper.from_array(np.array([2, 3], np.int64), "shared_axes"))
 
-    def mean_of(given: str, made: str) -> Any:
+    def mean_of(source: str, made: str) -> Any:
         if opset >= 18:
-            return helper.make_node("ReduceMean", [given, "shared_axes"], [made], keepdims=1)
-        return helper.make_node("ReduceMean", [given], [made], axes=[2, 3], keepdims=1)
+            return helper.make_node("ReduceMean", [source, "shared_axes"], [made], keepdims=1)
+        return helper.make_node("ReduceMean", [source], [made], axes=[2, 3], keepdims=1)
 
     for index, (node, norm) in enumerate(zip(_nodes(graph), norms, strict=True)):
-        given, mean, variance = node.input[0], f"shared_mean{index}", f"shared_variance{index}"
+        source, mean, variance = node.input[0], f"shared_mean{index}", f"shared_variance{index}"
         centred, squared = f"shared_centred{index}", f"shared_squared{index}"
         if norm.half:
-            given = f"shared_wide{index}"
-            graph.node.append(helper.make_node("Cast", [node.input[0]], [given], to=TensorProto.FLOAT))
-        graph.node.append(mean_of(given, mean))
-        graph.node.append(helper.make_node("Sub", [given, mean], [centred]))
+            source = f"shared_wide{index}"
+            graph.node.append(helper.make_node("Cast", [node.input[0]], [source], to=TensorProto.FLOAT))
+        graph.node.append(mean_of(source, mean))
+        graph.node.append(helper.make_node("Sub", [source, mean], [centred]))
         graph.node.append(helper.make_node("Mul", [centred, centred], [squared]))
         graph.node.append(mean_of(squared, variance))
         for name in (mean, variance):
@@ -170,7 +170,7 @@ def _telling(model: Any, norms: list[_Norm]) -> Any:
 
 
 def _taking(model: Any, norms: list[_Norm]) -> Any:
-    """The graph with each normalisation replaced by factors that are given."""
+    """The graph with each normalisation replaced by factors that are inputs."""
     from onnx import NodeProto, TensorProto, helper
 
     graph = model.graph
@@ -182,15 +182,15 @@ def _taking(model: Any, norms: list[_Norm]) -> Any:
             copy.CopyFrom(node)
             nodes.append(copy)
             continue
-        norm, given, made = norms[index], node.input[0], node.output[0]
+        norm, source, made = norms[index], node.input[0], node.output[0]
         alpha, beta, scaled = f"alpha{index}", f"beta{index}", f"shared_scaled{index}"
         for name in (alpha, beta):
             shape = [1, len(norm.scale), 1, 1]
             graph.input.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, shape))
         if norm.half:
-            given, made = f"shared_wide{index}", f"shared_moved{index}"
-            nodes.append(helper.make_node("Cast", [node.input[0]], [given], to=TensorProto.FLOAT))
-        nodes.append(helper.make_node("Mul", [given, alpha], [scaled], f"{node.name}_scaled"))
+            source, made = f"shared_wide{index}", f"shared_moved{index}"
+            nodes.append(helper.make_node("Cast", [node.input[0]], [source], to=TensorProto.FLOAT))
+        nodes.append(helper.make_node("Mul", [source, alpha], [scaled], f"{node.name}_scaled"))
         nodes.append(helper.make_node("Add", [scaled, beta], [made], node.name))
         if norm.half:
             nodes.append(helper.make_node("Cast", [made], [node.output[0]], to=TensorProto.FLOAT16))

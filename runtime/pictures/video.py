@@ -1,4 +1,4 @@
-"""Videos through a generator: the same frames at the same times, and the sound as it was.
+"""Videos through a generator: the same frames at the same times, with their sound and subtitles.
 
     done = translate_video(generator, Path("walk.mp4"), Path("painting.mp4"))
     done = translate_camera(generator, 0, Path("now.mp4"))                    # until Ctrl-C
@@ -25,7 +25,7 @@ from ganedge.runtime.files import whole_file
 from .reader import MAX_PIXELS, check_pixels
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
     from types import TracebackType
 
@@ -59,7 +59,7 @@ class Done:
     rate: float
     """Frames per second of computing."""
     sound: str
-    """copied, none, or why it was left out."""
+    """Which sound and subtitle tracks were copied, and which were left out and why."""
 
 
 @dataclass(frozen=True)
@@ -236,21 +236,19 @@ class _Translation:
         self._leaving = leaving
         self._options = options
         self._moments: deque[_Moment] = deque()
-        self._sound: deque[Any] = deque()
+        self._packets: deque[Any] = deque()
+        self._copies: dict[int, Any] = {}  # Index of a track of the source → the stream that it is copied to.
 
     def run(self, encoder: str, settings: dict[str, str]) -> Done:
         """Decode, compute, encode."""
         seen = self._entering.streams.video[0]
         check_pixels(seen.height, seen.width, str(self._name), self._options.get("max_pixels", MAX_PIXELS))
-        heard = self._entering.streams.audio[0] if self._entering.streams.audio else None
-        sound, copied = self._sound_stream(heard)
+        tracks = self._copy_tracks()
         rate = seen.average_rate or seen.guessed_rate or 25
         length = float(seen.duration * seen.time_base) if seen.duration else 0.0
         total = seen.frames or round(length * rate) or None
         shown: Any = None
-        frames = self._generator.translate_many(
-            self._frames(seen, heard if copied is not None else None), **self._options
-        )
+        frames = self._generator.translate_many(self._frames(seen), **self._options)
         with Progress(total, "frames") as progress:
             for picture in frames:
                 assert isinstance(picture, np.ndarray), "errors are raised, not given"
@@ -260,23 +258,23 @@ class _Translation:
                 moment = self._moments.popleft()
                 for packet in shown.encode(_frame(self._av, picture, moment.pts, moment.time_base)):
                     self._leaving.mux(packet)
-                self._copy_sound(copied)
+                self._mux_packets()
                 progress.step()
             if shown is None:
                 raise InputError(f"{self._name} holds no frame that can be decoded")
             for packet in shown.encode(None):
                 self._leaving.mux(packet)
-            self._copy_sound(copied)
-            return Done(progress.done, progress.rate, sound)
+            self._mux_packets()
+            return Done(progress.done, progress.rate, tracks)
 
-    def _frames(self, seen: Any, heard: Any) -> Iterator[NDArray[np.uint8]]:
-        """The pictures in order; when each is shown, and the sound met on the way, are put aside."""
+    def _frames(self, seen: Any) -> Iterator[NDArray[np.uint8]]:
+        """The pictures in order; the time of each, and the packets of copied tracks, are kept for the writer."""
         seen.thread_type = "AUTO"
         try:
-            for packet in self._entering.demux([stream for stream in (seen, heard) if stream is not None]):
-                if packet.stream is heard:
+            for packet in self._entering.demux([seen, *(self._entering.streams[index] for index in self._copies)]):
+                if packet.stream.index in self._copies:
                     if packet.dts is not None:
-                        self._sound.append(packet)
+                        self._packets.append(packet)
                     continue
                 for frame in packet.decode():
                     self._moments.append(_Moment(frame.pts, frame.time_base))
@@ -284,24 +282,50 @@ class _Translation:
         except self._av.error.FFmpegError as error:
             raise InputError(f"{self._name} is damaged: {error.strerror}") from error
 
-    def _sound_stream(self, heard: Any) -> tuple[str, Any]:
-        """What becomes of the sound, and the stream it is copied to."""
-        if heard is None:
-            return "no sound", None
-        if heard.codec_context is None:
-            return "sound left out: of an unknown kind", None
-        codec = heard.codec_context.codec
-        if (
-            codec.canonical_name not in self._leaving.supported_codecs
-            and codec.name not in self._leaving.supported_codecs
-        ):
-            return f"sound left out: {self._leaving.format.name} cannot hold {codec.canonical_name}", None
-        return "sound copied", self._leaving.add_stream_from_template(heard)
+    def _copy_tracks(self) -> str:
+        """Open a stream for each sound and subtitle track that the container can hold; say what became of all."""
+        streams = self._entering.streams
+        notes = [
+            self._copy_group("sound", "sound track", streams.audio),
+            self._copy_group("subtitles", "subtitle track", streams.subtitles),
+        ]
+        if not streams.audio:
+            notes[0] = "no sound"
+        if len(streams.video) > 1:
+            notes.append(f"the first of {len(streams.video)} video tracks used, the others left out")
+        return ", ".join(note for note in notes if note)
 
-    def _copy_sound(self, copied: Any) -> None:
-        while self._sound:
-            packet = self._sound.popleft()
-            packet.stream = copied
+    def _copy_group(self, name: str, unit: str, tracks: Sequence[Any]) -> str:
+        """Copy tracks of one type; return a note such as `sound copied` or `1 of 2 sound tracks copied, ...`."""
+        refusals = [reason for track in tracks if (reason := self._copy_track(track)) is not None]
+        copied = len(tracks) - len(refusals)
+        reasons = "; ".join(dict.fromkeys(refusals))
+        if not copied:
+            return f"{name} left out: {reasons}" if tracks else ""
+        if refusals:
+            return f"{copied} of {len(tracks)} {unit}s copied, the others left out: {reasons}"
+        return f"{name} copied" if copied == 1 else f"{copied} {unit}s copied"
+
+    def _copy_track(self, track: Any) -> str | None:
+        """Open a stream for one track; return why the container cannot hold it, or None."""
+        if track.codec_context is None:
+            return "of an unknown codec"
+        codec = track.codec_context.codec
+        name = self._leaving.format.name
+        if not {codec.canonical_name, codec.name} & set(self._leaving.supported_codecs):
+            return f"{name} cannot hold {codec.canonical_name}"
+        try:
+            copy = self._leaving.add_stream_from_template(track)
+        except (self._av.error.FFmpegError, ValueError, TypeError):
+            return f"this PyAV cannot copy {codec.canonical_name}"
+        copy.metadata.update(track.metadata)
+        self._copies[track.index] = copy
+        return None
+
+    def _mux_packets(self) -> None:
+        while self._packets:
+            packet = self._packets.popleft()
+            packet.stream = self._copies[packet.stream.index]
             self._leaving.mux(packet)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -42,6 +43,19 @@ def test_the_seed_decides_and_the_batch_does_not(artifact: Path) -> None:
         np.testing.assert_array_equal(large.sample(4, seed=1), whole[:4])
         assert not np.array_equal(large.sample(10, seed=2), whole)
         assert not np.array_equal(large.sample(10), large.sample(10))
+
+
+def test_a_notebook_shows_a_table_without_markup_of_the_file(artifact: Path) -> None:
+    generator = load(artifact, engine="onnxruntime")
+    shown = generator._repr_html_()
+    assert "latent-to-image, fp32" in shown
+    assert "onnxruntime" in shown
+    interface = generator.manifest.interface
+    named = replace(interface, inputs=(replace(interface.inputs[0], name="<script>&"),))
+    hostile = Generator(replace(generator.manifest, interface=named), generator._engine)
+    assert "<th>&lt;script&gt;&amp;</th>" in hostile._repr_html_()
+    generator.close()
+    assert "closed" in generator._repr_html_()
 
 
 @pytest.mark.parametrize("engine", ENGINES)

@@ -65,6 +65,62 @@ def inverter(make: Callable[..., Path]) -> Path:
     return make([helper.make_node("Neg", ["x"], ["y"])])
 
 
+LINES = "WEBVTT\n\n00:00.000 --> 00:00.100\nfirst line\n\n00:00.150 --> 00:00.300\nsecond line\n"
+"""Two subtitles, in the time of a film of twelve frames."""
+
+
+def bilingual(path: Path) -> Path:
+    """A Matroska video with English and French sound and a German subtitle track."""
+    film(path.with_suffix(".mp4"), 12)
+    path.with_suffix(".vtt").write_text(LINES)
+    sources = [av.open(str(path.with_suffix(ending))) for ending in (".mp4", ".mp4", ".vtt")]
+    picked = [sources[0].streams.video[0], sources[0].streams.audio[0], sources[1].streams.audio[0]]
+    picked.append(sources[2].streams.subtitles[0])
+    languages = (None, "eng", "fre", "ger")
+    with av.open(str(path), "w") as out:
+        copies = [out.add_stream_from_template(stream) for stream in picked]
+        for copy, language in zip(copies, languages, strict=True):
+            copy.metadata.update({"language": language} if language else {})
+        for stream, copy in zip(picked, copies, strict=True):
+            with av.open(stream.container.name) as container:
+                for packet in container.demux():
+                    if packet.dts is not None and packet.stream.index == stream.index:
+                        packet.stream = copy
+                        out.mux(packet)
+    for source in sources:
+        source.close()
+    return path
+
+
+def tracks(path: Path) -> list[tuple[str, str | None, list[bytes]]]:
+    """Type, language and packets of each track that is no video."""
+    with av.open(str(path)) as container:
+        others = [stream for stream in container.streams if stream.type != "video"]
+        held: dict[int, list[bytes]] = {stream.index: [] for stream in others}
+        for packet in container.demux(others):
+            if packet.size:
+                held[packet.stream.index].append(bytes(packet))
+        return [(stream.type, stream.metadata.get("language"), held[stream.index]) for stream in others]
+
+
+def test_every_sound_and_subtitle_track_is_kept(inverter: Path, tmp_path: Path) -> None:
+    source = bilingual(tmp_path / "in.mkv")
+    before = tracks(source)
+    assert [track[:2] for track in before] == [("audio", "eng"), ("audio", "fre"), ("subtitle", "ger")]
+    assert len(before[2][2]) == 2
+    with load(inverter, "onnxruntime") as generator:
+        done = translate_video(generator, source, tmp_path / "out.mkv")
+    assert done.sound == "2 sound tracks copied, subtitles copied"
+    assert tracks(tmp_path / "out.mkv") == before
+
+
+def test_tracks_that_the_container_cannot_hold_are_named(inverter: Path, tmp_path: Path) -> None:
+    with load(inverter, "onnxruntime") as generator:
+        done = translate_video(generator, bilingual(tmp_path / "in.mkv"), tmp_path / "out.mp4")
+    assert done.sound == "2 sound tracks copied, subtitles left out: mp4 cannot hold webvtt"
+    assert [track[:2] for track in tracks(tmp_path / "out.mp4")] == [("audio", "eng"), ("audio", "fre")]
+
+
 @pytest.mark.parametrize("ending", ["mp4", "mkv", "mov"])
 def test_frames_times_and_sound(inverter: Path, tmp_path: Path, ending: str) -> None:
     source = film(tmp_path / "in.mp4", 12)
