@@ -196,14 +196,14 @@ class CycleGAN:
         self.config = config
         make = ResnetGenerator if config.nets == "resnet" else ConvGenerator
         self.a2b, self.b2a = make(config), make(config)
-        self.judge_a, self.judge_b = discriminator(config), discriminator(config)
+        self.discriminator_a, self.discriminator_b = discriminator(config), discriminator(config)
         shape = (config.channels, config.size, config.size)
         self.replay_a, self.replay_b = Replay(config.replay, shape), Replay(config.replay, shape)
         self.networks: Mapping[str, nn.Module] = {
             "generator-a2b": self.a2b,
             "generator-b2a": self.b2a,
-            "discriminator-a": self.judge_a,
-            "discriminator-b": self.judge_b,
+            "discriminator-a": self.discriminator_a,
+            "discriminator-b": self.discriminator_b,
             "replay-a": self.replay_a,
             "replay-b": self.replay_b,
         }
@@ -211,8 +211,8 @@ class CycleGAN:
             network.apply(weights.normal)
         trained: dict[str, nn.Module] = {
             "generators": nn.ModuleList((self.a2b, self.b2a)),
-            "discriminator-a": self.judge_a,
-            "discriminator-b": self.judge_b,
+            "discriminator-a": self.discriminator_a,
+            "discriminator-b": self.discriminator_b,
         }
         self.optimizers: Mapping[str, Optimizer] = adams(trained, config)
 
@@ -233,7 +233,9 @@ class CycleGAN:
 
         # Update the generators.
         fake_b, fake_a = self.a2b(a), self.b2a(b)
-        adversarial = objective.generator(self.judge_b(fake_b)) + objective.generator(self.judge_a(fake_a))
+        adversarial = objective.generator(self.discriminator_b(fake_b)) + objective.generator(
+            self.discriminator_a(fake_a)
+        )
         cycle = F.l1_loss(self.b2a(fake_b), a) + F.l1_loss(self.a2b(fake_a), b)
         losses = {"loss_g": half * adversarial, "cycle": half * cycle}
         total = losses["loss_g"] + self.config.cycle * losses["cycle"]
@@ -244,8 +246,8 @@ class CycleGAN:
 
         # Update the discriminators.
         for side, judge, real, fake in (
-            ("a", self.judge_a, a, self.replay_a(fake_a)),
-            ("b", self.judge_b, b, self.replay_b(fake_b)),
+            ("a", self.discriminator_a, a, self.replay_a(fake_a)),
+            ("b", self.discriminator_b, b, self.replay_b(fake_b)),
         ):
             loss = half * objective.discriminator(judge(real), judge(fake))
             update(f"discriminator-{side}", loss)

@@ -143,7 +143,7 @@ class LatentGAN:
         items: Tensor = self.networks["generator"](latent, *([] if labels is None else [labels]))
         return items
 
-    def judge(self, items: Tensor, labels: Tensor | None, twice: bool = False) -> Tensor:
+    def discriminate(self, items: Tensor, labels: Tensor | None, twice: bool = False) -> Tensor:
         """The discriminator's outputs for items as it sees them, turned round where low is real: high means real.
 
         Args:
@@ -183,7 +183,7 @@ class LatentGAN:
         with torch.set_grad_enabled(turn):
             fake = self.draw(len(real), labels, real.device)
         self._clip()
-        verdict = self.judge(fake if shared else fake.detach(), labels)
+        verdict = self.discriminate(fake if shared else fake.detach(), labels)
 
         # Update the generator, with one step each.
         if shared:
@@ -196,7 +196,7 @@ class LatentGAN:
         # Update the generator, after a round.
         if turn and not shared:
             self._clip()
-            losses["loss_g"] = self._update_generator(self.judge(fake, labels), update)
+            losses["loss_g"] = self._update_generator(self.discriminate(fake, labels), update)
         return {**of_d, **losses}
 
     def _clip(self) -> None:
@@ -216,7 +216,7 @@ class LatentGAN:
         """What the discriminator minimises, penalties included, and what to report of it."""
         config, objective = self.settings, OBJECTIVES[self.settings.objective]
         real.requires_grad_(config.r1 > 0)
-        real_logits = self.judge(real, labels, twice=config.r1 > 0)
+        real_logits = self.discriminate(real, labels, twice=config.r1 > 0)
         if config.real_label == 1:
             loss = objective.discriminator(real_logits, fake_logits)
         else:
@@ -234,7 +234,7 @@ class LatentGAN:
         if config.objective == "wgan-gp":
             shape = (1,) * (real.ndim - 1)
             mix = rows(len(real), lambda n: torch.rand(n, *shape, device=real.device))
-            penalty = gradient_penalty(lambda items: self.judge(items, labels, twice=True), real, fake, mix)
+            penalty = gradient_penalty(lambda items: self.discriminate(items, labels, twice=True), real, fake, mix)
             loss = loss + config.gp * penalty
         return loss, losses
 

@@ -171,8 +171,8 @@ def test_the_losses_of_cyclegan(preset: str) -> None:
     with torch.no_grad():
         fake_b, fake_a = start.a2b(a), start.b2a(b)
         of = {key: judge(items) for key, judge, items in (
-            ("real a", start.judge_a, a), ("fake a", start.judge_a, fake_a),
-            ("real b", start.judge_b, b), ("fake b", start.judge_b, fake_b),
+            ("real a", start.discriminator_a, a), ("fake a", start.discriminator_a, fake_a),
+            ("real b", start.discriminator_b, b), ("fake b", start.discriminator_b, fake_b),
         )}  # fmt: skip
         cycle = distance(start.b2a(fake_b), a) + distance(start.a2b(fake_a), b)
         identity = distance(start.b2a(a), a) + distance(start.a2b(b), b)

@@ -226,7 +226,7 @@ def test_the_gradient_penalty_is_each_pictures_own(name: str) -> None:
     torch.manual_seed(0)
     gan = build(name, **{**SMALL[name], "objective": "wgan-gp"})
     pictures = torch.rand(4, 3, 16, 16, requires_grad=True)
-    (of_first,) = torch.autograd.grad(gan.judge(pictures, None)[0].sum(), pictures)
+    (of_first,) = torch.autograd.grad(gan.discriminate(pictures, None)[0].sum(), pictures)
     assert (of_first != 0).flatten(1).any(1).tolist() == [True, False, False, False]
     assert kinds(gan.networks["generator"], nn.BatchNorm2d), "the generator keeps its own"
     assert kinds(build(name, **SMALL[name]).networks["discriminator"], nn.BatchNorm2d), "as do other objectives"
