@@ -204,8 +204,8 @@ def _refused_classes(data: bytes, reason: str) -> str:
 
 def _defining_script(folder: Path, name: str) -> str | None:
     """Find the script that defines a class, in a folder or here; it is parsed, not executed."""
-    for place in dict.fromkeys((folder, Path.cwd())):
-        for path in sorted(place.glob("*.py"))[:50]:
+    for parent in dict.fromkeys((folder, Path.cwd())):
+        for path in sorted(parent.glob("*.py"))[:50]:
             try:
                 code = ast.parse(path.read_text("utf-8"))
             except (OSError, SyntaxError, ValueError):

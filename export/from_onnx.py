@@ -160,13 +160,13 @@ def _sized(model: ModelProto, interface: Interface, run: Run | None) -> tuple[Mo
 
     def tried(height: int, width: int) -> tuple[float, float]:
         shape = [size if isinstance(size, int) else 1 for size in port.shape]
-        for place, size in zip(places, (height, width), strict=True):
-            shape[place] = size if isinstance(port.shape[place], str) else shape[place]
+        for axis, size in zip(places, (height, width), strict=True):
+            shape[axis] = size if isinstance(port.shape[axis], str) else shape[axis]
         first = (random.random(shape) * 255).astype(np.uint8) if port.dtype == "uint8" else random.random(shape)
         given = run([first.astype(port.dtype), *([np.zeros(shape[0], np.int64)] if interface.classes else [])])
         pairs = [(given.shape[out], shape[into]) for out, into in zip(results, places, strict=True)]
         ratios = [
-            out / into for (out, into), place in zip(pairs, places, strict=True) if isinstance(port.shape[place], str)
+            out / into for (out, into), axis in zip(pairs, places, strict=True) if isinstance(port.shape[axis], str)
         ]
         return ratios[0], ratios[-1]
 
@@ -179,8 +179,8 @@ def _sized(model: ModelProto, interface: Interface, run: Run | None) -> tuple[Mo
         if isinstance(size, str):
             dim.dim_param = size
     ports = (replace(port, multiple=multiple), *interface.inputs[1:])
-    found = replace(interface, inputs=ports, outputs=(replace(output, shape=tuple(shape)),))
-    return rewrite.tidy(model, _names(found)), found, ()
+    resized = replace(interface, inputs=ports, outputs=(replace(output, shape=tuple(shape)),))
+    return rewrite.tidy(model, _names(resized)), resized, ()
 
 
 def _load(path: Path) -> ModelProto:
@@ -310,9 +310,9 @@ def _port(value: ValueInfoProto, role: str, value_range: tuple[float, float]) ->
     nhwc = role == "image" and dims[3].dim_value in (1, 3, 4) and dims[1].dim_value not in (1, 3, 4)
     names = ("batch", "height", "width", "channels") if nhwc else ("batch", "channels", "height", "width")
     shape: list[int | str] = []
-    for place, size in enumerate(dims):
+    for axis, size in enumerate(dims):
         if not size.dim_value:  # Whatever they call it: callers know it by our names.
-            size.dim_param = names[place] if len(dims) == 4 else ("batch", "features")[place]
+            size.dim_param = names[axis] if len(dims) == 4 else ("batch", "features")[axis]
         shape.append(size.dim_value or size.dim_param)
     layout = "NC" if len(dims) == 2 else "NHWC" if nhwc else "NCHW"
     dtype = DTYPES[tensor.elem_type]
@@ -329,9 +329,9 @@ def _set_batch(value: ValueInfoProto) -> None:
 def _name_nodes(model: ModelProto) -> None:
     """Give every node a name of its own, by which it can be left out of a precision: exporters need not."""
     taken: set[str] = set()
-    for place, node in enumerate(model.graph.node):
+    for index, node in enumerate(model.graph.node):
         if not node.name or node.name in taken:
-            node.name = f"{node.op_type}_{place}_of_{model.graph.name or 'graph'}"
+            node.name = f"{node.op_type}_{index}_of_{model.graph.name or 'graph'}"
         taken.add(node.name)
 
 

@@ -220,7 +220,7 @@ def find_sizes(network: nn.Module, interface: Interface) -> Interface:
     given = try_run(network, tuple(example_input(one) for one in interface.inputs))
     out = interface.output
     if len(given) != len(out.shape) or any(
-        isinstance(size, int) and size != found for size, found in zip(out.shape[1:], given[1:], strict=True)
+        isinstance(size, int) and size != actual for size, actual in zip(out.shape[1:], given[1:], strict=True)
     ):
         shown = " × ".join(map(str, given[1:]))
         raise GanEdgeError(

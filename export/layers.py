@@ -59,8 +59,8 @@ def largest_values(model: ModelProto, cases: Sequence[Sequence[NDArray[np.generi
         probed.graph.output.append(helper.make_tensor_value_info(top, kinds[name], []))
     session = open_session(probed, [])
     for item in items(model, cases):
-        found = session.run([f"{name}_largest" for name in names], item)
-        for name, value in zip(names, found, strict=True):
+        maxima = session.run([f"{name}_largest" for name in names], item)
+        for name, value in zip(names, maxima, strict=True):
             peaks[name] = max(peaks[name], float(value)) if np.isfinite(value) else float("inf")
     return peaks
 
@@ -80,8 +80,8 @@ def losses(full: ModelProto, low: ModelProto, cases: Sequence[Sequence[NDArray[n
     for item in items(full, cases):
         for begin in range(0, len(names), AT_ONCE):
             few = names[begin : begin + AT_ONCE]
-            wanted, found = (session.run(few, item) for session in sessions)
-            for name, a, b in zip(few, wanted, found, strict=True):
+            wanted, actual = (session.run(few, item) for session in sessions)
+            for name, a, b in zip(few, wanted, actual, strict=True):
                 noise[name] = max(noise[name], _noise(a, b))
     found_losses = []
     for node in full.graph.node:
@@ -100,9 +100,9 @@ def with_makers(model: ModelProto, names: Sequence[str]) -> frozenset[str]:
     return frozenset(made | set(chosen))
 
 
-def _noise(wanted: NDArray[Any], found: NDArray[Any]) -> float:
+def _noise(wanted: NDArray[Any], actual: NDArray[Any]) -> float:
     """Power of the difference over power of the signal; infinite where a value is not finite."""
-    difference = found.astype(np.float64) - wanted
+    difference = actual.astype(np.float64) - wanted
     power = float((wanted.astype(np.float64) ** 2).mean())
     share = float((difference**2).mean()) / max(power, 1e-30)
     return share if np.isfinite(share) else float("inf")
@@ -142,5 +142,5 @@ def items(
     size = model.graph.input[0].type.tensor_type.shape.dim[0].dim_value or 1
     for case in cases:
         count = len(case[0])
-        for place in range(0, count - size + 1, max(size, count // ITEMS)):
-            yield {name: array[place : place + size] for name, array in zip(names, case, strict=True)}
+        for begin in range(0, count - size + 1, max(size, count // ITEMS)):
+            yield {name: array[begin : begin + size] for name, array in zip(names, case, strict=True)}

@@ -228,21 +228,21 @@ def _inferred(network: nn.Module, spec: SourceSpec) -> SourceSpec:
     """Complete a specification by the input that a network's first layer takes, where it then returns an image."""
     for layer in network.modules():
         if isinstance(layer, nn.Conv2d) and layer.in_channels in CHANNELS:
-            found = replace(spec, kind="image", input=f"{layer.in_channels}xHxW")
+            inferred = replace(spec, kind="image", input=f"{layer.in_channels}xHxW")
         elif isinstance(layer, nn.ConvTranspose2d):
-            found = replace(spec, kind="latent", input=f"{layer.in_channels}x1x1")
+            inferred = replace(spec, kind="latent", input=f"{layer.in_channels}x1x1")
         elif isinstance(layer, nn.Linear):
-            found = replace(spec, kind="latent", input=str(layer.in_features))
+            inferred = replace(spec, kind="latent", input=str(layer.in_features))
         elif any(True for _ in layer.children()) or not any(True for _ in layer.parameters()):
             continue
         else:
             return spec
         if spec.classes:
             return spec
-        result = _result(network, torch.zeros(2, *_tried_sizes(found)))
+        result = _result(network, torch.zeros(2, *_tried_sizes(inferred)))
         shape = result.shape if isinstance(result, Tensor) else ()
         is_image = len(shape) == 4 and shape[1] in CHANNELS
-        return found if is_image or _image_of(result) or tuple(shape[1:]) == (2,) else spec
+        return inferred if is_image or _image_of(result) or tuple(shape[1:]) == (2,) else spec
     return spec
 
 

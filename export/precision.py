@@ -80,18 +80,18 @@ def to_half(model: ModelProto, kind: Half, keep: frozenset[str] = frozenset()) -
 
     for index, node in enumerate(graph.node):
         fixed = FP32_INPUTS.get(node.op_type, ())
-        for place, name in enumerate(node.input):
-            if name not in types or place in fixed:
+        for position, name in enumerate(node.input):
+            if name not in types or position in fixed:
                 continue
             if name in weights:
                 if index not in wide:
                     narrow = f"{name}_{kind}"
                     narrow_weights.setdefault(narrow, _narrow(weights[name], narrow, dtype))
-                    node.input[place] = narrow
+                    node.input[position] = narrow
             elif index in wide and name in made_half:
-                node.input[place] = cast(name, TensorProto.FLOAT)
+                node.input[position] = cast(name, TensorProto.FLOAT)
             elif index not in wide and name not in made_half:
-                node.input[place] = cast(name, element)
+                node.input[position] = cast(name, element)
         nodes.append(node)
         if index not in wide:
             _narrow_attributes(node, element, dtype)

@@ -312,9 +312,9 @@ def _as_shuffle(
         nodes = [onnx.helper.make_node("DepthToSpace", [inner], [result], name, blocksize=factor, mode="CRD")]
     else:
         nodes = _row_shuffle(graph, inner, result, name, factor, sides, len(weight) // factor**2)
-    place = list(graph.node).index(last) + 1
+    index = list(graph.node).index(last) + 1
     for node in reversed(nodes):
-        graph.node.insert(place, node)
+        graph.node.insert(index, node)
 
 
 def _row_shuffle(
@@ -336,9 +336,9 @@ def _row_shuffle(
         ("Transpose", [], {"perm": [0, 3, 1, 2]}),
     ]
     nodes = []
-    for place, (kind, more, said) in enumerate(steps):
-        made = result if place == len(steps) - 1 else f"{name}_{place}"
-        nodes.append(onnx.helper.make_node(kind, [given, *more], [made], f"{name}_step{place}", **said))
+    for index, (kind, more, settings) in enumerate(steps):
+        made = result if index == len(steps) - 1 else f"{name}_{index}"
+        nodes.append(onnx.helper.make_node(kind, [given, *more], [made], f"{name}_step{index}", **settings))
         given = made
     return nodes
 

@@ -130,9 +130,9 @@ class _Attention(TorchFunctionMode):
 
 def _dynamic(port: Port) -> dict[int, object]:
     """Which dimensions the exporter must leave open; height and width follow what the network itself demands."""
-    names = {place: size for place, size in enumerate(port.shape) if isinstance(size, str)}
+    names = {axis: size for axis, size in enumerate(port.shape) if isinstance(size, str)}
     batch = torch.export.Dim("batch", min=1)
-    return {place: batch if place == 0 else torch.export.Dim.AUTO for place in names}
+    return {axis: batch if axis == 0 else torch.export.Dim.AUTO for axis in names}
 
 
 def _name_dimensions(model: onnx.ModelProto, interface: Interface) -> None:
@@ -176,21 +176,21 @@ def _root(error: BaseException) -> BaseException:
     return error
 
 
-def _where(error: BaseException, said: str) -> str:
+def _where(error: BaseException, message: str) -> str:
     """The line of the generator's own code that the exporter was at: from the error, or from what it printed."""
     own = tuple(f"{Path(module.__file__ or '').parent}{os.sep}" for module in (torch, sys.modules[__name__]))
     cause: BaseException | None = error
     while cause is not None:
-        place = ""
+        location = ""
         for frame, line in traceback.walk_tb(cause.__traceback__):
             code = frame.f_code
             module = frame.f_locals.get(code.co_varnames[0]) if code.co_varnames else None
             if isinstance(module, nn.Module) and not code.co_filename.startswith(own):
-                place = f" at {Path(code.co_filename).name}:{line} ({type(module).__name__}.{code.co_name})"
-        if place:
-            return place
+                location = f" at {Path(code.co_filename).name}:{line} ({type(module).__name__}.{code.co_name})"
+        if location:
+            return location
         cause = cause.__cause__ or cause.__context__
-    lines = [found for found in LINE.findall(said) if not found[0].startswith(own)]
+    lines = [match for match in LINE.findall(message) if not match[0].startswith(own)]
     return f" at {Path(lines[-1][0]).name}:{lines[-1][1]} ({lines[-1][2].strip()[:80]})" if lines else ""
 
 
@@ -200,9 +200,9 @@ def _quiet() -> Iterator[io.StringIO]:
     level = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:
-        said = io.StringIO()
-        with warnings.catch_warnings(), contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+        captured = io.StringIO()
+        with warnings.catch_warnings(), contextlib.redirect_stdout(captured), contextlib.redirect_stderr(captured):
             warnings.simplefilter("ignore")
-            yield said
+            yield captured
     finally:
         logging.disable(level)

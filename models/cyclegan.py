@@ -144,7 +144,7 @@ class Replay(nn.Module):
         size = len(self.pictures)
         chosen = torch.rand(len(pictures), 2).tolist()
         seen: list[Tensor] = []
-        for picture, (coin, place) in zip(pictures, chosen, strict=True):
+        for picture, (coin, slot) in zip(pictures, chosen, strict=True):
             filled = self._count()
             if filled < size:
                 self.pictures[filled] = picture
@@ -152,7 +152,7 @@ class Replay(nn.Module):
                 self._filled += 1
                 seen.append(picture)
             elif coin < 0.5:
-                index = int(place * size)
+                index = int(slot * size)
                 seen.append(self.pictures[index].clone().to(picture.dtype))
                 self.pictures[index] = picture
             else:

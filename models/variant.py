@@ -214,8 +214,8 @@ def check_given(config: VariantConfig, given: Collection[str]) -> None:
         if item.name in given and other and getattr(config, other) != value:
             name, other = item.name.replace("_", "-"), other.replace("_", "-")
             needed = f"--{other}" if value is True else f"--{other} {value}"
-            said = f"{name} is {getattr(config, item.name)}, but has an effect with {needed} only"
-            raise UsageError(f"{said}: leave it out, or add that")
+            message = f"{name} is {getattr(config, item.name)}, but has an effect with {needed} only"
+            raise UsageError(f"{message}: leave it out, or add that")
 
 
 def _fits(value: object, hint: Any) -> bool:

@@ -43,41 +43,41 @@ def points() -> np.ndarray:
     return circle
 
 
-def _digits(place: Path | None, download: bool) -> Labelled:  # noqa: ARG001 - nothing to download
+def _digits(folder: Path | None, download: bool) -> Labelled:  # noqa: ARG001 - nothing to download
     """scikit-learn's 1797 handwritten digits, 8×8, grey levels 0 to 16; they come with the package."""
-    if place is not None:
-        raise UsageError(f"data 'digits:{place}': digits are built in, write just digits")
+    if folder is not None:
+        raise UsageError(f"data 'digits:{folder}': digits are built in, write just digits")
     from sklearn.datasets import load_digits
 
     loaded = load_digits()
     return Labelled(np.rint(loaded.images * (255 / 16)).astype(np.uint8), loaded.target.astype(np.int64), DIGITS)
 
 
-def _mnist(place: Path | None, download: bool) -> Labelled:
+def _mnist(folder: Path | None, download: bool) -> Labelled:
     """MNIST's 60000 training pictures, 28×28 grey: from idx files in `place`, or through torchvision."""
-    return _like_mnist("mnist", "MNIST", DIGITS, place, download)
+    return _like_mnist("mnist", "MNIST", DIGITS, folder, download)
 
 
-def _fashion(place: Path | None, download: bool) -> Labelled:
+def _fashion(folder: Path | None, download: bool) -> Labelled:
     """Fashion-MNIST's 60000 training pictures, 28×28 grey: from idx files in `place`, or through torchvision."""
     names = ("t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
-    return _like_mnist("fashion-mnist", "FashionMNIST", names, place, download)
+    return _like_mnist("fashion-mnist", "FashionMNIST", names, folder, download)
 
 
-def _cifar10(place: Path | None, download: bool) -> Labelled:
+def _cifar10(folder: Path | None, download: bool) -> Labelled:
     """CIFAR-10's 50000 training pictures, 32×32 colour, through torchvision."""
-    loaded = _torchvision("cifar10", "CIFAR10", place, download)
+    loaded = _torchvision("cifar10", "CIFAR10", folder, download)
     return Labelled(np.asarray(loaded.data), np.asarray(loaded.targets, np.int64), tuple(loaded.classes))
 
 
-def celeba(place: Path | None, download: bool) -> Path:
+def celeba(folder: Path | None, download: bool) -> Path:
     """The folder with CelebA's aligned faces, through torchvision.
 
     Raises:
         UsageError: it is not here and may not be downloaded.
         InputError: it cannot be downloaded.
     """
-    root = place or cache_folder()
+    root = folder or cache_folder()
     _torchvision(CELEBA, "CelebA", root, download, split="all")
     return root / "celeba" / "img_align_celeba"
 
@@ -91,22 +91,22 @@ BUILT_IN: dict[str, Callable[[Path | None, bool], Labelled]] = {
 """Sets of pictures that fit in memory, by name; a place is the folder that holds their files."""
 
 
-def _like_mnist(name: str, cls: str, names: tuple[str, ...], place: Path | None, download: bool) -> Labelled:
-    if place is None:
+def _like_mnist(name: str, cls: str, names: tuple[str, ...], folder: Path | None, download: bool) -> Labelled:
+    if folder is None:
         loaded = _torchvision(name, cls, None, download, train=True)
         return Labelled(loaded.data.numpy(), loaded.targets.numpy().astype(np.int64), names)
-    pictures = _idx(place, "train-images-idx3-ubyte", name)
-    labels = _idx(place, "train-labels-idx1-ubyte", name).astype(np.int64)
+    pictures = _idx(folder, "train-images-idx3-ubyte", name)
+    labels = _idx(folder, "train-labels-idx1-ubyte", name).astype(np.int64)
     if len(labels) != len(pictures) or labels.max(initial=0) >= len(names):
-        raise InputError(f"data '{name}:{place}': the labels do not fit the {len(pictures)} pictures")
+        raise InputError(f"data '{name}:{folder}': the labels do not fit the {len(pictures)} pictures")
     return Labelled(pictures, labels, names)
 
 
-def _torchvision(name: str, cls: str, place: Path | None, download: bool, **given: Any) -> Any:
+def _torchvision(name: str, cls: str, folder: Path | None, download: bool, **given: Any) -> Any:
     """A data set of torchvision from the cache, or fetched into it."""
     import torchvision.datasets
 
-    root = place or cache_folder()
+    root = folder or cache_folder()
     try:
         return getattr(torchvision.datasets, cls)(str(root), download=download, **given)
     except (RuntimeError, OSError) as error:
@@ -117,13 +117,13 @@ def _torchvision(name: str, cls: str, place: Path | None, download: bool, **give
         ) from error
 
 
-def _idx(place: Path, stem: str, name: str) -> np.ndarray:
+def _idx(folder: Path, stem: str, name: str) -> np.ndarray:
     """Read one idx file (http://yann.lecun.com/exdb/mnist), gzipped or not: magic, sizes, then bytes."""
-    for path in (place / stem, place / f"{stem}.gz", place / "raw" / stem, place / "MNIST" / "raw" / stem):
+    for path in (folder / stem, folder / f"{stem}.gz", folder / "raw" / stem, folder / "MNIST" / "raw" / stem):
         if path.is_file():
             break
     else:
-        raise UsageError(f"data '{name}:{place}': no {stem} or {stem}.gz in that folder")
+        raise UsageError(f"data '{name}:{folder}': no {stem} or {stem}.gz in that folder")
     dimensions = 3 if "idx3" in stem else 1
     try:
         raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()

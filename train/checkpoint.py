@@ -54,8 +54,8 @@ def save(folder: Path, step: int, state: dict[str, Any], keep: int) -> None:
         part.mkdir(parents=True)
         data = safetensors.torch.save(tensors)
         (part / "state.safetensors").write_bytes(data)
-        said = {"step": step, "state": tree, "digest": _digest(step, tree, data)}
-        (part / "state.json").write_text(json.dumps(said), "utf-8")
+        content = {"step": step, "state": tree, "digest": _digest(step, tree, data)}
+        (part / "state.json").write_text(json.dumps(content), "utf-8")
         for written in part.iterdir():
             with written.open("rb") as file:
                 os.fsync(file.fileno())
@@ -92,15 +92,15 @@ def note_best(folder: Path, step: int, fid: float, terms: str) -> None:
     """
     known, lowest, before = _read_best(folder)
     if known is None or before != terms or fid < lowest:
-        said = {"step": step, "fid": fid, "terms": terms}
-        write_whole(folder / FOLDER / BEST, json.dumps(said) + "\n")
+        content = {"step": step, "fid": fid, "terms": terms}
+        write_whole(folder / FOLDER / BEST, json.dumps(content) + "\n")
 
 
 def _read_best(folder: Path) -> tuple[int | None, float, str]:
     """The step of the best checkpoint, its FID, and how that was measured."""
     try:
-        said = json.loads((folder / FOLDER / BEST).read_text("utf-8"))
-        step, fid, terms = int(said["step"]), float(said["fid"]), str(said["terms"])
+        content = json.loads((folder / FOLDER / BEST).read_text("utf-8"))
+        step, fid, terms = int(content["step"]), float(content["fid"]), str(content["terms"])
     except FileNotFoundError:
         return None, math.inf, ""
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -130,21 +130,21 @@ def load(folder: Path, step: int) -> dict[str, Any]:
     Raises:
         ArtifactError: not there, or damaged; the message says how to go on from the one before.
     """
-    place = path(folder, step)
-    if not place.is_dir():
+    location = path(folder, step)
+    if not location.is_dir():
         kept = ", ".join(map(str, steps(folder))) or "none"
         raise ArtifactError(f"{folder} holds no checkpoint of step {step}: it has {kept}")
     try:
-        data = (place / "state.safetensors").read_bytes()
-        said = json.loads((place / "state.json").read_text("utf-8"))
-        if said["digest"] != _digest(said["step"], said["state"], data):
+        data = (location / "state.safetensors").read_bytes()
+        content = json.loads((location / "state.json").read_text("utf-8"))
+        if content["digest"] != _digest(content["step"], content["state"], data):
             raise ValueError("its digest does not match")
-        if said["step"] != step:
-            raise ValueError(f"it is of step {said['step']}")
-        state: dict[str, Any] = _attach(said["state"], safetensors.torch.load(data))
+        if content["step"] != step:
+            raise ValueError(f"it is of step {content['step']}")
+        state: dict[str, Any] = _attach(content["state"], safetensors.torch.load(data))
     except (OSError, SafetensorError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ArtifactError(
-            f"the checkpoint {place} is damaged ({error}): delete that folder to go on from the one before"
+            f"the checkpoint {location} is damaged ({error}): delete that folder to go on from the one before"
         ) from error
     return state
 

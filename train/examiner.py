@@ -70,7 +70,7 @@ class Examiner:
         Returns:
             The figures by name; of several generators, `fid_a2b` and so on. `fid` is then their mean.
         """
-        found: dict[str, float] = {}
+        measured: dict[str, float] = {}
         for name, judge in self._judges.items():
             suffix = name.removeprefix("generator").replace("-", "_")
             if isinstance(self._gan, Translator):
@@ -78,11 +78,11 @@ class Examiner:
             else:
                 drawn = self._draw(name, networks, judge.count)
             figures = judge(drawn)
-            found |= {f"{key}{suffix}": value for key, value in figures.items()}
-        if "fid" not in found:
-            fids = [value for key, value in found.items() if key.startswith("fid_")]
-            found["fid"] = sum(fids) / len(fids)
-        return found
+            measured |= {f"{key}{suffix}": value for key, value in figures.items()}
+        if "fid" not in measured:
+            fids = [value for key, value in measured.items() if key.startswith("fid_")]
+            measured["fid"] = sum(fids) / len(fids)
+        return measured
 
     def _targets(self) -> dict[str, str]:
         if isinstance(self._gan, Translator):

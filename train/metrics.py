@@ -169,8 +169,8 @@ def compare(real: Tensor, fake: Tensor) -> dict[str, float]:
         for name, metric in {"fid": fid, "kid": kid.to(real.device)}.items():
             metric.update(real, real=True)
             metric.update(fake, real=False)
-            found = metric.compute()
-            figures[name] = float(found if isinstance(found, Tensor) else found[0])
+            value = metric.compute()
+            figures[name] = float(value if isinstance(value, Tensor) else value[0])
     precision, recall = precision_recall(real, fake)
     return {**figures, "precision": precision, "recall": recall}
 

@@ -122,8 +122,8 @@ def plot_losses(metrics: Path, path: Path) -> None:
     if not names:
         return
     figure = Figure(figsize=(8, 2 * len(names)), layout="constrained")
-    for place, name in enumerate(names, 1):
-        axes = figure.add_subplot(len(names), 1, place)
+    for row, name in enumerate(names, 1):
+        axes = figure.add_subplot(len(names), 1, row)
         known = [line for line in lines if name in line]
         axes.plot([line["step"] for line in known], [line[name] for line in known], linewidth=1)
         axes.set_ylabel(name)

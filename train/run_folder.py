@@ -120,7 +120,7 @@ def write_config(
     folder: Path, variant: type[Variant], config: VariantConfig, settings: Mapping[str, Any], data: Mapping[str, Any]
 ) -> None:
     """Write `config.json`: what is trained, how, and on what, with nothing left open."""
-    said = {
+    content = {
         "schema": SCHEMA,
         "program": program(),
         "variant": variant.name,
@@ -128,7 +128,7 @@ def write_config(
         "training": dict(settings),
         "data": dict(data),
     }
-    write_whole(folder / CONFIG, json.dumps(said, indent=2) + "\n")
+    write_whole(folder / CONFIG, json.dumps(content, indent=2) + "\n")
 
 
 def read_config(path: Path) -> Run:
@@ -148,7 +148,7 @@ def read(folder: Path, name: str = CONFIG) -> Run:
     """
     path = folder / name
     try:
-        said = json.loads(path.read_text("utf-8"))
+        content = json.loads(path.read_text("utf-8"))
     except FileNotFoundError:
         what = "is not a run: it holds no config.json" if folder.is_dir() else "does not exist"
         raise ArtifactError(f"{folder} {what}; give a folder that gan-train wrote") from None
@@ -157,13 +157,13 @@ def read(folder: Path, name: str = CONFIG) -> Run:
     except (OSError, ValueError) as error:
         raise ArtifactError(f"{path} cannot be read: {error}") from error
     try:
-        if said["schema"] > SCHEMA:
-            raise ArtifactError(f"{path} is from a newer ganedge (schema {said['schema']}): pip install -U ganedge")
-        variant = find(said["variant"])
-        settings = dict(said["training"])
+        if content["schema"] > SCHEMA:
+            raise ArtifactError(f"{path} is from a newer ganedge (schema {content['schema']}): pip install -U ganedge")
+        variant = find(content["variant"])
+        settings = dict(content["training"])
         # Before there was a unit, pictures were steps apart.
-        config = variant.config_class(**{"sample_unit": "steps", **said["config"]})
-        data = dict(said["data"])
+        config = variant.config_class(**{"sample_unit": "steps", **content["config"]})
+        data = dict(content["data"])
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise ArtifactError(f"{path} is damaged: {type(error).__name__} {error}") from error
     return Run(folder, variant, config, settings, data)
@@ -199,8 +199,8 @@ def read_networks(path: Path, generators: tuple[str, ...]) -> dict[str, dict[str
     Raises:
         ArtifactError: nothing there, or damaged.
     """
-    if path.is_dir() and (found := checkpoint.load_latest(path)) is not None:
-        networks: dict[str, dict[str, Tensor]] = found[1]["networks"]
+    if path.is_dir() and (latest := checkpoint.load_latest(path)) is not None:
+        networks: dict[str, dict[str, Tensor]] = latest[1]["networks"]
         return networks
     files = [weights_path(path, name) for name in generators] if path.is_dir() else [path]
     files = [file for file in files if file.is_file()]

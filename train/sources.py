@@ -133,32 +133,32 @@ class OnDisk:
         """Read the items at these places, but for what was read ahead."""
         self.prepare(places)
         wanted = places.tolist()
-        begun = {place: self._ahead.pop(place) for place in dict.fromkeys(wanted)}
-        found = {place: self._first_readable(place, future) for place, future in begun.items()}
-        taken = {key: stack([found[place][1][number] for place in wanted]) for number, key in enumerate(self.keys)}
+        begun = {index: self._ahead.pop(index) for index in dict.fromkeys(wanted)}
+        read = {index: self._first_readable(index, future) for index, future in begun.items()}
+        taken = {key: stack([read[index][1][number] for index in wanted]) for number, key in enumerate(self.keys)}
         if self.labels is not None:
-            taken["labels"] = self.labels[torch.tensor([found[place][0] for place in wanted])]
+            taken["labels"] = self.labels[torch.tensor([read[index][0] for index in wanted])]
         return taken
 
     def prepare(self, places: Tensor) -> None:
         """Begin to read items that will be taken next."""
-        for place in places.tolist():
-            if place not in self._ahead:
-                self._ahead[place] = self._pool.submit(self._read, self._items[place])
+        for index in places.tolist():
+            if index not in self._ahead:
+                self._ahead[index] = self._pool.submit(self._read, self._items[index])
 
     def move(self, device: torch.device) -> None:
         """Nothing is held in memory."""
 
-    def _first_readable(self, place: int, future: Future[list[np.ndarray] | str]) -> tuple[int, list[np.ndarray]]:
+    def _first_readable(self, index: int, future: Future[list[np.ndarray] | str]) -> tuple[int, list[np.ndarray]]:
         """The first item from `place` on that can be read, and where it lies."""
-        found = future.result()
-        for at in chain(range(place, len(self)), range(place)):
-            if at != place:
-                found = self._read(self._items[at])
-            if not isinstance(found, str):
-                return at, found
-            self._broken.setdefault(at, found)
-        raise InputError(f"none of {len(self)} pictures can be read any more; the last: {found}")
+        result = future.result()
+        for at in chain(range(index, len(self)), range(index)):
+            if at != index:
+                result = self._read(self._items[at])
+            if not isinstance(result, str):
+                return at, result
+            self._broken.setdefault(at, result)
+        raise InputError(f"none of {len(self)} pictures can be read any more; the last: {result}")
 
 
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:
