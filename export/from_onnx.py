@@ -172,9 +172,9 @@ def _sized(model: ModelProto, interface: Interface, run: Run | None) -> tuple[Mo
 
     multiple, scale = find_multiple(tried)
     shape = list(output.shape)
-    for place, name in zip(results, ("height", "width"), strict=True):
-        if isinstance(shape[place], str) and scale != 1:
-            shape[place] = f"{scale:g}*{name}"
+    for result_axis, name in zip(results, ("height", "width"), strict=True):
+        if isinstance(shape[result_axis], str) and scale != 1:
+            shape[result_axis] = f"{scale:g}*{name}"
     for dim, size in zip(model.graph.output[0].type.tensor_type.shape.dim, shape, strict=True):
         if isinstance(size, str):
             dim.dim_param = size
@@ -339,7 +339,7 @@ def _names(interface: Interface) -> set[str]:
     return {size for port in (*interface.inputs, *interface.outputs) for size in port.shape if isinstance(size, str)}
 
 
-def looks_at_all(model: ModelProto) -> bool:
+def has_global_ops(model: ModelProto) -> bool:
     """Whether a pixel of the result depends on all of the picture: a normalisation over it, or means of whole maps."""
     if WHOLE_PICTURE & {node.op_type for node in model.graph.node}:
         return True
@@ -370,7 +370,7 @@ def _reduces_pixels(node: NodeProto, rank: int, weights: Mapping[str, TensorProt
 
 def _norm_mode(model: ModelProto, interface: Interface) -> NormMode:
     kinds = {node.op_type for node in model.graph.node}
-    whole = interface.inputs[0].role == "image" and looks_at_all(model)
+    whole = interface.inputs[0].role == "image" and has_global_ops(model)
     return (
         "instance" if whole or "InstanceNormalization" in kinds else "eval" if "BatchNormalization" in kinds else "none"
     )

@@ -20,7 +20,7 @@ from torch import nn
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
-from ganedge.export.from_onnx import looks_at_all
+from ganedge.export.from_onnx import has_global_ops
 from ganedge.export.sizes import find_multiple, sized
 from ganedge.export.source_model import Arrays, Run, SourceModel
 from ganedge.export.to_onnx import example_input, norm_mode, to_onnx
@@ -98,7 +98,7 @@ def of_network(
     run = eager(network)
     _check_repeatable(run, interface)
     model, interface, notes = _exported(network, interface)
-    if mode in ("none", "eval") and interface.inputs[0].role == "image" and looks_at_all(model):
+    if mode in ("none", "eval") and interface.inputs[0].role == "image" and has_global_ops(model):
         mode = "instance"  # GroupNorm, or a normalisation written by hand.
     return SourceModel(model, interface, mode, source, run, folder, stem, notes=notes)
 

@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Literal
 
 from torch import Tensor, nn
 
+from ganedge.models import weights
 from ganedge.models.latent import LatentConfig, LatentGAN
 from ganedge.models.optimizers import rmsprops
 from ganedge.models.variant import VariantConfig, Wants, require
@@ -58,11 +59,12 @@ class Generator(nn.Module):
 
     def __init__(self, config: Config) -> None:
         super().__init__()
-        self.place = network(config.latent, config.width, 2)
+        weights.accept_old_keys(self)
+        self.layers = network(config.latent, config.width, 2)
 
     def forward(self, latent: Tensor) -> Tensor:  # [N, latent] → [N, 2]
         """Place one point per latent."""
-        points: Tensor = self.place(latent)
+        points: Tensor = self.layers(latent)
         return points
 
 

@@ -61,6 +61,7 @@ class Generator(nn.Module):
 
     def __init__(self, config: Config) -> None:
         super().__init__()
+        weights.accept_old_keys(self)
         features, start = config.features, config.start
         classes = len(config.classes)
         self.embed = nn.Embedding(classes, classes) if classes else None
@@ -71,13 +72,13 @@ class Generator(nn.Module):
             layers += [nn.BatchNorm2d(features // 2), nn.ReLU(inplace=True)]
             features //= 2
         layers += [nn.ConvTranspose2d(features, config.channels or 3, 4, 2, 1, bias=False), nn.Tanh()]
-        self.draw = nn.Sequential(*layers)
+        self.layers = nn.Sequential(*layers)
 
     def forward(self, latent: Tensor, label: Tensor | None = None) -> Tensor:  # [N, latent], [N] → [N, C, H, W]
         """Draw one picture per latent."""
         if self.embed is not None:
             latent = torch.cat((latent, self.embed(label)), 1)
-        pictures: Tensor = self.draw(self.project(latent))
+        pictures: Tensor = self.layers(self.project(latent))
         return pictures
 
 
@@ -89,6 +90,7 @@ class Discriminator(nn.Module):
 
     def __init__(self, config: Config) -> None:
         super().__init__()
+        weights.accept_old_keys(self)
         features = config.width
         layers: list[nn.Module] = [nn.Conv2d(config.channels or 3, features, 4, 2, 1, bias=False)]
         layers += [nn.LeakyReLU(0.2, inplace=True)]
@@ -97,14 +99,14 @@ class Discriminator(nn.Module):
             layers += [nn.BatchNorm2d(features * 2), nn.LeakyReLU(0.2, inplace=True)]
             features *= 2
         features *= config.start**2
-        self.look = nn.Sequential(*layers, nn.Flatten())
-        self.judge = nn.Linear(features, 1)
+        self.features = nn.Sequential(*layers, nn.Flatten())
+        self.head = nn.Linear(features, 1)
         self.embed = nn.Embedding(len(config.classes), features) if config.classes else None
 
     def forward(self, pictures: Tensor, label: Tensor | None = None) -> Tensor:  # [N, C, H, W], [N] → [N, 1]
         """Judge each picture."""
-        seen = self.look(pictures)
-        logits: Tensor = self.judge(seen)
+        seen = self.features(pictures)
+        logits: Tensor = self.head(seen)
         if self.embed is not None:
             logits = logits + (self.embed(label) * seen).sum(1, keepdim=True) / seen.shape[1] ** 0.5
         return logits

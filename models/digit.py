@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Literal
 
 from torch import Tensor, nn
 
+from ganedge.models import weights
 from ganedge.models.latent import LatentGAN, PictureConfig, to_pictures
 from ganedge.models.optimizers import rmsprops
 from ganedge.models.variant import VariantConfig, Wants, require
@@ -53,7 +54,8 @@ class Generator(nn.Module):
 
     def __init__(self, config: Config) -> None:
         super().__init__()
-        self.draw = nn.Sequential(
+        weights.accept_old_keys(self)
+        self.layers = nn.Sequential(
             nn.Linear(config.latent, 32 * 14 * 14),
             nn.ReLU(inplace=True),
             nn.Unflatten(1, (32, 14, 14)),
@@ -65,7 +67,7 @@ class Generator(nn.Module):
 
     def forward(self, latent: Tensor) -> Tensor:  # [N, latent] → [N, 1, 28, 28]
         """Draw one picture per latent."""
-        pictures: Tensor = self.draw(latent)
+        pictures: Tensor = self.layers(latent)
         return pictures
 
 
@@ -74,7 +76,8 @@ class Discriminator(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.judge = nn.Sequential(
+        weights.accept_old_keys(self)
+        self.head = nn.Sequential(
             nn.Conv2d(1, 8, 3, padding=1),
             nn.ReLU(inplace=True),
             nn.MaxPool2d(2),
@@ -91,7 +94,7 @@ class Discriminator(nn.Module):
 
     def forward(self, pictures: Tensor) -> Tensor:  # [N, 1, 28, 28] → [N, 1]
         """Judge each picture."""
-        logits: Tensor = self.judge(pictures)
+        logits: Tensor = self.head(pictures)
         return logits
 
 

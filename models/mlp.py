@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from ganedge.models import weights
 from ganedge.models.latent import ConditionalConfig, LatentGAN, to_pictures
 from ganedge.models.noise import Dropout
 from ganedge.models.optimizers import AdamConfig, adams
@@ -71,6 +72,7 @@ class Generator(nn.Module):
 
     def __init__(self, config: Config) -> None:
         super().__init__()
+        weights.accept_old_keys(self)
         classes = len(config.classes)
         self.embed = nn.Embedding(classes, classes) if classes else None
         layers: list[nn.Module] = []
@@ -86,13 +88,13 @@ class Generator(nn.Module):
             features = wide
         channels, height, width = config.shape
         layers += [nn.Linear(features, channels * height * width), nn.Tanh(), nn.Unflatten(1, config.shape)]
-        self.draw = nn.Sequential(*layers)
+        self.layers = nn.Sequential(*layers)
 
     def forward(self, latent: Tensor, label: Tensor | None = None) -> Tensor:  # [N, latent], [N] → [N, C, H, W]
         """Draw one picture per latent."""
         if self.embed is not None:
             latent = torch.cat((latent, self.embed(label)), 1)
-        pictures: Tensor = self.draw(latent)
+        pictures: Tensor = self.layers(latent)
         return pictures
 
 
@@ -101,6 +103,7 @@ class Discriminator(nn.Module):
 
     def __init__(self, config: Config) -> None:
         super().__init__()
+        weights.accept_old_keys(self)
         classes = len(config.classes)
         self.embed = nn.Embedding(classes, classes) if classes else None
         layers: list[nn.Module] = []
@@ -111,14 +114,14 @@ class Discriminator(nn.Module):
             if config.dropout:
                 layers.append(Dropout(config.dropout))
             features = wide
-        self.judge = nn.Sequential(*layers, nn.Linear(features, 1))
+        self.head = nn.Sequential(*layers, nn.Linear(features, 1))
 
     def forward(self, pictures: Tensor, label: Tensor | None = None) -> Tensor:  # [N, C, H, W], [N] → [N, 1]
         """Judge each picture."""
         seen = pictures.flatten(1)
         if self.embed is not None:
             seen = torch.cat((seen, self.embed(label)), 1)
-        logits: Tensor = self.judge(seen)
+        logits: Tensor = self.head(seen)
         return logits
 
 

@@ -11,6 +11,8 @@ from collections.abc import Callable, Sequence
 
 from torch import Tensor, nn
 
+from ganedge.models import weights
+
 
 class PatchGAN(nn.Module):
     """Pictures `[N, channels, H, W]` to a map of verdicts `[N, 1, H', W']`: high means real.
@@ -36,15 +38,16 @@ class PatchGAN(nn.Module):
         bias: bool = True,
     ) -> None:
         super().__init__()
+        weights.accept_old_keys(self)
         layers: list[nn.Module] = []
         for index, stride in enumerate(strides):
             features = width * min(2**index, 8)
             layers.append(nn.Conv2d(channels, features, 4, stride, 1, bias=bias))
             layers += [norm(features), activation()] if index else [activation()]
             channels = features
-        self.judge = nn.Sequential(*layers, last)
+        self.head = nn.Sequential(*layers, last)
 
     def forward(self, pictures: Tensor) -> Tensor:  # [N, C, H, W] → [N, 1, H', W']
         """Judge each patch."""
-        verdicts: Tensor = self.judge(pictures)
+        verdicts: Tensor = self.head(pictures)
         return verdicts.float()  # Losses of bf16's eight bits would say little of a mean or a difference.

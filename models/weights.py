@@ -1,11 +1,17 @@
-"""How convolutional GANs start: weights close to zero.
+"""Start values of convolutional GANs, and weights that were saved under earlier names.
 
 network.apply(normal)
+accept_old_keys(network)
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import nn
+
+OLD_NAMES = {"draw": "layers", "look": "features", "judge": "head", "place": "layers"}
+"""What parts of the networks were called before, and what they are called now: old checkpoints keep loading."""
 
 
 def normal(module: nn.Module) -> None:
@@ -14,3 +20,17 @@ def normal(module: nn.Module) -> None:
         nn.init.normal_(module.weight, 0.0, 0.02)
     elif isinstance(module, nn.BatchNorm2d):
         nn.init.normal_(module.weight, 1.0, 0.02)
+
+
+def accept_old_keys(network: nn.Module) -> None:
+    """Let a network load checkpoints in which its parts have the names of `OLD_NAMES`."""
+    network.register_load_state_dict_pre_hook(_rename_old_keys)  # type: ignore[no-untyped-call]
+
+
+def _rename_old_keys(network: nn.Module, state: dict[str, Any], prefix: str, *_: object) -> None:
+    """Give the keys of an older checkpoint their new names, in place; a pre-hook of `load_state_dict`."""
+    for key in [key for key in state if key.startswith(prefix)]:
+        part, dot, rest = key.removeprefix(prefix).partition(".")
+        new = OLD_NAMES.get(part)
+        if new is not None and hasattr(network, new) and not hasattr(network, part):
+            state[f"{prefix}{new}{dot}{rest}"] = state.pop(key)

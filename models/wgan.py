@@ -80,6 +80,7 @@ class Generator(nn.Module):
 
     def __init__(self, config: Config) -> None:
         super().__init__()
+        weights.accept_old_keys(self)
         features = config.size // 8 * config.width
         layers: list[nn.Module] = [nn.Unflatten(1, (config.latent, 1, 1))]
         layers += _block(nn.ConvTranspose2d(config.latent, features, 4, 1, 0, bias=False), nn.ReLU(inplace=True))
@@ -90,11 +91,11 @@ class Generator(nn.Module):
         for _ in range(config.extra_layers):
             layers += _block(nn.Conv2d(features, features, 3, 1, 1, bias=False), nn.ReLU(inplace=True))
         layers += [nn.ConvTranspose2d(features, config.shape[0], 4, 2, 1, bias=False), nn.Tanh()]
-        self.draw = nn.Sequential(*layers)
+        self.layers = nn.Sequential(*layers)
 
     def forward(self, latent: Tensor) -> Tensor:  # [N, latent] → [N, C, H, W]
         """Draw one picture per latent."""
-        pictures: Tensor = self.draw(latent)
+        pictures: Tensor = self.layers(latent)
         return pictures
 
 
@@ -124,13 +125,14 @@ class MLPGenerator(nn.Module):
 
     def __init__(self, config: Config) -> None:
         super().__init__()
+        weights.accept_old_keys(self)
         channels, height, width = config.shape
         layers = _hidden(config.latent, config.hidden, channels * height * width)
-        self.draw = nn.Sequential(*layers, nn.Tanh(), nn.Unflatten(1, config.shape))
+        self.layers = nn.Sequential(*layers, nn.Tanh(), nn.Unflatten(1, config.shape))
 
     def forward(self, latent: Tensor) -> Tensor:  # [N, latent] → [N, C, H, W]
         """Draw one picture per latent."""
-        pictures: Tensor = self.draw(latent)
+        pictures: Tensor = self.layers(latent)
         return pictures
 
 

@@ -14,33 +14,6 @@ NAMES = {"said", "place", "found", "told", "mended", "looks", "_settle", "_plain
 """Functions, parameters, attributes and locals."""
 CLASSES = {"Said", "Foreign", "Wanted", "Proven", "Opened", "Original"}
 FILES = {"apart", "keeper", "columns", "listen", "choice", "pools", "boundary", "original"}
-REMAINING: set[str] = {
-    "export/checkpoints.py",
-    "export/from_onnx.py",
-    "export/from_torch.py",
-    "export/layers.py",
-    "export/modules.py",
-    "export/precision.py",
-    "export/rewrite.py",
-    "export/to_onnx.py",
-    "models/circles.py",
-    "models/cyclegan.py",
-    "models/variant.py",
-    "runtime/cli/terminal.py",
-    "runtime/doctor.py",
-    "runtime/engine_file.py",
-    "runtime/engines/trt_builder.py",
-    "runtime/serving/server.py",
-    "train/builtin.py",
-    "train/checkpoint.py",
-    "train/examiner.py",
-    "train/metrics.py",
-    "train/preview.py",
-    "train/reporter.py",
-    "train/run_folder.py",
-    "train/sources.py",
-}
-"""Files that are not renamed yet."""
 
 
 def names(tree: ast.AST) -> Iterator[tuple[str, int]]:
@@ -64,7 +37,6 @@ def test_no_name_is_one_of_the_banned(station: str) -> None:
     for path in sorted((ROOT / station).rglob("*.py")):
         file = str(path.relative_to(ROOT))
         assert path.stem not in FILES, f"{file}: this name says too little (CONTRIBUTING.md, Rules)"
-        if file not in REMAINING:
-            tree = ast.parse(path.read_text("utf-8"))
-            offenders += [f"{file}:{line} {name}" for name, line in names(tree) if name in NAMES | CLASSES]
+        tree = ast.parse(path.read_text("utf-8"))
+        offenders += [f"{file}:{line} {name}" for name, line in names(tree) if name in NAMES | CLASSES]
     assert not offenders, "\n".join(offenders)

@@ -67,7 +67,7 @@ class Reporter:
         self._trainer = trainer
         self._deadline = deadline
         self._losses = Losses()
-        self._told = False
+        self._has_reported = False
         self._drawn: tuple[int, dict[str, Columns]] = (-1, {})
         self._sampled = -1
         self._saved_at = time.monotonic()
@@ -142,8 +142,8 @@ class Reporter:
         self._check_finite(means)
         left = min((trainer.total - trainer.step) * trainer.config.batch / rate, self._deadline - time.monotonic())
         shown = " ".join(f"{name} {value:.3f}" for name, value in means.items())
-        self._progress.show(trainer.step, shown, rate, max(left, 0.0), last or not self._told)
-        self._told = True
+        self._progress.show(trainer.step, shown, rate, max(left, 0.0), last or not self._has_reported)
+        self._has_reported = True
         self._record.write({**self._place(), **means, "images_per_s": round(rate, 2)})
 
     def _place(self) -> dict[str, float]:

@@ -17,7 +17,7 @@ import pytest
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from ganedge.export import artifact, layers, precision, quantize, rewrite, uint8_io
-from ganedge.export.from_onnx import looks_at_all, of_onnx, with_size
+from ganedge.export.from_onnx import has_global_ops, of_onnx, with_size
 from ganedge.export.sensitivity import Sensitivity
 from ganedge.export.source_model import SourceModel
 from ganedge.runtime import engines, fidelity, inputs, load
@@ -556,7 +556,7 @@ def test_means_over_flat_maps_look_at_the_whole_picture(
     model = onnx.load(dynamic(tmp_path / "a.onnx", nodes, weights))
     model = rewrite.tidy(model, {"n", "rows", "columns"})
     model.graph.node.remove(next(node for node in model.graph.node if node.name == "last"))
-    assert looks_at_all(model) == whole
+    assert has_global_ops(model) == whole
 
 
 def test_a_damaged_onnx_is_named(command: Command, tmp_path: Path) -> None:

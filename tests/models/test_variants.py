@@ -314,7 +314,7 @@ def test_wgan_shapes() -> None:
     for wide in (64, 128, 256):
         down += [("conv", wide, 2 * wide, 4, 2, "plain"), ("norm", 2 * wide)]
     assert shapes(gan.networks["discriminator"]) == [*down, ("conv", 512, 1, 4, 1, "plain")]
-    order = [type(module) for module in gan.networks["generator"].draw]
+    order = [type(module) for module in gan.networks["generator"].layers]
     assert all(order[place - 1] is nn.ReLU for place, kind in enumerate(order) if kind is nn.BatchNorm2d)
 
 
