@@ -1,4 +1,4 @@
-"""The fastest engine for one artifact on one machine: measured once by `gan-run tune FILE`, then taken by `auto`.
+"""Measure the fastest engine for an artifact on this machine, and remember it for `auto`.
 
     manifest, model = read_artifact(Path("generator.onnx"))
     trials = tune(model, manifest, batch=1, seconds=2.0, threads=None)

@@ -1,4 +1,4 @@
-"""The one picture reader: what a file is as pixels, for training, calibration, proof, benchmarks and the device.
+"""Read a picture file as pixels, for training, calibration, proof, benchmarks and devices.
 
     pixels = read(Path("photo.jpg"))            # uint8 [H, W, C], upright, sRGB; C is 1, 3 or 4
     pixels = to_channels(pixels, 3)             # transparency laid over white
