@@ -202,6 +202,19 @@ def interleaved(
     return turns
 
 
+def median_seconds(calls: Sequence[Callable[[], object]], seconds: float) -> list[float]:
+    """Median seconds of each call, timed in turns until `seconds` for each have passed and three times at least."""
+    times: list[list[float]] = [[] for _ in calls]
+    end = time.monotonic() + seconds * len(calls)
+    while times and (time.monotonic() < end or len(times[-1]) < 3):
+        for call, taken in zip(calls, times, strict=True):
+            call()  # The first call of a turn pays for caches that the others filled.
+            begin = time.perf_counter()
+            call()
+            taken.append(time.perf_counter() - begin)
+    return [float(np.median(taken)) for taken in times]
+
+
 def one_by_one(
     competitors: Mapping[str, Competitor],
     seconds: float,
