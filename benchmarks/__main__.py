@@ -1,4 +1,4 @@
-"""gan-bench: latency, cost and fidelity of artifacts, beside PyTorch and in every engine.
+"""gan-bench: what an artifact costs beside PyTorch and in every engine, and whether it still gives the same pictures.
 
 gan-bench generator.onnx generator-fp16.onnx --against runs/digits --batch 1,8 --json out.json --html out.html
 gan-bench generator.onnx generator-int8.onnx --against runs/digits --choose "psnr>=35, p99"
@@ -104,13 +104,13 @@ def build() -> typer.Typer:
     return app
 
 
-def _latency(files: list[Path], **settings: Any) -> None:
+def _latency(files: list[Path], **given: Any) -> None:
     """Time artifacts and PyTorch in turns, and print a table and a verdict."""
     from ganedge.benchmarks.run import bench
 
-    output = Output(**{item.name: settings.pop(item.name) for item in fields(Output) if item.name in settings})
+    output = Output(**{item.name: given.pop(item.name) for item in fields(Output) if item.name in given})
     output.check()
-    report = bench(files, **settings)
+    report = bench(files, **given)
     report.data["command"] = shlex.join(["gan-bench", *_arguments()])
     to_stdout = str(output.json) == "-"
     try:  # Files first, since the reader of a pipe may be gone; the table is printed in any case.
@@ -130,11 +130,11 @@ def _latency(files: list[Path], **settings: Any) -> None:
     report.check()
 
 
-def _compare(before: Path, after: Path, **settings: Any) -> None:
+def _compare(before: Path, after: Path, **given: Any) -> None:
     """Show what changed beyond noise; exit code 1 on a regression."""
     from ganedge.benchmarks import compare
 
-    spec = CompareSpec(**settings)
+    spec = CompareSpec(**given)
     earlier, later = compare.read(before), compare.read(after)
     changes = compare.changes(earlier, later, spec.tolerance)
     for line in compare.table(changes):
@@ -149,14 +149,14 @@ def _compare(before: Path, after: Path, **settings: Any) -> None:
         raise GanEdgeError(f"{len(worse)} of {len(changes)} are worse than before")
 
 
-def _train(**settings: Any) -> None:
+def _train(**given: Any) -> None:
     """Training speed of this project's loop beside a plain one, in turns."""
     import json
 
     from ganedge.benchmarks import training
     from ganedge.runtime.files import write_whole
 
-    spec = TrainSpec(**settings)
+    spec = TrainSpec(**given)
     say = terminal.note if str(spec.json) == "-" else typer.echo
     measured = training.measure(spec.seconds, spec.threads, spec.precision, say, spec.device, spec.compile)
     measured["command"] = shlex.join(["gan-bench", *_arguments()])

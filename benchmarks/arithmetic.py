@@ -1,4 +1,4 @@
-"""Multiply-accumulates of a generator, and peak arithmetic and bandwidth of this machine.
+"""How much there is to compute, and how much this machine can.
 
     macs = multiply_accumulates(model, {"latent": (1, 100)})        # of one call, from the ONNX graph
     found = peak(threads=2, device="cpu")                           # FLOP/s of matrix products, by kind of number
@@ -43,7 +43,7 @@ def multiply_accumulates(model: bytes, shapes: Mapping[str, Sequence[int]]) -> i
     return total_multiply_accumulates(onnx.load_from_string(model), shapes)
 
 
-def number_type(computes: str) -> str:
+def kind(computes: str) -> str:
     """The type of numbers that products are made of: `fp32 (fp16 weights)` is computed in FP32."""
     return "tf32" if "TF32" in computes else computes.partition(" ")[0]
 
@@ -59,7 +59,7 @@ def peak(threads: int, device: str) -> dict[str, Any]:
         `flops`: FLOP/s by type (fp32, bf16 and int8; on CUDA tf32 and fp16 too), without those that cannot be measured;
         `bandwidth`: bytes/s read and written by a copy, or None; `how`: how that was found out, and what is missing.
     """
-    flops: dict[str, float] = {}
+    found: dict[str, float] = {}
     missing: list[str] = []
     bandwidth: float | None = None
     try:
@@ -70,21 +70,21 @@ def peak(threads: int, device: str) -> dict[str, Any]:
         torch.set_num_threads(threads)
         try:
             for name in ("fp32", "tf32", "bf16", "fp16") if device == "cuda" else ("fp32", "bf16"):
-                flops[name] = _product(name, device)
+                found[name] = _product(name, device)
             bandwidth = _copy(device)
             if device == "cuda":
-                flops["int8"] = _product("int8", device)
+                found["int8"] = _product("int8", device)
         except (RuntimeError, AssertionError) as error:  # No such device, no kernel for it, or no memory left on it.
             missing.append(f"PyTorch could not on {device}: {one_line(error)}")
     if device == "cpu":
         try:
-            flops["int8"] = _integers(threads)
+            found["int8"] = _integers(threads)
         except Exception as error:  # noqa: BLE001 - it may be missing, or half of it overwritten by another wheel
             missing.append(f"no product of bytes in ONNX Runtime ({one_line(error)})")
     how = f"matrix products {SIDE[device]} × {SIDE[device]}, the best of {ROOF_SECONDS} s each"
-    if "int8" in flops and device == "cpu":
+    if "int8" in found and device == "cpu":
         how += ", INT8 by ONNX Runtime"
-    return {"flops": flops, "bandwidth": bandwidth, "how": "; not measured: ".join([how, *missing])}
+    return {"flops": found, "bandwidth": bandwidth, "how": "; not measured: ".join([how, *missing])}
 
 
 def _product(name: str, device: str) -> float:
@@ -109,9 +109,9 @@ def _copy(device: str) -> float:
     """Bytes/s that a large copy reads and writes."""
     import torch
 
-    source = torch.zeros(COPIED, dtype=torch.uint8, device=device)
-    copy = torch.empty_like(source)
-    return 2 * COPIED / _best(lambda: copy.copy_(source), device)
+    given = torch.zeros(COPIED, dtype=torch.uint8, device=device)
+    taken = torch.empty_like(given)
+    return 2 * COPIED / _best(lambda: taken.copy_(given), device)
 
 
 def _integers(threads: int) -> float:
@@ -123,12 +123,12 @@ def _integers(threads: int) -> float:
     side = SIDE["cpu"]
     random = np.random.default_rng(0)
     weights = random.integers(-127, 127, (side, side)).astype(np.int8)
-    input_info, output_info = (
-        helper.make_tensor_value_info(name, element_type, [side, side])
-        for name, element_type in (("a", TensorProto.UINT8), ("y", TensorProto.INT32))
+    given, taken = (
+        helper.make_tensor_value_info(name, kind, [side, side])
+        for name, kind in (("a", TensorProto.UINT8), ("y", TensorProto.INT32))
     )
     node = helper.make_node("MatMulInteger", ["a", "b"], ["y"])
-    graph = helper.make_graph([node], "product", [input_info], [output_info], [numpy_helper.from_array(weights, "b")])
+    graph = helper.make_graph([node], "product", [given], [taken], [numpy_helper.from_array(weights, "b")])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
     onnx.checker.check_model(model)
     options = onnxruntime.SessionOptions()

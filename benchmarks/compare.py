@@ -1,4 +1,4 @@
-"""Compare two reports: what changed beyond noise. Usable in CI.
+"""What changed between two reports beyond noise: usable in CI.
 
     gan-bench compare before.json after.json          # exits 1 on a regression
 
@@ -96,7 +96,7 @@ def read(path: Path) -> dict[str, Any]:
         raise InputError(f"cannot read {path}: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is no report: give a file that gan-bench --json wrote") from error
-    if not isinstance(report, dict) or any(not isinstance(report.get(name), cls) for name, cls in PARTS.items()):
+    if not isinstance(report, dict) or any(not isinstance(report.get(name), kind) for name, kind in PARTS.items()):
         what = (
             "is a report of training" if isinstance(report, dict) and "kind" in report else "is no report of latencies"
         )
@@ -138,15 +138,15 @@ def changes(before: Report, after: Report, tolerance: float = TOLERANCE) -> list
     try:
         went = [size.shown(report["inputs"] or (), "") for report in (before, after)]
         then, now = _rows(before), _rows(after)
-        changed = [_change(key, before, after, tolerance) for key in now if key in then]
+        found = [_change(key, before, after, tolerance) for key in now if key in then]
         lost = [_gone(key, why) for key in then if key not in now and (why := _why_gone(key, after))]
     except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
         raise InputError(f"a report is damaged: {type(error).__name__} {error}") from error
     if all(went) and went[0] != went[1]:
         raise InputError(f"{went[0]} went in before and {went[1]} after: measure both with the same --size")
-    if not changed:
+    if not found:
         raise InputError("the reports have no competitor and batch size in common: nothing to compare")
-    return [*changed, *lost]
+    return [*found, *lost]
 
 
 def differences(before: Report, after: Report) -> list[str]:
@@ -161,9 +161,7 @@ def differences(before: Report, after: Report) -> list[str]:
     then, now = before["machine"].get("versions", {}), after["machine"].get("versions", {})
     lines += [f"{name}: {then.get(name)} before, {now.get(name)} after" for name in now if then.get(name) != now[name]]
     lines += [
-        f"the {which} report is partial"
-        for which, report in (("first", before), ("second", after))
-        if report["partial"]
+        f"the {which} report is partial" for which, one in (("first", before), ("second", after)) if one["partial"]
     ]
     if _is_elsewhere(YARDSTICK, before, after):
         lines.append(
@@ -195,9 +193,9 @@ def _costs(before: Report, after: Report) -> list[str]:
 def _why_gone(key: tuple[str, int], after: Report) -> str:
     """Why one that was measured before is not in the later report; empty where it was not asked for."""
     name, batch = key
-    for failure in after["failed"]:
-        if (failure["competitor"], failure["batch"]) == (name, batch):
-            return str(failure["reason"])
+    for one in after["failed"]:
+        if (one["competitor"], one["batch"]) == (name, batch):
+            return str(one["reason"])
     why = str(after["absent"].get(name, ""))
     return "" if after["partial"] or why.startswith((NOT_ASKED, ALONE)) else why
 
@@ -206,9 +204,9 @@ def _gone(key: tuple[str, int], why: str) -> Change:
     return Change(*key, np.nan, np.nan, np.nan, "", "gone", why)
 
 
-def table(changed: Sequence[Change]) -> list[str]:
+def table(found: Sequence[Change]) -> list[str]:
     """The changes, one line each."""
-    measured = [change for change in changed if change.verdict != "gone"]
+    measured = [change for change in found if change.verdict != "gone"]
     lines = [
         f"{change.verdict:<10} {change.slower - 1:+7.1%}  ({change.low - 1:+.1%} to {change.high - 1:+.1%})  "
         f"batch {change.batch}, {change.competitor}"
@@ -217,7 +215,7 @@ def table(changed: Sequence[Change]) -> list[str]:
     ]
     lines += [
         f"{change.verdict:<10} batch {change.batch}, {change.competitor}: {change.why}"
-        for change in changed
+        for change in found
         if change.verdict == "gone"
     ]
     return [f"latency after beside before, held against {measured[-1].baseline} of each report", *lines]

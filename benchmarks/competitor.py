@@ -1,4 +1,4 @@
-"""What runs in a benchmark: an artifact in an engine, or PyTorch. Needs no torch.
+"""What runs in a benchmark: an artifact in an engine, or PyTorch, each with what must be said of it. No torch here.
 
 found, absent = artifact_competitors([Path("generator.onnx")], "all", "cpu", threads=2)
 """
@@ -73,7 +73,7 @@ class Competitor:
     """The precision that the engine was told to compute in, where that is not the artifact's."""
     computes: str = ""
     """What it really computes in, as the engine says; empty where that is `precision`."""
-    engine_device: tuple[str, str] = ("", "")
+    place: tuple[str, str] = ("", "")
     """Engine and device, as `runtime.load` takes them; empty for PyTorch."""
     bytes: int = 0
     """Size of the file, or of the weights in PyTorch."""
@@ -131,35 +131,35 @@ def artifact_competitors(
         EngineError: an engine asked for by name cannot be had.
         UsageError: an unknown engine.
     """
-    requested = engine.split(",")
-    unknown = [name for name in requested if name not in ("auto", "all", *ENGINES)]
-    if unknown or (len(requested) > 1 and {"auto", "all"} & set(requested)):
+    asked = engine.split(",")
+    unknown = [name for name in asked if name not in ("auto", "all", *ENGINES)]
+    if unknown or (len(asked) > 1 and {"auto", "all"} & set(asked)):
         raise UsageError(f"engine {engine!r}: choose auto, all, or some of {','.join(ENGINES)} with commas")
-    competitors: list[Competitor] = []
+    found: list[Competitor] = []
     absent: dict[str, str] = {}
     for file in files:
         if file.suffix == ".engine":
             try:
                 if device == "cpu":
                     raise EngineError("TensorRT computes on a GPU: give --device cuda")
-                competitors.append(_named(file, partial(load, file), None, ("auto", "auto"), competitors, files))
+                found.append(_named(file, partial(load, file), None, ("auto", "auto"), found, files))
             except (EngineError, MissingExtra) as error:
                 absent[_label(file, read_sidecar(file)[1].flavour, None, files)] = str(error)
             continue
-        for name, compute, must in _ways(requested):
+        for name, compute, must in _ways(asked):
             label = _label(file, name, compute, files)
             try:
-                competitor = _opened(file, name, compute, device, threads, competitors, files)
-                make = partial(_again, file, name, compute, device, threads, competitor.digest)
-                competitors.append(replace(competitor, recipe=Recipe(make, competitor.name)))
+                one = _opened(file, name, compute, device, threads, found, files)
+                make = partial(_again, file, name, compute, device, threads, one.digest)
+                found.append(replace(one, recipe=Recipe(make, one.name)))
             except (EngineError, MissingExtra) as error:
                 if must:
                     raise
                 absent[label] = str(error)
                 continue
-    if requested == ["all"] and not any(file.suffix == ".engine" for file in files):
+    if asked == ["all"] and not any(file.suffix == ".engine" for file in files):
         absent["TensorRT and TensorRT for RTX"] = "no .engine file given (gan-export --format trt makes one)"
-    return competitors, absent
+    return found, absent
 
 
 def _opened(
@@ -183,22 +183,22 @@ def _opened(
         files: All that are measured, from which its own has to be told apart.
     """
     start = partial(_start, file, engine, compute, device, threads)
-    engine_device = ("onnxruntime", "tensorrt") if engine == "ort-tensorrt" else (engine, device)
-    return _named(file, start, compute, engine_device, beside, files or [file], "" if engine == "auto" else engine)
+    place = ("onnxruntime", "tensorrt") if engine == "ort-tensorrt" else (engine, device)
+    return _named(file, start, compute, place, beside, files or [file], "" if engine == "auto" else engine)
 
 
 def _again(file: Path, engine: str, compute: str | None, device: str, threads: int, digest: str) -> Competitor:
     """The same in another process."""
-    competitor = _opened(file, engine, compute, device, threads)
-    if competitor.digest != digest:
+    one = _opened(file, engine, compute, device, threads)
+    if one.digest != digest:
         raise EngineError(f"{file} was changed while it was measured")
-    return competitor
+    return one
 
 
-def _ways(requested: Sequence[str]) -> Iterator[tuple[str, str | None, bool]]:
+def _ways(asked: Sequence[str]) -> Iterator[tuple[str, str | None, bool]]:
     """Engine, precision to compute in, and whether it must be there."""
-    if requested != ["all"]:
-        yield from ((name, None, True) for name in requested)
+    if asked != ["all"]:
+        yield from ((name, None, True) for name in asked)
         return
     for name in ENGINES:
         yield name, None, False
@@ -229,8 +229,8 @@ def _named(
     file: Path,
     start: Callable[[], Generator],
     compute: str | None,
-    engine_device: tuple[str, str],
-    earlier: Sequence[Competitor],
+    place: tuple[str, str],
+    found: Sequence[Competitor],
     files: Sequence[Path],
     name: str = "",
 ) -> Competitor:
@@ -239,8 +239,8 @@ def _named(
     live = [generator]
 
     def close() -> None:
-        for generator in live:
-            generator.close()
+        for one in live:
+            one.close()
 
     def renew() -> None:
         close()
@@ -255,11 +255,11 @@ def _named(
         return live[0].run(*arrays)
 
     def split(pool: Sequence[Inputs]) -> Split:
-        parts = [live[0].parts(*pool[turn % len(pool)]) for turn in range(WARM_SPLITS + SPLITS)][WARM_SPLITS:]
-        return Split(*(float(part) for part in np.median([part for part in parts if part is not None], axis=0)))
+        found = [live[0].parts(*pool[turn % len(pool)]) for turn in range(WARM_SPLITS + SPLITS)][WARM_SPLITS:]
+        return Split(*(float(part) for part in np.median([one for one in found if one is not None], axis=0)))
 
     label = _label(file, name or generator.engine.name, compute, files)
-    twins = sum(other.name.partition(" #")[0] == label for other in earlier)
+    twins = sum(other.name.partition(" #")[0] == label for other in found)
     return Competitor(
         name=label + (f" #{twins + 1}" if twins else ""),
         engine=str(generator.engine),
@@ -270,7 +270,7 @@ def _named(
         manifest=generator.manifest,
         compute=compute,
         computes=generator.engine.precision,
-        engine_device=engine_device,
+        place=place,
         bytes=file.stat().st_size,
         split=split if generator.engine.device != "cpu" else None,
         close=close,

@@ -1,4 +1,4 @@
-"""The machine and its state: clock, governor, temperature, power and load.
+"""The machine and the state it was in: clock, governor, temperature and power, where the platform tells.
 
     before = conditions()        # {"governor": "performance", "clock_mhz": 2800.0, "temperature_c": 51.0, …}
 
@@ -54,29 +54,29 @@ def conditions(root: Path = SYSFS, *, gpu: bool = True) -> dict[str, object]:
         Some of: load (of the last minute), governor, clock_mhz (mean over the cores this may use), temperature_c (the
             hottest zone), power_w by rail, gpu.
     """
-    state: dict[str, object] = {}
+    found: dict[str, object] = {}
     if hasattr(os, "getloadavg"):
-        state["load"] = os.getloadavg()[0]
+        found["load"] = os.getloadavg()[0]
     cpu = root / "devices/system/cpu"
     governors = sorted({_text(path) for path in cpu.glob("cpu[0-9]*/cpufreq/scaling_governor")} - {""})
     if governors:
-        state["governor"] = ", ".join(governors)
+        found["governor"] = ", ".join(governors)
     names = [f"cpu{core}" for core in os.sched_getaffinity(0)] if hasattr(os, "sched_getaffinity") else ["cpu[0-9]*"]
     clocks = [_number(path) for name in names for path in cpu.glob(f"{name}/cpufreq/scaling_cur_freq")]
     known = [clock for clock in clocks if clock is not None]
     if known:
-        state["clock_mhz"] = sum(known) / len(known) / 1000
+        found["clock_mhz"] = sum(known) / len(known) / 1000
     heats = [_number(path) for path in (root / "class/thermal").glob("thermal_zone*/temp")]
     warm = [heat / 1000 for heat in heats if heat is not None and 0 < heat < 200_000]
     if warm:
-        state["temperature_c"] = max(warm)
+        found["temperature_c"] = max(warm)
     rails = _rails(root)
     if rails:
-        state["power_w"] = rails
-    gpu_state = _nvidia(",".join(NVIDIA)) if gpu else ""
-    if gpu_state:
-        state["gpu"] = dict(zip(NVIDIA, (part.strip() for part in gpu_state.split(",")), strict=False))
-    return state
+        found["power_w"] = rails
+    told = _nvidia(",".join(NVIDIA)) if gpu else ""
+    if told:
+        found["gpu"] = dict(zip(NVIDIA, (part.strip() for part in told.split(",")), strict=False))
+    return found
 
 
 class Watch:
@@ -102,14 +102,14 @@ class Watch:
         self._energy.append((time.monotonic(), _energy(self._root)))
         self._next = time.monotonic() + WATCH_SECONDS
 
-    def figures(self) -> dict[str, float]:
+    def found(self) -> dict[str, float]:
         """Lowest clocks, highest temperatures and mean power, of those figures that the platform tells."""
-        figures = {}
+        found = {}
         for name in {name: None for seen in self._seen for name in seen}:
             if name == "load":
                 continue
-            combine = min if "clock" in name else max if "temperature" in name else statistics.fmean
-            figures[name] = combine([seen[name] for seen in self._seen if name in seen])
+            told = min if "clock" in name else max if "temperature" in name else statistics.fmean
+            found[name] = told([seen[name] for seen in self._seen if name in seen])
         joules = sum(
             now[1] - then[1]
             for then, now in itertools.pairwise(self._energy)
@@ -117,40 +117,40 @@ class Watch:
         )
         seconds = self._energy[-1][0] - self._energy[0][0]
         if joules > 0 and seconds > 0:
-            figures["power_w package"] = joules / seconds
-        return figures
+            found["power_w package"] = joules / seconds
+        return found
 
     def warnings(self) -> list[str]:
         """What a reader must know: a clock that fell."""
-        texts = []
+        said = []
         for name in ("clock_mhz", "gpu clocks.sm"):
             values = [seen[name] for seen in self._seen if name in seen]
             falls = [(high, now) for high, now in zip(itertools.accumulate(values, max), values, strict=True)]
             high, low = min(falls, key=lambda fall: fall[1] / max(fall[0], 1e-9), default=(0.0, 0.0))
             if low < (1 - FELL) * high:
-                texts.append(
+                said.append(
                     f"{name} fell from {high:.0f} to {low:.0f} while it was measured: fix the clocks, "
                     "or let it cool down"
                 )
-        return texts
+        return said
 
 
 def _figures(state: dict[str, object]) -> dict[str, float]:
     """The figures of a state, in one table."""
-    figures = {name: value for name, value in state.items() if isinstance(value, float)}
+    found = {name: value for name, value in state.items() if isinstance(value, float)}
     for part, sign in (("power_w", "power_w "), ("gpu", "gpu ")):
         inner = state.get(part)
         for name, value in inner.items() if isinstance(inner, dict) else ():
             with contextlib.suppress(ValueError):  # "[N/A]", where a GPU does not tell.
-                figures[f"{sign}{name}"] = float(str(value).split()[0])
-    return figures
+                found[f"{sign}{name}"] = float(str(value).split()[0])
+    return found
 
 
 def _energy(root: Path) -> float | None:
     """Joules that the processor's package has used since some time, where the system tells."""
     zones = [zone for zone in (root / "class/powercap").glob("intel-rapl:[0-9]") if _is_package(zone)]
-    counters = [_number(zone / "energy_uj") for zone in zones]
-    known = [joules / 1e6 for joules in counters if joules is not None]
+    told = [_number(zone / "energy_uj") for zone in zones]
+    known = [joules / 1e6 for joules in told if joules is not None]
     return sum(known) if known else None
 
 
@@ -228,8 +228,8 @@ def _nvidia(query: str) -> str:
 
 def gpu_memory() -> int | None:
     """Bytes that the GPU's memory holds, whoever they belong to; None where the driver does not tell."""
-    used = _nvidia("memory.used").split()
-    return int(used[0]) * 2**20 if used and used[0].isdigit() else None
+    told = _nvidia("memory.used").split()
+    return int(told[0]) * 2**20 if told and told[0].isdigit() else None
 
 
 def _text(path: Path) -> str:

@@ -1,4 +1,4 @@
-"""FID and KID of the images of each competitor, to the reference's and to real ones.
+"""FID and KID of what each competitor draws: to the reference's pictures of the same latents, and to real ones.
 
     examiner = Examiner(Distance(pictures=2048, data="digits"), interface, batch=8)
     found = examiner(competitors, judge)        # {"generator.onnx, openvino": {"fid": 0.02, "data_fid": 31.4, …}, …}
@@ -66,7 +66,7 @@ class Examiner:
         MissingExtra: torchmetrics, or what the feature network needs, is not installed.
     """
 
-    def __init__(self, settings: Distance, interface: Interface, batch: int) -> None:
+    def __init__(self, wanted: Distance, interface: Interface, batch: int) -> None:
         if interface.kind != "latent-to-image" or interface.output.channels not in (1, 3):
             raise UsageError(
                 f"--fid is for generators that draw grey or colour pictures from latents; this one is "
@@ -74,67 +74,64 @@ class Examiner:
             )
         if not engines.installed("torchmetrics"):
             raise MissingExtra("torchmetrics", "train", "gan-bench --fid")
-        self.settings, self._interface, self._batch = settings, interface, batch
-        self._network = metrics.feature_network(settings.features, settings.download)
-        self._real = None if settings.data is None else self._of_data(settings)
+        self.wanted, self._interface, self._batch = wanted, interface, batch
+        self._network = metrics.feature_network(wanted.features, wanted.download)
+        self._real = None if wanted.data is None else self._of_data(wanted)
 
     @property
-    def method(self) -> dict[str, object]:
+    def said(self) -> dict[str, object]:
         """How it is measured, as the report holds it."""
         return {
-            "features": self.settings.features,
+            "features": self.wanted.features,
             "pictures": self._count,
-            "data": self.settings.data,
+            "data": self.wanted.data,
             "data_pictures": None if self._real is None else len(self._real),
         }
 
     @property
     def _count(self) -> int:
         """Pictures drawn: whole batches, as some artifacts take nothing else."""
-        return -(-self.settings.pictures // self._batch) * self._batch
+        return -(-self.wanted.pictures // self._batch) * self._batch
 
     def __call__(
-        self,
-        competitors: Sequence[Competitor],
-        reference: Competitor | None,
-        failed: Callable[[str, Exception], object],
+        self, competitors: Sequence[Competitor], judge: Competitor | None, failed: Callable[[str, Exception], object]
     ) -> dict[str, dict[str, float]]:
         """Measure each.
 
         Args:
             competitors: What draws.
-            reference: Whose pictures the others' are compared with; None leaves that out.
+            judge: Whose pictures the others' are compared with; None leaves that out.
             failed: Told of one that raised an error.
 
         Returns:
             By name: `fid` and `kid` to the judge's pictures (none for itself), `data_fid` and `data_kid` to real ones.
         """
-        distances: dict[str, dict[str, float]] = {}
+        found: dict[str, dict[str, float]] = {}
         first: Tensor | None = None
-        for competitor in sorted(competitors, key=lambda other: other is not reference):  # The judge is first.
+        for one in sorted(competitors, key=lambda other: other is not judge):  # The judge is first.
             figures: dict[str, float] = {}
             try:
-                own = self._features(competitor)
-                if competitor is reference:
+                own = self._features(one)
+                if one is judge:
                     first = own
                 elif first is not None:
                     figures |= _apart(first, own, "")
                 if self._real is not None:
                     figures |= _apart(self._real, own, "data_")
             except Exception as error:  # noqa: BLE001 - PyTorch's own too, where memory ends: what was timed is kept
-                failed(competitor.name, error)
+                failed(one.name, error)
                 continue
-            distances[competitor.name] = figures
-        return distances
+            found[one.name] = figures
+        return found
 
-    def _features(self, competitor: Competitor) -> Tensor:
+    def _features(self, one: Competitor) -> Tensor:
         """Of everything it draws, `[N, F]`; the pictures themselves are not kept."""
         inputs = real_inputs(self._interface, self._count, SEED)
         parts = []
         for begin in range(0, self._count, self._batch):
-            output = competitor.run([array[begin : begin + self._batch] for array in inputs])
+            output = one.run([array[begin : begin + self._batch] for array in inputs])
             if not np.isfinite(output).all():
-                raise EngineError(f"{competitor.name} draws NaN or infinite values")
+                raise EngineError(f"{one.name} draws NaN or infinite values")
             parts.append(self._of_pictures(self._levels(output)))
         return torch.cat(parts)
 
@@ -146,31 +143,29 @@ class Examiner:
 
     @torch.inference_mode()
     def _of_pictures(self, levels: Tensor) -> Tensor:
-        features: Tensor = self._network(levels.expand(-1, 3, -1, -1)).float()
-        return features
+        found: Tensor = self._network(levels.expand(-1, 3, -1, -1)).float()
+        return found
 
-    def _of_data(self, settings: Distance) -> Tensor:
+    def _of_data(self, wanted: Distance) -> Tensor:
         """Features of real pictures, taken evenly over the data."""
-        assert settings.data is not None
+        assert wanted.data is not None
         port = self._interface.output
         height, width = (port.shape[2:] if port.layout == "NCHW" else port.shape[1:3])[:2]
         if not isinstance(height, int) or height != width:
             raise UsageError(
-                f"--data {settings.data}: real pictures are brought to squares, this draws {height} × {width}"
+                f"--data {wanted.data}: real pictures are brought to squares, this draws {height} × {width}"
             )
-        data = open_data(settings.data, Wants("images", height, port.channels), Options(download=settings.download))
+        data = open_data(wanted.data, Wants("images", height, port.channels), Options(download=wanted.download))
         for line in describe_skipped(data.skipped):
             note(line)
         held = len(data)
         if held < metrics.FEWEST:
-            raise UsageError(
-                f"--data {settings.data}: {held} pictures have no statistics, give {metrics.FEWEST} or more"
-            )
-        places = torch.linspace(0, held - 1, min(settings.pictures, held)).long()
+            raise UsageError(f"--data {wanted.data}: {held} pictures have no statistics, give {metrics.FEWEST} or more")
+        places = torch.linspace(0, held - 1, min(wanted.pictures, held)).long()
         chunks = torch.split(places, metrics.CHUNK)
         return torch.cat([self._of_pictures(data.pictures("images", chunk)) for chunk in chunks])
 
 
 def _apart(real: Tensor, drawn: Tensor, prefix: str) -> dict[str, float]:
-    distances = metrics.compare(real, drawn)
-    return {prefix + name: distances[name] for name in FIGURES}
+    found = metrics.compare(real, drawn)
+    return {prefix + name: found[name] for name in FIGURES}

@@ -1,4 +1,4 @@
-"""A pool of real inputs, larger than the caches, so that no call finds its input cached.
+"""Real inputs enough that no call sees the one before again soon, and that caches do not hold them all.
 
 batches, said = make(interface, batch=8)
 """
@@ -43,15 +43,15 @@ def make(interface: Interface, batch: int) -> tuple[list[list[NDArray[np.generic
         interface.inputs[0].shape[0] if isinstance(interface.inputs[0].shape[0], int) else 1
     )
     cache = largest_cache()
-    needed = min(BEYOND * cache, MEMORY_SHARE * _memory())
-    count = min(max(LEAST, int(needed / (item * batch)) + 1), MOST)
+    wanted = min(BEYOND * cache, MEMORY_SHARE * _memory())
+    count = min(max(LEAST, int(wanted / (item * batch)) + 1), MOST)
     if interface.noise is not None:
         arrays = real_inputs(interface, count * batch, seed=1)
     else:
         arrays = _pictures(interface, count * batch)
-    batches = [[array[i * batch : (i + 1) * batch] for array in arrays] for i in range(count)]
+    found = [[array[i * batch : (i + 1) * batch] for array in arrays] for i in range(count)]
     held = sum(array.nbytes for array in arrays)
-    return batches, {"batches": count, "bytes": held, "cache_bytes": cache}
+    return found, {"batches": count, "bytes": held, "cache_bytes": cache}
 
 
 def _pictures(interface: Interface, count: int) -> list[NDArray[np.generic]]:
@@ -61,21 +61,21 @@ def _pictures(interface: Interface, count: int) -> list[NDArray[np.generic]]:
     axis = 2 if interface.inputs[0].layout == "NHWC" else 3
     width = made[0].shape[axis]
     first = np.empty((count, *made[0].shape[1:]), made[0].dtype)
-    for index in range(count):
-        turn, which = divmod(index, have)
-        first[index] = np.roll(made[0][which], turn * max(1, width // 7), axis - 1)
+    for place in range(count):
+        turn, which = divmod(place, have)
+        first[place] = np.roll(made[0][which], turn * max(1, width // 7), axis - 1)
     return [first, *(array[np.arange(count) % have] for array in made[1:])]
 
 
 def largest_cache() -> int:
     """Of a core's caches, bytes; a guess that is rather too large where the system does not tell."""
-    sizes = [0]
+    found = [0]
     for path in CACHES.glob("index*/size"):
         text = path.read_text("ascii").strip()
         number, unit = text.rstrip("KMG"), text.lstrip("0123456789")
         if number.isdigit() and unit in ("", "K", "M", "G"):
-            sizes.append(int(number) * 1024 ** " KMG".index(unit or " "))
-    return max(sizes) or CACHE_BYTES
+            found.append(int(number) * 1024 ** " KMG".index(unit or " "))
+    return max(found) or CACHE_BYTES
 
 
 def _memory() -> float:

@@ -1,4 +1,4 @@
-"""Competitors in their own processes, each paused outside its own turns.
+"""Competitors in processes of their own, of which one works at a time while the others stand still.
 
     with Stage("cpu") as stage:
         failed = stage.add({"a": Recipe(partial(open_a, file), host="a"), "b": ...})
@@ -109,8 +109,8 @@ class Stage:
             host.kill()  # All of them before any is waited for: one that is stopped would stay.
         for host in self._hosts:
             host.end()
-        for piece in self._made:
-            piece.close()
+        for one in self._made:
+            one.close()
 
     def add(self, competitors: Mapping[str, Recipe | Piece]) -> dict[str, Exception]:
         """Start processes and make competitors in them, all at the same time.
@@ -123,13 +123,13 @@ class Stage:
         """
         failed: dict[str, Exception] = {}
         by_host: dict[str, dict[str, Callable[[], Piece]]] = {}
-        for name, competitor in competitors.items():
-            if not isinstance(competitor, Recipe):
-                self._here[name] = competitor
+        for name, one in competitors.items():
+            if not isinstance(one, Recipe):
+                self._here[name] = one
             elif self.able:
-                by_host.setdefault(competitor.host, {})[name] = competitor.make
+                by_host.setdefault(one.host, {})[name] = one.make
             else:
-                here = _made(name, competitor.make, failed)
+                here = _made(name, one.make, failed)
                 if here is not None:
                     self._here[name] = here
                     self._made.append(here)
@@ -183,7 +183,7 @@ class Stage:
                     f"cannot write inputs for other processes in {folder} ({error.strerror}): free some room there, or "
                     "set TMPDIR to another folder"
                 ) from error
-        return self._timed | {name: timing.here(piece.over(pool), piece.renew) for name, piece in self._here.items()}
+        return self._timed | {name: timing.here(one.over(pool), one.renew) for name, one in self._here.items()}
 
     def used(self) -> float:
         """Seconds of processor time that the processes have used."""
@@ -237,13 +237,13 @@ class _Host:
             if not self._pipe.poll(LIMIT):
                 self.end()
                 raise EngineError(f"its process gave no answer within {LIMIT:g} s")
-            done, result = self._pipe.recv()
+            done, found = self._pipe.recv()
             self._stop()
         except (EOFError, OSError) as error:
             raise self._gone() from error
         if done:
-            return result
-        raise MemoryError(result) if result.startswith("MemoryError") else EngineError(result)
+            return found
+        raise MemoryError(found) if found.startswith("MemoryError") else EngineError(found)
 
     def _stop(self) -> None:
         """Stop it, and come back when all of its threads stand still."""

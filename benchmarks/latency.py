@@ -195,7 +195,7 @@ def measure(
     if not report["results"]:
         first = report["failed"][0]
         raise EngineError(f"nothing could be measured: {first['competitor']}: {first['reason']}")
-    report["conditions"]["during"] = {**({"others": max(others)} if others else {}), **watch.figures()}
+    report["conditions"]["during"] = {**({"others": max(others)} if others else {}), **watch.found()}
     report["conditions"]["after"] = conditions()
     load = before.get("load")
     known = load if isinstance(load, float) else None
@@ -206,7 +206,7 @@ def measure(
 
 def _method(settings: Settings, subject: Subject) -> dict[str, Any]:
     """How it is measured, in words where only people read it."""
-    names = [competitor.name for competitor in subject.competitors]
+    names = [one.name for one in subject.competitors]
     method: dict[str, Any] = {
         "timed": "one call, NumPy array in to NumPy array out, fresh real inputs each time",
         "warmup": f"until the median settles, {timing.WARMUP_BLOCKS} turns at most"
@@ -232,7 +232,7 @@ def _method(settings: Settings, subject: Subject) -> dict[str, Any]:
         "strict": settings.strict,
         "yardstick": "" if settings.strict else yardsticks.general(settings.device),
     }
-    renewed = [competitor.name for competitor in subject.competitors if competitor.renew is not None]
+    renewed = [one.name for one in subject.competitors if one.renew is not None]
     if renewed and not settings.strict:
         others = [name for name in names if name not in renewed]
         which = "all but " + ", ".join(others) if others else "all"
@@ -255,7 +255,7 @@ def _open(
     for batch in settings.batches:
         if isinstance(fixed, int) and batch != fixed:
             raise UsageError(f"batch {batch}: these artifacts take {fixed} at a time: give --batch {fixed}")
-    competitors, absent = artifact_competitors(files, settings.engine, settings.device, threads)
+    found, absent = artifact_competitors(files, settings.engine, settings.device, threads)
     examiner: Examiner | None = None
     origin: ReferenceSpec | None = None
     if settings.distance is not None:
@@ -274,16 +274,13 @@ def _open(
         origin = replace(origin, plain=reference.is_plain(network))
         inputs = real_inputs(interface, settings.batches[0], seed=1)
         reference.check(network, interface, inputs)
-        in_torch, missing = reference.competitors(network, inputs, settings.device, threads, settings.torch)
+        torch_ones, missing = reference.competitors(network, inputs, settings.device, threads, settings.torch)
         again = partial(reference.again, origin, manifest, interface, settings.batches[0], threads)
-        in_torch = [
-            replace(competitor, recipe=isolated.Recipe(partial(again, competitor.name), competitor.name))
-            for competitor in in_torch
-        ]
-        competitors, absent = [*in_torch, *competitors], {**missing, **absent}
-    if not competitors:
+        torch_ones = [replace(one, recipe=isolated.Recipe(partial(again, one.name), one.name)) for one in torch_ones]
+        found, absent = [*torch_ones, *found], {**missing, **absent}
+    if not found:
         raise EngineError("nothing to measure here: " + "; ".join(f"{name}: {why}" for name, why in absent.items()))
-    return Subject(interface, competitors, absent, why, origin, examiner)
+    return Subject(interface, found, absent, why, origin, examiner)
 
 
 def _describe(subject: Subject, files: Sequence[Path]) -> dict[str, dict[str, Any]]:
@@ -296,23 +293,23 @@ def _describe(subject: Subject, files: Sequence[Path]) -> dict[str, dict[str, An
         if count is not None and read_artifact(file)[0].precision in ("fp32", "fp16", "bf16")
     ]
     return {
-        competitor.name: {
-            "engine": competitor.engine,
-            "precision": competitor.precision,
-            "computes": competitor.computes or competitor.precision,
-            "device": competitor.device,
-            "file": None if competitor.file is None else competitor.file.name,
-            "digest": competitor.digest or None,
-            "bytes": competitor.bytes,
-            "macs": counts[competitor.file]
-            if competitor.file is not None and competitor.file.suffix == ".onnx"
+        one.name: {
+            "engine": one.engine,
+            "precision": one.precision,
+            "computes": one.computes or one.precision,
+            "device": one.device,
+            "file": None if one.file is None else one.file.name,
+            "digest": one.digest or None,
+            "bytes": one.bytes,
+            "macs": counts[one.file]
+            if one.file is not None and one.file.suffix == ".onnx"
             else min(plain, default=None),
             "cold_start_s": None,
             "peak_bytes": None,
             "device_bytes": None,
             **dict.fromkeys(DISTANCES),
         }
-        for competitor in subject.competitors
+        for one in subject.competitors
     }
 
 
@@ -322,8 +319,8 @@ def _macs(file: Path, interface: Interface) -> int | None:
         return None
     inputs = real_inputs(interface, 1, seed=1)
     shapes = {port.name: array.shape for port, array in zip(interface.inputs, inputs, strict=True)}
-    total = arithmetic.multiply_accumulates(file.read_bytes(), shapes)
-    return None if total is None else round(total / len(inputs[0]))
+    found = arithmetic.multiply_accumulates(file.read_bytes(), shapes)
+    return None if found is None else round(found / len(inputs[0]))
 
 
 def _cold_starts(
@@ -340,15 +337,13 @@ def _cold_starts(
     shape = "x".join(map(str, port.shape[1:])) if port.role == "image" else ""
     measured = {row["competitor"] for row in report["results"]}
     scripts: dict[str, list[str]] = {}
-    for competitor in subject.competitors:
-        if competitor.name not in measured:
+    for one in subject.competitors:
+        if one.name not in measured:
             continue
-        if competitor.file is not None:
-            engine, device = competitor.engine_device
-            scripts[competitor.name] = process.artifact_script(
-                competitor.file, engine, competitor.compute, device, threads, shape
-            )
-        elif competitor.name == EAGER and subject.reference is not None:
+        if one.file is not None:
+            engine, device = one.place
+            scripts[one.name] = process.artifact_script(one.file, engine, one.compute, device, threads, shape)
+        elif one.name == EAGER and subject.reference is not None:
             text = subject.reference.to_json()
             scripts[EAGER] = process.eager_script(text, files[0], settings.device, threads, shape)
     failed: dict[str, str] = {}
@@ -376,20 +371,20 @@ def _at_batch(
 
     `failed` holds the errors of those that could not be set up.
     """
-    pool, pool_size = input_pool.make(subject.interface, batch)
-    report["method"].setdefault("pool", {})[str(batch)] = pool_size
+    pool, said = input_pool.make(subject.interface, batch)
+    report["method"].setdefault("pool", {})[str(batch)] = said
     turns: timing.Turns = {}
     outputs: dict[str, Output] = {}
     splits: dict[str, Split] = {}
     interrupted = False
     try:
         _timed(subject, stage, pool, settings, turns, failed, others, watch)
-        able = [competitor for competitor in subject.competitors if turns.get(competitor.name)]
+        able = [one for one in subject.competitors if turns.get(one.name)]
         _compute(able, pool, subject.interface, outputs, failed)
-        for competitor in able:
-            if competitor.split is not None:
-                with timing.noted(competitor.name, failed):
-                    splits[competitor.name] = competitor.split(pool)
+        for one in able:
+            if one.split is not None:
+                with timing.noted(one.name, failed):
+                    splits[one.name] = one.split(pool)
     except KeyboardInterrupt:
         interrupted = True
         # Whole rounds are kept; what was not compared by then is compared no more.
@@ -398,21 +393,19 @@ def _at_batch(
     report["method"]["no_yardstick"] |= {
         name.removeprefix(STICK): str(failed.pop(name)) for name in list(failed) if name.startswith(STICK)
     }
-    reference = _judge(subject.competitors, outputs, failed, report["reference"])
-    report["reference"] = report["reference"] or (None if reference is None else reference.name)
+    judge = _judge(subject.competitors, outputs, failed, report["reference"])
+    report["reference"] = report["reference"] or (None if judge is None else judge.name)
     if beside:
-        report["yardstick"][str(batch)] = {
-            name: _rounded(timing.undisturbed(rounds)) for name, rounds in beside.items()
-        }
+        report["yardstick"][str(batch)] = {name: _rounded(timing.undisturbed(found)) for name, found in beside.items()}
     if turns:
         if pictures is not None:
             pictures.update({name: output[:4] for name, output in outputs.items() if name not in pictures})
-        for competitor in subject.competitors:
-            if competitor.name in turns and competitor.name not in failed:
-                with timing.noted(competitor.name, failed):
-                    row = _figures(report, competitor, batch, turns, failed)
-                    row |= _fidelity(subject.interface, competitor, reference, outputs)
-                    row["split"] = asdict(splits[competitor.name]) if competitor.name in splits else None
+        for one in subject.competitors:
+            if one.name in turns and one.name not in failed:
+                with timing.noted(one.name, failed):
+                    row = _figures(report, one, batch, turns, failed)
+                    row |= _fidelity(subject.interface, one, judge, outputs)
+                    row["split"] = asdict(splits[one.name]) if one.name in splits else None
                     report["results"].append(row)
     report["failed"] += [_failure(name, batch, error) for name, error in failed.items()]
     if interrupted:
@@ -421,12 +414,9 @@ def _at_batch(
 
 def _set(stage: isolated.Stage, subject: Subject, settings: Settings, threads: int) -> dict[str, Exception]:
     """Put competitors and yardsticks where they are timed; the errors of those that could not be."""
-    recipes = {
-        competitor.name: competitor.recipe if stage.able and competitor.recipe is not None else competitor
-        for competitor in subject.competitors
-    }
-    sticks = yardsticks.recipes(subject.competitors, settings.device, threads)
-    return stage.add({**recipes, **{STICK + name: recipe for name, recipe in sticks.items()}})
+    able = {one.name: one.recipe if stage.able and one.recipe is not None else one for one in subject.competitors}
+    sticks = yardsticks.wanted(subject.competitors, settings.device, threads)
+    return stage.add({**able, **{STICK + name: recipe for name, recipe in sticks.items()}})
 
 
 def _timed(
@@ -447,14 +437,14 @@ def _timed(
 
     try:
         if settings.strict:
-            runs = {competitor.name: competitor.over(pool) for competitor in subject.competitors}
+            runs = {one.name: one.over(pool) for one in subject.competitors}
             timing.one_by_one(runs, settings.seconds, settings.iterations, turns, failed, ready, watch.look)
             return
         timed = stage.timed(pool)
-        names = [competitor.name for competitor in subject.competitors]
+        names = [one.name for one in subject.competitors]
         # The ratios that are shown, and those that `compare` looks at.
         known = [(EAGER, name) for name in names if name != EAGER]
-        known += [(STICK + competitor.engine, competitor.name) for competitor in subject.competitors]
+        known += [(STICK + one.engine, one.name) for one in subject.competitors]
         timing.interleaved(
             {name: timed[name] for name in dict.fromkeys([*names, *timed]) if name in timed},
             settings.seconds,
@@ -466,7 +456,7 @@ def _timed(
             watch.look,
         )
     finally:
-        others += [share for watched in since if (share := watched.share()) is not None]
+        others += [share for one in since if (share := one.share()) is not None]
 
 
 def _compute(
@@ -479,9 +469,9 @@ def _compute(
     """What each gives for the first inputs of the pool, put into `outputs`."""
     least = COMPARED if interface.noise is not None else COMPARED_PICTURES
     compared = pool[: max(1, -(-least // len(pool[0][0])))]
-    for competitor in competitors:
-        with timing.noted(competitor.name, failed):
-            outputs[competitor.name] = np.concatenate([competitor.run(arrays) for arrays in compared])
+    for one in competitors:
+        with timing.noted(one.name, failed):
+            outputs[one.name] = np.concatenate([one.run(arrays) for arrays in compared])
 
 
 def _failure(name: str, batch: int, error: Exception) -> dict[str, Any]:
@@ -492,8 +482,8 @@ def _failure(name: str, batch: int, error: Exception) -> dict[str, Any]:
 def _examine(report: dict[str, Any], subject: Subject, examiner: Examiner) -> None:
     """FID and KID of every competitor that was measured, into its costs."""
     measured = {row["competitor"] for row in report["results"]}
-    able = [competitor for competitor in subject.competitors if competitor.name in measured]
-    judge = next((competitor for competitor in able if competitor.name == report["reference"]), None)
+    able = [one for one in subject.competitors if one.name in measured]
+    judge = next((one for one in able if one.name == report["reference"]), None)
     batch = max(row["batch"] for row in report["results"])
 
     def failed(name: str, error: Exception) -> None:
@@ -501,7 +491,7 @@ def _examine(report: dict[str, Any], subject: Subject, examiner: Examiner) -> No
 
     for name, figures in examiner(able, judge, failed).items():
         report["competitors"][name].update(figures)
-    report["distance"] = examiner.method
+    report["distance"] = examiner.said
 
 
 def _judge(
@@ -514,75 +504,66 @@ def _judge(
 
     The same at every batch size: where that one failed, nothing is compared. One that gives NaN has failed.
     """
-    for competitor in sorted(competitors, key=lambda other: other.name != EAGER):
-        may_serve = (
-            competitor.name == before
-            if before
-            else competitor.name == EAGER or (competitor.precision == "fp32" and len(competitors) > 1)
+    for one in sorted(competitors, key=lambda one: one.name != EAGER):
+        wanted = (
+            one.name == before if before else one.name == EAGER or (one.precision == "fp32" and len(competitors) > 1)
         )
-        if not may_serve or competitor.name not in outputs:
+        if not wanted or one.name not in outputs:
             continue
-        if np.isfinite(outputs[competitor.name]).all():
-            return competitor
-        failed[competitor.name] = EngineError(
-            "it gives NaN or infinite values on real inputs: nothing is compared with it"
-        )
+        if np.isfinite(outputs[one.name]).all():
+            return one
+        failed[one.name] = EngineError("it gives NaN or infinite values on real inputs: nothing is compared with it")
     return None
 
 
 def _figures(
-    report: dict[str, Any], competitor: Competitor, batch: int, turns: timing.Turns, failed: Collection[str]
+    report: dict[str, Any], one: Competitor, batch: int, turns: timing.Turns, failed: Collection[str]
 ) -> dict[str, Any]:
     """One row of the report: times, throughput, ratio to eager PyTorch and share of the peak."""
-    figures = timing.figures(turns[competitor.name])
-    rounds = timing.undisturbed(turns[competitor.name])
+    found = timing.figures(turns[one.name])
+    rounds = timing.undisturbed(turns[one.name])
     eager = EAGER in turns and EAGER not in failed
     ratio = timing.ratio(timing.undisturbed(turns[EAGER]), rounds) if eager else None
-    macs = report["competitors"][competitor.name]["macs"]
-    peak = report["peak"]["flops"].get(arithmetic.number_type(report["competitors"][competitor.name]["computes"]))
-    times = np.concatenate(turns[competitor.name])
+    macs = report["competitors"][one.name]["macs"]
+    peak = report["peak"]["flops"].get(arithmetic.kind(report["competitors"][one.name]["computes"]))
+    times = np.concatenate(turns[one.name])
     return {
-        "competitor": competitor.name,
-        "precision": competitor.precision,
+        "competitor": one.name,
+        "precision": one.precision,
         "batch": batch,
-        "figures": asdict(figures),
-        "images_per_s": batch / figures.mean,
+        "figures": asdict(found),
+        "images_per_s": batch / found.mean,
         "speedup": None if ratio is None else ratio.value,
         "speedup_low": None if ratio is None or np.isnan(ratio.low) else ratio.low,
         "speedup_high": None if ratio is None or np.isnan(ratio.high) else ratio.high,
-        "peak_share": None if macs is None or peak is None else 2 * macs * batch / figures.p50 / peak,
+        "peak_share": None if macs is None or peak is None else 2 * macs * batch / found.p50 / peak,
         "rounds": _rounded(rounds),
         "quantiles": _rounded(np.quantile(times, np.linspace(0, 1, 51))),
     }
 
 
 def _fidelity(
-    interface: Interface, competitor: Competitor, reference: Competitor | None, outputs: Mapping[str, Output]
+    interface: Interface, one: Competitor, judge: Competitor | None, outputs: Mapping[str, Output]
 ) -> dict[str, Any]:
     """How far its pictures are from the reference's, and whether that passes the gate of its precision."""
-    if reference is None or reference is competitor or competitor.name not in outputs:
+    if judge is None or judge is one or one.name not in outputs:
         return {"psnr": None, "ssim": None, "max_abs": None, "same": None}
     port = interface.output
-    difference = fidelity.difference(outputs[competitor.name], outputs[reference.name], port)
-    gate = fidelity.gate_of(_gated(competitor), interface)
-    if reference.name != EAGER and gate.max_abs is not None:
+    found = fidelity.difference(outputs[one.name], outputs[judge.name], port)
+    gate = fidelity.gate_of(_gated(one), interface)
+    if judge.name != EAGER and gate.max_abs is not None:
         gate = replace(gate, max_abs=2 * gate.max_abs)  # Each may be that far from eager PyTorch, on either side.
     elif port.dtype == "uint8" and gate.max_abs is not None:
         gate = replace(gate, max_abs=1 / 255 + 1e-4)  # Both are rounded to whole levels.
-    return {
-        "psnr": difference.psnr,
-        "ssim": difference.ssim,
-        "max_abs": difference.max_abs,
-        "same": gate.holds(difference),
-    }
+    return {"psnr": found.psnr, "ssim": found.ssim, "max_abs": found.max_abs, "same": gate.holds(found)}
 
 
-def _gated(competitor: Competitor) -> Precision:
+def _gated(one: Competitor) -> Precision:
     """The precision whose gate applies: TF32 rounds to as many bits as FP16."""
-    if "TF32" in competitor.computes:
+    if "TF32" in one.computes:
         return "fp16"
     known: dict[str, Precision] = {"fp32": "fp32", "fp16": "fp16", "bf16": "bf16", "int8": "int8"}
-    return known[competitor.precision]
+    return known[one.precision]
 
 
 def _rounded(values: NDArray[np.float64]) -> list[float]:
@@ -590,7 +571,7 @@ def _rounded(values: NDArray[np.float64]) -> list[float]:
 
 
 def warnings(results: Sequence[Mapping[str, Any]], others: float | None, load: float | None, cores: int) -> list[str]:
-    """Warnings about other work on the machine and noisy timings.
+    """What a reader must know before believing the figures.
 
     Args:
         results: Rows of the report.
@@ -598,20 +579,18 @@ def warnings(results: Sequence[Mapping[str, Any]], others: float | None, load: f
         load: Processes that wanted to run in the minute before anything was opened, to go by in that case.
         cores: That this process may use.
     """
-    texts = []
-    share = ""
+    found = []
+    what = ""
     if others is not None and others > OTHERS:
-        share = f"it took {others:.0%} of {'its core' if cores == 1 else f'the {cores} cores'}"
+        what = f"it took {others:.0%} of {'its core' if cores == 1 else f'the {cores} cores'}"
     elif others is None and load is not None and load > BUSY * cores:
-        share = f"load {load:.1f} on {cores} cores"
-    if share:
-        texts.append(
-            f"other work was running here ({share}): threads that wait for one another are "
-            "slowed most, so ratios are unreliable too; measure again on an idle machine, or with --threads 1"
+        what = f"load {load:.1f} on {cores} cores"
+    if what:
+        found.append(
+            f"other work was running here ({what}): threads that wait for one another are "
+            "hit hardest, so ratios between engines mislead too; measure again when it is quiet, or with --threads 1"
         )
     worst = max((row["figures"]["spread"] for row in results), default=0.0)
     if worst > timing.UNQUIET:
-        texts.append(
-            f"the machine was busy: medians of turns differ by up to {worst:.0%}; compare the confidence intervals"
-        )
-    return texts
+        found.append(f"the machine was not quiet: medians of turns lie up to {worst:.0%} apart; mind the intervals")
+    return found

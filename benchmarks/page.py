@@ -1,4 +1,4 @@
-"""The HTML report: one self-contained page with plots and images, without scripts.
+"""One self-contained page with plots and pictures: opens from disk, needs no network and runs no script.
 
 write(Path("out.html"), report, pictures, port)
 """
@@ -25,15 +25,12 @@ LONGEST, HEAD = 38, 8
 """Characters of a name in a plot, and how many of them are its beginning where it is longer."""
 MAGNIFIED = 8
 """How much a difference between pictures is magnified, so that eyes can see it."""
-WIDTH = 6.4
-"""Width of a plot, inches: its text is still readable when it is scaled down to a telephone's window."""
 SIDE = 128
 """Height to which small pictures are scaled up on the page, pixels."""
 TEMPLATE = """{% macro figures(part) %}<div class="scroll table"><table>
 <tr>{% for head in part.heads %}<th>{{ head }}</th>{% endfor %}</tr>
 {% for row in part.rows %}<tr>{% for cell in row.cells %}
-<td data-head="{{ part.heads[loop.index0] }}"{% if row.wrong and loop.index0 == part.same %} class="no"{% endif %}>
-{{- cell }}</td>{% endfor %}</tr>
+<td{% if row.wrong and loop.index0 == part.same %} class="no"{% endif %}>{{ cell }}</td>{% endfor %}</tr>
 {% endfor %}</table></div>{% endmacro %}
 <!doctype html>
 <html lang="en">
@@ -43,20 +40,16 @@ TEMPLATE = """{% macro figures(part) %}<div class="scroll table"><table>
 <style>
 :root { color-scheme: light dark; }
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 1280px; margin: 0 auto; padding: 1rem; }
-h1 { font-size: 1.4rem; overflow-wrap: anywhere; } h2 { font-size: 1.1rem; margin-top: 2rem; }
-.scroll { overflow-x: auto; }
+h1 { font-size: 1.4rem; } h2 { font-size: 1.1rem; margin-top: 2rem; }
+.scroll { overflow: auto; } .table { max-height: 85vh; border-bottom: 1px solid #8884; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .9rem; }
 th, td { padding: .25rem .6rem; text-align: right; border-bottom: 1px solid #8884; white-space: nowrap; }
-th { vertical-align: bottom; white-space: normal; }
-th:first-child, td:first-child { text-align: left; white-space: normal; overflow-wrap: anywhere; }
-@media (max-width: 700px) { /* One block for each row: nothing is wider than the window. */
-  table, tbody, tr, td { display: block; } tr:first-child { display: none; }
-  tr { border-bottom: 1px solid #8884; padding: .4rem 0; } td:empty { display: none; }
-  td, td:first-child { border: 0; padding: 0 .2rem; text-align: left; white-space: normal; }
-  td:first-child { font-weight: bold; } td:not(:first-child)::before { content: attr(data-head) ": "; opacity: .7; }
-}
+th { position: sticky; top: 0; z-index: 1; background: Canvas; vertical-align: bottom; white-space: normal; }
+th:first-child, td:first-child { text-align: left; white-space: normal; overflow-wrap: anywhere;
+  min-width: min(36vw, 20rem); position: sticky; left: 0; background: Canvas; }
+th:first-child { z-index: 2; }
 .no { color: #d33; font-weight: bold; } .warn { border-left: 4px solid #d80; padding-left: .8rem; }
-.plot { background: #fff; max-width: 860px; } .plot svg { display: block; width: 100%; height: auto; }
+.plot { background: #fff; } .plot svg { display: block; width: 100%; height: auto; min-width: 720px; }
 figure { margin: 0 0 1rem; } figcaption { font-size: .85rem; overflow-wrap: anywhere; }
 .pictures { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 330px), 1fr)); gap: 1rem; }
 .pictures img { max-width: 100%; image-rendering: pixelated; display: block; margin-bottom: 4px; }
@@ -135,7 +128,7 @@ def render(report: Mapping[str, Any], pictures: Mapping[str, NDArray[np.generic]
             ),
             _part(report, "Cost", COST),
         ],
-        failed=[printable(words.failure(row)) for row in report["failed"]],
+        failed=[printable(words.failure(one)) for one in report["failed"]],
         plots=plots,
         pictures=_pictures(pictures, port, report["reference"]) if port is not None and port.role == "image" else [],
         magnified=MAGNIFIED,
@@ -186,15 +179,15 @@ def _plots(report: Mapping[str, Any]) -> list[tuple[str, str, str]]:
 def distribution(rows: Sequence[Mapping[str, Any]]) -> str:
     """The spread of each row's latencies, as an SVG element."""
     figure, axes = _axes(1.2 + 0.32 * len(rows))
-    for index, row in enumerate(rows):
+    for place, row in enumerate(rows):
         q = 1000 * np.asarray(row["quantiles"])
         p50, p99, most = (1000 * row["figures"][name] for name in ("p50", "p99", "longest"))
         quarters = np.interp((0.25, 0.75), np.linspace(0, 1, len(q)), q)
-        axes.plot((q[0], p99), (index, index), color="0.5", lw=1)
-        axes.barh(index, quarters[1] - quarters[0], 0.6, quarters[0], color="C0", alpha=0.6)
-        axes.plot((p50, p50), (index - 0.3, index + 0.3), color="k", lw=1.5)
-        axes.plot(most, index, ".", color="0.5", ms=4)
-    axes.set_yticks(range(len(rows)), labels([row["competitor"] for row in rows]), fontsize=8)
+        axes.plot((q[0], p99), (place, place), color="0.5", lw=1)
+        axes.barh(place, quarters[1] - quarters[0], 0.6, quarters[0], color="C0", alpha=0.6)
+        axes.plot((p50, p50), (place - 0.3, place + 0.3), color="k", lw=1.5)
+        axes.plot(most, place, ".", color="0.5", ms=4)
+    axes.set_yticks(range(len(rows)), labels([row["competitor"] for row in rows]))
     axes.set_ylim(len(rows) - 0.4, -0.6)
     _logarithmic(axes, "x")
     axes.set_xlabel("milliseconds a call (logarithmic)")
@@ -203,10 +196,10 @@ def distribution(rows: Sequence[Mapping[str, Any]]) -> str:
 
 def _throughput(report: Mapping[str, Any]) -> str:
     names = list(dict.fromkeys(row["competitor"] for row in report["results"]))
-    figure, axes = _axes(3.2 + 0.1 * len(names))
-    for index, (name, label) in enumerate(zip(names, labels(names), strict=True)):
+    figure, axes = _axes(max(3.6, 0.8 + 0.2 * len(names)))
+    for place, (name, label) in enumerate(zip(names, labels(names), strict=True)):
         rows = [row for row in report["results"] if row["competitor"] == name]
-        style = ("-", "--", ":", "-.")[index // 10 % 4]
+        style = ("-", "--", ":", "-.")[place // 10 % 4]
         axes.plot([r["batch"] for r in rows], [r["images_per_s"] for r in rows], style, marker=".", label=label)
     axes.set_xscale("log", base=2)
     axes.minorticks_off()
@@ -215,26 +208,21 @@ def _throughput(report: Mapping[str, Any]) -> str:
     axes.set_xticks(ticks, [str(tick) for tick in ticks])
     axes.set_xlabel("batch")
     axes.set_ylabel("images a second")
-    _legend(figure, len(names))
+    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=7, frameon=False)
     return _svg(figure)
 
 
 def _fidelity(rows: Sequence[Mapping[str, Any]]) -> str:
-    figure, axes = _axes(3.2 + 0.1 * len(rows))
+    figure, axes = _axes(max(3.6, 0.8 + 0.2 * len(rows)))
     names = labels([row["competitor"] for row in rows])
-    for index, (row, label) in enumerate(zip(rows, names, strict=True)):
-        marker = "os^Dv"[index // 10 % 5]
+    for place, (row, label) in enumerate(zip(rows, names, strict=True)):
+        marker = "os^Dv"[place // 10 % 5]
         axes.plot(1000 * row["figures"]["p50"], row["psnr"], marker, label=label, alpha=0.8)
     _logarithmic(axes, "x")
     axes.set_xlabel("median milliseconds a call (logarithmic)")
     axes.set_ylabel("PSNR, dB")
-    _legend(figure, len(names))
+    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=7, frameon=False)
     return _svg(figure)
-
-
-def _legend(figure: Any, names: int) -> None:
-    """The names below the plot, in two columns."""
-    figure.legend(loc="outside lower left", ncols=1 if names < 4 else 2, fontsize=7, frameon=False)
 
 
 def _logarithmic(axes: Any, which: Literal["x", "y"]) -> None:
@@ -255,7 +243,7 @@ def _axes(height: float) -> tuple[Any, Any]:
     """A figure without pyplot, which would keep it and look for a display."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(WIDTH, height), layout="constrained")
+    figure = Figure(figsize=(9, height), layout="constrained")
     axes = figure.add_subplot()
     axes.grid(alpha=0.3)
     axes.use_sticky_edges = False  # Or a box would begin on the frame.
@@ -276,11 +264,11 @@ def _svg(figure: Any) -> str:
 
 def labels(names: Sequence[str]) -> list[str]:
     """Names for a plot, the middle left out where they are long; what then looks alike is numbered."""
-    shown: list[str] = []
+    found: list[str] = []
     for name in map(_short, names):
-        twins = sum(other.rpartition(" #")[0] == name or other == name for other in shown)
-        shown.append(f"{name} #{twins + 1}" if twins else name)
-    return shown
+        twins = sum(other.rpartition(" #")[0] == name or other == name for other in found)
+        found.append(f"{name} #{twins + 1}" if twins else name)
+    return found
 
 
 def _short(name: str) -> str:
@@ -298,13 +286,13 @@ def _pictures(pictures: Mapping[str, NDArray[np.generic]], port: Port, reference
     levels = {
         name: to_pixels(np.nan_to_num(output), span, port.layout).astype(np.int64) for name, output in pictures.items()
     }
-    entries = []
+    found = []
     for name, shown in levels.items():
         entry = {"name": printable(name), "shown": _png(shown), "apart": ""}
         if reference in levels and name != reference:
             entry["apart"] = _png(np.minimum(MAGNIFIED * np.abs(shown - levels[reference]), 255))
-        entries.append(entry)
-    return entries
+        found.append(entry)
+    return found
 
 
 def _png(pixels: NDArray[np.int64]) -> str:

@@ -1,4 +1,4 @@
-"""Cost of a whole process: seconds until the first result, and peak memory.
+"""What a whole process costs: seconds from nothing to the first result, and the most memory it held.
 
 measure({"onnxruntime": artifact_script(Path("generator.onnx"), "onnxruntime", None, "cpu", 2, "")}, 3, {})
 """
@@ -117,7 +117,7 @@ def measure(
     scripts: Mapping[str, list[str]],
     runs: int,
     failed: dict[str, str],
-    costs: dict[str, dict[str, float | int | None]] | None = None,
+    found: dict[str, dict[str, float | int | None]] | None = None,
 ) -> dict[str, dict[str, float | int | None]]:
     """Start every process `runs` times, in turns, after one start that is not counted.
 
@@ -125,13 +125,13 @@ def measure(
         scripts: Command lines by name.
         runs: Starts that are counted.
         failed: Where it is put why one gave no result; the others go on.
-        costs: Where the costs go, so that they are there after an interruption; a new table by default.
+        found: Where the costs go, so that they are there after an interruption; a new table by default.
 
     Returns:
         For each that ran, `cold_start_s` (median, whole process), `peak_bytes` (the most of any) and `device_bytes`
         (the same on a GPU); None where the system does not tell.
     """
-    costs = {} if costs is None else costs
+    found = {} if found is None else found
     times: dict[str, list[float]] = {name: [] for name in scripts}
     peaks: dict[str, list[int]] = {name: [0, 0] for name in scripts}
     for turn in range(runs + 1):
@@ -141,18 +141,18 @@ def measure(
                 *memory, asking = _run(scripts[name])
             except GanEdgeError as error:
                 failed[name] = str(error)
-                costs.pop(name, None)
+                found.pop(name, None)
                 continue
             peaks[name] = [max(int(most), int(now)) for most, now in zip(peaks[name], memory, strict=True)]
             if turn:
                 times[name].append(time.perf_counter() - begin - asking)
                 host, device = (most or None for most in peaks[name])
-                costs[name] = {
+                found[name] = {
                     "cold_start_s": statistics.median(times[name]),
                     "peak_bytes": host,
                     "device_bytes": device,
                 }
-    return costs
+    return found
 
 
 def _run(script: list[str]) -> tuple[int, int, float]:
@@ -163,7 +163,5 @@ def _run(script: list[str]) -> tuple[int, int, float]:
         raise GanEdgeError(f"a whole process gave no result within {LIMIT} s") from error
     if done.returncode:
         raise GanEdgeError(f"a whole process failed: {(done.stderr.strip().splitlines() or ['no reason'])[-1]}")
-    figures = dict(
-        line.split() for line in done.stdout.splitlines() if line.startswith(("peak ", "device ", "asking "))
-    )
-    return int(figures.get("peak", 0)), int(figures.get("device", 0)), float(figures.get("asking", 0))
+    told = dict(line.split() for line in done.stdout.splitlines() if line.startswith(("peak ", "device ", "asking ")))
+    return int(told.get("peak", 0)), int(told.get("device", 0)), float(told.get("asking", 0))

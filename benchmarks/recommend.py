@@ -1,4 +1,4 @@
-"""Recommend an engine and precision under constraints, with the Pareto front.
+"""The best engine and precision under a constraint, and the front of those that nothing beats.
 
     choice = read_choice("psnr>=35, p99")
     for batch, found in choose(report, choice).items(): ...
@@ -48,7 +48,7 @@ class Choice:
 
 
 @dataclass(frozen=True)
-class Recommendation:
+class Found:
     """The answer at one batch size."""
 
     best: str | None
@@ -65,26 +65,26 @@ def read_choice(text: str) -> Choice:
     """
     constraints, goals = [], []
     for part in text.split(","):
-        match = re.fullmatch(r"\s*([a-z0-9_]+)\s*(?:(>=|<=|>|<)\s*([0-9.eE+-]+))?\s*", part)
-        if match is None or match[1] not in FIGURES:
+        found = re.fullmatch(r"\s*([a-z0-9_]+)\s*(?:(>=|<=|>|<)\s*([0-9.eE+-]+))?\s*", part)
+        if found is None or found[1] not in FIGURES:
             raise UsageError(
                 f"--choose {text!r}: {part.strip()!r} is neither a constraint such as psnr>=35 nor a figure; "
                 f"figures are {', '.join(FIGURES)}"
             )
-        if match[2] is None:
-            goals.append(match[1])
+        if found[2] is None:
+            goals.append(found[1])
             continue
         try:
-            bound = float(match[3])
+            bound = float(found[3])
         except ValueError:
-            raise UsageError(f"--choose {text!r}: {match[3]!r} is no number") from None
-        constraints.append((match[1], match[2], bound))
+            raise UsageError(f"--choose {text!r}: {found[3]!r} is no number") from None
+        constraints.append((found[1], found[2], bound))
     if len(goals) != 1:
         raise UsageError(f"--choose {text!r}: name one figure to make the best of, as in psnr>=35, p99")
     return Choice(tuple(constraints), goals[0])
 
 
-def choose(report: Row, choice: Choice) -> dict[int, Recommendation]:
+def choose(report: Row, choice: Choice) -> dict[int, Found]:
     """The best competitor for each batch size, and the Pareto front.
 
     Raises:
@@ -94,15 +94,13 @@ def choose(report: Row, choice: Choice) -> dict[int, Recommendation]:
     for name in sorted(named):
         if all(value(report, row, name) is None for row in report["results"]):
             raise GanEdgeError(f"--choose: nothing measured has {name}: {_remedy(name)}")
-    recommendations = {}
+    found = {}
     for batch in sorted({row["batch"] for row in report["results"]}):
         rows = [row for row in report["results"] if row["batch"] == batch]
         able = [row for row in rows if _meets(report, row, choice) and value(report, row, choice.goal) is not None]
         best = max(able, key=lambda row: _goodness(report, row, choice.goal), default=None)
-        recommendations[batch] = Recommendation(
-            None if best is None else best["competitor"], _front(report, rows, choice.goal)
-        )
-    return recommendations
+        found[batch] = Found(None if best is None else best["competitor"], _front(report, rows, choice.goal))
+    return found
 
 
 def decide(report: Row, choice: Choice) -> dict[str, Any]:
@@ -117,31 +115,24 @@ def decide(report: Row, choice: Choice) -> dict[str, Any]:
     """
     lines = []
     verdicts = choose(report, choice)
-    constraints = ", ".join(f"{name}{test}{bound:g}" for name, test, bound in choice.constraints) or "no constraint"
-    for batch, recommended in verdicts.items():
-        answer = (
-            "nothing meets that"
-            if recommended.best is None
-            else f"{recommended.best} ({_computes(report, recommended.best)})"
-        )
-        lines.append(f"best {choice.goal} at batch {batch} with {constraints}: {answer}")
-        lines.append(f"  not beaten in both {choice.goal} and psnr: {'; '.join(recommended.front) or 'none'}")
+    wanted = ", ".join(f"{name}{test}{bound:g}" for name, test, bound in choice.constraints) or "no constraint"
+    for batch, found in verdicts.items():
+        answer = "nothing meets that" if found.best is None else f"{found.best} ({_computes(report, found.best)})"
+        lines.append(f"best {choice.goal} at batch {batch} with {wanted}: {answer}")
+        lines.append(f"  not beaten in both {choice.goal} and psnr: {'; '.join(found.front) or 'none'}")
     return {
-        "wanted": constraints,
+        "wanted": wanted,
         "goal": choice.goal,
-        "batches": {
-            str(batch): {"best": recommended.best, "front": list(recommended.front)}
-            for batch, recommended in verdicts.items()
-        },
+        "batches": {str(batch): {"best": one.best, "front": list(one.front)} for batch, one in verdicts.items()},
         "verdict": lines,
     }
 
 
 def check(decided: Row) -> None:
     """Raise GanEdgeError where nothing meets the constraints at any batch size."""
-    if all(batch["best"] is None for batch in decided["batches"].values()):
-        constraints = decided["wanted"]
-        raise GanEdgeError(f"--choose: nothing measured meets {constraints}: loosen it, or export another precision")
+    if all(one["best"] is None for one in decided["batches"].values()):
+        wanted = decided["wanted"]
+        raise GanEdgeError(f"--choose: nothing measured meets {wanted}: loosen it, or export another precision")
 
 
 def check_figures(choice: Choice, *, compared: bool, eager: bool, distance: bool, data: bool, processes: bool) -> None:
@@ -191,26 +182,26 @@ def value(report: Row, row: Row, name: str) -> float | None:
         if not itself and row["same"] is None:
             return None
         perfect = {"psnr": math.inf, "ssim": 1.0, "max_abs": 0.0}[name]
-        figure = None if itself else row[name]
-        return perfect if itself or (figure is None and name == "psnr") else figure
-    figure = row[name]
-    return None if figure is None else float(figure)
+        found = None if itself else row[name]
+        return perfect if itself or (found is None and name == "psnr") else found
+    found = row[name]
+    return None if found is None else float(found)
 
 
 def _meets(report: Row, row: Row, choice: Choice) -> bool:
     if row["same"] is False:
         return False  # Its pictures are wrong, however good its figures are.
     for name, test, bound in choice.constraints:
-        figure = value(report, row, name)
-        if figure is None or not TESTS[test](figure, bound):
+        found = value(report, row, name)
+        if found is None or not TESTS[test](found, bound):
             return False
     return True
 
 
 def _goodness(report: Row, row: Row, name: str) -> float:
-    figure = value(report, row, name)
-    assert figure is not None
-    return figure if name in MORE_IS_BETTER else -figure
+    found = value(report, row, name)
+    assert found is not None
+    return found if name in MORE_IS_BETTER else -found
 
 
 def _front(report: Row, rows: Sequence[Row], goal: str) -> tuple[str, ...]:

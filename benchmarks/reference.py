@@ -1,4 +1,4 @@
-"""The PyTorch generator that artifacts are compared with. Needs torch.
+"""The PyTorch generator that artifacts are compared with, and the ways PyTorch can run it. Needs torch.
 
 network = open_reference(ReferenceSpec("runs/digits"), manifest)
 network = open_reference(ReferenceSpec("nets.py:Generator", SourceSpec(weights="netG.pth")), manifest)
@@ -158,10 +158,10 @@ class Bytes(nn.Module):
         """Decode, compute, encode."""
         if self.decodes:
             first = first.permute(0, 3, 1, 2).float() * ((self.high - self.low) / 255) + self.low
-        images: Tensor = self.network(first, *rest)
+        given: Tensor = self.network(first, *rest)
         if not self.encodes:
-            return images
-        levels = ((images - self.low) * (255 / (self.high - self.low)) + 0.5).clamp(0, 255).floor()
+            return given
+        levels = ((given - self.low) * (255 / (self.high - self.low)) + 0.5).clamp(0, 255).floor()
         return levels.to(torch.uint8).permute(0, 2, 3, 1).contiguous()
 
 
@@ -169,17 +169,17 @@ def check(network: nn.Module, interface: Interface, inputs: Inputs) -> None:
     """Raise InputError where the network does not take these inputs or gives another shape than the artifact."""
     try:
         with torch.inference_mode():
-            shape = tuple(network(*map(torch.from_numpy, inputs)).shape)
+            given = tuple(network(*map(torch.from_numpy, inputs)).shape)
     except Exception as error:  # It may be anyone's module, and raise anything.
         raise InputError(
             f"the generator to compare with takes something else than the artifact ({one_line(error)}): "
             "give the run or the module that it was exported from"
         ) from error
     fixed = interface.output.shape
-    if len(shape) != len(fixed) or any(
-        isinstance(b, int) and a != b for a, b in zip(shape[1:], fixed[1:], strict=True)
+    if len(given) != len(fixed) or any(
+        isinstance(b, int) and a != b for a, b in zip(given[1:], fixed[1:], strict=True)
     ):
-        raise InputError(f"the generator to compare with gives {shape}, the artifact {fixed}: not the same generator")
+        raise InputError(f"the generator to compare with gives {given}, the artifact {fixed}: not the same generator")
 
 
 def competitors(
@@ -202,7 +202,7 @@ def competitors(
     torch.set_num_threads(threads)
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False  # FP32 is what it says.
     network = network.to(device)
-    able, absent = [], {}
+    found, absent = [], {}
     for way in TORCH:
         if way not in ways:
             absent[TORCH[way]] = f"{NOT_ASKED} (--torch {way})"
@@ -212,14 +212,14 @@ def competitors(
             if not reason:
                 made = MAKERS[way](network, inputs, device)
                 made.run(inputs)
-                able.append(made)
+                found.append(made)
         except Exception as error:
             reason = str(error) if isinstance(error, EngineError) else f"{type(error).__name__}: {one_line(error)}"
             if way == "eager":
                 raise GanEdgeError(f"eager PyTorch fails on this generator: {reason}") from error
         if reason:
             absent[TORCH[way]] = reason
-    return able, absent
+    return found, absent
 
 
 def again(
@@ -240,10 +240,10 @@ def again(
     """
     (way,) = (way for way, shown in TORCH.items() if shown == name)
     inputs = real_inputs(interface, batch, seed=1)
-    able, absent = competitors(open_reference(reference, manifest), inputs, "cpu", threads, (way,))
-    if not able:
+    found, absent = competitors(open_reference(reference, manifest), inputs, "cpu", threads, (way,))
+    if not found:
         raise EngineError(absent[name])
-    return able[0]
+    return found[0]
 
 
 def _lacking(way: str, device: str) -> str:
@@ -300,8 +300,8 @@ def _channels_last(network: nn.Module, _inputs: Inputs, device: str) -> Competit
     live = _Live(copy.deepcopy(network).to(memory_format=torch.channels_last))
 
     def call(*tensors: Tensor) -> Tensor:
-        layout = torch.channels_last
-        output: Tensor = live(*(t.contiguous(memory_format=layout) if t.ndim == 4 else t for t in tensors))
+        form = torch.channels_last
+        output: Tensor = live(*(t.contiguous(memory_format=form) if t.ndim == 4 else t for t in tensors))
         return output
 
     return _torch("channels-last", call, "fp32", device, network, live)
@@ -360,8 +360,8 @@ def _capture(network: nn.Module, inputs: Sequence[Tensor]) -> Callable[..., Tens
             output: Tensor = network(*static)
 
     def replay(*tensors: Tensor) -> Tensor:
-        for own, tensor in zip(static, tensors, strict=True):
-            own.copy_(tensor)
+        for own, given in zip(static, tensors, strict=True):
+            own.copy_(given)
         graph.replay()
         return output
 

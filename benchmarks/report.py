@@ -1,4 +1,4 @@
-"""The report as text: a table for the terminal, Markdown for a pull request."""
+"""Tell what was measured: a table for people, Markdown for a pull request."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ganedge.benchmarks import size
-from ganedge.benchmarks.arithmetic import number_type
+from ganedge.benchmarks.arithmetic import kind
 from ganedge.benchmarks.competitor import EAGER
 from ganedge.runtime.cli.terminal import printable
 
@@ -105,10 +105,10 @@ def subject(report: Row) -> str:
 
 def heads(report: Row) -> tuple[str, ...]:
     """Names of the columns behind the competitor's."""
-    distance = report["distance"]
-    if distance is None:
+    said = report["distance"]
+    if said is None:
         return COLUMNS
-    mark = "" if distance["features"] == "inception" else "*"
+    mark = "" if said["features"] == "inception" else "*"
     return (*COLUMNS, *(DISTANCES[name] + mark for name in _distances(report)))
 
 
@@ -188,7 +188,7 @@ def costs(report: Row) -> list[str]:
         parts.append(f"computes in {computes}" if computes != row["precision"] else "")
         shares = [r["peak_share"] for r in report["results"] if r["competitor"] == name and r["peak_share"]]
         share = _share(max(shares, default=None))
-        parts.append(f"{share} of the peak in {number_type(computes)} at best" if share else "")
+        parts.append(f"{share} of the peak in {kind(computes)} at best" if share else "")
         lines.append(f"{name}: " + ", ".join(part for part in parts if part))
     return lines
 
@@ -258,7 +258,7 @@ def foot(report: Row) -> list[str]:
 
 def _pool(pool: Row) -> str:
     """How many inputs there were, beside the largest cache."""
-    sizes = ", ".join(f"{held['bytes'] / 1e6:.0f} MB at batch {batch}" for batch, held in pool.items())
+    sizes = ", ".join(f"{said['bytes'] / 1e6:.0f} MB at batch {batch}" for batch, said in pool.items())
     cache = next(iter(pool.values()))["cache_bytes"]
     return f"inputs: a pool of {sizes}; the largest cache holds {cache / 1e6:.0f} MB"
 
@@ -273,18 +273,18 @@ def _peak(peak: Row) -> str:
     return f"peak: {', '.join(parts) or 'unknown'}: {peak['how']}"
 
 
-def failure(row: Row) -> str:
+def failure(one: Row) -> str:
     """A competitor that could not go on, and why."""
-    return f"{row['competitor']}, batch {row['batch']}: {row['reason']}"
+    return f"{one['competitor']}, batch {one['batch']}: {one['reason']}"
 
 
 def _distance(report: Row) -> str:
     """How FID and KID were found, and what they may be held against."""
-    distance = report["distance"]
-    parts = [f"FID and KID over {distance['pictures']} pictures of each, of the same latents, to {report['reference']}"]
-    if distance["data"] is not None:
-        parts.append(f"and to {distance['data_pictures']} pictures of {distance['data']}")
-    if distance["features"] == "inception":
+    said = report["distance"]
+    parts = [f"FID and KID over {said['pictures']} pictures of each, of the same latents, to {report['reference']}"]
+    if said["data"] is not None:
+        parts.append(f"and to {said['data_pictures']} pictures of {said['data']}")
+    if said["features"] == "inception":
         return " ".join(parts) + "; features of Inception"
     return " ".join(parts) + "; * small features of random weights: not comparable with Inception's figures"
 
@@ -293,12 +293,12 @@ def _state(conditions: Row) -> str:
     """Clock, governor, temperature and power, before and after."""
     parts = []
     for when, state in conditions.items():
-        parts_of_state = [_state_text(name, value) for name, value in state.items()]
-        parts += [f"{when} {', '.join(parts_of_state)}"] if parts_of_state else []
+        said = [_told(name, value) for name, value in state.items()]
+        parts += [f"{when} {', '.join(said)}"] if said else []
     return "; ".join(parts)
 
 
-def _state_text(name: str, value: object) -> str:
+def _told(name: str, value: object) -> str:
     if name == "others" and isinstance(value, float):
         return f"others took {value:.0%} of the cores"
     return f"{name} {value:.1f}" if isinstance(value, float) else f"{name} {value}"
@@ -309,8 +309,8 @@ def _share(value: float | None) -> str:
     return "" if value is None or value > 1.0 else f"{value:.0%}"
 
 
-def _number(value: float | None, spec: str, unit: float = 1.0) -> str:
-    return "" if value is None else format(round(value / unit, 6) + 0.0, spec)  # No minus before a zero.
+def _number(value: float | None, form: str, unit: float = 1.0) -> str:
+    return "" if value is None else format(round(value / unit, 6) + 0.0, form)  # No minus before a zero.
 
 
 def escaped(text: str) -> str:

@@ -240,9 +240,9 @@ def bench(artifacts: Sequence[str | os.PathLike[str] | WithPath], **settings: An
     return result
 
 
-def check_settings(spec: BenchSpec, names: Collection[str]) -> None:
+def check_settings(spec: BenchSpec, given: Collection[str]) -> None:
     """Refuse what would have no effect. Raises UsageError."""
-    for name in sorted(set(names)):
+    for name in sorted(set(given)):
         if name == "torch" or name in SOURCE_FIELDS:
             typed = flag(BenchSpec, name) if name == "torch" else flag(SourceSpec, name)
             if spec.against is None:

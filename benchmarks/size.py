@@ -1,4 +1,4 @@
-"""Choose the size of input images for generators that accept any size.
+"""The size of the pictures that a generator is measured with, where it takes any.
 
     interface, why = settled(manifest, "256x320")        # its pictures are 256 × 320 now, and nothing else
 
@@ -20,12 +20,12 @@ SIDE = 256
 """Height and width where nothing says another, pixels: what most image-to-image generators are trained at."""
 
 
-def settled(manifest: Manifest, requested: str | None = None) -> tuple[Interface, str]:
+def settled(manifest: Manifest, asked: str | None = None) -> tuple[Interface, str]:
     """What an artifact takes, with the height and width of its pictures settled.
 
     Args:
         manifest: Of the artifact.
-        requested: `256`, `256x320` (height × width), or None for the size it was trained at.
+        asked: `256`, `256x320` (height × width), or None for the size it was trained at.
 
     Returns:
         The interface, its first input of one size; its output as it was. And why that size, empty where there is
@@ -37,26 +37,26 @@ def settled(manifest: Manifest, requested: str | None = None) -> tuple[Interface
     interface = manifest.interface
     port = interface.inputs[0]
     if port.role != "image":
-        if requested is not None:
-            raise UsageError(f"--size {requested}: the size of what this generator draws is part of its weights")
+        if asked is not None:
+            raise UsageError(f"--size {asked}: the size of what this generator draws is part of its weights")
         return interface, ""
     own = own_size(port)
-    height, width = _read(requested) if requested is not None else _default(manifest, port)
+    height, width = _wanted(asked) if asked is not None else _default(manifest, port)
     for fixed, size, what in zip(own, (height, width), ("height", "width"), strict=True):
         if isinstance(fixed, int) and size != fixed:
             raise UsageError(
-                f"--size {requested}: this generator takes a {what} of {fixed} and nothing else; leave --size out, or "
+                f"--size {asked}: this generator takes a {what} of {fixed} and nothing else; leave --size out, or "
                 "export it with --size dynamic"
             )
         if isinstance(fixed, str) and size % port.multiple:
             near = max(1, round(size / port.multiple)) * port.multiple
             raise UsageError(
-                f"--size {requested}: this generator takes multiples of {port.multiple}, and its {what} would be "
-                f"{size}: give {near}"
+                f"--size {asked}: this generator takes multiples of {port.multiple}, and its {what} would be {size}: "
+                f"give {near}"
             )
     if not any(isinstance(size, str) for size in own):
         return interface, "the only one it takes"
-    why = "as asked" if requested is not None else "as trained" if manifest.source.size else "nothing says another"
+    why = "as asked" if asked is not None else "as trained" if manifest.source.size else "nothing says another"
     return replace(interface, inputs=(at(port, height, width), *interface.inputs[1:])), why
 
 
@@ -80,16 +80,16 @@ def inputs(interface: Interface) -> list[dict[str, Any]]:
     ]
 
 
-def shown(inputs: Sequence[Mapping[str, Any]], why: str) -> str:
+def shown(given: Sequence[Mapping[str, Any]], why: str) -> str:
     """The same for people: `image float32 3 × 256 × 256 (as trained)`."""
     parts = [
-        f"{item['role']} {item['dtype']}" + (f" {' × '.join(map(str, item['shape']))}" if item["shape"] else "")
-        for item in inputs
+        f"{one['role']} {one['dtype']}" + (f" {' × '.join(map(str, one['shape']))}" if one["shape"] else "")
+        for one in given
     ]
     return ", ".join(parts) + (f" ({why})" if why else "")
 
 
-def _read(text: str) -> tuple[int, int]:
+def _wanted(text: str) -> tuple[int, int]:
     try:
         return read_size(text)
     except UsageError:

@@ -1,4 +1,4 @@
-"""Training speed of this project's loop beside a tutorial's plain loop.
+"""Training speed: our loop beside a plain one as tutorials write it, on the same networks, data and thread count.
 
     gan-bench train --seconds 20 --json training.json
 
@@ -81,17 +81,17 @@ class Pictures(Dataset[Tensor]):
         return picture
 
 
-def plain_steps(name: str, pixels: np.ndarray, config_values: dict[str, Any], device: Device = "cpu") -> Iterator[str]:
+def plain_steps(name: str, pixels: np.ndarray, given: dict[str, Any], device: Device = "cpu") -> Iterator[str]:
     """The tutorial's loop, one step for each `next`, which gives the precision it computes in."""
     torch.manual_seed(0)
     variant = find(name)
-    config = variant.config_class(**config_values)
+    config = variant.config_class(**given)
     networks = variant(config).networks
     generator, discriminator = (networks[name].to(device).train() for name in ("generator", "discriminator"))
     optimizer_g, optimizer_d = (
         torch.optim.Adam(network.parameters(), lr=2e-4, betas=(0.5, 0.999)) for network in (generator, discriminator)
     )
-    loader = DataLoader(Pictures(pixels, config_values["size"]), config_values["batch"], shuffle=True, drop_last=True)
+    loader = DataLoader(Pictures(pixels, given["size"]), given["batch"], shuffle=True, drop_last=True)
     while True:
         for real in loader:
             _plain_step(real.to(device), generator, discriminator, optimizer_g, optimizer_d)
@@ -127,7 +127,7 @@ def _plain_step(
 def our_steps(
     name: str,
     pixels: np.ndarray,
-    config_values: dict[str, Any],
+    given: dict[str, Any],
     precision: Precision,
     device: Device = "cpu",
     compiled: bool = False,
@@ -138,7 +138,7 @@ def our_steps(
     they are due.
     """
     variant = find(name)
-    config = variant.config_class(**config_values)
+    config = variant.config_class(**given)
     wants: Wants = variant.wants(config)
     items = torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()
     data = Data((InMemory({"images": items}),), "random", wants)
@@ -183,14 +183,14 @@ def compare(
         KeyboardInterrupt: before both had a turn.
         GanEdgeError: a device whose memory ended.
     """
-    config_values = CASES[name]
-    shape = (ITEMS, config_values["size"], config_values["size"], config_values["channels"])
+    given = CASES[name]
+    shape = (ITEMS, given["size"], given["size"], given["channels"])
     pixels = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
     turn = CUDA_TURN if device == "cuda" else 1
     watch = Watch(device) if watch is None else watch
     runs: dict[str, Iterator[str]] = {
-        "plain": plain_steps(name, pixels, config_values, device),
-        "ganedge": our_steps(name, pixels, config_values, precision, device, compiled),
+        "plain": plain_steps(name, pixels, given, device),
+        "ganedge": our_steps(name, pixels, given, precision, device, compiled),
     }
     times: dict[str, list[float]] = {key: [] for key in runs}
     computes = {}
@@ -212,12 +212,12 @@ def compare(
             raise
         raise GanEdgeError(f"the memory of {device} ended") from error
     rounds = len(times["ganedge"])  # Of both: an interruption may have cut the last one short.
-    steps_of = {key: np.array(turn_times[:rounds]) / turn for key, turn_times in times.items()}
+    steps_of = {key: np.array(found[:rounds]) / turn for key, found in times.items()}
     speedup, low, high = _ratio_of_totals(steps_of["plain"], steps_of["ganedge"], turn)
     return {
         "variant": name,
         "partial": partial,
-        "config": config_values,
+        "config": given,
         "precision": precision,
         "computes": computes,
         "compiled": compiled,
@@ -225,13 +225,11 @@ def compare(
         "turn": turn,
         "steps": dict.fromkeys(runs, rounds * turn),
         "step_s": {
-            key: {part: float(np.percentile(turn_times, int(part[1:]))) for part in ("p50", "p90", "p95", "p99")}
-            for key, turn_times in steps_of.items()
+            key: {part: float(np.percentile(found, int(part[1:]))) for part in ("p50", "p90", "p95", "p99")}
+            for key, found in steps_of.items()
         },
-        "images_per_s": {
-            key: config_values["batch"] / float(turn_times.mean()) for key, turn_times in steps_of.items()
-        },
-        "spread": max(_spread(turn_times) for turn_times in steps_of.values()),
+        "images_per_s": {key: given["batch"] / float(found.mean()) for key, found in steps_of.items()},
+        "spread": max(_spread(found) for found in steps_of.values()),
         "speedup": speedup,
         "speedup_low": low,
         "speedup_high": high,
@@ -257,7 +255,7 @@ def _computed(precision: str, device: Device) -> str:
 def _blocks(plain: NDArray[np.float64], ours: NDArray[np.float64], turn: int) -> NDArray[np.float64]:
     """Seconds of both in each block of neighbouring turns, `[2, blocks]`."""
     count = max(1, min(len(plain), int(plain.sum() * turn / BLOCK_SECONDS)))
-    return np.array([[part.sum() for part in np.array_split(steps, count)] for steps in (plain, ours)])
+    return np.array([[part.sum() for part in np.array_split(found, count)] for found in (plain, ours)])
 
 
 def _ratio_of_totals(
@@ -347,7 +345,7 @@ def measure(
         if isinstance(error, GanEdgeError):
             report["failed"] = [{"variant": name, "reason": str(error)}]
     share = others.share()
-    during = {**({} if share is None else {"others": share}), **watch.figures()}
+    during = {**({} if share is None else {"others": share}), **watch.found()}
     report["conditions"] |= {"during": during, "after": conditions()}
     rows = [{"figures": {"spread": result["spread"]}} for result in report["results"]]
     report["warnings"] = [*latency.warnings(rows, share, None, engines.cores()), *watch.warnings()]

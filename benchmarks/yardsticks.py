@@ -1,4 +1,4 @@
-"""Fixed reference work timed beside the competitors, the same in every report.
+"""Fixed work that is timed beside the competitors, the same in every report.
 
 Two reports were made at two times, and the machine may have gone faster at one of them. What `gan-bench compare` needs
 is something beside each competitor that was slowed down as it was. Neighbours on a shared processor hit what computes
@@ -55,7 +55,7 @@ class Yardstick:
         return self.run
 
 
-def recipes(competitors: Sequence[Competitor], device: str, threads: int) -> dict[str, Recipe]:
+def wanted(competitors: Sequence[Competitor], device: str, threads: int) -> dict[str, Recipe]:
     """The general one, and the network in the engine of each competitor that computes on the CPU.
 
     Args:
@@ -68,18 +68,14 @@ def recipes(competitors: Sequence[Competitor], device: str, threads: int) -> dic
         and all. Each raises what its engine does where it cannot be made, MissingExtra where a package is missing.
     """
     name = general(device)
-    recipes = {name: Recipe(GENERAL[name], name)}
-    for competitor in competitors:
-        engine = competitor.engine.partition(" ")[0]
-        if competitor.device == "cpu" and engine in STARTS and competitor.engine not in recipes:
+    found = {name: Recipe(GENERAL[name], name)}
+    for one in competitors:
+        kind = one.engine.partition(" ")[0]
+        if one.device == "cpu" and kind in STARTS and one.engine not in found:
             # PyTorch takes long to load, and its threads are the same for all of a process.
-            host = (
-                competitor.recipe.host
-                if engine == "PyTorch" and competitor.recipe is not None
-                else f"the network in {competitor.engine}"
-            )
-            recipes[competitor.engine] = Recipe(partial(network, engine, threads), host)
-    return recipes
+            host = one.recipe.host if kind == "PyTorch" and one.recipe is not None else f"the network in {one.engine}"
+            found[one.engine] = Recipe(partial(network, kind, threads), host)
+    return found
 
 
 def general(device: str) -> str:
@@ -113,11 +109,11 @@ def product() -> Yardstick:
     return Yardstick(run)
 
 
-def network(engine: str, threads: int) -> Yardstick:
+def network(kind: str, threads: int) -> Yardstick:
     """The network in one engine, after one call of it.
 
     Args:
-        engine: Of `STARTS`.
+        kind: Of `STARTS`.
         threads: Of the engine.
     """
     live: list[Callable[[], object]] = []
@@ -128,7 +124,7 @@ def network(engine: str, threads: int) -> Yardstick:
 
     def renew() -> None:
         close()
-        live.append(STARTS[engine](threads))
+        live.append(STARTS[kind](threads))
 
     def run(_: int) -> None:
         try:
@@ -148,8 +144,8 @@ def network(engine: str, threads: int) -> Yardstick:
 def _numbers() -> tuple[Array, list[Array]]:
     """What goes in, and the weights of each layer; small, so that nothing overflows."""
     random = np.random.default_rng(0)
-    latent = random.normal(0, 1, (1, LAYERS[0][0], 1, 1)).astype(np.float32)
-    return latent, [random.normal(0, 0.05, (i, o, kernel, kernel)).astype(np.float32) for i, o, kernel, *_ in LAYERS]
+    given = random.normal(0, 1, (1, LAYERS[0][0], 1, 1)).astype(np.float32)
+    return given, [random.normal(0, 0.05, (i, o, kernel, kernel)).astype(np.float32) for i, o, kernel, *_ in LAYERS]
 
 
 def _model() -> bytes:
@@ -158,15 +154,15 @@ def _model() -> bytes:
         raise MissingExtra("onnx", "export", "a yardstick in each engine")
     from onnx import TensorProto, helper, numpy_helper
 
-    latent, weights = _numbers()
+    given, weights = _numbers()
     nodes = []
     for layer, (_, _, _, stride, padding) in enumerate(LAYERS):
         names = [f"picture{layer}", f"weights{layer}"]
-        attributes: dict[str, Any] = {"strides": [stride] * 2, "pads": [padding] * 4}
-        nodes.append(helper.make_node("ConvTranspose", names, [f"sum{layer}"], **attributes))
+        form: dict[str, Any] = {"strides": [stride] * 2, "pads": [padding] * 4}
+        nodes.append(helper.make_node("ConvTranspose", names, [f"sum{layer}"], **form))
         last = layer == len(LAYERS) - 1
         nodes.append(helper.make_node("Tanh" if last else "Relu", [f"sum{layer}"], [f"picture{layer + 1}"]))
-    shapes = {"picture0": list(latent.shape), f"picture{len(LAYERS)}": [1, LAYERS[-1][1], SIDE, SIDE]}
+    shapes = {"picture0": list(given.shape), f"picture{len(LAYERS)}": [1, LAYERS[-1][1], SIDE, SIDE]}
     x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in shapes.items())
     held = [numpy_helper.from_array(array, f"weights{layer}") for layer, array in enumerate(weights)]
     graph = helper.make_graph(nodes, "yardstick", [x], [y], held)
@@ -205,11 +201,11 @@ def _pytorch(threads: int) -> Callable[[], object]:
 
     torch.set_num_threads(threads)
     numbers, arrays = _numbers()
-    latent, weights = torch.from_numpy(numbers), [torch.from_numpy(array) for array in arrays]
+    given, weights = torch.from_numpy(numbers), [torch.from_numpy(array) for array in arrays]
 
     def call() -> object:
         with torch.inference_mode():
-            picture = latent
+            picture = given
             for layer, (_, _, _, stride, padding) in enumerate(LAYERS):
                 picture = functional.conv_transpose2d(picture, weights[layer], stride=stride, padding=padding)
                 picture = picture.tanh() if layer == len(LAYERS) - 1 else picture.relu()

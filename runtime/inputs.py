@@ -1,4 +1,4 @@
-"""The one source of real inputs: for calibration, proof, verification, tuning and benchmarks.
+"""Real inputs for calibration, proof, verification, tuning and benchmarks.
 
     arrays = real_inputs(interface, 16, seed=0)          # one array per input, batch first
     pictures = natural(16, 256, 256, 3, seed=0)          # uint8 [16, 256, 256, 3]

@@ -1,4 +1,4 @@
-"""What an artifact says of itself: what it takes, what it gives, where it comes from and what was proven of it.
+"""The manifest of an artifact: inputs, outputs, origin, and what was proven.
 
 The reader owns the format, so it is defined here; `ganedge.export` writes artifacts through these classes. In an
 ONNX file the manifest is one JSON text under the metadata key `ganedge`, sealed by a digest over the manifest and

@@ -1,4 +1,4 @@
-"""Time several functions so that they can be compared: interleaved, warmed up.
+"""Measure several competitors so that they can be compared: interleaved, warmed up, nothing dropped.
 
     turns = interleaved({"a": here(run_a), "b": here(run_b)}, seconds=3.0, iterations=50)
     found = ratio(turns["a"], turns["b"])           # how many times as fast b is, with a 95 % interval
@@ -81,7 +81,7 @@ ALONE_TURNS = 100
 FEWEST = 6
 """Rounds below which no interval is given: the range of five holds the median less often than 95 %."""
 UNQUIET = 0.2
-"""Spread between rounds above which a machine counts as busy."""
+"""Spread between rounds above which a machine was not quiet."""
 
 Competitor = Callable[[int], object]
 Turns = dict[str, list[NDArray[np.float64]]]
@@ -112,7 +112,7 @@ class Figures:
     longest: float
     spread: float
     """Distance of the quartiles of the turns' medians, as a share of the median over all: above 0.2 the machine was
-    busy."""
+    not quiet."""
 
 
 @dataclass(frozen=True)
@@ -168,17 +168,17 @@ def interleaved(
         For each, the times of its turns in seconds, one array a turn. Every timed call is in them.
     """
     turns = {} if turns is None else turns
-    medians_of = _warm({name: competitor.turn for name, competitor in competitors.items()}, turns, failed)
+    medians_of = _warm({name: one.turn for name, one in competitors.items()}, turns, failed)
     names = list(medians_of)
     long = OF_SLOWEST * max(medians_of.values(), default=0.0)
     spent, timed, calls = dict.fromkeys(names, 0.0), dict.fromkeys(names, 0.0), dict.fromkeys(names, 0)
     ready()
     order = random.Random(0)  # noqa: S311 - the same in every run, and no one's secret
     rounds, look = 0, 0
-    pairs = [(names[0], name) for name in names[1:]] if known is None else known
+    wanted = [(names[0], name) for name in names[1:]] if known is None else known
     while names:
         if all(timed[name] >= seconds and calls[name] >= iterations for name in names):
-            unsure = [pair for pair in pairs if turns.keys() >= set(pair)]
+            unsure = [pair for pair in wanted if turns.keys() >= set(pair)]
             if not unsure or max(timed[name] for pair in unsure for name in pair) >= LONGEST * seconds:
                 break
             if rounds >= look:
@@ -186,11 +186,11 @@ def interleaved(
                     break
                 look = rounds + max(LOOK_ROUNDS, round(LOOK_SHARE * rounds))
         for name in order.sample(names, len(names)):
-            competitor = competitors[name]
+            one = competitors[name]
             with noted(name, failed):
-                if competitor.renew is not None and spent[name] < RENEWAL * timed[name]:
-                    spent[name] += competitor.renew()
-                turn = competitor.turn(calls[name], long, medians_of[name] < WAKES)
+                if one.renew is not None and spent[name] < RENEWAL * timed[name]:
+                    spent[name] += one.renew()
+                turn = one.turn(calls[name], long, medians_of[name] < WAKES)
                 turns[name].append(turn)
                 timed[name] += float(turn.sum())
                 calls[name] += len(turn)
@@ -200,6 +200,19 @@ def interleaved(
         rounds += 1
         between()
     return turns
+
+
+def median_seconds(calls: Sequence[Callable[[], object]], seconds: float) -> list[float]:
+    """Median seconds of each call, timed in turns until `seconds` for each have passed and three times at least."""
+    times: list[list[float]] = [[] for _ in calls]
+    end = time.monotonic() + seconds * len(calls)
+    while times and (time.monotonic() < end or len(times[-1]) < 3):
+        for call, taken in zip(calls, times, strict=True):
+            call()  # The first call of a turn pays for caches that the others filled.
+            begin = time.perf_counter()
+            call()
+            taken.append(time.perf_counter() - begin)
+    return [float(np.median(taken)) for taken in times]
 
 
 def one_by_one(
@@ -253,12 +266,12 @@ def _warm(
     failed: dict[str, Exception] | None,
 ) -> dict[str, float]:
     """Warm all up; of those that could be, the last median call, seconds; each gets a place in the table."""
-    medians_of = {}
+    found = {}
     for name, turn in competitors.items():
         with noted(name, failed):
-            medians_of[name] = _warm_up(turn)
-    turns.update({name: [] for name in medians_of})
-    return medians_of
+            found[name] = _warm_up(turn)
+    turns.update({name: [] for name in found})
+    return found
 
 
 @contextlib.contextmanager
@@ -274,8 +287,8 @@ def noted(name: str, failed: dict[str, Exception] | None) -> Iterator[None]:
 
 def whole_rounds(turns: Turns) -> Turns:
     """The same without the round that an interruption cut short, and without those that had no turn yet."""
-    rounds = min((len(times) for times in turns.values() if times), default=0)
-    return {name: times[:rounds] for name, times in turns.items() if times}
+    rounds = min((len(found) for found in turns.values() if found), default=0)
+    return {name: found[:rounds] for name, found in turns.items() if found}
 
 
 def figures(turns: Sequence[NDArray[np.float64]]) -> Figures:
@@ -312,11 +325,11 @@ def ratio(slow: Sequence[float] | NDArray[np.float64], fast: Sequence[float] | N
     Returns:
         The median over the rounds, and a bootstrap interval that resamples stretches of rounds.
     """
-    logarithms = np.log(np.asarray(slow, np.float64) / np.asarray(fast, np.float64))
-    if len(logarithms) < FEWEST:
-        return Ratio(float(np.exp(np.median(logarithms))), np.nan, np.nan)
-    middle = float(np.median(logarithms))
-    low, high = interval(resampled(logarithms), middle)
+    found = np.log(np.asarray(slow, np.float64) / np.asarray(fast, np.float64))
+    if len(found) < FEWEST:
+        return Ratio(float(np.exp(np.median(found))), np.nan, np.nan)
+    middle = float(np.median(found))
+    low, high = interval(resampled(found), middle)
     return Ratio(float(np.exp(middle)), float(np.exp(low)), float(np.exp(high)))
 
 
@@ -426,5 +439,5 @@ def _warm_up(turn: Callable[[int, float, bool], NDArray[np.float64]]) -> float:
 def _vague(turns: Turns, pairs: Collection[tuple[str, str]]) -> bool:
     """Whether a ratio is not well known yet."""
     rounds = {name: undisturbed(turns[name]) for name in {name for pair in pairs for name in pair}}
-    ratios = (ratio(rounds[first], rounds[second]) for first, second in pairs)
-    return not all(known.high / known.low <= (1 + PRECISE) ** 2 for known in ratios)  # NaN is not known either.
+    found = (ratio(rounds[one], rounds[other]) for one, other in pairs)
+    return not all(one.high / one.low <= (1 + PRECISE) ** 2 for one in found)  # NaN is not known either.

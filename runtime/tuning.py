@@ -1,4 +1,4 @@
-"""The fastest engine for one artifact on one machine: measured once by `gan-run tune FILE`, then taken by `auto`.
+"""Measure the fastest engine for an artifact on this machine, and remember it for `auto`.
 
     manifest, model = read_artifact(Path("generator.onnx"))
     trials = tune(model, manifest, batch=1, seconds=2.0, threads=None)
@@ -14,8 +14,9 @@ import json
 import math
 import os
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from .engines import DEVICES, MODULES, cores, installed, start
 from .errors import EngineError
@@ -133,6 +134,7 @@ def tune(model: bytes, manifest: Manifest, batch: int, seconds: float, threads: 
     Raises:
         EngineError: no engine is installed, or the only one fails.
     """
+    from . import timing
     from .fidelity import difference
     from .inputs import real_inputs, sides
 
@@ -146,7 +148,7 @@ def tune(model: bytes, manifest: Manifest, batch: int, seconds: float, threads: 
     items = real_inputs(manifest.interface, fixed if isinstance(fixed, int) else batch, side=size)
     feeds = {port.name: array for port, array in zip(ports, items, strict=True)}
     outputs = [engine.run(feeds)[0] for _, engine in engines]
-    times = _time([engine for _, engine in engines], feeds, seconds)
+    times = timing.median_seconds([partial(engine.run, feeds) for _, engine in engines], seconds)
     for _, engine in engines:
         engine.close()
     distances = [difference(output, outputs[0], manifest.interface.output) for output in outputs]
@@ -191,19 +193,3 @@ def _precisions(name: str, manifest: Manifest) -> list[str | None]:
     from .engines.ov import precisions
 
     return [None, *precisions()]
-
-
-def _time(engines: Sequence[Engine], feeds: Any, seconds: float) -> list[float]:
-    """Median seconds of one call for each, in turns, so that a busy neighbour hits all alike."""
-    import statistics
-    import time
-
-    times: list[list[float]] = [[] for _ in engines]
-    end = time.monotonic() + seconds * len(engines)
-    while time.monotonic() < end or len(times[-1]) < 3:
-        for engine, taken in zip(engines, times, strict=True):
-            engine.run(feeds)  # The first call of a turn pays for caches that the others filled.
-            begin = time.perf_counter()
-            engine.run(feeds)
-            taken.append(time.perf_counter() - begin)
-    return [statistics.median(taken) for taken in times]

@@ -1,4 +1,4 @@
-"""Read the pictures of a training set: any file that the runtime reads, to a square of uint8.
+"""Read the pictures of a training set as squares of uint8, with the runtime's reader.
 
 paths = find_pictures(Path("pictures"))
 pixels = decode(paths[0], 64, 3)  # uint8 [64, 64, 3]

@@ -1,4 +1,4 @@
-"""Speed of `gan-run translate` on a folder, beside the bare engine.
+"""A folder of pictures through the whole pipeline, beside the bare engine: is decoding and encoding hidden?
 
     python -m ganedge.benchmarks.studies.folder monet2photo.onnx paintings/ --count 500
 
@@ -52,8 +52,8 @@ def measure(file: Path, folder: Path, count: int, group: int, engine: str, threa
     bare = start(model, manifest.precision, engine, "cpu", threads)
     pipeline: list[float] = []
     alone: list[float] = []
-    with tempfile.TemporaryDirectory() as target, load(file, engine, "cpu", threads) as generator:
-        jobs = plan([folder], Path(target))
+    with tempfile.TemporaryDirectory() as place, load(file, engine, "cpu", threads) as generator:
+        jobs = plan([folder], Path(place))
         sizes = {reader.read(job.source).shape for job in jobs[: min(count, len(jobs))]}
         if len(sizes) != 1:
             raise InputError(f"{folder} holds pictures of {len(sizes)} sizes: give some of one size")
@@ -66,7 +66,7 @@ def measure(file: Path, folder: Path, count: int, group: int, engine: str, threa
         translate_files(generator, jobs[:2])
         done = 0
         while done < count:
-            some = [jobs[(done + index) % len(jobs)] for index in range(min(group, count - done))]
+            some = [jobs[(done + place) % len(jobs)] for place in range(min(group, count - done))]
             begin = time.perf_counter()
             if translate_files(generator, some).failed:
                 raise InputError(f"pictures of {folder} cannot be translated: see above")
@@ -101,12 +101,12 @@ def build() -> typer.Typer:
         engine: Annotated[str, typer.Option(help="onnxruntime or openvino.")] = "onnxruntime",
         threads: Annotated[int, typer.Option(min=1, help="Threads of the engine.")] = 2,
     ) -> None:
-        report = measure(file, pictures, count, group, engine, threads)
+        found = measure(file, pictures, count, group, engine, threads)
         typer.echo(
-            f"{report['pictures_per_s']:.2f} pictures/s through the pipeline, {report['bare_per_s']:.2f} bare: "
-            f"{report['ratio']:.3f} x"
+            f"{found['pictures_per_s']:.2f} pictures/s through the pipeline, {found['bare_per_s']:.2f} bare: "
+            f"{found['ratio']:.3f} x"
         )
-        typer.echo(json.dumps({"schema": 1, "machine": machine(cores()), "engine": engine, **report}))
+        typer.echo(json.dumps({"schema": 1, "machine": machine(cores()), "engine": engine, **found}))
 
     return app
 

@@ -1,4 +1,4 @@
-"""Check gan-bench against cases whose true answer is known.
+"""Is gan-bench honest? Runs of it whose true answer is known, and how often it says so.
 
     make honesty
     python -m ganedge.benchmarks.studies.honesty --runs 20 --json honesty.json
@@ -80,19 +80,19 @@ def report_to(folder: str, out: str, seconds: float, slower: float = 1.0) -> Non
     def change(subject: latency.Subject) -> None:
         subject.competitors[:] = [
             replace(
-                competitor,
-                run=_stretched(competitor.run, slower),
-                recipe=replace(competitor.recipe, make=partial(_slowed, competitor.recipe.make, slower)),
+                one,
+                run=_stretched(one.run, slower),
+                recipe=replace(one.recipe, make=partial(_slowed, one.recipe.make, slower)),
             )
-            if competitor.recipe is not None and competitor.file is not None and competitor.file.name == NAMES[0]
-            else competitor
-            for competitor in subject.competitors
+            if one.recipe is not None and one.file is not None and one.file.name == NAMES[0]
+            else one
+            for one in subject.competitors
         ]
 
-    where = Path(folder)
+    place = Path(folder)
     settings = latency.Settings((1,), engine="onnxruntime", seconds=seconds, processes=0)
-    files = [where / name for name in NAMES]
-    measured = latency.measure(files, str(where / "run"), settings, change=change if slower > 1 else None)
+    files = [place / name for name in NAMES]
+    measured = latency.measure(files, str(place / "run"), settings, change=change if slower > 1 else None)
     if measured["partial"]:
         raise KeyboardInterrupt
     write_whole(Path(out), json.dumps(measured))
@@ -106,21 +106,21 @@ def _slowed(make: Callable[[], isolated.Piece], factor: float) -> Slowed:
 class Slowed:
     """A competitor each call of which takes `factor` times as long as it does."""
 
-    piece: isolated.Piece
+    one: isolated.Piece
     factor: float
 
     @property
     def renew(self) -> Callable[[], None] | None:
         """As it is."""
-        return self.piece.renew
+        return self.one.renew
 
     def close(self) -> None:
         """As it does."""
-        self.piece.close()
+        self.one.close()
 
     def over(self, pool: isolated.Pool) -> timing.Competitor:
         """The same, and longer."""
-        return _stretched(self.piece.over(pool), self.factor)
+        return _stretched(self.one.over(pool), self.factor)
 
 
 def _stretched(run: Callable[[Any], Any], factor: float) -> Callable[[Any], Any]:
@@ -192,16 +192,16 @@ def _reports(folder: Path, seconds: float, turn: int) -> dict[str, dict[str, Any
     """Three reports, each from its own process, in an order that rotates: two alike, one with the slowdown."""
     kinds = ["before", "after", "slowed"]
     kinds = kinds[turn % 3 :] + kinds[: turn % 3]
-    reports = {}
-    for name in kinds:
-        out = folder / f"{name}.json"
-        slower = SLOWER if name == "slowed" else 1.0
+    found = {}
+    for kind in kinds:
+        out = folder / f"{kind}.json"
+        slower = SLOWER if kind == "slowed" else 1.0
         line = [sys.executable, "-c", SCRIPT, str(folder), str(out), str(seconds), str(slower)]
         done = subprocess.run(line, capture_output=True, text=True, timeout=LIMIT)  # noqa: S603 - our own
         if done.returncode:
             raise GanEdgeError(f"a run failed: {(done.stderr.strip().splitlines() or ['no reason'])[-1]}")
-        reports[name] = compare.read(out)
-    return reports
+        found[kind] = compare.read(out)
+    return found
 
 
 def judged(reports: dict[str, dict[str, Any]]) -> dict[str, Any]:
@@ -248,7 +248,7 @@ def overhead(artifact: Path, seconds: float) -> dict[str, float]:
     """
     manifest, model = read_artifact(artifact)
     threads = engines.cores()
-    (competitor,), _ = artifact_competitors([artifact], "onnxruntime", "cpu", threads)
+    (one,), _ = artifact_competitors([artifact], "onnxruntime", "cpu", threads)
     engine = engines.start(model, manifest.precision, "onnxruntime", "cpu", threads)
     pool, _ = input_pool.make(manifest.interface, 1)
     names = [port.name for port in manifest.interface.inputs]
@@ -256,13 +256,13 @@ def overhead(artifact: Path, seconds: float) -> dict[str, float]:
     turns = timing.interleaved(
         {
             "bare": timing.here(lambda i: engine.run(feeds[i % len(feeds)])),
-            "ours": timing.here(competitor.over(pool)),
+            "ours": timing.here(one.over(pool)),
         },
         seconds,
         50,
     )
     bare, ours = (timing.undisturbed(turns[name]) for name in ("bare", "ours"))
-    competitor.close()
+    one.close()
     engine.close()
     return {"bare_s": float(np.median(bare)), "added_s": float(np.median(ours - bare))}
 
@@ -296,7 +296,7 @@ def bars(rows: Sequence[dict[str, Any]], wrong: dict[str, bool]) -> list[dict[st
     slowed = f"{NAMES[0]}, onnxruntime"
     near = sum(abs(row["ratio"] - 1) <= NEAR for row in rows)
     covered = sum(row["low"] <= 1 <= row["high"] for row in rows)
-    detected = sum(row["planted"][slowed]["verdict"] == "slower" for row in rows)
+    found = sum(row["planted"][slowed]["verdict"] == "slower" for row in rows)
     quiet = sum(_none_found(row["unchanged"]) for row in rows)
     beside = sum(_none_found({k: v for k, v in row["planted"].items() if k != slowed}) for row in rows)
     layers = [called for name, called in wrong.items() if name]
@@ -304,7 +304,7 @@ def bars(rows: Sequence[dict[str, Any]], wrong: dict[str, bool]) -> list[dict[st
     counted = [
         (f"the same artifact under two names is within {NEAR:.0%} of itself", near, len(rows), len(rows)),
         ("its interval covers 1", covered, len(rows), least),
-        (f"a planted slowdown of {SLOWER - 1:.0%} is found", detected, len(rows), len(rows)),
+        (f"a planted slowdown of {SLOWER - 1:.0%} is found", found, len(rows), len(rows)),
         ("nothing is found where nothing was changed", quiet, len(rows), len(rows)),
         ("nor beside the planted one", beside, len(rows), len(rows)),
         (
@@ -316,8 +316,8 @@ def bars(rows: Sequence[dict[str, Any]], wrong: dict[str, bool]) -> list[dict[st
         ("and the one without a mistake is not", int(not wrong[""]), 1, 1),
     ]
     return [
-        {"what": what, "count": count, "of": of, "wanted": needed, "held": count >= needed}
-        for what, count, of, needed in counted
+        {"what": what, "count": count, "of": of, "wanted": wanted, "held": count >= wanted}
+        for what, count, of, wanted in counted
     ]
 
 
@@ -328,7 +328,7 @@ def _none_found(findings: dict[str, dict[str, Any]]) -> bool:
 
 def _line(row: dict[str, Any]) -> str:
     """One run in a line."""
-    slowed, kept = (row[name][f"{NAMES[0]}, onnxruntime"] for name in ("planted", "unchanged"))
+    slowed, kept = (row[kind][f"{NAMES[0]}, onnxruntime"] for kind in ("planted", "unchanged"))
     others = "" if row["others"] is None else f"; others took {row['others']:.0%}"
     eager = row["unchanged"][EAGER]
     return (

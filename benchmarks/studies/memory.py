@@ -1,4 +1,4 @@
-"""Memory of a training that reads images from disk, per epoch.
+"""Memory of a training that reads its pictures from disk, epoch by epoch: it has to stay flat.
 
     python -m ganedge.benchmarks.studies.memory --pictures 100000 --epochs 3 --json memory.json
 
@@ -61,8 +61,8 @@ def measure(folder: Path, epochs: int, size: int = SIZE, batch: int = BATCH) -> 
         Pictures, and the process's resident memory at the end of each epoch, MB.
     """
     variant = find("dcgan")
-    config_values: dict[str, Any] = {"size": size, "width": 4, "channels": 3, "batch": batch, "epochs": epochs}
-    config = variant.config_class(**config_values)
+    given: dict[str, Any] = {"size": size, "width": 4, "channels": 3, "batch": batch, "epochs": epochs}
+    config = variant.config_class(**given)
     with tempfile.TemporaryDirectory() as out:
         settings = Settings(data=str(folder), out=Path(out), device="cpu", memory=0.0)
         items = data.open_data(settings.data, variant.wants(config), settings.opening)
@@ -79,10 +79,10 @@ def measure(folder: Path, epochs: int, size: int = SIZE, batch: int = BATCH) -> 
 
 def _resident_mb() -> float:
     """Memory of this process, MB."""
-    resident = memory.resident()
-    if resident is None:
+    found = memory.resident()
+    if found is None:
         raise GanEdgeError("this system does not tell how much memory a process takes; Linux does")
-    return resident / 1e6
+    return found / 1e6
 
 
 def build() -> typer.Typer:
@@ -98,11 +98,9 @@ def build() -> typer.Typer:
         """Print the memory after each epoch, and then one JSON line."""
         with tempfile.TemporaryDirectory() as folder:
             write_pictures(Path(folder), pictures)
-            report = measure(Path(folder), epochs)
-        typer.echo(
-            f"{report['pictures']} pictures: {report['resident_mb']} MB after each epoch, {report['growth']:+.2%}"
-        )
-        line = json.dumps({"schema": SCHEMA, "machine": machine(engines.cores()), **report})
+            found = measure(Path(folder), epochs)
+        typer.echo(f"{found['pictures']} pictures: {found['resident_mb']} MB after each epoch, {found['growth']:+.2%}")
+        line = json.dumps({"schema": SCHEMA, "machine": machine(engines.cores()), **found})
         typer.echo(line)
         if json_file is not None:
             write_whole(json_file, line + "\n")

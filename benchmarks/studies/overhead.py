@@ -1,4 +1,4 @@
-"""Overhead of the runtime over the bare engine call, memory growth, thread safety.
+"""What the runtime adds to the bare engine call, whether it leaks, and whether threads meet.
 
     python -m ganedge.benchmarks.studies.overhead generator.onnx --batch 16
     python -m ganedge.benchmarks.studies.overhead monet2photo.onnx --size 256
@@ -99,11 +99,11 @@ def growth(api: Callable[[], object], calls: int) -> float:
 def threads_agree(file: Path, engine: str, size: int, threads: int = 8, calls: int = 500) -> bool:
     """Whether threads that call at once get, to the last bit, what one gets that calls alone."""
     with load(file, engine, "cpu", 1) as generator, ThreadPoolExecutor(threads) as pool:
-        expected = [_item(generator, seed, size) for seed in range(SEEDS)]
+        wanted = [_item(generator, seed, size) for seed in range(SEEDS)]
 
         def work(thread: int) -> bool:
             seeds = [(thread + turn) % SEEDS for turn in range(calls)]
-            return all(np.array_equal(_item(generator, seed, size), expected[seed]) for seed in seeds)
+            return all(np.array_equal(_item(generator, seed, size), wanted[seed]) for seed in seeds)
 
         return all(pool.map(work, range(threads)))
 
@@ -131,19 +131,19 @@ def build() -> typer.Typer:
         agree: Annotated[bool, typer.Option("--agree", help="Compare 8 threads × 500 calls with serial ones.")] = False,
     ) -> None:
         bare, api = pair(file, engine, batch, size, threads)
-        report: dict[str, object] = {**overhead(bare, api, seconds)}
+        found: dict[str, object] = {**overhead(bare, api, seconds)}
         typer.echo(
-            f"bare {report['bare'] * 1e3:.3f} ms, API {report['api'] * 1e3:.3f} ms: "  # type: ignore[operator]
-            f"{report['added'] * 1e6:.0f} µs added, {report['share']:.1%}; "  # type: ignore[operator]
-            f"{report['quiet'] * 1e6:.0f} µs by the fastest tenth"  # type: ignore[operator]
+            f"bare {found['bare'] * 1e3:.3f} ms, API {found['api'] * 1e3:.3f} ms: "  # type: ignore[operator]
+            f"{found['added'] * 1e6:.0f} µs added, {found['share']:.1%}; "  # type: ignore[operator]
+            f"{found['quiet'] * 1e6:.0f} µs by the fastest tenth"  # type: ignore[operator]
         )
         if calls:
-            report["growth"] = growth(api, calls)
-            typer.echo(f"memory over {calls} calls: {report['growth']:+.2%}")
+            found["growth"] = growth(api, calls)
+            typer.echo(f"memory over {calls} calls: {found['growth']:+.2%}")
         if agree:
-            report["agree"] = threads_agree(file, engine, size)
-            typer.echo(f"8 threads × 500 calls equal serial ones: {'yes' if report['agree'] else 'NO'}")
-        typer.echo(json.dumps({"schema": 1, "machine": machine(cores()), "engine": engine, **report}))
+            found["agree"] = threads_agree(file, engine, size)
+            typer.echo(f"8 threads × 500 calls equal serial ones: {'yes' if found['agree'] else 'NO'}")
+        typer.echo(json.dumps({"schema": 1, "machine": machine(cores()), "engine": engine, **found}))
 
     return app
 

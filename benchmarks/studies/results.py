@@ -1,4 +1,4 @@
-"""Write the tables of docs/results.md from the committed reports.
+"""The tables of docs/results.md, made from the committed reports and never typed.
 
     make results                              # measure this machine, then the line below
     python -m ganedge.benchmarks.studies.results      # docs/results.md between its markers, from benchmarks/results/
@@ -41,11 +41,11 @@ class Committed:
     honesty: Reports
 
 
-def tables(reports: Committed) -> str:
+def tables(found: Committed) -> str:
     """The reports as Markdown: a table for each of latencies, one for all trainings, one for all of `make honesty`."""
-    parts = [_latencies(name, report) for name, report in reports.latencies.items()]
-    parts += [_trained(reports.training)] if reports.training else []
-    parts += [_honest(reports.honesty)] if reports.honesty else []
+    parts = [_one(name, report) for name, report in found.latencies.items()]
+    parts += [_trained(found.training)] if found.training else []
+    parts += [_honest(found.honesty)] if found.honesty else []
     return "\n".join(parts)
 
 
@@ -53,17 +53,15 @@ def _trained(reports: Reports) -> str:
     """A line for each machine and variant that `gan-bench train` trained."""
     rows = []
     for name, report in reports.items():
-        for result in report["results"]:
-            size, batch = result["config"]["size"], result["config"]["batch"]
-            how = f"{result['computes']['ganedge']}{', compiled' if result['compiled'] else ''}"
-            plain, ours = (f"{result['images_per_s'][key]:.0f}" for key in ("plain", "ganedge"))
-            what = f"{result['variant']}, {size} × {size}, batch {batch}, {how}"
-            rows.append([f"`{name}`: {_where(report, result['device'])}", what, plain, ours, _ratio(result)])
+        for one in report["results"]:
+            size, batch = one["config"]["size"], one["config"]["batch"]
+            how = f"{one['computes']['ganedge']}{', compiled' if one['compiled'] else ''}"
+            plain, ours = (f"{one['images_per_s'][key]:.0f}" for key in ("plain", "ganedge"))
+            what = f"{one['variant']}, {size} × {size}, batch {batch}, {how}"
+            rows.append([f"`{name}`: {_where(report, one['device'])}", what, plain, ours, _ratio(one)])
     title = "Our training loop beside a tutorial's on the same networks (`gan-bench train`):"
     heads = ["machine", "variant", "plain: images/s", "ganedge: images/s", "times as fast (95 %)"]
-    return _table(
-        title, heads, 2, rows, [f"`{name}`: {text}" for name, result in reports.items() for text in _notes(result)]
-    )
+    return _table(title, heads, 2, rows, [f"`{name}`: {text}" for name, one in reports.items() for text in _told(one)])
 
 
 def _honest(reports: Reports) -> str:
@@ -73,14 +71,12 @@ def _honest(reports: Reports) -> str:
         for name, report in reports.items()
         for bar in report["bars"]
     ]
-    notes = [
-        f"`{name}`: interrupted before all runs were done" for name, report in reports.items() if report["partial"]
-    ]
+    told = [f"`{name}`: interrupted before all runs were done" for name, one in reports.items() if one["partial"]]
     title = "gan-bench where the answer is known (`make honesty`):"
-    return _table(title, ["machine", "bar", "runs", "wanted"], 2, rows, notes)
+    return _table(title, ["machine", "bar", "runs", "wanted"], 2, rows, told)
 
 
-def _latencies(name: str, report: Mapping[str, Any]) -> str:
+def _one(name: str, report: Mapping[str, Any]) -> str:
     """One machine's table: a line for each competitor, its median and its ratio for each batch size."""
     batches = sorted({row["batch"] for row in report["results"]})
     heads = [part for batch in batches for part in (f"batch {batch}: ms", "× eager (95 %)")]
@@ -94,27 +90,27 @@ def _latencies(name: str, report: Mapping[str, Any]) -> str:
         rows = {row["batch"]: row for row in report["results"] if row["competitor"] == competitor}
         if rows:
             lines.append(_cells(competitor, costs, [rows.get(batch) for batch in batches]))
-    failed = [f"failed: {escaped(words.failure(failed))}" for failed in report["failed"]]
-    return _table(title, ["competitor", *heads, "PSNR", "MB"], 1, lines, [*_notes(report), *failed])
+    failed = [f"failed: {escaped(words.failure(one))}" for one in report["failed"]]
+    return _table(title, ["competitor", *heads, "PSNR", "MB"], 1, lines, [*_told(report), *failed])
 
 
-def _table(title: str, heads: Sequence[str], texts: int, rows: Sequence[Sequence[str]], notes: Sequence[str]) -> str:
+def _table(title: str, heads: Sequence[str], texts: int, rows: Sequence[Sequence[str]], told: Sequence[str]) -> str:
     """A table in Markdown; columns behind the first `texts` are numbers. What is told stands below it."""
     lines = [
         f"{title}\n",
         f"| {' | '.join(heads)} |",
         "|" + "---|" * texts + "---:|" * (len(heads) - texts),
         *(f"| {' | '.join(cells)} |" for cells in rows),
-        *(f"\n{text}" for text in notes),
+        *(f"\n{text}" for text in told),
     ]
     return "\n".join(lines) + "\n"
 
 
-def _notes(report: Mapping[str, Any]) -> list[str]:
+def _told(report: Mapping[str, Any]) -> list[str]:
     """The command, and what to know before believing the figures."""
-    notes = [f"`{escaped(report['command'])}`"] if report["command"] else []
-    notes += [f"warning: {escaped(text)}" for text in report["warnings"]]
-    return notes + (["interrupted before everything was measured"] if report["partial"] else [])
+    told = [f"`{escaped(report['command'])}`"] if report["command"] else []
+    told += [f"warning: {escaped(text)}" for text in report["warnings"]]
+    return told + (["interrupted before everything was measured"] if report["partial"] else [])
 
 
 def _where(report: Mapping[str, Any], device: str) -> str:
@@ -130,10 +126,10 @@ def _cells(name: str, costs: Mapping[str, Any], rows: Sequence[Mapping[str, Any]
     cells = [escaped(name)]
     for row in rows:
         cells += ["", ""] if row is None else [f"{row['figures']['p50'] * 1000:.2f}", _ratio(row)]
-    psnr = [row["psnr"] for row in rows if row is not None and row["psnr"] is not None]
+    found = [row["psnr"] for row in rows if row is not None and row["psnr"] is not None]
     wrong = any(row is not None and row["same"] is False for row in rows)
     same = any(row is not None and row["same"] for row in rows)
-    cells.append("WRONG" if wrong else f"{min(psnr):.0f} dB" if psnr else "identical" if same else "")
+    cells.append("WRONG" if wrong else f"{min(found):.0f} dB" if found else "identical" if same else "")
     cells.append(f"{costs['bytes'] / 1e6:.1f}" if costs["bytes"] else "")
     return cells
 
@@ -150,7 +146,7 @@ def _versions(versions: Mapping[str, str]) -> str:
     return ", ".join(f"{name} {number}" for name, number in versions.items())
 
 
-def updated(text: str, reports: Committed) -> str:
+def updated(text: str, found: Committed) -> str:
     """A page with the reports' tables between its markers.
 
     Raises:
@@ -160,7 +156,7 @@ def updated(text: str, reports: Committed) -> str:
     _, end, after = rest.partition(END)
     if not (begin and end):
         raise InputError(f"the page has no markers {BEGIN.strip()} and {END.strip()}")
-    return f"{before}{BEGIN}{tables(reports)}{END}{after}"
+    return f"{before}{BEGIN}{tables(found)}{END}{after}"
 
 
 def read(folder: Path) -> Committed:
@@ -203,8 +199,8 @@ def unpaired(folder: Path, count: int = 4, side: int = 256) -> None:
 
     for seed, name in enumerate(("trainA", "trainB")):
         (folder / name).mkdir(parents=True, exist_ok=True)
-        for index, pixels in enumerate(natural(count, side, side, 3, seed)):
-            Image.fromarray(pixels).save(folder / name / f"{index}.png")
+        for place, pixels in enumerate(natural(count, side, side, 3, seed)):
+            Image.fromarray(pixels).save(folder / name / f"{place}.png")
 
 
 def build() -> typer.Typer:
@@ -221,15 +217,15 @@ def build() -> typer.Typer:
             text = document.read_text("utf-8")
         except OSError as error:
             raise InputError(f"cannot read {document}: {error.strerror}") from error
-        reports = read(folder)
+        found = read(folder)
         page.require()
-        for name, report in reports.latencies.items():
+        for name, report in found.latencies.items():
             batches = sorted({row["batch"] for row in report["results"]})
             for batch in batches:
                 rows = [row for row in report["results"] if row["batch"] == batch]
                 plot = f"{name}-batch{batch}" if len(batches) > 1 else name
                 write_whole(folder / f"{plot}.svg", page.distribution(rows))
-        write_whole(document, updated(text, reports))
+        write_whole(document, updated(text, found))
 
     @app.command("pictures")
     def pictures(folder: Annotated[Path, typer.Argument(help="Where trainA and trainB are made.")]) -> None:

@@ -1,4 +1,4 @@
-"""Throughput of `gan-run serve` with and without batching of requests.
+"""What `gan-run serve` carries: requests a second with and without joining them into batches, refusals, memory.
 
     python -m ganedge.benchmarks.studies.serving generator.onnx --callers 200 --seconds 30
 
@@ -49,7 +49,7 @@ class Tally:
     memory: list[float] = field(default_factory=list)
     """Bytes the server held after each turn."""
 
-    def result(self) -> dict[str, object]:
+    def said(self) -> dict[str, object]:
         """For JSON and people."""
         p50, p99 = np.percentile(self.latencies, (50, 99)) if self.latencies else (0.0, 0.0)
         return {
@@ -69,10 +69,10 @@ def server(file: Path, engine: str, threads: int, *options: str) -> Iterator[int
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:  # noqa: S603 - our own command line
         try:
             assert process.stderr is not None
-            line = process.stderr.readline()
-            if not line.startswith("http://"):
-                raise GanEdgeError(f"the server did not start: {line.strip()}")
-            yield int(line.split()[0].rpartition(":")[2])
+            said = process.stderr.readline()
+            if not said.startswith("http://"):
+                raise GanEdgeError(f"the server did not start: {said.strip()}")
+            yield int(said.split()[0].rpartition(":")[2])
         finally:
             process.terminate()
 
@@ -159,17 +159,17 @@ def build() -> typer.Typer:
     ) -> None:
         tallies = measure(file, engine, threads, callers, seconds, queue)
         for name, tally in tallies.items():
-            result = tally.result()
+            said = tally.said()
             typer.echo(
-                f"{name:<11}{result['rate']:7.0f} pictures/s  p50 {1000 * float(str(result['p50'])):.1f} ms  "
-                f"p99 {1000 * float(str(result['p99'])):.1f} ms  answers {dict(tally.statuses)}  "
+                f"{name:<11}{said['rate']:7.0f} pictures/s  p50 {1000 * float(str(said['p50'])):.1f} ms  "
+                f"p99 {1000 * float(str(said['p99'])):.1f} ms  answers {dict(tally.statuses)}  "
                 f"memory {tally.memory[0] / 1e6:.0f} to {tally.memory[-1] / 1e6:.0f} MB"
             )
-        joined, alone = (float(str(tallies[name].result()["rate"])) for name in ("joined", "one by one"))
+        joined, alone = (float(str(tallies[name].said()["rate"])) for name in ("joined", "one by one"))
         if not alone:
             raise GanEdgeError(f"not one picture in {seconds:g} s: give more --seconds")
         typer.echo(f"joined requests: {joined / alone:.2f} x one by one")
-        results = {name: tally.result() for name, tally in tallies.items()}
+        results = {name: tally.said() for name, tally in tallies.items()}
         typer.echo(json.dumps({"schema": 1, "machine": machine(cores()), "engine": engine, "results": results}))
 
     return app

@@ -1,4 +1,4 @@
-"""Start-up time of a whole process, beside scripts that do not use ganedge.
+"""Start-up: a whole process from nothing to a picture on disk, beside scripts that do the same without ganedge.
 
     python -m ganedge.benchmarks.studies.startup generator.onnx
     python -m ganedge.benchmarks.studies.startup generator.onnx --against runs/digits      # and eager PyTorch

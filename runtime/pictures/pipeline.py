@@ -1,4 +1,4 @@
-"""Several stages at once, results in order: while one picture is computed, the next is decoded and the last encoded.
+"""Run the stages of a pipeline in parallel, with results in order.
 
     for result in ordered(paths, decode, infer, encode):
         ...

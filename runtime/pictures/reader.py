@@ -1,4 +1,4 @@
-"""The one picture reader: what a file is as pixels, for training, calibration, proof, benchmarks and the device.
+"""Read a picture file as pixels, for training, calibration, proof, benchmarks and devices.
 
     pixels = read(Path("photo.jpg"))            # uint8 [H, W, C], upright, sRGB; C is 1, 3 or 4
     pixels = to_channels(pixels, 3)             # transparency laid over white
@@ -272,9 +272,7 @@ def _pixels(image: Any, name: str, max_pixels: int, depth: Depth, in_set: bool =
             reduced = True
         pixels = to_depth(levels[..., None], depth)
     else:
-        transparent = "transparency" in image.info
-        image = image.convert("RGBA") if transparent else _convert(image, profile)
-        array: Pixels = np.asarray(image)
+        array: Pixels = np.asarray(_convert(image, profile))
         pixels = to_depth(array if array.ndim == 3 else array[..., None], 8 if depth == "source" else depth)
     if reduced and pixels.dtype == np.uint8 and not in_set:
         warnings.warn(f"{name}: 16 bits per channel are reduced to 8", PictureWarning, stacklevel=3)
@@ -288,10 +286,10 @@ def _has_deep_colour(image: Any) -> bool:
 
 def _convert(image: Any, profile: bytes | None) -> Any:
     """An image of 8 bits in one of the modes L, RGB and RGBA, in sRGB."""
-    mode = MODES.get(image.mode, "RGB")
+    mode = "RGBA" if "transparency" in image.info else MODES.get(image.mode, "RGB")
     if not profile:
         return image.convert(mode)
-    plain = image if image.mode == "CMYK" else image.convert("L" if mode == "L" else "RGB")
+    plain = image if image.mode == "CMYK" else image.convert("L" if image.mode in GREY else "RGB")
     converted = _to_srgb(plain, profile)
     if converted is None:
         return image.convert(mode)

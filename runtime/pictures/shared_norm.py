@@ -1,4 +1,4 @@
-"""Normalisation whose statistics come from elsewhere: tiles of one picture that look as if they had seen all of it.
+"""Normalise the tiles of a picture with statistics of the whole picture.
 
 A generator with InstanceNorm normalises over the picture it is given, so that tiles of a large picture come out each in
 its own tone. Here the statistics of every normalisation are taken once, from the whole picture reduced to the size of a

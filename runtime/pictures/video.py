@@ -1,4 +1,4 @@
-"""Videos through a generator: the same frames at the same times, with their sound and subtitles.
+"""Translate videos: same frames, same times, with their sound and subtitles.
 
     done = translate_video(generator, Path("walk.mp4"), Path("painting.mp4"))
     done = translate_camera(generator, 0, Path("now.mp4"))                    # until Ctrl-C

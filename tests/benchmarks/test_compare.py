@@ -365,7 +365,7 @@ def test_the_state_while_it_is_measured(tmp_path: Path, monkeypatch: pytest.Monk
         watch.look()  # A moment later: not taken down again.
         clock["now"] += 3
     assert watch is not None
-    assert watch.figures() == {"clock_mhz": 2000.0, "temperature_c": 85.0, "power_w package": pytest.approx(60 / 6)}
+    assert watch.found() == {"clock_mhz": 2000.0, "temperature_c": 85.0, "power_w package": pytest.approx(60 / 6)}
     assert watch.warnings() == [
         "clock_mhz fell from 3000 to 2000 while it was measured: fix the clocks, or let it cool down"
     ]
@@ -380,7 +380,7 @@ def test_a_clock_that_rises_from_rest_has_not_fallen(tmp_path: Path, monkeypatch
     for kilohertz in (800_000, 3_000_000, 2_900_000):
         speed.write_text(f"{kilohertz}\n")
         watch.look()
-    assert watch.figures()["clock_mhz"] == 800
+    assert watch.found()["clock_mhz"] == 800
     assert not watch.warnings()
 
 
@@ -458,7 +458,7 @@ def test_the_peak_of_each_kind_of_number(monkeypatch: pytest.MonkeyPatch) -> Non
     here = arithmetic.peak(1, "cpu")
     assert here["flops"].keys() == {"fp32", "bf16", "int8"}
     assert min(*here["flops"].values(), here["bandwidth"]) > 1e6
-    assert (arithmetic.number_type("fp32 (fp16 weights)"), arithmetic.number_type("int8")) == ("fp32", "int8")
+    assert (arithmetic.kind("fp32 (fp16 weights)"), arithmetic.kind("int8")) == ("fp32", "int8")
     monkeypatch.setattr(arithmetic, "_product", _no_device)
     there = arithmetic.peak(1, "cuda")
     assert (there["flops"], there["bandwidth"]) == ({}, None)
@@ -473,7 +473,7 @@ def test_a_broken_engine_costs_its_peak_only(monkeypatch: pytest.MonkeyPatch) ->
     found = arithmetic.peak(1, "cpu")
     assert found["flops"].keys() == {"fp32", "bf16"}
     assert "onnxruntime is installed and does not start" in found["how"]
-    assert arithmetic.number_type("fp32 (TF32 allowed)") == "tf32", "which is not FP32's peak"
+    assert arithmetic.kind("fp32 (TF32 allowed)") == "tf32", "which is not FP32's peak"
 
 
 def test_a_gpu_that_cuda_does_not_show_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -302,7 +302,7 @@ def test_the_network_is_the_same_in_every_engine(kind: str) -> None:
 def test_an_engine_without_the_package_has_no_network(artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (one,), _ = artifact_competitors([artifact], "onnxruntime", "cpu", 1)
     one.close()
-    found = yardsticks.recipes([one], "cpu", 1)
+    found = yardsticks.wanted([one], "cpu", 1)
     assert list(found) == ["sort", one.engine]
     monkeypatch.setattr(yardsticks, "find_spec", lambda _: None)
     with pytest.raises(MissingExtra, match="onnx"):
@@ -315,4 +315,4 @@ def test_a_gpu_beside_a_pytorch_for_processors_sorts(monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert yardsticks.general("cuda") == "sort"
-    assert list(yardsticks.recipes([], "cuda", 1)) == ["sort"]
+    assert list(yardsticks.wanted([], "cuda", 1)) == ["sort"]

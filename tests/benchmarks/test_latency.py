@@ -480,3 +480,13 @@ def test_start_up_is_measured(artifact: Path, tiny_run: Path) -> None:
     report = json.loads(done.stdout.splitlines()[-1])
     assert set(report["seconds"]) == {"bare script", "Python API", "eager PyTorch", "gan-run sample"}
     assert report["bytes"]["eager PyTorch"] > 2 * report["bytes"]["Python API"]
+
+
+def test_median_seconds_alternates_and_orders() -> None:
+    calls: list[str] = []
+    slow, fast = timing.median_seconds(
+        [lambda: (calls.append("a"), time.sleep(0.004)), lambda: (calls.append("b"), time.sleep(0.001))], 0.05
+    )
+    assert slow > fast >= 0.001
+    assert "".join(calls[:8]) == "aabbaabb"
+    assert timing.median_seconds([], 1.0) == []

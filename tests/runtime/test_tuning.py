@@ -15,7 +15,7 @@ import pytest
 from onnx import helper
 from PIL import Image
 
-from ganedge.runtime import ArtifactError, EngineError, doctor, engines, load, tuning
+from ganedge.runtime import ArtifactError, EngineError, doctor, engines, load, timing, tuning
 from ganedge.runtime.engines import ort, ov
 from ganedge.runtime.fidelity import difference, read_gate
 from ganedge.runtime.generator import Generator
@@ -105,7 +105,7 @@ def test_one_that_gives_nan_is_never_chosen(artifact: Path, monkeypatch: pytest.
 
     found = [(Choice(name, "1", "cpu"), Fake(output)) for name, output in (("a", whole), ("b", holed))]
     monkeypatch.setattr(tuning, "_engines", lambda *_: found)
-    monkeypatch.setattr(tuning, "_time", lambda *_: [2.0, 1.0])
+    monkeypatch.setattr(timing, "median_seconds", lambda *_: [2.0, 1.0])
     assert tuning.best(tuning.tune(model, manifest, 1, 0.01, None)).choice.engine == "a"
 
 

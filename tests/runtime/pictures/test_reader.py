@@ -136,6 +136,21 @@ def test_a_profile_is_converted(tmp_path: Path) -> None:
     np.testing.assert_array_equal(reader.read(tmp_path / "z.png"), COLOURS)
 
 
+def test_a_profile_is_converted_where_a_colour_is_transparent(tmp_path: Path) -> None:
+    image = Image.fromarray(np.full((4, 4, 3), (255, 0, 0), np.uint8))
+    image.putpixel((3, 3), (0, 0, 255))
+    profile = _profile_with_swapped_primaries()
+    image.save(tmp_path / "rgb.png", icc_profile=profile, transparency=(0, 0, 255))
+    indexed = image.quantize(4)
+    indexed.save(tmp_path / "indexed.png", icc_profile=profile, transparency=indexed.getpixel((3, 3)))
+    for name in ("rgb.png", "indexed.png"):
+        pixels = reader.read(tmp_path / name)
+        assert pixels.shape == (4, 4, 4)
+        assert pixels[0, 0, 1] > 200 > 60 > pixels[0, 0, 0], name
+        assert pixels[0, 0, 3] == 255, name
+        assert pixels[3, 3, 3] == 0, name
+
+
 def _profile_with_swapped_primaries() -> bytes:
     """A profile called sRGB in which the red and the green primary have changed places."""
     data = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
