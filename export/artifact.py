@@ -11,15 +11,15 @@ import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto
 
 from ganedge.export import layers, parity, precision, quantize, uint8_io
-from ganedge.export.sensitivity import Sensitivity
+from ganedge.export.fallback import Losses, losses_of
 from ganedge.export.source_model import SourceModel
 from ganedge.export.spec import ExportSpec, Target
 from ganedge.runtime import engines, fidelity
@@ -31,10 +31,6 @@ from ganedge.runtime.verify import MAX_PROOF, io_signature
 
 ROUNDS = 5
 """How often layers are taken back to a higher precision before giving up."""
-SPARE = 1.0
-"""What INT8 has to pass its gate by where it is foreseen, dB: so much more each time it missed it in an engine."""
-MOST_SPARE = 15.0
-"""Where that ends, dB."""
 TIMED = 20
 """Calls of each engine where the one to quantise for is chosen; the first quarter is warm-up."""
 PROOF_LATENTS, PROOF_PICTURES = 16, 4
@@ -169,19 +165,25 @@ def make(original: SourceModel, wanted: ExportSpec) -> VerifiedArtifact:
         raise UsageError(f"--io uint8: this artifact is {original.precision} already; make it from the FP32 one")
     if wanted.folder is not None and original.interface.noise is not None:
         raise UsageError(f"--calibrate {wanted.folder}: this generator takes latents, not pictures; give a number")
+
+    # Compute what the FP32 generator returns for real inputs.
     inputs = real_cases(original.interface, wanted.folder, trained=original.proof_size or original.source.size)
     cases = _cases(original, wanted, inputs)
     if is_unchanged(original, wanted):
         return _as_it_is(original, cases)
     doubt = _doubtful_range(original, wanted, cases)
+
+    # Calibrate, and choose the engine that an INT8 graph is made for.
     changed = kind != original.precision
     calibrated = calibration(original, wanted) if changed and kind != "bf16" else []
     measured = _too_few(wanted.folder) if calibrated and wanted.folder is not None else ()
     if changed and kind == "int8" and wanted.target is None:
         wanted, chosen = _choose_target(original, wanted, inputs, calibrated)
         measured = (*measured, *chosen)
+
+    # Convert and prove; where the gate is missed, take layers back to FP32 and try again.
     keep: frozenset[str] = frozenset()
-    losses: _Losses | None = None
+    losses: Losses | None = None
     for attempt in range(ROUNDS):
         model, notes = _convert(original, kind, wanted, keep, calibrated)
         made = _prove(original, model, kind, wanted, cases, (*original.notes, *doubt, *measured, *notes))
@@ -191,83 +193,14 @@ def make(original: SourceModel, wanted: ExportSpec) -> VerifiedArtifact:
         if not changed or attempt == ROUNDS - 1:
             break
         if losses is None:
-            if kind == "int8":
-                losses = _LossesOfInt8(original, model, wanted)
-            else:
-                losses = _LossesOfFp16(original, calibrated) if kind == "fp16" else _LossesOfBf16(original)
+            others = partial(calibration, original, wanted, "foresight")
+            losses = losses_of(kind, original, model, wanted, calibrated, others)
         wider = losses.kept(model, keep)
         if wider == keep:
             break
         keep = wider
     named = "" if losses is None else f"; it is lost in {losses.worst}"
     raise GanEdgeError(f"not exported, the artifact gives other pictures than the generator: {failed[0]}{named}")
-
-
-class _Losses(Protocol):
-    """Knows where a lower precision loses most."""
-
-    worst: str
-    """What loses most, for people."""
-
-    def kept(self, model: ModelProto, keep: frozenset[str], /) -> frozenset[str]:
-        """The nodes to keep in FP32 next, after `model` missed its gate with `keep`; the same where nothing helps."""
-        ...
-
-
-class _LossesOfFp16:
-    """FP16: what overflows or cancels shows in the layer itself, so those that lose most are taken, more each turn."""
-
-    def __init__(self, original: SourceModel, inputs: Sequence[Sequence[NDArray[np.generic]]]) -> None:
-        self._original = original
-        self._inputs = inputs
-        self._count = max(1, sum(node.op_type in quantize.LAYERS for node in original.model.graph.node) // 12)
-        self.worst = ""
-
-    def kept(self, model: ModelProto, keep: frozenset[str], /) -> frozenset[str]:
-        """As `_Losses` says."""
-        lost = layers.losses(self._original.model, model, self._inputs)
-        self.worst = ", ".join(map(str, lost[:3]))
-        names = [loss.node for loss in lost if loss.node not in keep][: self._count]
-        self._count *= 2
-        return keep | layers.with_makers(self._original.model, names)
-
-
-class _LossesOfBf16:
-    """bf16: all layers round alike, and what is rounded first has the longest way to grow on."""
-
-    worst = "the first layers"
-
-    def __init__(self, original: SourceModel) -> None:
-        self._layers = [node.name for node in original.model.graph.node if node.op_type in quantize.LAYERS]
-        self._count = max(1, len(self._layers) // 12)
-
-    def kept(self, _model: ModelProto, _keep: frozenset[str], /) -> frozenset[str]:
-        """As `_Losses` says: twice as many each time, and never all of them."""
-        kept = frozenset(self._layers[: self._count][: len(self._layers) - 1])
-        self._count *= 2
-        return kept
-
-
-class _LossesOfInt8:
-    """INT8: what a layer rounds may grow or fade behind it, so what counts is what it does to the output."""
-
-    def __init__(self, original: SourceModel, low: ModelProto, wanted: ExportSpec) -> None:
-        assert wanted.target is not None
-        prepared = quantize.prepared(original.model, wanted.target)
-        others = calibration(original, wanted, "foresight")
-        self._effect = Sensitivity(prepared, low, wanted.target, others, original.interface)
-        self._gate = wanted.gate or fidelity.gate_of("int8", original.interface)
-        self._spare = SPARE
-        self.worst = self._effect.worst()
-
-    def kept(self, _model: ModelProto, keep: frozenset[str], /) -> frozenset[str]:
-        """As `_Losses` says. More is asked for each time, as engines differ from what was foreseen."""
-        while self._spare <= MOST_SPARE:
-            names = self._effect.kept(self._gate, self._spare)
-            self._spare += SPARE
-            if names != keep:
-                return names
-        return keep
 
 
 def _cases(
@@ -405,7 +338,9 @@ def _prove(
     gate = wanted.gate or fidelity.gate_of(kind, interface)
     manifest = Manifest(interface, kind, original.norm_mode, original.source)
     data = model.SerializeToString()
-    proofs: tuple[Parity, ...] = parity.prove(data, manifest, cases, gate) if cases else ()
+    required = (*wanted.engines, *((wanted.target,) if kind == "int8" and wanted.target is not None else ()))
+    proofs, refusals = parity.prove(data, manifest, cases, gate, required) if cases else ((), {})
+    notes += tuple(f"{engine} cannot run it, and auto will not choose it: {why}" for engine, why in refusals.items())
     if str(gate) == "none":
         proofs = tuple(replace(proof, passed=True) for proof in proofs)
     manifest = replace(

@@ -1,18 +1,19 @@
 """The proof: an artifact beside the eager FP32 generator, on the same real inputs. No torch here.
 
 cases = [Case(inputs, original.reference(inputs)) for inputs in real_cases(interface)]
-proofs = prove(model, manifest, cases, fidelity.gate_of("fp32", interface))
+proofs, refusals = prove(model, manifest, cases, fidelity.gate_of("fp32", interface))
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ganedge.runtime import engines
+from ganedge.runtime.errors import EngineError
 from ganedge.runtime.fidelity import Gate, difference, span_of, worst
 from ganedge.runtime.manifest import Interface, Manifest, Parity
 
@@ -32,26 +33,47 @@ class Case:
     """What the FP32 generator gives for them."""
 
 
-def prove(model: bytes, manifest: Manifest, cases: Sequence[Case], gate: Gate) -> tuple[Parity, ...]:
+def prove(
+    model: bytes, manifest: Manifest, cases: Sequence[Case], gate: Gate, required: Collection[str] = ()
+) -> tuple[tuple[Parity, ...], dict[str, str]]:
     """Run a model in every engine that is installed and compare it with the reference.
 
     Args:
         model: A serialised ONNX model.
-        manifest: What it is said to be.
-        cases: Inputs, and what the FP32 generator gives for them; the worst decides.
+        manifest: Its description.
+        cases: Inputs, and what the FP32 generator returns for them; the worst decides.
         gate: What to reach.
+        required: Engines that have to run it; the others may refuse it as long as one runs it.
 
     Returns:
-        One proof per engine; empty where no engine that computes this precision is installed.
+        One proof per engine that runs it, none where no engine for this precision is installed; and by engine why it
+        does not run it.
+
+    Raises:
+        EngineError: a required engine does not run it, or none does.
     """
-    names = filter(engines.installed, engines.readers(manifest.precision))
-    return tuple(_prove_in(model, manifest, cases, gate, name) for name in names)
+    proofs: list[Parity] = []
+    refusals: dict[str, EngineError] = {}
+    for name in filter(engines.installed, engines.readers(manifest.precision)):
+        outcome = _prove_in(model, manifest, cases, gate, name)
+        if isinstance(outcome, Parity):
+            proofs.append(outcome)
+        else:
+            refusals[name] = outcome
+    for name, refusal in refusals.items():
+        if name in required or not proofs:
+            raise refusal
+    return tuple(proofs), {name: str(refusal) for name, refusal in refusals.items()}
 
 
-def _prove_in(model: bytes, manifest: Manifest, cases: Sequence[Case], gate: Gate, name: str) -> Parity:
-    engine = engines.start(model, manifest.precision, name, "cpu", None)
-    result = prove_in(engine, manifest, cases, gate)
-    engine.close()
+def _prove_in(model: bytes, manifest: Manifest, cases: Sequence[Case], gate: Gate, name: str) -> Parity | EngineError:
+    """The proof in one engine, or why that engine does not run the model."""
+    try:
+        engine = engines.start(model, manifest.precision, name, "cpu", None)
+        result = prove_in(engine, manifest, cases, gate)
+        engine.close()
+    except EngineError as error:
+        return error
     return result
 
 

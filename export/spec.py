@@ -14,7 +14,7 @@ from typing import Literal, cast, get_args
 
 from ganedge.runtime import engines
 from ganedge.runtime.cli.options import flag, option
-from ganedge.runtime.errors import UsageError
+from ganedge.runtime.errors import MissingExtra, UsageError
 from ganedge.runtime.fidelity import Gate, read_gate
 from ganedge.runtime.manifest import Precision
 
@@ -55,6 +55,8 @@ class ExportSpec:
     """Type of images in and out: float [N, C, H, W] in the declared range, or uint8 [N, H, W, C]."""
     engine: str | None = field(default=None, metadata=option(flag="--for"))
     """Engine that an INT8 graph is made for: onnxruntime, openvino or tensorrt; by default the fastest one here."""
+    engines: tuple[str, ...] = field(default=(), metadata=option(panel=PROOF))
+    """Engines that have to run it, with commas; by default one that runs it is enough, and the others are named."""
     calibrate: Path | int | None = field(default=None, metadata=option(panel=PROOF))
     """Folder of pictures, or number of inputs, to calibrate with; a folder also serves the proof."""
     tolerance: Gate | str | None = field(default=None, metadata=option(panel=PROOF))
@@ -86,6 +88,7 @@ class ExportSpec:
             "format": _read_formats(self.format),
             "output": None if self.output is None else Path(self.output),
             "engine": None if self.engine is None else engines.canonical(self.engine),
+            "engines": _read_engines(self.engines),
             "calibrate": _read_calibrate(self.calibrate),
             "tolerance": read_gate(self.tolerance) if isinstance(self.tolerance, str) else self.tolerance,
             "batch": _joined(self.batch),
@@ -169,6 +172,17 @@ def _read_formats(value: str | Collection[str]) -> tuple[str, ...]:
     if not names or any(name not in FORMATS for name in names):
         raise UsageError(f"--format {','.join(names)}: choose {', '.join(FORMATS)}, or several with commas")
     return names
+
+
+def _read_engines(value: str | Collection[str]) -> tuple[str, ...]:
+    names = value.split(",") if isinstance(value, str) else value
+    required = tuple(engines.canonical(name) for name in names)
+    for name in required:
+        if name not in engines.MODULES:
+            raise UsageError(f"--engines {name}: choose some of {', '.join(engines.MODULES)}")
+        if not engines.installed(name):
+            raise MissingExtra(name, engines.EXTRAS[name], f"--engines {name}")
+    return required
 
 
 def _read_calibrate(value: Path | str | int | None) -> Path | int | None:

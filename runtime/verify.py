@@ -12,6 +12,7 @@ so two of them may be apart by twice that.
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -76,11 +77,7 @@ def verify(path: Path) -> list[Check]:
         port = manifest.interface.inputs[0]
         size = sides(port, manifest.source.size)[0] if port.role == "image" else None
         inputs, reference = real_inputs(manifest.interface, COUNT, side=size), None
-    outputs = {}
-    for name in filter(installed, readers(manifest.precision)):
-        engine = start(model, manifest.precision, name, "auto", None)
-        outputs[str(engine.info)] = _run(engine, manifest, inputs)
-        engine.close()
+    outputs = _outputs(model, manifest, inputs)
     slack, against = 1.0, proof.name
     if reference is None:
         if len(outputs) < 2:
@@ -92,6 +89,20 @@ def verify(path: Path) -> list[Check]:
         reference = outputs.pop(against)
     gate = _gate(manifest)
     return [_check(name, against, output, reference, manifest, gate, slack) for name, output in outputs.items()]
+
+
+def _outputs(model: bytes, manifest: Manifest, inputs: list[NDArray[np.generic]]) -> dict[str, NDArray[np.generic]]:
+    """What each installed engine returns; those that the export could not run it in may refuse it again."""
+    outputs: dict[str, NDArray[np.generic]] = {}
+    proven = {proof.engine.split()[0] for proof in manifest.parity if proof.passed}
+    for name in filter(installed, readers(manifest.precision)):
+        with suppress(EngineError) if proven and name not in proven else nullcontext():
+            engine = start(model, manifest.precision, name, "auto", None)
+            outputs[str(engine.info)] = _run(engine, manifest, inputs)
+            engine.close()
+    if not outputs:
+        raise EngineError(f"no installed engine runs it: it was proven in {', '.join(sorted(proven))}")
+    return outputs
 
 
 def _of_engine(path: Path) -> Check:

@@ -1,0 +1,116 @@
+"""Which layers to take back to FP32 where a lower precision misses its gate. No torch here.
+
+losses = losses_of("int8", model, low, spec, calibrated, others)
+keep = losses.kept(low, keep)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import ModelProto
+
+from ganedge.export import layers, quantize
+from ganedge.export.sensitivity import Sensitivity
+from ganedge.export.source_model import SourceModel
+from ganedge.export.spec import ExportSpec
+from ganedge.runtime import fidelity
+from ganedge.runtime.manifest import Precision
+
+SPARE = 1.0
+"""Margin over the gate when predicting INT8 quality, dB; raised by as much each time an engine missed the gate."""
+MOST_SPARE = 15.0
+"""Largest such margin, dB."""
+Cases = Sequence[Sequence[NDArray[np.generic]]]
+
+
+def losses_of(
+    precision: Precision,
+    original: SourceModel,
+    low: ModelProto,
+    spec: ExportSpec,
+    calibrated: Cases,
+    others: Callable[[], Cases],
+) -> Losses:
+    """What knows where a precision loses most.
+
+    Args:
+        precision: fp16, bf16 or int8.
+        original: The FP32 source.
+        low: Its graph in that precision, which missed the gate.
+        spec: What was asked for.
+        calibrated: Inputs that the graph was calibrated with.
+        others: Gives further inputs, for INT8: the choice must not see those of the calibration or the proof.
+    """
+    if precision == "int8":
+        return _LossesOfInt8(original, low, spec, others())
+    return _LossesOfFp16(original, calibrated) if precision == "fp16" else _LossesOfBf16(original)
+
+
+class Losses(Protocol):
+    """Knows where a lower precision loses most."""
+
+    worst: str
+    """What loses most, for messages."""
+
+    def kept(self, model: ModelProto, keep: frozenset[str], /) -> frozenset[str]:
+        """The nodes to keep in FP32 next, after `model` missed its gate with `keep`; the same where nothing helps."""
+        ...
+
+
+class _LossesOfFp16:
+    """FP16: what overflows or cancels shows in the layer itself: those that lose most, more each attempt."""
+
+    def __init__(self, original: SourceModel, inputs: Cases) -> None:
+        self._original = original
+        self._inputs = inputs
+        self._count = max(1, sum(node.op_type in quantize.LAYERS for node in original.model.graph.node) // 12)
+        self.worst = ""
+
+    def kept(self, model: ModelProto, keep: frozenset[str], /) -> frozenset[str]:
+        """As `Losses` says."""
+        lost = layers.losses(self._original.model, model, self._inputs)
+        self.worst = ", ".join(map(str, lost[:3]))
+        names = [loss.node for loss in lost if loss.node not in keep][: self._count]
+        self._count *= 2
+        return keep | layers.with_makers(self._original.model, names)
+
+
+class _LossesOfBf16:
+    """bf16: all layers round alike, and what is rounded first has the longest way to grow on."""
+
+    worst = "the first layers"
+
+    def __init__(self, original: SourceModel) -> None:
+        self._layers = [node.name for node in original.model.graph.node if node.op_type in quantize.LAYERS]
+        self._count = max(1, len(self._layers) // 12)
+
+    def kept(self, _model: ModelProto, _keep: frozenset[str], /) -> frozenset[str]:
+        """As `Losses` says: twice as many each time, and never all of them."""
+        kept = frozenset(self._layers[: self._count][: len(self._layers) - 1])
+        self._count *= 2
+        return kept
+
+
+class _LossesOfInt8:
+    """INT8: what a layer rounds may grow or fade behind it, so what counts is what it does to the output."""
+
+    def __init__(self, original: SourceModel, low: ModelProto, spec: ExportSpec, others: Cases) -> None:
+        assert spec.target is not None
+        prepared = quantize.prepared(original.model, spec.target)
+        self._effect = Sensitivity(prepared, low, spec.target, others, original.interface)
+        self._gate = spec.gate or fidelity.gate_of("int8", original.interface)
+        self._spare = SPARE
+        self.worst = self._effect.worst()
+
+    def kept(self, _model: ModelProto, keep: frozenset[str], /) -> frozenset[str]:
+        """As `Losses` says. More is asked for each time, as engines differ from the prediction."""
+        while self._spare <= MOST_SPARE:
+            names = self._effect.kept(self._gate, self._spare)
+            self._spare += SPARE
+            if names != keep:
+                return names
+        return keep
