@@ -43,7 +43,7 @@ def try_decode(item: Sequence[Path], size: int, channels: int) -> list[np.ndarra
     except Exception as error:  # noqa: BLE001 - decoders meet damage with whatever exception it leads them to
         reason = one_line(error)
         if isinstance(error, GanEdgeError):
-            return reason if str(path) in reason else f"{path}: {reason}"
+            return f"{path}: {reason.removeprefix(f'cannot read {path}: ')}"
         known = isinstance(error, (OSError, ValueError, SyntaxError))
         return f"{path}: {reason}" if known else f"{path}: damaged ({reason})"
     return pictures

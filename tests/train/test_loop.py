@@ -386,7 +386,7 @@ def test_what_cannot_be_read_is_named_when_it_is_met(
 ) -> None:
     (pictures / "zz.png").write_text("x")
     train(DCGAN, {**TINY, "batch": 5}, settings(tmp_path / "run", data=str(pictures), memory=0.0, steps=12))
-    assert capsys.readouterr().err.count("zz.png: not a picture") == 1
+    assert capsys.readouterr().err.count("zz.png: it is not a picture") == 1
 
 
 def test_a_young_deep_generator_has_not_collapsed(tmp_path: Path) -> None:
