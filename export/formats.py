@@ -15,8 +15,8 @@ from ganedge.export.source_model import SourceModel
 from ganedge.export.spec import FORMATS, ExportSpec
 from ganedge.export.to_tensorrt import BATCH, Settings, write_engine
 from ganedge.export.to_triton import write_repository
-from ganedge.runtime.errors import UsageError
-from ganedge.runtime.manifest import read_bytes
+from ganedge.runtime.errors import ArtifactError, UsageError
+from ganedge.runtime.manifest import read_artifact, read_bytes
 
 
 def plan(source: Path, model: SourceModel, spec: ExportSpec) -> dict[str, Path]:
@@ -25,7 +25,8 @@ def plan(source: Path, model: SourceModel, spec: ExportSpec) -> dict[str, Path]:
     An artifact that an engine is built from unchanged may be that .onnx itself.
 
     Raises:
-        UsageError: an output that does not fit the format, or that is the source itself.
+        UsageError: an output that does not fit the format, that is the source itself, or whose .onnx would replace
+            an unrelated file.
     """
     precision, output = spec.precision or model.precision, spec.output
     if output is not None and len(spec.format) > 1 and output.suffix in (".onnx", ".engine"):
@@ -39,7 +40,9 @@ def plan(source: Path, model: SourceModel, spec: ExportSpec) -> dict[str, Path]:
     if "trt" in files:
         if files["trt"].suffix != ".engine":
             raise UsageError(f"-o {output}: gan-run knows an engine by its ending, .engine")
-        files.setdefault("onnx", files["trt"].with_suffix(".onnx"))
+        if "onnx" not in files:
+            files["onnx"] = files["trt"].with_suffix(".onnx")
+            _check_companion(source, files["onnx"], precision)
     if "onnx" in files and files["onnx"].suffix == ".engine":
         raise UsageError(f"-o {output}: gan-run takes that ending for a TensorRT engine; give .onnx")
     keeps_source = "onnx" not in spec.format and is_unchanged(model, spec)
@@ -101,6 +104,21 @@ def _write_repository(
     batch = settings.batches(manifest.interface) if backend == "tensorrt" else settings.batch or BATCH
     name = spec.triton_name or artifact.name
     return write_repository(files["triton"], name, model, manifest, backend, batch, spec.instances)
+
+
+def _check_companion(source: Path, path: Path, precision: str) -> None:
+    """Refuse to replace an .onnx that the user did not name, unless it is an artifact of the same precision."""
+    if not path.exists() or _is_source(source, path):
+        return
+    try:
+        existing = str(read_artifact(path)[0].precision)
+    except ArtifactError:
+        existing = "not an artifact of ours"
+    if existing != precision:
+        raise UsageError(
+            f"{path} exists and is {existing}: the engine needs its {precision} .onnx beside it under that name; "
+            "choose another -o"
+        )
 
 
 def _is_source(source: Path, path: Path) -> bool:

@@ -196,10 +196,10 @@ def test_mistakes(command: Command, artifact: Path, tmp_path: Path) -> None:
     assert done.code == 2
     assert "sm86" in done.err
     assert not (tmp_path / "g.engine").exists()
-    done = command("gan-export", artifact, "--format", "trt", "--fp16", "--dla", "0", "-o", tmp_path / "g.engine")
+    done = command("gan-export", artifact, "--format", "trt", "--fp16", "--dla", "0", "-o", tmp_path / "d.engine")
     assert done.code == 2
     assert "has no DLA" in done.err
-    assert not (tmp_path / "g.engine").exists()
+    assert not (tmp_path / "d.engine").exists()
     done = command("gan-export", artifact, "-o", artifact)
     assert done.code == 2
     assert "source itself" in done.err
@@ -225,6 +225,30 @@ def test_the_artifact_that_an_engine_is_built_from_may_lie_there_already(
         done = command("gan-export", source, "--format", "trt", *more)
         assert done.code == 2
         assert "is the source itself" in done.err
+
+
+@pytest.mark.parametrize("existing", ["fp32 artifact", "other file"])
+def test_an_onnx_that_nobody_named_is_not_replaced(
+    command: Command, tiny_run: Path, artifact: Path, tmp_path: Path, existing: str
+) -> None:
+    companion = tmp_path / "w.onnx"
+    companion.write_bytes(artifact.read_bytes() if existing == "fp32 artifact" else b"something else")
+    before = companion.read_bytes()
+    done = command("gan-export", tiny_run, "--format", "trt", "--fp16", "-o", tmp_path / "w.engine")
+    assert done.code == 2, done.err
+    assert done.err.count("\n") == 1
+    assert f"{companion} exists" in done.err
+    assert companion.read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["w.onnx"]
+
+
+@needs_rtx
+def test_an_engine_may_be_exported_again(command: Command, tiny_run: Path, tmp_path: Path) -> None:
+    """The .onnx beside it has the same precision and is its own."""
+    for _ in range(2):
+        done = command("gan-export", tiny_run, "--format", "trt", "--fp16", "-o", tmp_path / "w.engine")
+        assert done.code == 0, done.err
+    assert read_artifact(tmp_path / "w.onnx")[0].precision == "fp16"
 
 
 @needs_rtx
