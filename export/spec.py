@@ -159,6 +159,10 @@ def check_formats(spec: ExportSpec, given: Collection[str], size: str | None) ->
             raise UsageError(f"{typed} is for --format {' or '.join(needed)}, and {formats} was asked for")
     if size is not None and "," in size and "trt" not in spec.format:
         raise UsageError(f"--size {size}: several sizes are for --format trt; give one, or dynamic")
+    for name in spec.engines:
+        if spec.precision is not None and name not in engines.readers(spec.precision):
+            able = ", ".join(engines.readers(spec.precision))
+            raise UsageError(f"--engines {name}: it has no {spec.precision} on the CPU; choose {able}")
     if spec.engine is not None and spec.precision != "int8":
         raise UsageError("--for chooses the graph variant of INT8: add --int8, or leave it out")
     if "trt" in spec.format and spec.engine == "onnxruntime":

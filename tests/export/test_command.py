@@ -65,6 +65,7 @@ def test_mistakes_get_one_line(
         ("run", ("--int8", "--for", "ort", "--format", "trt"), "does not read"),
         ("run", ("--calibrate", "64"), "need values"),
         ("run", ("--fp16", "--bf16"), "exclude each other"),
+        ("run", ("--bf16", "--engines", "ort"), "has no bf16"),
         ("run", ("--format", "trt", "--batch", "4,1"), "MIN,OPT,MAX"),
         ("run", ("--bf16", "--format", "triton"), "--triton-backend tensorrt"),
         ("run", ("--format", "triton", "--triton-name", "../x"), "cannot name a model"),
