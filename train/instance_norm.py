@@ -1,6 +1,6 @@
 """InstanceNorm with the right gradient on a CPU, where the library's is wrong for one picture in channels-last memory.
 
-    mend(network)          # before training; state dict and what is exported stay as they are
+    correct_gradients(network)          # before training; state dict and what is exported stay as they are
 
 PyTorch 2.15's backward pass reads a channels-last gradient as if it were contiguous when the batch is one picture, as
 CycleGAN's is: what comes out was measured to be 1.4 times the gradient's length away from it, silently. Batches of
@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
-class MendedInstanceNorm2d(nn.InstanceNorm2d):
+class ExactInstanceNorm2d(nn.InstanceNorm2d):
     """An `InstanceNorm2d` without running statistics whose gradient is right in any memory layout."""
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - the name is the library's
@@ -28,8 +28,8 @@ class MendedInstanceNorm2d(nn.InstanceNorm2d):
         return output
 
 
-def mend(network: nn.Module) -> None:
-    """Let every InstanceNorm of a network compute its gradient so."""
+def correct_gradients(network: nn.Module) -> None:
+    """Make every InstanceNorm of a network an `ExactInstanceNorm2d`, in place."""
     for module in network.modules():
         if type(module) is nn.InstanceNorm2d and not module.track_running_stats:
-            module.__class__ = MendedInstanceNorm2d
+            module.__class__ = ExactInstanceNorm2d

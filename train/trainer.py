@@ -54,7 +54,7 @@ class Trainer:
             if fabric.device.type == "cpu":
                 if not settings.compile:
                     use_columns(network)
-                instance_norm.mend(network)
+                instance_norm.correct_gradients(network)
             elif fabric.world_size > 1:  # On CPUs each process keeps statistics of its own share: there is no other.
                 nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
         self.optimizers: dict[str, Any] = {

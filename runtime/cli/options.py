@@ -61,22 +61,6 @@ def option(**settings: Any) -> dict[str, Option]:
     return {KEY: Option(**settings)}
 
 
-@dataclass(frozen=True)
-class Row:
-    """One line of an option table in the documents."""
-
-    flags: str
-    """As typed, `--output, -o`."""
-    value: str
-    """What follows it, as in the help; empty for switches."""
-    default: str
-    """As in the help; empty where there is none."""
-    text: str
-    """The help text."""
-    panel: str
-    """The heading that it stands under."""
-
-
 @cache
 def docstrings(cls: type) -> dict[str, str]:
     """The string under each field of a dataclass, of its bases too, by field name."""
@@ -205,26 +189,6 @@ def flag(cls: type, name: str, value: Any = None) -> str:
     return f"--{value}" if spec.switches and value is not None else _flag(item, spec)
 
 
-def rows(cls: type, panel: str = "") -> list[Row]:
-    """The option table of a dataclass, for the documents."""
-    hints = typing.get_type_hints(cls)
-    table: list[Row] = []
-    for item in fields(cls):
-        spec = _option(item)
-        heading = spec.panel or panel
-        if spec.hidden:
-            continue
-        if spec.switches:
-            table += [Row(f"--{name}", "", "", text, heading) for name, text in spec.switches.items()]
-            continue
-        names = _flag(item, spec) + (f", {spec.short}" if spec.short else "")
-        shown = _shown_default(item, spec)
-        table.append(
-            Row(names, _shown_type(_parsed(hints[item.name], spec)), shown, docstrings(cls)[item.name], heading)
-        )
-    return table
-
-
 def _parameters(
     item: Field[Any], hint: Any, text: str, spec: Option, panel: str | None, negatable: bool
 ) -> list[inspect.Parameter]:
@@ -294,11 +258,3 @@ def _shown_default(item: Field[Any], spec: Option) -> str:
 
 def _plain_number(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def _shown_type(parsed: Any) -> str:
-    if parsed is bool:
-        return ""
-    if typing.get_origin(parsed) is Literal:
-        return " | ".join(map(str, typing.get_args(parsed)))
-    return {int: "integer", float: "number", Path: "path"}.get(parsed, "text")

@@ -28,7 +28,7 @@ def test_the_gradient_of_a_layer(affine: bool, autocast: bool, count: int) -> No
     for parameter in norm.parameters():
         nn.init.uniform_(parameter, 0.5, 2)
     exact = copy.deepcopy(norm).double()
-    instance_norm.mend(norm)
+    instance_norm.correct_gradients(norm)
     assert list(norm.state_dict()) == list(exact.state_dict())
     pictures, pull = (torch.randn(count, 4, 6, 8, dtype=torch.float64) for _ in range(2))
 

@@ -77,15 +77,6 @@ def test_a_message_names_what_was_typed() -> None:
     assert options.flag(Spec, "precision", "int8") == "--int8"
 
 
-def test_the_table_of_the_documents() -> None:
-    rows = {row.flags: row for row in options.rows(Spec, "Output")}
-    assert list(rows) == ["--fp16", "--int8", "--for", "--calibrate", "--range", "--trust", "--level, -l"]
-    assert rows["--range"].default == "-1,1"
-    assert rows["--level, -l"] == options.Row("--level, -l", "integer", "3", "How hard to try.", "Output")
-    assert rows["--calibrate"].panel == "Proof"
-    assert rows["--trust"].value == ""
-
-
 @dataclass(frozen=True)
 class Amounts:
     """Amounts that the command line gives as text."""
