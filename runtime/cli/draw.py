@@ -39,8 +39,10 @@ class Sheet:
 class Latents:
     """Which latents to take."""
 
-    label: int | None = None
-    """Class to draw, for a conditional generator."""
+    label: int | str | None = field(default=None, metadata=option(type=str))
+    """Class to draw, by number or name, for a conditional generator."""
+    style: str | None = None
+    """Style vector, where the generator takes one: numbers with commas, or a .npy file."""
     truncation: float | None = None
     """Keep latents within ± this: less variety, more typical."""
 
