@@ -33,8 +33,8 @@ class Conditions:
     """Values of a vector input: an array, numbers with commas or a .npy file; of a second picture: a picture."""
     mask: Any = None
     """A mask as large as the picture: a path, a Pillow image or an array; white is 1."""
-    seed: int | None = None
-    """Of vectors and noise that are drawn, 0 to 2³² - 1; None draws new ones each time."""
+    seed: int = 0
+    """Of vectors and noise that are drawn for a picture, 0 to 2³² - 1; those of a latent have the latent's seed."""
 
 
 def class_number(interface: Interface, label: int | str) -> int:

@@ -1,7 +1,7 @@
 """A picture together with what belongs to it pixel for pixel, and the inputs that are the same all over it.
 
-    stack = Stack(manifest.interface, options)
-    pixels = stack.join(picture, options)            # [H, W, C + 1]: the mask is one more channel
+    stack = Stack(manifest.interface, Conditions(mask="mask.png"))
+    pixels = stack.join(picture)                     # [H, W, C + 1]: the mask is one more channel
     tensor = stack.run(generator.compute)(pixels)
 
 Padding, scaling and tiles then treat picture and mask alike.
@@ -27,42 +27,47 @@ if TYPE_CHECKING:
 
     from ganedge.runtime.manifest import Interface, Port
 
-    from .translation import Options
-
 
 class Stack:
     """The inputs of a picture generator for one picture.
 
     Args:
         interface: What the generator takes; its first input is a picture.
-        options: What the caller says beside the picture.
+        conditions: What the caller says beside the picture.
+        resize: Scale what is aligned with the picture to its size; otherwise another size is refused.
+        max_pixels: Refuse larger pictures before they are decoded.
 
     Raises:
         UsageError: a value for an input that is not there, or none where one is needed.
         InputError: a value that cannot be read.
     """
 
-    def __init__(self, interface: Interface, options: Options) -> None:
+    def __init__(
+        self,
+        interface: Interface,
+        conditions: Conditions,
+        resize: bool = False,
+        max_pixels: int = reader.MAX_PIXELS,
+    ) -> None:
         self._interface = interface
-        self._seed = options.seed
+        self._conditions = conditions
+        self._resize, self._max_pixels = resize, max_pixels
         first, *further = interface.inputs
-        conditions = Conditions(options.label, options.style, options.mask, options.seed)
         refuse_unused(interface, conditions)
         self._aligned = [port for port in further if port.is_picture and interface.is_aligned(port)]
         self.channels = first.channels + sum(port.channels for port in self._aligned)
         self._fixed = {
-            port.name: self._value(port, conditions, seed_of(index, options.seed))
+            port.name: self._value(port, conditions, seed_of(index, conditions.seed))
             for index, port in enumerate(interface.inputs)
             if index and port not in self._aligned and not self._is_noise_map(port)
         }
         self.has_noise_map = any(map(self._is_noise_map, further))
 
-    def join(self, picture: NDArray[Any], options: Options) -> NDArray[Any]:
+    def join(self, picture: NDArray[Any]) -> NDArray[Any]:
         """Put masks and further pictures behind the channels of a picture.
 
         Args:
             picture: uint8 or uint16 `[H, W, C]`, with as many channels as the first input.
-            options: With the mask, and with the second picture as style.
 
         Raises:
             UsageError: one is missing.
@@ -72,13 +77,13 @@ class Stack:
         height, width = picture.shape[:2]
         for port in self._aligned:
             is_mask = port.role == "mask"
-            source = options.mask if is_mask else options.style
+            source = self._conditions.mask if is_mask else self._conditions.style
             if source is None:
                 needed = "a mask: give mask (--mask)" if is_mask else "a second picture: give style (--style)"
                 raise UsageError(f"this generator needs {needed}, as large as the picture, for its input {port.name}")
-            pixels = reader.to_channels(reader.read(source, options.max_pixels, 8), port.channels)
+            pixels = reader.to_channels(reader.read(source, self._max_pixels, 8), port.channels)
             if pixels.shape[:2] != (height, width):
-                if not options.resize:
+                if not self._resize:
                     raise InputError(
                         f"{_name(source, port)} has {pixels.shape[1]} × {pixels.shape[0]} pixels and the picture "
                         f"{width} × {height}: give one of its size, or ask for resize (--resize)"
@@ -104,7 +109,7 @@ class Stack:
                     arrays.append(self._fixed[port.name])
                 else:
                     shape = (port.item_shape[0], *pixels.shape[:2])
-                    arrays.append(drawn(port, shape, seed_of(index, self._seed)).take(1))
+                    arrays.append(drawn(port, shape, seed_of(index, self._conditions.seed)).take(1))
             return compute(*arrays)
 
         return run

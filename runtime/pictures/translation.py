@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import numpy as np
 
 from ganedge.runtime.cli.options import from_text, option
+from ganedge.runtime.conditions import Conditions
 from ganedge.runtime.errors import InputError, UsageError
 from ganedge.runtime.latents import MAX_SEED
 from ganedge.runtime.memory import parse, parse_pixels
@@ -130,7 +131,8 @@ def translate(
     port = interface.inputs[0]
     if interface.kind != "image-to-image":
         raise UsageError(f"this generator turns {interface.kind.replace('-', ' ')}: it takes no picture to translate")
-    stack = Stack(interface, options)
+    conditions = Conditions(options.label, options.style, options.mask, options.seed)
+    stack = Stack(interface, conditions, options.resize, options.max_pixels)
     run = stack.run(compute)
     shared = _shared(manifest, share) if options.tiles == "shared" else None
     if options.memory is not None and None in sides(port):
@@ -141,7 +143,7 @@ def translate(
         _cost(run, manifest, options, state, stack.channels)  # Before decoding, whose memory must not be counted.
     picture = read(source, manifest, options)
     colours, alpha = _channels(picture, port.channels)
-    result = _translate(run, manifest, stack.join(colours, options), options, state, stack, shared)
+    result = _translate(run, manifest, stack.join(colours), options, state, stack, shared)
     if alpha is None or result.shape[-1] == 4:
         return result
     colour = result if result.shape[-1] == 3 else np.repeat(result, 3, axis=-1)
