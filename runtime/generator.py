@@ -54,20 +54,24 @@ def load(
     batch: int | None = None,
     *,
     rebuild: bool = False,
+    tune: bool = False,
 ) -> Generator:
     """Open an artifact that `gan-export` wrote.
 
     Args:
         path: An `.onnx` file, or an `.engine` with its `.engine.json` beside it, which runs in the TensorRT that
             built it.
-        engine: "onnxruntime", "openvino", an alias of them, or "auto": what `gan-run tune` found fastest on this
-            machine, or else the first that is installed and proven for this artifact.
+        engine: "onnxruntime", "openvino", an alias of them, or "auto": what was measured fastest on this machine, by
+            the export, `gan-run` or `tune`; or else the one that the artifact was made for, or the first that is
+            installed and proven for it.
         device: "cpu", "cuda", "auto", or "tensorrt": ONNX Runtime's TensorRT provider, which builds an engine at
             the first call of a shape.
         threads: Threads of the engine's own pool; None leaves the choice to the engine.
         batch: Items in one engine call at most; None chooses by size.
         rebuild: Build an `.engine` that is damaged, or of another TensorRT or device, again from the ONNX file beside
             it, and replace it, which takes minutes; otherwise it is refused.
+        tune: Where "auto" knows nothing of this artifact on this machine, measure the installed engines first, which
+            takes a second or two, and remember the fastest.
 
     Returns:
         A generator; safe to call from several threads.
@@ -83,7 +87,10 @@ def load(
     if Path(path).suffix == ".engine":
         return _load_engine(Path(path), engine, device, batch, rebuild)
     manifest, model = read_artifact(Path(path))
-    chosen = tuning.recall(manifest.digest) if (engine, device) == ("auto", "auto") else None
+    automatic = (engine, device) == ("auto", "auto")
+    if tune and automatic:
+        tuning.tune_once(model, manifest, threads)
+    chosen = tuning.choose(manifest, threads) if automatic else None
     if chosen is not None:
         tuned = tuning.start_tuned(model, manifest, chosen, threads)
         if tuned is not None:
@@ -94,8 +101,7 @@ def load(
                 Path(path),
                 lambda data: start(data, manifest.precision, chosen.engine, chosen.device, threads),
             )
-    proven = tuning.proven(manifest)
-    started = start(model, manifest.precision, engine, device, threads, proven=proven)
+    started = start(model, manifest.precision, engine, device, threads, proven=tuning.preferred(manifest))
 
     def again(data: bytes) -> Engine:
         return start(data, manifest.precision, started.info.name, device, threads)

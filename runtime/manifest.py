@@ -139,8 +139,7 @@ class Port:
     @property
     def sides(self) -> tuple[int | str, int | str]:
         """Height and width of a picture, mask or noise map; a string is dynamic."""
-        height, width = self.shape[2:] if self.layout == "NCHW" else self.shape[1:3]
-        return height, width
+        return (self.shape[2], self.shape[3]) if self.layout == "NCHW" else (self.shape[1], self.shape[2])
 
     @property
     def channels(self) -> int:
@@ -194,6 +193,15 @@ class Interface:
         """Whether a further picture, mask or noise map has the height and width of the first input, pixel for pixel."""
         first = self.inputs[0]
         return port.layout in ("NCHW", "NHWC") and first.is_picture and port.sides == first.sides
+
+    def at_size(self, height: int, width: int) -> Interface:
+        """The same with one height and width of its picture, and of what is aligned with it."""
+        ports = []
+        for port in self.inputs:
+            batch, *rest = port.shape
+            shape = (batch, rest[0], height, width) if port.layout == "NCHW" else (batch, height, width, rest[-1])
+            ports.append(replace(port, shape=shape) if self.is_aligned(port) else port)
+        return replace(self, inputs=tuple(ports))
 
     @property
     def schema(self) -> int:
@@ -294,6 +302,35 @@ class Parity:
 
 
 @dataclass(frozen=True)
+class Measurement:
+    """How fast one engine ran the artifact, on the machine that exported it."""
+
+    engine: str
+    """Name of the engine."""
+    version: str
+    """Of its package."""
+    device: str
+    """cpu or cuda."""
+    processor: str
+    """The processor's own name."""
+    threads: int
+    """Cores that the engine could use."""
+    milliseconds: float
+    """Median of one call with a batch of one, or of the artifact's fixed batch."""
+    compute: str = ""
+    """A precision other than the artifact's that it computed in; empty where it was the artifact's."""
+
+    def __post_init__(self) -> None:
+        """Check the fields."""
+        for name in ("engine", "version", "device"):
+            _check_text(getattr(self, name), f"measured {name}")
+        for name in ("processor", "compute"):
+            _check_text(getattr(self, name), f"measured {name}", empty=True)
+        _check_count(self.threads, "measured threads", 1, 2**20)
+        _check_number(self.milliseconds, "measured milliseconds")
+
+
+@dataclass(frozen=True)
 class Manifest:
     """Everything an artifact says of itself."""
 
@@ -310,6 +347,10 @@ class Manifest:
     """What was proven, per engine and precision."""
     unproven: str = ""
     """Why there is no proof yet, where there is none; empty otherwise."""
+    made_for: str = ""
+    """The engine that the graph variant was made for; empty where there is one graph for all."""
+    measured: tuple[Measurement, ...] = ()
+    """How fast the engines of the exporting machine ran it."""
     digest: str = ""
     """`sha256:` and the hash over graph, weights and this manifest with an empty digest."""
     schema: int = 1
@@ -321,6 +362,7 @@ class Manifest:
         _check_choice(self.precision, get_args(Precision), "precision")
         _check_choice(self.norm_mode, get_args(NormMode), "norm_mode")
         _check_text(self.unproven, "unproven", empty=True)
+        _check_text(self.made_for, "made_for", empty=True)
 
     def to_json(self) -> str:
         """The manifest as JSON: keys sorted, so that equal manifests are equal texts."""
@@ -358,6 +400,7 @@ class Manifest:
                     "interface": _interface(data["interface"]),
                     "source": Source(**_known(Source, data.get("source", {}))),
                     "parity": tuple(_parity(item) for item in data.get("parity", ())),
+                    "measured": tuple(Measurement(**_known(Measurement, item)) for item in data.get("measured", ())),
                 }
             )
         except (TypeError, KeyError, ValueError, AttributeError) as error:
