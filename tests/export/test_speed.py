@@ -56,7 +56,7 @@ def test_an_export_is_timed_and_auto_takes_the_fastest(
 
 
 def test_a_lower_precision_says_whether_it_pays(
-    tiny_tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from ganedge.export import export_all
 
