@@ -22,9 +22,9 @@ from ganedge.export import rewrite
 from ganedge.export.graph import attributes, constants, copied, opset
 from ganedge.export.onnx_ports import adapt_ports
 from ganedge.export.sizes import CHANNELS, find_multiple
-from ganedge.export.source import SourceSpec
+from ganedge.export.source import SourceSpec, metadata
 from ganedge.export.source_model import Arrays, Run, SourceModel
-from ganedge.runtime import engines, onnx_file
+from ganedge.runtime import engines
 from ganedge.runtime.errors import ArtifactError, GanEdgeError, UsageError, one_line
 from ganedge.runtime.files import read_file
 from ganedge.runtime.manifest import KEY, Interface, NormMode, Port, Precision, Source, program, read_artifact
@@ -104,14 +104,6 @@ def _of_artifact(path: Path) -> SourceModel:
         manifest.precision,
         manifest.parity,
     )
-
-
-def metadata(data: bytes, path: Path) -> dict[str, str]:
-    """What an .onnx file says of itself; where it is none, an ArtifactError that names it."""
-    try:
-        return onnx_file.split(data)[1]
-    except ArtifactError as error:
-        raise ArtifactError(f"{path}: {error}") from error
 
 
 def _precision(model: ModelProto) -> Precision:

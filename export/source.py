@@ -15,9 +15,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ganedge.export.sizes import read_range
+from ganedge.runtime import onnx_file
 from ganedge.runtime.cli.options import flag
-from ganedge.runtime.errors import UsageError
-from ganedge.runtime.manifest import Noise
+from ganedge.runtime.errors import ArtifactError, UsageError
+from ganedge.runtime.files import read_file
+from ganedge.runtime.manifest import KEY, Noise
 
 PICKLES = (".pt", ".pth", ".ckpt", ".pkl", ".safetensors")
 """Endings of files that torch.save and safetensors write."""
@@ -146,11 +148,15 @@ def kind_of(source: str, arch: str | None = None) -> str:
 
 
 def _has_manifest(path: Path) -> bool:
-    from ganedge.export.from_onnx import metadata
-    from ganedge.runtime.files import read_file
-    from ganedge.runtime.manifest import KEY
-
     return KEY in metadata(read_file(path), path)
+
+
+def metadata(data: bytes, path: Path) -> dict[str, str]:
+    """What an .onnx file says of itself; where it is none, an ArtifactError that names it."""
+    try:
+        return onnx_file.split(data)[1]
+    except ArtifactError as error:
+        raise ArtifactError(f"{path}: {error}") from error
 
 
 def _read_bounds(value: str | tuple[float, float]) -> tuple[float, float]:
