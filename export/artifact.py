@@ -403,7 +403,8 @@ def _prove(task: _Task, model: ModelProto, wanted: ExportSpec, notes: tuple[str,
     if wanted.io == "uint8":
         model, interface = uint8_io.to_bytes(model, interface)
     gate = wanted.gate or fidelity.gate_of(kind, interface)
-    manifest = Manifest(interface, kind, original.norm_mode, original.source)
+    made_for = (wanted.target or "") if kind == "int8" and task.changed else ""
+    manifest = Manifest(interface, kind, original.norm_mode, original.source, made_for=made_for)
     data = model.SerializeToString()
     proofs, refusals = parity.prove(data, manifest, task.cases, gate, task.required) if task.cases else ((), {})
     if str(gate) == "none":

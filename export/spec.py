@@ -56,7 +56,7 @@ class ExportSpec:
     engine: str | None = field(default=None, metadata=option(flag="--for"))
     """Engine that an INT8 graph is made for: onnxruntime, openvino or tensorrt; by default the fastest one here."""
     engines: tuple[str, ...] = field(default=(), metadata=option(panel=PROOF))
-    """Engines that have to run it, with commas; by default one that runs it is enough, and the others are named."""
+    """Engines that have to pass, with commas; by default one that passes is enough, and the others are named."""
     calibrate: Path | int | None = field(default=None, metadata=option(panel=PROOF))
     """Folder of pictures, or number of inputs, to calibrate with; a folder also serves the proof."""
     tolerance: Gate | str | None = field(default=None, metadata=option(panel=PROOF))

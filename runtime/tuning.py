@@ -85,8 +85,7 @@ def choose(manifest: Manifest, threads: int | None) -> Choice | None:
         None where nothing is known. An engine that failed the artifact's proof is never chosen.
     """
     choice = recall(manifest.digest, threads) or _measured_here(manifest, threads)
-    failed = {proof.engine.split()[0] for proof in manifest.parity if not proof.passed}
-    return None if choice is None or choice.engine in failed else choice
+    return None if choice is None or choice.engine in manifest.failed else choice
 
 
 def _measured_here(manifest: Manifest, threads: int | None) -> Choice | None:
@@ -100,10 +99,31 @@ def _measured_here(manifest: Manifest, threads: int | None) -> Choice | None:
 
 def preferred(manifest: Manifest) -> tuple[str, ...]:
     """The engines to try where no measurement applies: the one that the graph was made for, then those proven."""
-    proven = tuple(proof.engine.split()[0] for proof in manifest.parity if proof.passed)
-    if manifest.made_for in proven or (not proven and manifest.made_for):
+    if manifest.made_for in manifest.proven or (not manifest.proven and manifest.made_for):
         return (manifest.made_for,)
-    return proven
+    return manifest.proven
+
+
+def refuse_failed(manifest: Manifest, engine: str) -> None:
+    """Refuse an engine that gives other outputs than the generator: at the export it failed the proof.
+
+    Args:
+        manifest: Of the artifact.
+        engine: A name, or auto, which needs one that did not fail.
+
+    Raises:
+        EngineError: it failed, or with auto all that are installed here did.
+    """
+    from .fidelity import miss
+
+    able = [name for name in readers(manifest.precision) if installed(name)]
+    left = [name for name in able if name not in manifest.failed]
+    if engine not in manifest.failed and (engine != "auto" or left or not able):
+        return
+    proof = manifest.failed[engine if engine != "auto" else able[0]]
+    passed = " or ".join(manifest.proven)
+    remedy = f"use --engine auto or {passed}" if left else f"install {passed}, which passed"
+    raise EngineError(f"{proof.engine_name} failed the proof of this artifact: {miss(proof)}; {remedy}")
 
 
 def tune_once(model: bytes, manifest: Manifest, threads: int | None = None) -> Trial | None:
@@ -125,8 +145,7 @@ def tune_once(model: bytes, manifest: Manifest, threads: int | None = None) -> T
 
 def ways(manifest: Manifest) -> list[tuple[str, str | None]]:
     """The installed engines that may run an artifact, each with the precisions that it may compute in."""
-    failed = {proof.engine.split()[0] for proof in manifest.parity if not proof.passed}
-    names = [name for name in readers(manifest.precision) if installed(name) and name not in failed]
+    names = [name for name in readers(manifest.precision) if installed(name) and name not in manifest.failed]
     return [(name, compute) for name in names for compute in _precisions(name, manifest)]
 
 
