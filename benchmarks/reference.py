@@ -22,6 +22,7 @@ from ganedge.benchmarks.competitor import NOT_ASKED, SPLITS, TORCH, WARM_SPLITS,
 from ganedge.export import modules
 from ganedge.export.checkpoints import LoadedModule
 from ganedge.export.from_torch import per_picture, unwrap
+from ganedge.export.further import FurtherInput
 from ganedge.export.source import SourceSpec, kind_of
 from ganedge.runtime.cli.terminal import note
 from ganedge.runtime.errors import EngineError, GanEdgeError, InputError, UsageError, one_line
@@ -117,6 +118,7 @@ def _completed(spec: SourceSpec, manifest: Manifest) -> SourceSpec:
         kind="image" if port.role == "image" else "latent",
         noise=interface.noise or "normal",
         classes=interface.classes,
+        further=tuple(map(FurtherInput.of_port, interface.inputs[1:])),
         part=manifest.source.generator if _names_part(manifest) else None,
     )
 
