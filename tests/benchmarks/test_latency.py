@@ -428,8 +428,8 @@ def test_the_report_is_kept_before_it_is_printed(
 
 def test_the_gate_of_what_rounds_to_ten_bits(artifact: Path) -> None:
     (one,), _ = competitor.artifact_competitors([artifact], "onnxruntime", "cpu", 1)
-    assert latency._gated(one) == "fp32"
-    assert latency._gated(replace(one, computes="fp32 (TF32 allowed)")) == "fp16"
+    assert latency._gate_precision(one) == "fp32"
+    assert latency._gate_precision(replace(one, computes="fp32 (TF32 allowed)")) == "fp16"
     one.close()
 
 
