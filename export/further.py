@@ -6,9 +6,9 @@ item.port().shape                                   # ("batch", 1, "height", "wi
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import get_args
+from typing import Any, get_args
 
 from ganedge.export.sizes import dimensions
 from ganedge.runtime.errors import UsageError
@@ -51,18 +51,25 @@ class FurtherInput:
     """What a vector or noise is drawn from where a caller gives none; None where it has to be given."""
 
     @classmethod
+    def of(cls, item: FurtherInput | Mapping[str, Any]) -> FurtherInput:
+        """An input itself, or its fields as JSON gives them."""
+        return item if isinstance(item, FurtherInput) else cls(**{**item, "shape": tuple(item["shape"])})
+
+    @classmethod
     def of_port(cls, port: Port) -> FurtherInput:
         """The input that a manifest describes."""
         shape = () if port.role == "label" else (port.channels, *port.sides) if port.is_picture else port.shape[1:]
         return cls(port.name, shape, port.role, port.distribution)
 
-    def port(self, batch: int | str = "batch") -> Port:
-        """What the manifest says of it."""
+    def port(self, value_range: tuple[float, float], batch: int | str = "batch") -> Port:
+        """What the manifest says of it; `value_range` is black and white of pictures."""
         shape = (batch, *self.shape)
         if self.role == "label":
             return Port(self.name, "label", "int64", (batch,), "N")
         if self.role == "mask":
             return Port(self.name, "mask", "float32", shape, "NCHW", (0.0, 1.0))
+        if self.role == "image":
+            return Port(self.name, "image", "float32", shape, "NCHW", value_range)
         layout = {1: "NC", 2: "NLC", 3: "NCHW"}[len(self.shape)]
         return Port(self.name, self.role, "float32", shape, layout, distribution=self.distribution)  # type: ignore[arg-type]
 
