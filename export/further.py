@@ -12,7 +12,7 @@ from typing import Any, get_args
 
 from ganedge.export.sizes import dimensions
 from ganedge.runtime.errors import UsageError
-from ganedge.runtime.manifest import FURTHER, Noise, Port, Role
+from ganedge.runtime.manifest import Noise, Port, Role
 
 ROLES: dict[str, Role] = {
     "image": "image",
@@ -171,6 +171,3 @@ def candidates(
         noise = [FurtherInput(name, (1, *sides), "noise", "normal"), *noise]
     order = {"mask": [*masks, *vectors], "noise": [*noise, *vectors], "image": [*pictures, *vectors]}
     yield from order.get(str(role), [*vectors, *pictures, *masks])
-
-
-assert set(ROLES.values()) == set(FURTHER)
