@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ganedge.export.further import EXAMPLE, NAMES, FurtherInput, candidates
+from ganedge.export.further import EXAMPLE, NAMES, FurtherInput, candidates, role_by_name
 from ganedge.export.source import SourceSpec
 from ganedge.runtime.errors import UsageError, one_line
 
@@ -161,12 +161,12 @@ def _parameters(network: nn.Module) -> tuple[list[str], list[str], bool]:
 
 def _may_be_further(name: str) -> bool:
     """Whether a parameter's name says that it is a mask, label, noise or style, and so not the first input."""
-    return any(name.lower() in NAMES[role] for role in ("mask", "label", "noise")) or name.lower().startswith("style")
+    return role_by_name(name) in ("mask", "label", "noise") or name.lower().startswith("style")
 
 
 def _take(items: list[FurtherInput], name: str) -> FurtherInput | None:
     """Take the stated input that fits a parameter: a label for one that is called so, else the next."""
-    role = next((role for role, names in NAMES.items() if name.lower() in names), None)
+    role = role_by_name(name)
     index = next((index for index, item in enumerate(items) if item.role == role), 0)
     return items.pop(index) if items else None
 

@@ -139,12 +139,17 @@ def read_inputs(texts: Sequence[str]) -> tuple[str | None, str | None, tuple[Fur
     return first, kind, tuple(further)
 
 
+def role_by_name(name: str) -> Role | None:
+    """What an input of this name usually carries; None where the name says nothing."""
+    return next((role for role, names in NAMES.items() if name.lower() in names), None)
+
+
 def _role_of(name: str, shape: tuple[int | str, ...]) -> Role:
     """What an input of this name and shape most likely carries."""
-    by_name = next((role for role, names in NAMES.items() if name.lower() in names), None)
+    by_name = role_by_name(name)
     if len(shape) in (1, 2):
         return "noise" if by_name == "noise" else "vector"
-    if by_name in ("mask", "noise"):
+    if by_name == "noise" or (by_name == "mask" and shape[0] == 1):
         return by_name
     return "image" if any(isinstance(size, str) for size in shape) else "noise"
 
@@ -161,7 +166,7 @@ def candidates(
         widths: Values that the network's linear layers take.
         extra: Channels that its convolutions take beyond those of the first input.
     """
-    role = next((role for role, names in NAMES.items() if name.lower() in names), None)
+    role = role_by_name(name)
     sides = tuple(first[1:]) if kind == "image" and len(first) == 3 else ("height", "width")
     vectors = [FurtherInput(name, (width,), "vector", "normal") for width in dict.fromkeys((*widths, *extra))]
     masks = [FurtherInput(name, (1, *sides), "mask")] if kind == "image" else []

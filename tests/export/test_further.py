@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 import torch
@@ -275,3 +276,37 @@ def test_the_first_input_may_have_a_name_and_a_role() -> None:
         read_inputs(["3xHxW", "mask=1xHxW", "mask=1xHxW"])
     with pytest.raises(UsageError, match="is the first input already"):
         read_inputs(["3xHxW", "1xHxW"])
+
+
+def stripped(path: Path, out: Path) -> Path:
+    """The same graph as a file of another program: without our manifest."""
+    model = onnx.load(path)
+    del model.metadata_props[:]
+    onnx.save(model, out)
+    return out
+
+
+def test_an_onnx_file_with_a_mask_says_it_by_name(nets: Path, tmp_path: Path) -> None:
+    ours = export(f"{nets}:Inpaint", input="3xHxW", kind="image", output=tmp_path / "a.onnx")
+    theirs = export(stripped(ours.path, tmp_path / "theirs.onnx"), output=tmp_path / "b.onnx")
+    assert ports(theirs) == ports(ours)
+    assert any("mask=1xHxW:mask is taken for the input mask" in note for note in theirs.notes)
+    picture, mask = np.full((9, 9, 3), 77, np.uint8), np.eye(9, dtype=np.uint8) * 255
+    with load(ours.path) as a, load(theirs.path) as b:
+        np.testing.assert_array_equal(a.translate(picture, mask=mask), b.translate(picture, mask=mask))
+
+
+def test_an_onnx_file_with_a_style_and_a_class(nets: Path, tmp_path: Path) -> None:
+    ours = export(f"{nets}:Styled", input="3xHxW", kind="image", output=tmp_path / "a.onnx")
+    plain = stripped(ours.path, tmp_path / "theirs.onnx")
+    theirs = export(plain, input=["3xHxW", "style=9:vector:required"], output=tmp_path / "b.onnx")
+    assert theirs.manifest.interface.inputs[1].distribution is None
+    with pytest.raises(UsageError, match=r"--input mask=1xHxW:mask: .* takes input"):
+        export(plain, input=["3xHxW", "mask=1xHxW"], output=tmp_path / "c.onnx")
+    with pytest.raises(UsageError, match=r"--input style=8:vector:normal: .* takes"):
+        export(plain, input=["3xHxW", "style=8"], output=tmp_path / "c.onnx")
+    domains = export(f"{nets}:Domains", input="3xHxW", kind="image", output=tmp_path / "d.onnx")
+    plain = stripped(domains.path, tmp_path / "classes.onnx")
+    with pytest.raises(UsageError, match="if label is a class, give --classes"):
+        export(plain, output=tmp_path / "e.onnx")
+    assert export(plain, classes=4, output=tmp_path / "e.onnx").manifest.interface.classes == ("0", "1", "2", "3")
