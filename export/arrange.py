@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from ganedge.export.further import EXAMPLE, NAMES, FurtherInput, candidates, role_by_name
 from ganedge.export.source import SourceSpec
 from ganedge.runtime.errors import UsageError, one_line
+from ganedge.runtime.manifest import Role
 
 EACH, TRIES = 24, 300
 """Candidates for one parameter, and combinations tried for all of them."""
@@ -56,10 +57,14 @@ def arrange(network: nn.Module, spec: SourceSpec, first: Tensor) -> tuple[nn.Mod
     main = min((name for name in required if name not in by_name), key=_may_be_further, default=required[0])
     unnamed = [item for item in stated if item.name not in by_name]
     chosen = dict(by_name)
-    for name in [name for name in required if name != main and name not in by_name]:
-        item = _take(unnamed, name)
+    open_names = [name for name in required if name != main and name not in by_name]
+    for name in open_names:
+        item = _take(unnamed, role_by_name(name))
         if item is not None:
             chosen[name] = item
+    for name in sorted((name for name in open_names if name not in chosen), key=lambda n: role_by_name(n) is not None):
+        if unnamed:
+            chosen[name] = unnamed.pop(0)
     for name in [name for name in optional if name not in chosen]:
         if unnamed:
             chosen[name] = unnamed.pop(0)
@@ -164,11 +169,10 @@ def _may_be_further(name: str) -> bool:
     return role_by_name(name) in ("mask", "label", "noise") or name.lower().startswith("style")
 
 
-def _take(items: list[FurtherInput], name: str) -> FurtherInput | None:
-    """Take the stated input that fits a parameter: a label for one that is called so, else the next."""
-    role = role_by_name(name)
-    index = next((index for index, item in enumerate(items) if item.role == role), 0)
-    return items.pop(index) if items else None
+def _take(items: list[FurtherInput], role: Role | None) -> FurtherInput | None:
+    """Take the first stated input of a role; None where there is none."""
+    index = next((index for index, item in enumerate(items) if item.role == role), None)
+    return None if index is None else items.pop(index)
 
 
 def _guess(

@@ -70,6 +70,18 @@ class Styled(nn.Module):
         return torch.tanh(F.instance_norm(self.body(x)) * (1 + gain) + shift) * scale
 
 
+class Everything(nn.Module):
+    """A mask, a style and a class, of which the user states the style and the classes."""
+
+    def __init__(self):
+        super().__init__()
+        self.tints, self.affine = nn.Embedding(3, 3), nn.Linear(4, 3)
+
+    def forward(self, x, mask, style, y):
+        colour = torch.tanh(self.affine(style))[:, :, None, None]
+        return torch.tanh(x * (1 - mask) + mask * colour + self.tints(y)[:, :, None, None])
+
+
 class Idle(nn.Module):
     """A mask that changes nothing."""
 
@@ -169,6 +181,13 @@ def test_a_style_is_found_by_its_layer_or_stated(nets: Path, tmp_path: Path) -> 
         np.testing.assert_array_equal(drawn.translate(picture, style=style), required.translate(picture, style=style))
         with pytest.raises(UsageError, match="needs style, 9 numbers"):
             required.translate(picture)
+
+
+def test_what_is_stated_goes_where_it_belongs(nets: Path, tmp_path: Path) -> None:
+    source, out = f"{nets}:Everything", tmp_path / "a.onnx"
+    artifact = export(source, input=["3xHxW", "style=4"], classes="day,dusk,night", kind="image", output=out)
+    assert [port[0] for port in ports(artifact)] == ["input", "mask", "style", "label"]
+    assert artifact.manifest.interface.classes == ("day", "dusk", "night")
 
 
 def test_two_pictures(nets: Path, tmp_path: Path) -> None:
