@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 
 from ganedge.export import uint8_io
@@ -56,12 +57,18 @@ def measured(
     lines = _lines(manifest, own, others, fastest)
     if least is not None:
         _check(others, fastest, least, manifest)
-    figures = tuple(_figure(trial) for trial in own if trial.holds)
+    return with_figures(artifact, own), lines
+
+
+def with_figures(artifact: VerifiedArtifact, trials: Sequence[Trial]) -> VerifiedArtifact:
+    """The artifact with what was measured in its manifest; the fastest is remembered for this machine."""
+    figures = tuple(_figure(trial) for trial in trials if trial.holds)
     _, model = read_bytes(artifact.data, artifact.name)
-    data = write_artifact(model, replace(manifest, measured=figures))
+    data = write_artifact(model, replace(artifact.manifest, measured=figures))
     sealed, _ = read_bytes(data, artifact.name)
-    _remember(sealed, fastest)
-    return replace(artifact, data=data, manifest=sealed), lines
+    with suppress(GanEdgeError):  # A cache that cannot be written: the figures are in the manifest, too.
+        tuning.remember(sealed.digest, tuning.best(trials).choice)
+    return replace(artifact, data=data, manifest=sealed)
 
 
 def _fp32(artifact: VerifiedArtifact, source: SourceModel) -> tuple[bytes, Manifest] | None:
@@ -125,10 +132,3 @@ def _check(others: Sequence[Trial], fastest: Trial, least: float, manifest: Mani
 
 def _way(trial: Trial) -> str:
     return trial.choice.engine + (f" in {trial.choice.compute}" if trial.choice.compute else "")
-
-
-def _remember(manifest: Manifest, fastest: Trial) -> None:
-    try:
-        tuning.remember(manifest.digest, fastest.choice)
-    except GanEdgeError:
-        return  # The figures are in the manifest, too.
