@@ -254,14 +254,14 @@ def tune(
     from . import timing
     from .fidelity import difference
 
-    engines = _engines(model, manifest, threads)
+    engines = started(model, manifest, threads)
     if not engines:
         raise EngineError("nothing to tune: no installed engine runs this artifact (gan-run doctor says what is there)")
-    feeds = _feeds(manifest, batch)
+    feeds = feeds_of(manifest, batch)
     outputs = [engine.run(feeds)[0] for _, engine in engines]
     distances = [difference(output, outputs[0], manifest.interface.output) for output in outputs]
-    others = [] if beside is None else [way for way in _engines(*beside, threads) if way[0].compute is None]
-    other_feeds = feeds if beside is None else _feeds(beside[1], batch)
+    others = [] if beside is None else [way for way in started(*beside, threads) if way[0].compute is None]
+    other_feeds = feeds if beside is None else feeds_of(beside[1], batch)
     calls = [partial(engine.run, feeds) for _, engine in engines]
     calls += [partial(engine.run, other_feeds) for _, engine in others]
     times = timing.median_seconds(calls, seconds)
@@ -277,7 +277,7 @@ def tune(
     ]
 
 
-def _feeds(manifest: Manifest, batch: int) -> dict[str, NDArray[np.generic]]:
+def feeds_of(manifest: Manifest, batch: int) -> dict[str, NDArray[np.generic]]:
     """Real inputs of one call, by name."""
     from .inputs import real_inputs, sides
 
@@ -300,7 +300,7 @@ def _key(digest: str, threads: int | None) -> str:
     return f"{machine} {cores()}{'' if threads is None else f' {threads}'} {digest}"
 
 
-def _engines(model: bytes, manifest: Manifest, threads: int | None) -> list[tuple[Choice, Engine]]:
+def started(model: bytes, manifest: Manifest, threads: int | None) -> list[tuple[Choice, Engine]]:
     """Every way that starts, preferred engines first."""
     candidates: list[tuple[Choice, Engine]] = []
     first = preferred(manifest)
