@@ -98,7 +98,7 @@ def test_an_engine_that_computes_wrongly_does_not_veto(
 @pytest.mark.usefixtures("wrong")
 def test_an_unchanged_artifact_keeps_its_verdicts(tiny_run: Path, tmp_path: Path) -> None:
     out = tmp_path / "g.onnx"
-    exporting.export_run(tiny_run, out)
+    export(tiny_run, output=out)
     (again,) = export_all(out, output=tmp_path / "again.onnx")
     assert list(again.manifest.failed) == ["openvino"]
     with pytest.raises(GanEdgeError, match="openvino"):
@@ -109,7 +109,7 @@ def test_where_only_failed_engines_are_installed(
     tiny_run: Path, tmp_path: Path, wrong: set[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "g.onnx"
-    exporting.export_run(tiny_run, out)
+    export(tiny_run, output=out)
     monkeypatch.setattr(tuning, "installed", lambda name: name == "openvino")
     with pytest.raises(EngineError, match=r"openvino failed the proof .* install onnxruntime, which passed"):
         load(out)
