@@ -28,11 +28,12 @@ from ganedge.export.arrange import arrange, examples
 from ganedge.export.checkpoints import SCRIPT, LoadedModule, load_part, part_note, parts_of, read_checkpoint
 from ganedge.export.from_torch import of_network, try_run, unwrap
 from ganedge.export.frozen import freeze
+from ganedge.export.inner_noise import keep_noise
 from ganedge.export.sizes import CHANNELS, dimensions, flat_image, main_result, read_size
 from ganedge.export.source import SourceSpec
 from ganedge.export.source_model import SourceModel
 from ganedge.runtime.errors import GanEdgeError, UsageError, one_line
-from ganedge.runtime.manifest import Interface, Layout, Port, Source, program
+from ganedge.runtime.manifest import MAX_CHANNELS, Interface, Layout, Port, Source, program
 
 TRIED_SIDE = 256
 """Height and width to try a network with where it takes any, pixels: every usual multiple divides it."""
@@ -189,10 +190,11 @@ def _adapt_io(loaded: LoadedModule) -> LoadedModule:
     network, spec, found = arrange(network, spec, first)
     further = examples(spec.further, first, len(spec.classes))
 
-    # Run it once, to see what it returns, and whether it changes its own weights.
+    # Run it, to see what it draws, what it returns, and whether it changes its own weights.
+    network, noise_notes = keep_noise(network, (first, *further), spec.noise_seed)
     network, frozen_notes = freeze(network, (first, *further))
     result = _result(network, first, *further)
-    notes = (*notes, *found)
+    notes = (*notes, *found, *noise_notes)
 
     # Select one of several results, and recognise flat images.
     if not isinstance(result, Tensor) and result is not None:
@@ -368,8 +370,8 @@ def _output(network: nn.Module, ports: tuple[Port, ...], spec: SourceSpec) -> Po
     elif dynamic and len(returned) == 3:
         shape = (returned[0], *ports[0].shape[2:])
     if len(shape) == 3:
-        if shape[0] not in CHANNELS:
-            raise UsageError(f"this generator returns {shape[0]} channels: an image has 1, 3 or 4")
+        if not isinstance(shape[0], int) or not 1 <= shape[0] <= MAX_CHANNELS:
+            raise UsageError(f"this generator returns {shape[0]} channels: an image has 1 to {MAX_CHANNELS}")
         return Port("image", "image", "float32", ("batch", *shape), "NCHW", spec.output_range or spec.range)
     if len(shape) == 1 and shape[0] == 2:
         return Port("points", "points", "float32", ("batch", 2), "NC")

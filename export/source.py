@@ -69,6 +69,8 @@ class SourceSpec:
     """Standard deviation of each channel, by which images are divided after --mean: 0.229,0.224,0.225."""
     noise: Noise = "normal"
     """Distribution of the latents it was trained on."""
+    noise_seed: int = field(default=0, metadata=option(minimum=0))
+    """Seed of noise that the generator draws inside at each call: it is drawn once and kept."""
     classes: tuple[str, ...] = ()
     """Classes of its second input: a number, or names with commas."""
     kwargs: Mapping[str, Any] | None = None
@@ -112,7 +114,19 @@ class SourceSpec:
 
 
 _VALUES = ("range", "output_range", "mean", "std")
-_INPUTS = ("input", "output_shape", "result", "kind", *_VALUES, "noise", "classes", "norm_mode", "size", "trust")
+_INPUTS = (
+    "input",
+    "output_shape",
+    "result",
+    "kind",
+    *_VALUES,
+    "noise",
+    "noise_seed",
+    "classes",
+    "norm_mode",
+    "size",
+    "trust",
+)
 APPLIES: Mapping[str, tuple[str, ...]] = {
     "a run": ("which", "checkpoint", "norm_mode", "size"),
     "an artifact": ("size",),
