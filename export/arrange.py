@@ -80,9 +80,9 @@ def arrange(network: nn.Module, spec: SourceSpec, first: Tensor) -> tuple[nn.Mod
             chosen[name], missing = FurtherInput(name, (), "label"), []
             notes = (f"{name} is taken for one of {classes} classes, by its embedding; --classes names them",)
     if missing:
-        found = _guess(network, spec, first, main, chosen, missing)
-        chosen.update(found)
-        notes = tuple(f"{item} is taken for forward's {name}; --input states another" for name, item in found.items())
+        guessed = _guess(network, spec, first, main, chosen, missing)
+        chosen.update(guessed)
+        notes = tuple(f"{item} is taken for forward's {name}; --input states another" for name, item in guessed.items())
 
     # Put them in forward's order, and pass them by name where that is not simply one after the other.
     order = [name for name in (*required, *optional) if name in chosen]

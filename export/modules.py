@@ -187,14 +187,14 @@ def _adapt_io(loaded: LoadedModule) -> LoadedModule:
         network = Normalised(network, spec.mean, spec.std)
         spec = replace(spec, range=(0.0, 1.0), output_range=spec.output_range or spec.range)
     first = torch.zeros(2, *_tried_sizes(spec))
-    network, spec, found = arrange(network, spec, first)
+    network, spec, arranged = arrange(network, spec, first)
     further = examples(spec.further, first, len(spec.classes))
 
     # Run it, to see what it draws, what it returns, and whether it changes its own weights.
     network, noise_notes = keep_noise(network, (first, *further), spec.noise_seed)
     network, frozen_notes = freeze(network, (first, *further))
     result = _result(network, first, *further)
-    notes = (*notes, *found, *noise_notes)
+    notes = (*notes, *arranged, *noise_notes)
 
     # Select one of several results, and recognise flat images.
     if not isinstance(result, Tensor) and result is not None:

@@ -59,7 +59,7 @@ def adapt_ports(model: ModelProto, spec: SourceSpec, path: Path) -> tuple[Source
     """
     _refuse_random(model, path)
     _cast_reals(model)
-    spec, found = _order_inputs(model, spec, path)
+    spec, further_notes = _order_inputs(model, spec, path)
     spec, notes = _infer_kind(model, spec, path)
     _complete_inputs(model, spec)
     _complete_outputs(model)
@@ -71,7 +71,7 @@ def adapt_ports(model: ModelProto, spec: SourceSpec, path: Path) -> tuple[Source
     # Class numbers and normalised images go in.
     labels = _take_class_numbers(model, spec)
     spec = _normalise(model, spec)
-    return spec, (*notes, *found, *reshaped, *labels)
+    return spec, (*notes, *further_notes, *reshaped, *labels)
 
 
 def _refuse_random(model: ModelProto, path: Path) -> None:
