@@ -86,6 +86,11 @@ class VariantConfig:
         require(0 <= self.ema < 1, "ema", self.ema, "0 or more and below 1")
         require(0 <= self.decay <= 1, "decay", self.decay, "0 to 1")
 
+    @property
+    def trains_in_bf16(self) -> bool:
+        """Whether bf16 was measured to keep FP32's quality at equal steps: then `--precision auto` may take it."""
+        return False
+
 
 @dataclass(frozen=True)
 class Wants:
