@@ -1,12 +1,12 @@
 """The edge student: a small generator of what devices are fast at, taught by a large one (`gan-compress`).
 
-Pictures: space-to-depth, 3×3 convolutions with BatchNorm that export folds away, residual blocks, depth-to-space. There is
-no normalisation over the picture, no transposed convolution, no reflection padding and no larger kernel, so that all of
-it can be INT8 and a tile equals its part of the whole picture. Latents: two linear layers, then 3×3 convolutions and
-depth-to-space. What is added to each design:
+Pictures: space-to-depth, 3×3 convolutions with BatchNorm that export folds away, residual blocks, depth-to-space.
+There is no normalisation over the picture, no transposed convolution, no reflection padding and no larger kernel, so
+that all of it can be INT8 and a tile equals its part of the whole picture. Latents: two linear layers, then 3×3
+convolutions and depth-to-space. Sources:
 
-- the picture's own pixels go into the last convolution beside the features, a learnt form of the anchor of Du et al. 2021
-  (arXiv:2105.09750), so that a student of few features keeps detail;
+- the picture's own pixels go into the last convolution beside the features, a learnt form of the anchor of Du et al.
+  2021 (arXiv:2105.09750), so that a student of few features keeps detail;
 - space-to-depth and its inverse are those of Shi et al. 2016 (arXiv:1609.05158).
 
 `ganedge.train.distill` holds the training step.
@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -58,7 +59,7 @@ class StudentConfig(AdamConfig):
     """Weight of the adversarial loss; real pictures are those of --data, else the teacher's. 0 leaves it out."""
     width: int = 64
     """Features of the student: of all its maps for pictures, of the smallest ones for latents."""
-    blocks: int = 6
+    blocks: int = field(default=6, metadata=option(default="6; latents 0"))
     """Residual blocks, for latents at each size of the maps."""
     channels: int = 3
     """Of the pictures that it gives."""
@@ -138,7 +139,7 @@ class PictureConfig(StudentConfig):
 
     @property
     def reach(self) -> int:
-        """Input pixels on each side on which an output pixel depends: that far the convolutions and one square reach."""
+        """Input pixels on each side on which an output pixel depends: those of the convolutions and of one square."""
         return self.stride * (2 * self.blocks + 3) - 1
 
     def count_macs(self, height: int, width: int) -> int:
@@ -155,7 +156,7 @@ class LatentConfig(StudentConfig):
 
     batch: int = 64
     """Items in one step, over all devices."""
-    blocks: int = 1
+    blocks: int = 0
     """Residual blocks at each size of the maps."""
     sample_every: int = 1000
     """Steps, or epochs where --sample-unit says so, between two pictures of the same noise in the run folder."""
@@ -305,8 +306,7 @@ class Discriminator(nn.Module):
         super().__init__()
         sizes = (channels, width, 2 * width, 4 * width)
         self.layers = nn.ModuleList(
-            parametrizations.spectral_norm(nn.Conv2d(inputs, outputs, 4, 2, 1))
-            for inputs, outputs in zip(sizes, sizes[1:], strict=False)
+            parametrizations.spectral_norm(nn.Conv2d(inputs, outputs, 4, 2, 1)) for inputs, outputs in pairwise(sizes)
         )
         self.head = parametrizations.spectral_norm(nn.Conv2d(sizes[-1], 1, 3, 1, 1))
         self.embed = nn.Embedding(classes, sizes[-1]) if classes else None
@@ -437,7 +437,7 @@ def space_to_depth(pictures: Tensor, side: int) -> Tensor:
     count, channels, height, width = pictures.shape
     shape = (count, side * side * channels, height // side, width // side)
     if torch.onnx.is_in_onnx_export():  # As one operator: the exporter makes 18 of pixel_unshuffle.
-        attributes = {"blocksize": side}
+        attributes: dict[str, Any] = {"blocksize": side}
         return torch.onnx.ops.symbolic(
             "SpaceToDepth", (pictures,), attributes, dtype=pictures.dtype, shape=shape, version=13
         )
