@@ -1,7 +1,7 @@
 """From a generator to a proven artifact: change precision, prove, and only then appear under the final name. No torch.
 
-export_run(Path("runs/digits"), Path("generator.onnx"), kind="fp16")
-export(of_onnx(Path("generator.onnx")), ExportSpec(precision="int8", engine="tensorrt"), Path("generator-int8.onnx"))
+artifact = make(of_onnx(Path("generator.onnx"), SourceSpec()), ExportSpec(precision="int8", engine="tensorrt"))
+write_artifact_file(Path("generator-int8.onnx"), artifact)
 """
 
 from __future__ import annotations
@@ -72,36 +72,6 @@ class VerifiedArtifact:
         """What a notebook shows."""
         rows = "".join(f"<li>{html.escape(line)}</li>" for line in self.lines())
         return f"<b>{html.escape(str(self.path))}</b> ({html.escape(self.manifest.precision)})<ul>{rows}</ul>"
-
-
-def export_run(run: Path, output: Path | None = None, kind: Precision = "fp32") -> tuple[Path, Manifest]:
-    """Export the first generator of a run to ONNX: the short way for `of_run` and `export`.
-
-    Args:
-        run: A folder that gan-train wrote.
-        output: The file to write; in the run by default.
-        kind: fp32, fp16, bf16 or int8.
-
-    Returns:
-        The file, and the manifest in it with the proofs.
-
-    Raises:
-        ArtifactError: no run, or weights that do not fit.
-        GanEdgeError: it cannot be exported, or an engine gives other pictures than the generator; then no file is
-            left under the final name.
-    """
-    from ganedge.export.from_torch import of_run
-
-    path, proven = export(of_run(run), ExportSpec(precision=kind), output)
-    return path, proven.manifest
-
-
-def export(original: SourceModel, wanted: ExportSpec, output: Path | None = None) -> tuple[Path, VerifiedArtifact]:
-    """Make an artifact, prove it, and write it whole. Raises as `make` does."""
-    proven = make(original, wanted)
-    path = output or default_path(original, proven.manifest.precision, "onnx", wanted.target)
-    write_artifact_file(path, proven)
-    return path, proven
 
 
 def write_artifact_file(path: Path, proven: VerifiedArtifact) -> None:

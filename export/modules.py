@@ -143,7 +143,7 @@ def finish(loaded: LoadedModule) -> SourceModel:
     interface = _interface(loaded.network, loaded.spec)
     spec, name = loaded.spec, loaded.name
     network = _reshaped(loaded.network, spec)
-    side = _proof_side(spec, name) if interface.inputs[0].role == "image" else None
+    side = _proof_side(spec, loaded.trained) if interface.inputs[0].role == "image" else None
     source = Source(
         variant=Path(name.rpartition(":")[0]).name + ":" + name.rpartition(":")[2] if ":" in name else name,
         generator=spec.part or "generator",
@@ -156,7 +156,7 @@ def finish(loaded: LoadedModule) -> SourceModel:
     return replace(model, notes=(*loaded.notes, *model.notes))
 
 
-def _proof_side(spec: SourceSpec, name: str) -> int | None:
+def _proof_side(spec: SourceSpec, trained: int | None) -> int | None:
     """Return the side of the images it is meant for, pixels: of --input, --size or the architecture's training.
 
     Proof and calibration take it where heights and widths are dynamic: a deep network differs less on small images.
@@ -166,7 +166,7 @@ def _proof_side(spec: SourceSpec, name: str) -> int | None:
     if spec.size is not None and spec.size != "dynamic":
         parts = spec.size.split(",")
         sizes = list(read_size(parts[len(parts) // 2]))
-    return max(sizes) if sizes else architectures.TRAINED.get(name)
+    return max(sizes) if sizes else trained
 
 
 def _reshaped(network: nn.Module, spec: SourceSpec) -> nn.Module:

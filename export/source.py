@@ -40,7 +40,7 @@ class SourceSpec:
     checkpoint: str = "last"
     """Of a run: last, best (trained with --features) or a step."""
     arch: str | None = None
-    """Architecture of weights without a module: resnet_9blocks, resnet_6blocks, unet_256, unet_128, or auto."""
+    """Architecture of weights without a module: resnet_9blocks, resnet_6blocks, unet_256, unet_128, or auto for any."""
     norm: Literal["instance", "batch"] = "instance"
     """Normalisation layers of --arch."""
     norm_mode: Literal["eval", "batch"] = "eval"
@@ -109,7 +109,7 @@ APPLIES: Mapping[str, tuple[str, ...]] = {
     "a module": ("kwargs", "weights", "part", *_INPUTS),
     "a pickled module": ("part", *_INPUTS),
     "weights of a named architecture": ("arch", "part", "norm", "norm_mode", "input", *_VALUES, "size", "trust"),
-    "weights to recognise": ("arch", "part", "norm_mode", "input", "size", "trust"),
+    "weights to recognise": ("arch", "part", "norm_mode", "input", "noise", "classes", "size", "trust"),
 }
 """By kind of source: the fields of `SourceSpec` that have an effect on it."""
 

@@ -115,9 +115,17 @@ def is_grey(path: Path) -> bool | None:
 
 
 def listed(folder: Path) -> list[Path]:
-    """The pictures of a folder and its subfolders, sorted; hidden files and folders are left out."""
-    files = (path for path in folder.rglob("*") if path.suffix.lower() in ENDINGS and path.is_file())
-    return sorted(path for path in files if not any(part.startswith(".") for part in path.relative_to(folder).parts))
+    """The pictures of a folder and its subfolders, sorted.
+
+    Hidden files and folders, links to folders, and what is no file (pipes, sockets) are left out. A link to a file that
+    is missing is in the list, so that reading it names it.
+    """
+    pictures = []
+    for current, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        paths = (Path(current) / name for name in files if not name.startswith("."))
+        pictures += [path for path in paths if path.suffix.lower() in ENDINGS and (path.is_file() or path.is_symlink())]
+    return sorted(pictures)
 
 
 def to_depth(pixels: Pixels, depth: Depth) -> Pixels:

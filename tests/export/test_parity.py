@@ -10,8 +10,7 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from ganedge.export import artifact as exporting
-from ganedge.export import export_all, from_torch, to_onnx
+from ganedge.export import export, export_all, from_torch, to_onnx
 from ganedge.export.spec import ExportSpec
 from ganedge.runtime import engines
 from ganedge.runtime import verify as verification
@@ -34,7 +33,7 @@ def test_a_wrong_artifact_is_not_written(tiny_run: Path, tmp_path: Path, monkeyp
 
     monkeypatch.setattr(from_torch, "to_onnx", spoilt)
     with pytest.raises(GanEdgeError, match="other pictures than the generator"):
-        exporting.export_run(tiny_run, tmp_path / "wrong.onnx")
+        export(tiny_run, output=tmp_path / "wrong.onnx")
     assert not list(tmp_path.iterdir())
 
 
