@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ganedge.export import compression_report, student_size
-from ganedge.export.artifact import export as export_model
+from ganedge.export.artifact import default_path, make, write_artifact_file
 from ganedge.export.open_source import open_source
 from ganedge.export.source import SourceSpec, kind_of
 from ganedge.export.source_model import SourceModel
@@ -337,7 +337,8 @@ def _conclude(
     distance = compression_report.distances(network, out, teacher, lesson, training.features or "small")
     run_folder.write_compression(out, compression_report.facts(out, distance))
     student = of_run(out)
-    path, artifact = export_model(student, ExportSpec(precision="fp32"))
+    artifact, path = make(student, ExportSpec(precision="fp32")), default_path(student, "fp32", "onnx")
+    write_artifact_file(path, artifact)
     for line in artifact.lines():
         progress(line)
     for line in compression_report.table(out, path, model, student, distance, threads):

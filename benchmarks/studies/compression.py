@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -50,7 +51,7 @@ def measure(seconds: float, threads: int) -> dict[str, Any]:
     small = of_network(student.generator, student.generators()["generator"], Source(config={"size": SIDE}))
 
     # All in every engine, in turns.
-    calls = {"teacher, eager PyTorch": partial(eager(network), item)}
+    calls: dict[str, Callable[[], object]] = {"teacher, eager PyTorch": partial(eager(network), item)}
     shares: dict[str, float] = {}
     calibration = [real_inputs(interface, 4, seed=1, side=(SIDE, SIDE))]
     for name in TARGETS:
