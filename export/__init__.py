@@ -98,7 +98,7 @@ def export_all(
         artifact, lines = measured(artifact, model, spec.require_speedup)
         for line in lines:
             say(line)
-    return write(Path(path), artifact, files, spec, build, say)
+    return write(Path(path), model, artifact, files, spec, build, say)
 
 
 def _check_names(settings: dict[str, Any], known: set[str]) -> None:
