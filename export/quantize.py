@@ -31,7 +31,7 @@ from ganedge.runtime.errors import EngineError, GanEdgeError, one_line
 
 LAYERS = COUNTED
 """Operators that can compute in INT8."""
-SHUFFLES = ("Relu", "LeakyRelu", "DepthToSpace", "Transpose", "Reshape")
+SHUFFLES = ("Relu", "LeakyRelu", "DepthToSpace", "Transpose", "Reshape", "Slice")
 """What ONNX Runtime does with the result of an INT8 layer without leaving INT8."""
 
 
@@ -78,6 +78,8 @@ def prepared(model: ModelProto, target: Target) -> ModelProto:
         return copy
     rewrite.upsampled_to_shuffle(copy, channels_last=True)
     rewrite.transposed_to_shuffle(copy, channels_last=True)
+    copy = rewrite.tidy(copy, rewrite.symbols(model))
+    rewrite.few_channels_to_blocks(copy)
     return rewrite.tidy(copy, rewrite.symbols(model))
 
 
