@@ -95,7 +95,7 @@ def export_all(
         if output is not None and output.suffix != ".onnx":
             output = output / default_path(model, precision, "onnx", target).name
         spec = replace(spec, precision=precision, engine=target, output=output)
-        return write(Path(path), best, plan(Path(path), model, spec), spec, build, say)
+        return write(Path(path), model, best, plan(Path(path), model, spec), spec, build, say)
     files = plan(Path(path), model, spec)
 
     # Change the precision, prove, measure, write.
