@@ -96,7 +96,7 @@ def export_all(
         if output is not None and output.suffix != ".onnx":
             output = output / default_path(model, precision, "onnx", target).name
         spec = replace(spec, precision=precision, engine=target, output=output)
-        return write(Path(path), best, plan(Path(path), model, spec), spec, build, say)
+        return write(Path(path), model, best, plan(Path(path), model, spec), spec, build, say)
     files = plan(Path(path), model, spec)
 
     # Change the precision, prove, measure, write.
@@ -108,7 +108,7 @@ def export_all(
         artifact, lines = measured(artifact, model, spec.require_speedup)
         for line in lines:
             say(line)
-    return write(Path(path), artifact, files, spec, build, say)
+    return write(Path(path), model, artifact, files, spec, build, say)
 
 
 def compress(
