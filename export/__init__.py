@@ -87,6 +87,15 @@ def export_all(
     path = os.fspath(source)
     model = open_source(path, about, settings)
     _check_model(settings, spec, model)
+    if spec.auto:
+        from ganedge.export.best import best_of
+
+        best = best_of(model, spec, say)
+        precision, target, output = best.manifest.precision, best.manifest.made_for or None, spec.output
+        if output is not None and output.suffix != ".onnx":
+            output = output / default_path(model, precision, "onnx", target).name
+        spec = replace(spec, precision=precision, engine=target, output=output)
+        return write(Path(path), best, plan(Path(path), model, spec), spec, build, say)
     files = plan(Path(path), model, spec)
 
     # Change the precision, prove, measure, write.

@@ -17,8 +17,11 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import onnx
+from numpy.typing import NDArray
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
+from onnx.reference import ReferenceEvaluator
 
 COUNTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 """Operators whose multiply-accumulates are counted; everything else is cheap beside them."""
@@ -137,6 +140,14 @@ def _side_step(node: NodeProto, fixed: Mapping[str, TensorProto]) -> tuple[int, 
     return (1, 1 - change) if strides[0] == 1 else None
 
 
+MOST_FOLDS = 64
+"""How often what is computed from shapes is replaced by constants, one reshape after the other."""
+OF_SIZES = frozenset(
+    {"Add", "Cast", "Concat", "Div", "Gather", "Max", "Min", "Mul", "Neg", "Slice", "Squeeze", "Sub", "Unsqueeze"}
+)
+"""Operators that compute with sizes."""
+
+
 def shapes_for(model: ModelProto, inputs: Mapping[str, Sequence[int]]) -> tuple[GraphProto, dict[str, list[int]]]:
     """Infer the shape of every tensor for inputs of these shapes.
 
@@ -158,9 +169,67 @@ def shapes_for(model: ModelProto, inputs: Mapping[str, Sequence[int]]) -> tuple[
     for value in sized.graph.output:
         value.type.tensor_type.ClearField("shape")
     graph = onnx.shape_inference.infer_shapes(sized, data_prop=True).graph
+    shapes = _inferred(graph)
+    for _ in range(MOST_FOLDS):
+        if all(0 not in sizes for sizes in shapes.values()) or not _fold_sizes(sized.graph, shapes):
+            break
+        known = _inferred(onnx.shape_inference.infer_shapes(sized, data_prop=True).graph)
+        shapes.update(known)
+    return graph, shapes
+
+
+def _inferred(graph: GraphProto) -> dict[str, list[int]]:
+    """The shape of every tensor of an inferred graph; 0 is an unknown size."""
     values = (*graph.input, *graph.value_info, *graph.output)
     shapes = {value.name: [dim.dim_value for dim in value.type.tensor_type.shape.dim] for value in values}
-    return graph, shapes | {tensor.name: list(tensor.dims) for tensor in graph.initializer}
+    return shapes | {tensor.name: list(tensor.dims) for tensor in graph.initializer}
+
+
+def _fold_sizes(graph: GraphProto, shapes: Mapping[str, Sequence[int]]) -> bool:
+    """Replace what is computed from known shapes by constants: ONNX's own inference does not divide sizes.
+
+    Returns:
+        Whether anything was replaced, in place.
+    """
+    known = {
+        name: numpy_helper.to_array(tensor)
+        for name, tensor in constants(graph).items()
+        if tensor.data_type == TensorProto.INT64
+    }
+    folded: dict[str, NDArray[np.generic]] = {}
+    kept = []
+    for node in graph.node:
+        value = _size_value(node, shapes, known)
+        if value is None:
+            kept.append(node)
+        else:
+            known[node.output[0]] = folded[node.output[0]] = value
+    if folded:
+        set_nodes(graph, kept)
+        graph.initializer.extend(numpy_helper.from_array(value, name) for name, value in folded.items())
+    return bool(folded)
+
+
+def _size_value(
+    node: NodeProto, shapes: Mapping[str, Sequence[int]], known: Mapping[str, NDArray[np.generic]]
+) -> NDArray[np.generic] | None:
+    """What a node that computes with sizes gives; None where that is not known."""
+    if node.op_type == "Shape":
+        sizes = shapes.get(node.input[0])
+        if not sizes or 0 in sizes:
+            return None
+        span = attributes(node)
+        begin, end = int(span.get("start", 0)), int(span.get("end", len(sizes)))
+        return np.array(sizes[begin:end], np.int64)
+    if node.op_type not in OF_SIZES or not all(name in known for name in node.input if name):
+        return None
+    single = helper.make_graph(
+        [node], "sizes", [], [helper.make_tensor_value_info(node.output[0], TensorProto.INT64, None)]
+    )
+    single.initializer.extend(numpy_helper.from_array(known[name], name) for name in node.input if name)
+    model = helper.make_model(single, opset_imports=[helper.make_opsetid("", 18)])
+    (value,) = ReferenceEvaluator(model).run(None, {})
+    return np.asarray(value)
 
 
 def multiply_accumulates(node: NodeProto, shapes: Mapping[str, Sequence[int]]) -> int | None:

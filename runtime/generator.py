@@ -78,7 +78,8 @@ def load(
 
     Raises:
         ArtifactError: the file is not an artifact, is damaged, or is from a newer schema.
-        EngineError: the engine or device cannot be had (`MissingExtra` where a package is missing).
+        EngineError: the engine or device cannot be had (`MissingExtra` where a package is missing), or the engine
+            failed the artifact's proof.
         UsageError: an argument out of range.
     """
     if batch is not None and batch < 1:
@@ -87,6 +88,7 @@ def load(
     if Path(path).suffix == ".engine":
         return _load_engine(Path(path), engine, device, batch, rebuild)
     manifest, model = read_artifact(Path(path))
+    tuning.refuse_failed(manifest, engine)
     automatic = (engine, device) == ("auto", "auto")
     if tune and automatic:
         tuning.tune_once(model, manifest, threads)
@@ -101,7 +103,10 @@ def load(
                 Path(path),
                 lambda data: start(data, manifest.precision, chosen.engine, chosen.device, threads),
             )
-    started = start(model, manifest.precision, engine, device, threads, proven=tuning.preferred(manifest))
+    failed = tuple(manifest.failed)
+    started = start(
+        model, manifest.precision, engine, device, threads, proven=tuning.preferred(manifest), failed=failed
+    )
 
     def again(data: bytes) -> Engine:
         return start(data, manifest.precision, started.info.name, device, threads)

@@ -25,6 +25,7 @@ from .errors import ArtifactError, EngineError, UsageError
 from .fidelity import Difference, Gate, difference, gate_of, read_gate
 from .inputs import real_inputs, sides
 from .manifest import read_artifact
+from .tuning import refuse_failed
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -61,7 +62,8 @@ class Check:
 def verify(path: Path) -> list[Check]:
     """Compare every installed engine, or the one that a TensorRT engine needs, with the stored reference.
 
-    Without a stored reference the engines that run an .onnx are compared with the first of them.
+    Without a stored reference the engines that run an .onnx are compared with the first of them. Engines that failed
+    the export's proof are left out: nothing takes them.
 
     Raises:
         ArtifactError: no artifact, or a stored reference that does not belong to it.
@@ -92,10 +94,13 @@ def verify(path: Path) -> list[Check]:
 
 
 def _outputs(model: bytes, manifest: Manifest, inputs: list[NDArray[np.generic]]) -> dict[str, NDArray[np.generic]]:
-    """What each installed engine returns; those that the export could not run it in may refuse it again."""
+    """What each installed engine returns, without those that failed at the export; some may refuse as there."""
+    refuse_failed(manifest, "auto")
     outputs: dict[str, NDArray[np.generic]] = {}
-    proven = {proof.engine.split()[0] for proof in manifest.parity if proof.passed}
+    proven = set(manifest.proven)
     for name in filter(installed, readers(manifest.precision)):
+        if name in manifest.failed:
+            continue
         with suppress(EngineError) if proven and name not in proven else nullcontext():
             engine = start(model, manifest.precision, name, "auto", None)
             outputs[str(engine.info)] = _run(engine, manifest, inputs)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -109,6 +110,9 @@ def verify(file: Path) -> None:
     checks = checks_of(file)
     for check in checks:
         terminal.note(str(check))
+    failed = read_artifact(file)[0].failed if file.suffix == ".onnx" else {}
+    for name in failed:
+        terminal.note(f"{name}: not compared, it failed the export's proof (gan-run info {file}) and nothing uses it")
     terminal.note(_verdict(checks))
     if not all(check.passed for check in checks):
         raise typer.Exit(1)
@@ -185,8 +189,12 @@ def _next_command(file: Path, manifest: Manifest) -> str:
     """What to do with an artifact that people look at."""
     if manifest.unproven:
         return f"gan-run verify {file}, on the device that will run it"
+    roles = {port.role for port in manifest.interface.inputs[1:]}
+    needed = {"mask": " --mask MASK", "image": " --style PICTURE2"}
+    more = "".join(option for role, option in needed.items() if role in roles)
     if manifest.interface.kind == "image-to-image":
-        return f"gan-run translate {file} PICTURE -o result.png"
+        label = f" --label {shlex.quote(manifest.interface.classes[0])}" if "label" in roles else ""
+        return f"gan-run translate {file} PICTURE{label}{more} -o result.png"
     return f"gan-run sample {file} -o grid.png"
 
 

@@ -195,6 +195,7 @@ def start(
     threads: int | None,
     compute: str | None = None,
     proven: Collection[str] = (),
+    failed: Collection[str] = (),
 ) -> Engine:
     """Load a model into an engine.
 
@@ -208,6 +209,7 @@ def start(
         compute: Compute in another precision than the model's, such as "bf16"; only what was proven to be close enough
             is asked for.
         proven: Engines whose results were proven for this model.
+        failed: Engines that compute this model wrongly: "auto" never takes them.
 
     Raises:
         UsageError: an unknown engine or device, an engine that runs no .onnx, or a thread count below one.
@@ -223,7 +225,7 @@ def start(
     able = readers(precision) if device in ("auto", "cpu") else ("onnxruntime",)
     order = sorted(MODULES, key=lambda known: (known not in able, known not in proven)) if name == "auto" else [name]
     for candidate in order:
-        if installed(candidate):
+        if installed(candidate) and not (name == "auto" and candidate in failed):
             module = importlib.import_module(f".{MODULES[candidate]}", __name__)
             engine: Engine = module.start(model, precision, device, threads, compute)
             return engine

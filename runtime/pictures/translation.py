@@ -189,8 +189,8 @@ def _translate(
                 "give that size, or ask for resize (--resize)"
             )
         result = _whole(run, manifest, images.resize(picture, tall, wide))
-        scale = result.shape[0] // tall
-        return images.resize(result, scale * height, scale * width)
+        rows, columns = result.shape[:2]
+        return images.resize(result, max(1, round(rows * height / tall)), max(1, round(columns * width / wide)))
     side = _tile_side(run, manifest, height, width, options, state, stack)
     if shared is not None and (side is not None or options.memory is not None):
         most = side if side is not None else max(height, width)
@@ -208,8 +208,9 @@ def _whole(run: Run, manifest: Manifest, picture: NDArray[Any]) -> NDArray[Any]:
     tensor = run(tiles.padded(picture, tall, wide))
     depth = 16 if picture.dtype == np.uint16 else 8
     result = images.to_pixels(tensor, output.range or (0.0, 1.0), output.layout, depth)[0]
-    scale = tiles.scale_of(tensor, output, tall, wide)
-    return np.ascontiguousarray(result[: scale * height, : scale * width])
+    scale, border = tiles.geometry(tensor, output, tall, wide)
+    rows, columns = (max(1, round(scale * size) - border) for size in (height, width))
+    return np.ascontiguousarray(result[:rows, :columns])
 
 
 def _reduced(picture: NDArray[Any], port: Port, side: int) -> NDArray[Any]:
