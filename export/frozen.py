@@ -70,10 +70,10 @@ class Frozen(nn.Module):
         super().__init__()
         self.network = network
 
-    def forward(self, first: Tensor, *rest: Tensor) -> Any:
+    def forward(self, *inputs: Tensor) -> Any:
         """Compute with constant weights."""
         with _constant(self.network):
-            return self.network(first, *rest)
+            return self.network(*inputs)
 
 
 class _KeepData(TorchFunctionMode):

@@ -12,7 +12,7 @@ from onnx import numpy_helper
 
 from ganedge.export import export, export_all, from_torch, to_onnx
 from ganedge.export.spec import ExportSpec
-from ganedge.runtime import engines
+from ganedge.runtime import engines, load, tuning
 from ganedge.runtime import verify as verification
 from ganedge.runtime.errors import EngineError, GanEdgeError, UsageError
 from ganedge.runtime.manifest import read_artifact
@@ -35,6 +35,102 @@ def test_a_wrong_artifact_is_not_written(tiny_run: Path, tmp_path: Path, monkeyp
     with pytest.raises(GanEdgeError, match="other pictures than the generator"):
         export(tiny_run, output=tmp_path / "wrong.onnx")
     assert not list(tmp_path.iterdir())
+
+
+class Wrong:
+    """An engine whose results are too bright."""
+
+    def __init__(self, engine: engines.Engine) -> None:
+        self._engine, self.info = engine, engine.info
+
+    def run(self, feeds: Any) -> Any:
+        """As an engine does."""
+        return [output + np.float32(0.3) for output in self._engine.run(feeds)]
+
+    def close(self) -> None:
+        """As an engine does."""
+        self._engine.close()
+
+
+@pytest.fixture
+def wrong(monkeypatch: pytest.MonkeyPatch) -> set[str]:
+    """The engines in this set compute wrongly; the set may be changed."""
+    start, names = engines.start, {"openvino"}
+
+    def started(model: bytes, precision: str, name: str, *more: Any, **options: Any) -> Any:
+        engine = start(model, precision, name, *more, **options)
+        return Wrong(engine) if engine.info.name in names else engine
+
+    monkeypatch.setattr(engines, "start", started)
+    return names
+
+
+@pytest.mark.usefixtures("wrong")
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_an_engine_that_computes_wrongly_does_not_veto(
+    tiny_run: Path, tmp_path: Path, precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("GANEDGE_TUNE", "0")
+    lines: list[str] = []
+    out = tmp_path / "g.onnx"
+    (made,) = export_all(tiny_run, precision=precision, output=out, progress=lines.append)
+    assert made.manifest.proven == ("onnxruntime",)
+    assert list(read_artifact(out)[0].failed) == ["openvino"]
+    (line,) = [line for line in lines if "auto will not choose it" in line]
+    assert "openvino gives other pictures" in line
+    assert "% of the output's range" in line
+    assert "worst for a batch of" in line
+    # In use: auto takes the other engine, also where this one was remembered; asked for, it is refused.
+    manifest = made.manifest
+    tuning.remember(read_artifact(out)[0].digest, tuning.Choice("openvino", "2026.4", "cpu"))
+    with load(out) as generator:
+        assert generator.engine.name == "onnxruntime"
+    with pytest.raises(EngineError, match=r"openvino failed the proof.*% of the output's range.*use --engine auto"):
+        load(out, "openvino")
+    assert [choice for choice, _ in tuning.ways(manifest)] == ["onnxruntime"]
+    assert [check.engine.split()[0] for check in verification.verify(out)] == ["onnxruntime"]
+    with pytest.raises(GanEdgeError, match="other pictures than the generator"):
+        export_all(tiny_run, precision=precision, output=tmp_path / "h.onnx", engines="openvino")
+    assert not (tmp_path / "h.onnx").exists()
+
+
+@pytest.mark.usefixtures("wrong")
+def test_an_unchanged_artifact_keeps_its_verdicts(tiny_run: Path, tmp_path: Path) -> None:
+    out = tmp_path / "g.onnx"
+    export(tiny_run, output=out)
+    (again,) = export_all(out, output=tmp_path / "again.onnx")
+    assert list(again.manifest.failed) == ["openvino"]
+    with pytest.raises(GanEdgeError, match="openvino"):
+        export_all(out, output=tmp_path / "third.onnx", engines="openvino")
+
+
+def test_where_only_failed_engines_are_installed(
+    tiny_run: Path, tmp_path: Path, wrong: set[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "g.onnx"
+    export(tiny_run, output=out)
+    monkeypatch.setattr(tuning, "installed", lambda name: name == "openvino")
+    with pytest.raises(EngineError, match=r"openvino failed the proof .* install onnxruntime, which passed"):
+        load(out)
+
+
+def test_no_engine_passes(tiny_run: Path, tmp_path: Path, wrong: set[str]) -> None:
+    wrong.add("onnxruntime")
+    with pytest.raises(GanEdgeError) as refused:
+        export_all(tiny_run, precision="int8", output=tmp_path / "g.onnx")
+    message = str(refused.value)
+    for part in ("onnxruntime", "openvino", "% of the output's range", "where the gate is 35 dB", "--calibrate 500"):
+        assert part in message, part
+    assert "--tolerance psnr=" in message
+    assert not list(tmp_path.glob("g*"))
+
+
+def test_the_engine_of_for_has_to_pass(tiny_run: Path, tmp_path: Path, wrong: set[str]) -> None:
+    with pytest.raises(GanEdgeError, match=r"openvino .* is off by .* onnxruntime passed"):
+        export_all(tiny_run, precision="int8", engine="openvino", output=tmp_path / "g.onnx")
+    (made,) = export_all(tiny_run, precision="int8", engine="onnxruntime", output=tmp_path / "g.onnx")
+    assert (made.manifest.made_for, made.manifest.proven) == ("onnxruntime", ("onnxruntime",))
 
 
 @pytest.fixture
