@@ -20,8 +20,8 @@ from ganedge.runtime.manifest import Precision
 
 Target = Literal["onnxruntime", "openvino", "tensorrt"]
 """The engine that an INT8 graph is made for."""
-FORMATS: Mapping[str, str] = {"onnx": "onnx", "trt": "engine", "triton": "triton"}
-"""Formats that can be written, with the ending of their files."""
+FORMATS: Mapping[str, str] = {"onnx": "onnx", "trt": "engine", "triton": "triton", "ncnn": "ncnn"}
+"""Formats that can be written, with the ending of their files or folders."""
 BEST, PROOF, DEPLOY = "With --auto", "Proof", "TensorRT and Triton"
 """Headings of the help."""
 
@@ -37,7 +37,7 @@ class ExportSpec:
     """
 
     format: tuple[str, ...] = ("onnx",)
-    """What to write: onnx, trt, triton, or several with commas."""
+    """What to write: onnx, trt, triton, ncnn, or several with commas."""
     precision: Precision | None = field(
         default=None,
         metadata=option(

@@ -162,6 +162,9 @@ class Interface:
     """The distribution its latents were trained on: standard normal, or uniform over -1 to 1."""
     classes: tuple[str, ...] = ()
     """Names of the classes a label chooses from; empty where it is unconditional."""
+    reach: int | None = None
+    """Input pixels on each side on which an output pixel depends, so that tiles which overlap by it give the whole
+    picture's result; None where that is not known."""
 
     def __post_init__(self) -> None:
         """Check that the parts fit together."""
@@ -183,6 +186,8 @@ class Interface:
         _check(len(self.classes) <= MAX_SIDE, f"{len(self.classes)} classes")
         for name in self.classes:
             _check_text(name, "a class name")
+        if self.reach is not None:
+            _check_count(self.reach, "reach", 0, MAX_SIDE)
 
     @property
     def output(self) -> Port:
@@ -234,12 +239,16 @@ class Source:
     """sha256 of the file that the weights were read from."""
     program: str = ""
     """Program and version that wrote the artifact."""
+    compressed: Mapping[str, Any] = field(default_factory=dict)
+    """What `gan-compress` wrote of it: the teacher and its digest, multiply-accumulates and weights before and after,
+    and the distance to the teacher on inputs that it did not learn from; empty where it was not compressed."""
 
     def __post_init__(self) -> None:
         """Check the fields that are shown to people."""
         for name in ("variant", "generator", "data", "weights", "program"):
             _check_text(getattr(self, name), f"source {name}", empty=True)
         _check(isinstance(self.config, dict), "the source's config is no table of settings")
+        _check(isinstance(self.compressed, dict), "what it was compressed from is no table")
         _check_count(self.step, "step", 0, 2**53)
 
     @property

@@ -20,6 +20,7 @@ from zipfile import ZipFile
 
 import numpy as np
 
+from . import engine_file, ncnn_file
 from .engines import installed, readers, start
 from .errors import ArtifactError, EngineError, UsageError
 from .fidelity import Difference, Gate, difference, gate_of, read_gate
@@ -60,7 +61,7 @@ class Check:
 
 
 def verify(path: Path) -> list[Check]:
-    """Compare every installed engine, or the one that a TensorRT engine needs, with the stored reference.
+    """Compare every installed engine, or the one that a file is made for, with the stored reference.
 
     Without a stored reference the engines that run an .onnx are compared with the first of them. Engines that failed
     the export's proof are left out: nothing takes them.
@@ -70,7 +71,12 @@ def verify(path: Path) -> list[Check]:
         EngineError: an engine fails, or there is nothing to compare with.
     """
     if path.suffix == ".engine":
-        return [_of_engine(path)]
+        manifest, identity = engine_file.read_sidecar(path)
+        return [_of_engine(path, manifest, identity.tolerance)]
+    param = ncnn_file.param_path(path)
+    if param is not None:
+        manifest, network = ncnn_file.read_sidecar(param)
+        return [_of_engine(param, manifest, network.tolerance)]
     manifest, model = read_artifact(path)
     proof = path.with_name(path.name + ".proof.npz")
     if proof.is_file():
@@ -110,12 +116,10 @@ def _outputs(model: bytes, manifest: Manifest, inputs: list[NDArray[np.generic]]
     return outputs
 
 
-def _of_engine(path: Path) -> Check:
-    """A TensorRT engine beside the stored reference: there is no second engine that could run the file."""
-    from .engine_file import read_sidecar
+def _of_engine(path: Path, manifest: Manifest, tolerance: str) -> Check:
+    """A file for one engine beside the stored reference: there is no second engine that could run the file."""
     from .generator import load
 
-    manifest, identity = read_sidecar(path)
     proof = path.with_name(path.name + ".proof.npz")
     if not proof.is_file():
         raise EngineError(f"nothing to compare with: take {proof.name} along from the export")
@@ -123,9 +127,7 @@ def _of_engine(path: Path) -> Check:
     with load(path) as generator:
         items = [generator.compute(*(array[i : i + 1] for array in inputs)) for i in range(len(reference))]
         name = str(generator.engine)
-    return _check(
-        name, proof.name, np.concatenate(items), reference, manifest, _gate(manifest, identity.tolerance), 1.0
-    )
+    return _check(name, proof.name, np.concatenate(items), reference, manifest, _gate(manifest, tolerance), 1.0)
 
 
 def _gate(manifest: Manifest, tolerance: str = "") -> Gate:

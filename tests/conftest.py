@@ -110,12 +110,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture
 def command(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
-    """Run one of the four commands in this process: `command("gan-run", "info", path)`."""
-    modules = {"gan-train": "train", "gan-export": "export", "gan-run": "runtime", "gan-bench": "benchmarks"}
+    """Run one of the commands in this process: `command("gan-run", "info", path)`."""
+    stations = {"gan-train": "train", "gan-export": "export", "gan-run": "runtime", "gan-bench": "benchmarks"}
+    modules = {name: f"{station}.__main__" for name, station in stations.items()}
+    modules["gan-compress"] = "export.gan_compress"
 
     def run(name: str, *arguments: object) -> Outcome:
         monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
-        main = importlib.import_module(f"ganedge.{modules[name]}.__main__").main
+        main = importlib.import_module(f"ganedge.{modules[name]}").main
         with pytest.raises(SystemExit) as stopped:
             main()
         captured = capfd.readouterr()

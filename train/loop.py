@@ -11,7 +11,7 @@ import hashlib
 import math
 import signal
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -45,7 +45,11 @@ class Interrupted(GanEdgeError):  # noqa: N818 - it is a request that was met, n
 
 
 def train(
-    variant: type[Variant], options: Mapping[str, Any], settings: Settings, explicit: Collection[str] = ()
+    variant: type[Variant],
+    options: Mapping[str, Any],
+    settings: Settings,
+    explicit: Collection[str] = (),
+    prepare: Callable[[data.Data, Path], data.Data] = lambda items, _: items,
 ) -> Path:
     """Train a variant into a run folder.
 
@@ -55,6 +59,7 @@ def train(
         settings: How to train.
         explicit: Settings that were given on purpose: a resumed run does not take these over, also where they are at
             their defaults.
+        prepare: Adds to the data what a step needs beside them; it gets the run folder too, which is held by then.
 
     Returns:
         The run folder. It holds the final weights, unless training stopped before the last step for `max_minutes`;
@@ -93,6 +98,7 @@ def train(
 
     # Train while holding the run folder.
     with _held(settings.out, fabric), memory_errors(_is_on_gpu(items, settings, fabric)):
+        items = prepare(items, settings.out)
         if run is not None:
             resume.check_items(run, len(items), settings.memory)
         elif fabric.is_global_zero:

@@ -58,7 +58,7 @@ def _from_file(variant: type[Variant], settings: Settings) -> Mapping[str, Any]:
     if settings.config is None:
         return {}
     run = run_folder.read_config(settings.config)
-    if run.variant is not variant:
+    if run.variant.name != variant.name:
         raise UsageError(
             f"config {settings.config} is of a {run.variant.name}, not of a {variant.name}: repeat it as that"
         )
@@ -73,7 +73,7 @@ def read_run(variant: type[Variant], options: Mapping[str, Any], settings: Setti
     if not (settings.out / run_folder.CONFIG).exists():
         return None
     run = run_folder.read(settings.out)
-    if run.variant is not variant:
+    if run.variant.name != variant.name:
         raise UsageError(f"{settings.out} holds a {run.variant.name}, not a {variant.name}: resume it as that")
     requested = {**_from_file(variant, settings), **_preset(variant, settings.preset)} if settings.config else {}
     requested = {

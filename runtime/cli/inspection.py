@@ -13,6 +13,8 @@ import typer
 from ganedge.runtime.engines import EngineOptions
 from ganedge.runtime.errors import GanEdgeError, UsageError
 from ganedge.runtime.manifest import read_artifact
+from ganedge.runtime.ncnn_file import NcnnIdentity, param_path, read_network
+from ganedge.runtime.ncnn_file import read_sidecar as read_ncnn
 
 from . import terminal
 from .options import argument, option
@@ -64,8 +66,12 @@ class DoctorOptions:
 
 def info(file: Path, options: InfoOptions) -> None:
     """Show what an artifact is, where it comes from and what was proven of it."""
-    identity = None
-    if file.suffix == ".engine":
+    identity: EngineIdentity | NcnnIdentity | None = None
+    param = param_path(file)
+    if param is not None:
+        manifest, identity = read_ncnn(param)
+        size = sum(map(len, read_network(param, identity)))
+    elif file.suffix == ".engine":
         from ganedge.runtime.engine_file import check_engine, read_sidecar
 
         manifest, identity = read_sidecar(file)
@@ -74,10 +80,11 @@ def info(file: Path, options: InfoOptions) -> None:
         manifest, model = read_artifact(file)
         size = len(model)
     if options.json:
-        engine = {} if identity is None else {"engine": asdict(identity)}
+        section = "engine" if param is None else "ncnn"
+        engine = {} if identity is None else {section: asdict(identity)}
         typer.echo(json.dumps(json.loads(manifest.to_json()) | engine, indent=2))
         return
-    _print(describe(manifest, size) + ([] if identity is None else _describe_engine(identity)))
+    _print(describe(manifest, size) + _describe_identity(identity))
     terminal.note(f"next: {_next_command(file, manifest)}")
 
 
@@ -215,8 +222,16 @@ def _verdict(checks: Sequence[Check]) -> str:
     return f"other pictures than at the export with {', '.join(failed)}: {remedy}"
 
 
-def _describe_engine(identity: EngineIdentity) -> list[tuple[str, str]]:
-    """What a TensorRT engine was built for, as rows for people."""
+def _describe_identity(identity: EngineIdentity | NcnnIdentity | None) -> list[tuple[str, str]]:
+    """What a TensorRT engine was built for, or an ncnn network was made by, as rows for people."""
+    if identity is None:
+        return []
+    if isinstance(identity, NcnnIdentity):
+        proven = f"proven in ncnn {identity.version}" if identity.version else "not proven in ncnn yet"
+        rows = [("network", f"by {identity.converter}, {proven}"), ("from ONNX", f"sha256:{identity.onnx_digest}")]
+        blobs = f"{', '.join(identity.inputs)} to {identity.output}"
+        label = f"; the class is a vector of {identity.classes}" if identity.classes else ""
+        return [*rows, ("blobs", blobs + label)]
     targets = ", ".join(identity.targets) or identity.compute_capability or "unknown"
     reach = ", and for newer versions and GPUs" if identity.portable else ""
     rows = [("engine", f"{identity.flavour} {identity.version}, for {targets}{reach}"), ("built from", identity.onnx)]

@@ -55,7 +55,7 @@ class Options:
     tiles: Tiles = "auto"
     """Tiles where the memory does not suffice: auto only where the result is the same, shared with statistics from the
     reduced picture, always with each tile's own, or never."""
-    overlap: int = CONTEXT
+    overlap: int | None = field(default=None, metadata=option(default="as the artifact says, else 64"))
     """Pixels that a tile sees beyond the part it decides."""
     max_pixels: int = field(default=reader.MAX_PIXELS, metadata=option(type=str, default="268.4"))
     """Refuse larger pictures before they are decoded: millions of pixels. In Python: pixels."""
@@ -77,7 +77,7 @@ class Options:
             raise UsageError(f"tiles is {self.tiles!r}: choose {', '.join(get_args(Tiles))}")
         if self.memory is not None and self.memory < 1:
             raise UsageError(f"memory is {self.memory}: give a number of bytes above 0")
-        if not 0 <= self.overlap <= tiles.MAX_SIDE // 4:
+        if self.overlap is not None and not 0 <= self.overlap <= tiles.MAX_SIDE // 4:
             raise UsageError(f"overlap is {self.overlap}: give 0 to {tiles.MAX_SIDE // 4} pixels")
         if self.max_pixels < 1:
             raise UsageError(f"max_pixels is {self.max_pixels}: give 1 or more")
@@ -133,6 +133,8 @@ def translate(
         raise UsageError(f"this generator turns {interface.kind.replace('-', ' ')}: it takes no picture to translate")
     conditions = Conditions(options.label, options.style, options.mask, options.seed)
     stack = Stack(interface, conditions, options.resize, options.max_pixels)
+    if options.overlap is None:
+        options = replace(options, overlap=CONTEXT if interface.reach is None else interface.reach)
     run = stack.run(compute)
     shared = _shared(manifest, share) if options.tiles == "shared" else None
     if options.memory is not None and None in sides(port):
@@ -197,6 +199,7 @@ def _translate(
         run = shared(_reduced(picture, port, most))
     if side is None:
         return _whole(run, manifest, picture)
+    assert options.overlap is not None  # `translate` has put the artifact's in its place.
     return tiles.blend(picture, run, port, manifest.interface.output, side, options.overlap)
 
 
@@ -251,6 +254,7 @@ def _tile_side(
 
 def _cost(run: Run, manifest: Manifest, options: Options, state: State, channels: int) -> tiles.Cost:
     assert options.memory is not None
+    assert options.overlap is not None
     port, output = manifest.interface.inputs[0], manifest.interface.output
     key = (options.memory, options.overlap, options.tiles)
     with state.lock:

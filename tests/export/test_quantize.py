@@ -184,11 +184,55 @@ def test_int8_forms() -> None:
         kinds = {tensor.data_type for tensor in low.graph.initializer}
         assert (TensorProto.INT32 in kinds) == (target == "onnxruntime"), "TensorRT's parser takes no quantised bias"
         assert (TensorProto.UINT8 in kinds) == (target == "onnxruntime"), "and no unsigned values"
-        assert ("ConvTranspose" in {node.op_type for node in low.graph.node}) == (target != "onnxruntime")
+        assert ("ConvTranspose" in {node.op_type for node in low.graph.node}) == (target == "openvino")
     low, share, _ = quantize.to_int8(full, inputs, "openvino", frozenset({"second"}))
     assert 0 < share < 1
     with pytest.raises(GanEdgeError, match="nothing in this generator"):
         quantize.to_int8(full, inputs, "openvino", frozenset({"first", "second"}))
+
+
+@pytest.mark.parametrize(("slower", "first"), [(0.5, "onnxruntime"), (1.05, "onnxruntime"), (2.0, "openvino")])
+def test_the_choice_of_engine_has_a_margin(monkeypatch: pytest.MonkeyPatch, slower: float, first: str) -> None:
+    """Engines that are about as fast do not take turns from export to export."""
+    clock = [0.0]
+
+    def start(_model: bytes, _precision: str, name: str, *_: Any) -> Any:
+        cost = slower if name == "onnxruntime" else 1.0
+        return SimpleNamespace(run=lambda _: clock.append(clock[-1] + cost), close=lambda: None)
+
+    monkeypatch.setattr(quantize, "runnable_targets", lambda: ["onnxruntime", "openvino"])
+    monkeypatch.setattr(quantize, "to_int8", lambda model, *_: (model, 1.0, ""))
+    monkeypatch.setattr(artifact.engines, "start", start)
+    monkeypatch.setattr(artifact.time, "perf_counter", lambda: clock[-1])
+    inputs = [real_inputs(LATENT, 2)]
+    source = SourceModel(dcgan(), LATENT, "none", Source(), None, Path())
+    variants = artifact._targets(source, artifact.ExportSpec(precision="int8"), inputs, inputs)
+    assert variants[0][0].engine == first
+    assert {spec.engine for spec, _ in variants} == {"onnxruntime", "openvino"}
+    assert f"made for {first}" in variants[0][1][0]
+
+
+def test_more_latents_then_the_other_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the gate is missed INT8 is calibrated with more latents, and the other engine's variant is tried."""
+    seen: list[tuple[str | None, int]] = []
+    convert = artifact._convert
+
+    def note(source: Any, kind: Any, spec: Any, keep: Any, calibrated: Any) -> Any:
+        seen.append((spec.engine, len(calibrated[0][0])))
+        return convert(source, kind, spec, keep, calibrated)
+
+    def no_layers(*_: Any) -> Any:
+        return SimpleNamespace(kept=lambda _, keep: keep, worst="the first layer")
+
+    monkeypatch.setattr(artifact, "_convert", note)
+    monkeypatch.setattr(artifact, "losses_of", no_layers)
+    monkeypatch.setattr(
+        artifact, "_targets", lambda _source, spec, *_: [(replace(spec, engine=name), ()) for name in TARGETS]
+    )
+    source = SourceModel(dcgan(), LATENT, "none", Source(), lambda arrays: run(dcgan(), *arrays), Path())
+    with pytest.raises(GanEdgeError, match=r"onnxruntime|openvino"):
+        artifact.make(source, artifact.ExportSpec(precision="int8", tolerance="psnr=99"))
+    assert seen == [(name, count) for name in TARGETS for count in (artifact.LATENTS, artifact.MORE_LATENTS)]
 
 
 def lopsided() -> ModelProto:

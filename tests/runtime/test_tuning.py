@@ -210,7 +210,11 @@ def test_doctor(command: Command, tmp_path: Path) -> None:
         assert np.asarray(image).std() > 10
     report = json.loads(command("gan-run", "doctor", "--json").out)
     built_here = filter(engines.installed, doctor.FLAVOURS)
-    assert {engine["name"] for engine in report["engines"]} == {*engines.MODULES, *built_here}
+    assert {engine["name"] for engine in report["engines"]} == {
+        *engines.MODULES,
+        *built_here,
+        *filter(engines.installed, ("ncnn",)),
+    }
     assert report["packages"]["numpy"] == np.__version__
 
 
