@@ -9,7 +9,7 @@ The reference of every proof is the file itself, in the first engine that is ins
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -92,7 +92,7 @@ def _of_artifact(path: Path) -> SourceModel:
     del model.metadata_props[:]
     _name_nodes(model)
     model = rewrite.tidy(model, _names(manifest.interface))
-    run = _in_engine(model, manifest.precision)
+    run = _in_engine(model, manifest.precision, tuple(manifest.failed))
     return SourceModel(
         model,
         manifest.interface,
@@ -103,6 +103,7 @@ def _of_artifact(path: Path) -> SourceModel:
         path.stem,
         manifest.precision,
         manifest.parity,
+        made_for=manifest.made_for,
     )
 
 
@@ -302,9 +303,13 @@ def _norm_mode(model: ModelProto, interface: Interface) -> NormMode:
     )
 
 
-def _in_engine(model: ModelProto, precision: str) -> Run | None:
-    """Run the file itself; the engine starts at the first call, because not every export needs it."""
-    name = next((name for name in engines.readers(precision) if engines.installed(name)), None)
+def _in_engine(model: ModelProto, precision: str, failed: Collection[str] = ()) -> Run | None:
+    """Run the file itself; the engine starts at the first call, because not every export needs it.
+
+    Engines in `failed` gave other pictures at an earlier proof, and are no reference.
+    """
+    able = [name for name in engines.readers(precision) if engines.installed(name) and name not in failed]
+    name = next(iter(able), None)
     if name is None:
         return None
     names = [value.name for value in model.graph.input]

@@ -7,6 +7,7 @@ original = of_network(network, interface, source, norm="eval", folder=Path())
 from __future__ import annotations
 
 import contextlib
+import copy
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -102,7 +103,8 @@ def of_network(
     model, interface, notes = _exported(network, interface)
     if mode in ("none", "eval") and interface.inputs[0].role == "image" and has_global_ops(model):
         mode = "instance"  # GroupNorm, or a normalisation written by hand.
-    return SourceModel(model, interface, mode, source, run, folder, stem, notes=(*idle, *notes))
+    notes = (*idle, *notes)
+    return SourceModel(model, interface, mode, source, run, folder, stem, notes=notes, exact=in_double(network))
 
 
 def _without_effect(run: Run, interface: Interface) -> tuple[str, ...]:
@@ -167,6 +169,28 @@ def eager(network: nn.Module) -> Run:
                 "the weights may be corrupt, or training diverged"
             )
         return output
+
+    return run
+
+
+def in_double(network: nn.Module) -> Run:
+    """A function as `eager` makes it, that computes in FP64.
+
+    It raises whatever a network raises that makes FP32 tensors of its own.
+    """
+
+    def run(inputs: Arrays) -> NDArray[np.generic]:
+        usual = torch.get_default_dtype()
+        torch.set_default_dtype(torch.float64)
+        try:
+            double = copy.deepcopy(network).double()
+            tensors = [torch.from_numpy(np.ascontiguousarray(array)) for array in inputs]
+            wide = [tensor.double() if tensor.is_floating_point() else tensor for tensor in tensors]
+            with torch.inference_mode():
+                parts = [double(*(tensor[i : i + 1] for tensor in wide)).numpy() for i in range(len(wide[0]))]
+        finally:
+            torch.set_default_dtype(usual)
+        return np.concatenate(parts)
 
     return run
 

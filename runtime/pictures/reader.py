@@ -117,6 +117,16 @@ def is_grey(path: Path) -> bool | None:
         return None
 
 
+def shorter_side(path: Path) -> int | None:
+    """The shorter side of a picture by its header alone, pixels; None where it cannot be read."""
+    image_module = pillow(f"reading {path}")
+    try:
+        with image_module.open(path) as image:
+            return int(min(image.size))
+    except Exception:  # noqa: BLE001 - what is wrong with the file is reported when it is decoded
+        return None
+
+
 def listed(folder: Path) -> list[Path]:
     """The pictures of a folder and its subfolders, sorted.
 

@@ -9,12 +9,17 @@ import numpy as np
 import onnx
 import pytest
 from onnx import numpy_helper
+from PIL import Image
 
 from ganedge.export import export, export_all, from_torch, to_onnx
+from ganedge.export.artifact import make
+from ganedge.export.open_source import open_source
+from ganedge.export.source import SourceSpec
 from ganedge.export.spec import ExportSpec
 from ganedge.runtime import engines, load, tuning
 from ganedge.runtime import verify as verification
 from ganedge.runtime.errors import EngineError, GanEdgeError, UsageError
+from ganedge.runtime.fidelity import read_gate
 from ganedge.runtime.manifest import read_artifact
 
 
@@ -171,3 +176,87 @@ def test_engines_are_checked() -> None:
     with pytest.raises(UsageError, match="unknown engine"):
         ExportSpec(engines="tensorflow")
     assert ExportSpec(engines="ort").engines == ("onnxruntime",)
+
+
+ROUGH = '''
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+
+class Rough(nn.Module):
+    """Normalises what hardly varies: what FP32 rounds off there shows in the pictures."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.layers = nn.ModuleList([nn.Conv2d(3, 16, 3, padding=1), nn.Conv2d(16, 16, 3, padding=1)])
+        self.head = nn.Conv2d(16, 3, 3, padding=1)
+
+    def forward(self, x):
+        for layer in self.layers:
+            x = F.relu(F.instance_norm(layer(x) * 0.04 + 3.0, eps=1e-9))
+        return torch.tanh(self.head(x))
+
+
+class Fine(Rough):
+    """The same without that."""
+
+    def forward(self, x):
+        for layer in self.layers:
+            x = F.relu(layer(x))
+        return torch.tanh(self.head(x))
+'''
+
+
+@pytest.mark.parametrize(
+    ("name", "share", "passes"), [("Rough", 1.3e-4, True), ("Rough", 1e-2, False), ("Fine", 1.3e-4, False)]
+)
+def test_the_gate_of_fp32_tells_rounding_from_faults(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, share: float, passes: bool
+) -> None:
+    """An engine that is off by more than 1e-4 in one place passes where eager FP32 itself is far from FP64."""
+    (tmp_path / "nets.py").write_text(ROUGH)
+    model = open_source(f"{tmp_path / 'nets.py'}:{name}", SourceSpec(input="3x32x32", kind="image"))
+    reference = model.reference
+    assert reference is not None
+
+    class Off:
+        """An engine that gives what eager PyTorch gives, but for one value of each picture."""
+
+        info = engines.EngineInfo("onnxruntime", "1", "CPU", "cpu", "fp32")
+
+        def run(self, feeds: Any) -> Any:
+            """As an engine does."""
+            output = np.array(reference(list(feeds.values())))
+            output[:, 0, 0, 0] += np.float32(2 * share)  # The range is 2.
+            return [output]
+
+        def close(self) -> None:
+            """As an engine does."""
+
+    monkeypatch.setattr(engines, "start", lambda *_, **__: Off())
+    if not passes:
+        with pytest.raises(GanEdgeError, match="other pictures than the generator"):
+            make(model, ExportSpec())
+        return
+    made = make(model, ExportSpec())
+    assert any("rounds much in FP32" in note for note in made.notes)
+    gate = read_gate(made.parity[0].tolerance)
+    assert gate.max_abs is not None
+    assert 1e-4 < gate.max_abs < 1e-3
+    assert gate.psnr is not None
+    assert 75 <= gate.psnr <= 100
+
+
+def test_the_size_to_prove_at_is_that_of_the_folder_where_nothing_else_says(tmp_path: Path) -> None:
+    (tmp_path / "nets.py").write_text(ROUGH)
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for index, size in enumerate(((48, 40), (56, 72), (200, 40))):
+        Image.fromarray(np.random.default_rng(index).integers(0, 256, (*size, 3), np.uint8)).save(
+            folder / f"{index}.png"
+        )
+    model = open_source(f"{tmp_path / 'nets.py'}:Fine", SourceSpec(input="3xHxW", kind="image"))
+    made = make(model, ExportSpec(calibrate=folder))
+    assert all((40, 40) in proof.sizes for proof in made.parity)
