@@ -103,6 +103,8 @@ def train(
             resume.check_items(run, len(items), settings.memory)
         elif fabric.is_global_zero:
             run_folder.check_free(settings.out)
+        if settings.init is not None:  # Damaged weights are refused before anything is measured.
+            run_folder.read_networks(settings.init, tuple(variant(config).generators()))
         settings = arithmetic.settle(fabric, variant, config, settings, items)
         trainer = Trainer(fabric, variant, config, settings, items)
         if run is not None:
