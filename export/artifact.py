@@ -302,7 +302,7 @@ def _targets(
         order = targets
     shown = ", ".join(f"{target} {medians[target] * 1e3:.2f} ms" for target in targets if target in medians)
     fastest = order[0] if order[0] == min(targets, key=lambda target: medians.get(target, math.inf)) else ""
-    why = "the fastest here on one input" if fastest else "about as fast here as the other"
+    why = "the fastest here" if fastest else "about as fast here as the other"
     first = f"made for {order[0]}, {why} ({shown}); --for chooses"
     second = f"made for {order[1]}: what was made for {order[0]}, {why} ({shown}), missed the gate"
     return [(replace(wanted, engine=order[0]), (first,)), (replace(wanted, engine=order[1]), (second,))]

@@ -1,7 +1,7 @@
 """How fast a new artifact is in each engine of this machine, beside the FP32 it was made from. No torch here.
 
     artifact, lines = measured(artifact, source)
-    # speed beside fp32 here: 1.04 × in onnxruntime (54.00 ms), 3.90 × in openvino (25.60 ms); auto takes openvino
+    # beside fp32: 1.04 × in onnxruntime (54.00 ms), 3.90 × in openvino (25.60 ms); auto takes openvino
 
 The figures go into the manifest, and the fastest engine is remembered for this machine: `auto` takes it from then on.
 """
@@ -100,8 +100,11 @@ def _lines(manifest: Manifest, own: Sequence[Trial], others: Sequence[Trial], fa
     if not by_engine:
         if len(own) < 2:
             return ()
-        shown = ", ".join(f"{_way(trial)} {trial.milliseconds:.2f}" for trial in own if trial.holds)
-        return (f"ms a call here: {shown}; auto takes {_way(fastest)}",)
+        holding = [trial for trial in own if trial.holds]
+        shown = ", ".join(
+            f"{trial.choice.compute or trial.choice.engine} {trial.milliseconds:.2f}" for trial in holding
+        )
+        return (f"ms a call: {shown}; auto takes {_way(fastest)}",)
     precision = manifest.precision
     shown = ", ".join(
         f"{by_engine[trial.choice.engine] / trial.milliseconds:.2f} × in {_way(trial)} ({trial.milliseconds:.2f} ms)"
@@ -115,7 +118,7 @@ def _lines(manifest: Manifest, own: Sequence[Trial], others: Sequence[Trial], fa
             f"{precision} is NOT faster than fp32 here: {best:.2f} ms in {_way(fastest)}, fp32 takes {plain:.2f} ms "
             f"in {engine} ({shown})",
         )
-    return (f"speed beside fp32 here: {shown}; auto takes {_way(fastest)}",)
+    return (f"beside fp32: {shown}; auto takes {_way(fastest)}",)
 
 
 def _check(others: Sequence[Trial], fastest: Trial, least: float, manifest: Manifest) -> None:

@@ -314,12 +314,14 @@ class Parity:
     def __str__(self) -> str:
         """One line for people."""
         psnr = "identical" if self.psnr is None else f"PSNR {self.psnr:.1f} dB"
-        ssim = "" if self.ssim is None else f", SSIM {self.ssim:.4f}"
+        alike = self.ssim is None or self.ssim >= 0.99995
+        ssim = "" if alike else f", SSIM {self.ssim:.4f}"
         bad = "" if self.nonfinite == 0 else f", {self.nonfinite:.2%} not finite"
         sizes = " and ".join(f"{height}x{width}" for height, width in self.sizes)
         verdict = "passed" if self.passed else "FAILED"
+        engine = self.engine.partition(" (")[0]
         return (
-            f"{self.engine}, {self.precision}: max error {self.max_abs:.2g}, {psnr}{ssim}{bad} "
+            f"{engine}, {self.precision}: max error {self.max_abs:.2g}, {psnr}{ssim}{bad} "
             f"over {self.samples} inputs{sizes and f' at {sizes}'}, {verdict} {self.tolerance}"
         )
 
