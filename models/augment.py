@@ -21,6 +21,9 @@ SHIFT = 1 / 8
 HOLE = 1 / 2
 """Side of the cut-out square, as a share of the side."""
 
+FEW, MANY = 5_000, 30_000
+"""Pictures in a data set up to which all augmentations are used, and up to which those are that cover nothing."""
+
 
 def color(pictures: Tensor) -> Tensor:
     """Change brightness by up to ±0.5, saturation by a factor of 0 to 2 and contrast by one of 0.5 to 1.5."""
@@ -60,6 +63,21 @@ def _hole(length: int, share: Tensor, pictures: Tensor) -> Tensor:
 
 POLICIES: dict[str, Callable[[Tensor], Tensor]] = {"color": color, "translation": translation, "cutout": cutout}
 """Augmentations by name, in the order in which they are applied."""
+
+
+AUTO = "auto"
+"""Stands for the augmentations of `for_items`."""
+
+
+def for_items(count: int) -> str:
+    """Augmentations for a data set of that many pictures, as `--augment` takes them: the fewer, the more of them.
+
+    Zhao et al. 2020, table 3 and 6: with a tenth of CIFAR-10 or a hundred pictures all three help most, and
+    with tens of thousands they hardly matter.
+    """
+    if count <= FEW:
+        return ",".join(POLICIES)
+    return "color,translation" if count <= MANY else ""
 
 
 def augment(pictures: Tensor, policy: tuple[str, ...]) -> Tensor:

@@ -2,24 +2,31 @@
 
     gan-train dcgan --data digits --out runs/digits --channels 1
     gan-train dcgan --data mnist --out runs/mnist --preset mnist --max-minutes 20
+    gan-train dcgan --data faces/ --out runs/faces --preset modern --size 64
 
 The preset `mnist` draws its own 28 × 28 by class, twice as wide and with twice the learning rate: after twenty minutes
 on two CPU cores its digits are far nearer to MNIST's than the default's (benchmarks/LOG.md has the figures).
+
+The preset `modern` is the recipe of Huang et al. 2024 (arXiv:2501.05441) on networks that edge devices run well:
+residual blocks without normalisation, no transposed convolution, real and generated pictures judged in pairs, both
+gradient penalties, and weights of them, learning rate and β2 that change over the first steps.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
-from ganedge.models import weights
+from ganedge.models import residual, weights
 from ganedge.models.latent import ConditionalConfig, LatentGAN, to_pictures
 from ganedge.models.optimizers import AdamConfig, adams
-from ganedge.models.variant import VariantConfig, Wants, require
+from ganedge.models.upsample import Upsampling, doubling
+from ganedge.models.variant import Batch, Update, VariantConfig, Wants, require
 from ganedge.runtime.manifest import Interface
 
 
@@ -31,6 +38,20 @@ class Config(ConditionalConfig, AdamConfig):
     """Height and width of the pictures, pixels: 4, 5, 6 or 7, doubled twice or more (16, 28, 32, 48, 64...)."""
     width: int = 32
     """Channels of the widest pictures' feature maps; each halving of the size doubles them."""
+    arch: Literal["plain", "resnet"] = "plain"
+    """Networks: plain has one 4×4 convolution for each doubling and BatchNorm, resnet residual blocks of 3×3
+    convolutions without normalisation."""
+    upsample: Upsampling = "transpose"
+    """How the generator doubles its feature maps: transpose is a transposed convolution; resize (nearest, then a
+    convolution) and shuffle (a convolution, then depth-to-space) leave no checkerboard and suit more devices."""
+    ramp: int = 0
+    """Steps over which the next three take effect, along a cosine; 0 keeps all as it begins."""
+    penalty_end: float = 1.0
+    """What is left of --r1 and --r2 after the ramp, as a share."""
+    lr_end: float = 1.0
+    """What is left of --lr after the ramp, as a share."""
+    beta2_end: float | None = None
+    """--beta2 after the ramp; the same by default."""
 
     @property
     def trains_in_bf16(self) -> bool:
@@ -44,6 +65,14 @@ class Config(ConditionalConfig, AdamConfig):
             self.size == self.start << self.doublings >= 16, "size", self.size, "4, 5, 6 or 7 doubled twice or more"
         )
         require(self.width >= 1, "width", self.width, "1 or more")
+        require(self.ramp >= 0, "ramp", self.ramp, "0 or more")
+        ends = {"penalty_end": self.penalty_end, "lr_end": self.lr_end, "beta2_end": self.beta2_end}
+        for name, value in ends.items():
+            require(self.ramp > 0 or value in (1, None), name, value, "--ramp too, the steps that it takes")
+        require(0 <= self.penalty_end <= 1, "penalty_end", self.penalty_end, "0 to 1")
+        require(0 < self.lr_end <= 1, "lr_end", self.lr_end, "more than 0, up to 1")
+        require(self.lr_end == 1 or self.decay == 1, "lr_end", self.lr_end, "1, or --decay 1: both lower the rates")
+        require(0 <= (self.beta2_end or 0) < 1, "beta2_end", self.beta2_end, "0 or more and below 1")
 
     @property
     def doublings(self) -> int:
@@ -71,13 +100,8 @@ class Generator(nn.Module):
         classes = len(config.classes)
         self.embed = nn.Embedding(classes, classes) if classes else None
         self.project = nn.Linear(config.latent + classes, features * start * start)
-        layers: list[nn.Module] = [nn.Unflatten(1, (features, start, start))]
-        for _ in range(config.doublings - 1):
-            layers += [nn.ConvTranspose2d(features, features // 2, 4, 2, 1, bias=False)]
-            layers += [nn.BatchNorm2d(features // 2), nn.ReLU(inplace=True)]
-            features //= 2
-        layers += [nn.ConvTranspose2d(features, config.channels or 3, 4, 2, 1, bias=False), nn.Tanh()]
-        self.layers = nn.Sequential(*layers)
+        make = _plain_up if config.arch == "plain" else _residual_up
+        self.layers = nn.Sequential(nn.Unflatten(1, (features, start, start)), *make(config), nn.Tanh())
 
     def forward(self, latent: Tensor, label: Tensor | None = None) -> Tensor:  # [N, latent], [N] → [N, C, H, W]
         """Draw one picture per latent."""
@@ -96,14 +120,8 @@ class Discriminator(nn.Module):
     def __init__(self, config: Config) -> None:
         super().__init__()
         weights.accept_old_keys(self)
-        features = config.width
-        layers: list[nn.Module] = [nn.Conv2d(config.channels or 3, features, 4, 2, 1, bias=False)]
-        layers += [nn.LeakyReLU(0.2, inplace=True)]
-        for _ in range(config.doublings - 1):
-            layers += [nn.Conv2d(features, features * 2, 4, 2, 1, bias=False)]
-            layers += [nn.BatchNorm2d(features * 2), nn.LeakyReLU(0.2, inplace=True)]
-            features *= 2
-        features *= config.start**2
+        layers = (_plain_down if config.arch == "plain" else _residual_down)(config)
+        features = config.features * config.start**2
         self.features = nn.Sequential(*layers, nn.Flatten())
         self.head = nn.Linear(features, 1)
         self.embed = nn.Embedding(len(config.classes), features) if config.classes else None
@@ -117,14 +135,77 @@ class Discriminator(nn.Module):
         return logits
 
 
+def _plain_up(config: Config) -> list[nn.Module]:
+    """The smallest feature maps to pictures before tanh."""
+    features = config.features
+    layers: list[nn.Module] = []
+    for _ in range(config.doublings - 1):
+        layers += [doubling(features, features // 2, config.upsample, bias=False)]
+        layers += [nn.BatchNorm2d(features // 2), nn.ReLU(inplace=True)]
+        features //= 2
+    return [*layers, doubling(features, config.channels or 3, config.upsample, bias=False)]
+
+
+def _residual_up(config: Config) -> list[nn.Module]:
+    """The smallest feature maps to pictures before tanh."""
+    features = config.features
+    layers: list[nn.Module] = []
+    for _ in range(config.doublings - 1):
+        layers.append(residual.Up(features, features // 2, config.upsample))
+        features //= 2
+    return [*layers, nn.ReLU(inplace=True), doubling(features, config.channels or 3, config.upsample)]
+
+
+def _plain_down(config: Config) -> list[nn.Module]:
+    """Pictures to the smallest feature maps."""
+    features = config.width
+    layers: list[nn.Module] = [nn.Conv2d(config.channels or 3, features, 4, 2, 1, bias=False)]
+    layers += [nn.LeakyReLU(0.2, inplace=True)]
+    for _ in range(config.doublings - 1):
+        layers += [nn.Conv2d(features, features * 2, 4, 2, 1, bias=False)]
+        layers += [nn.BatchNorm2d(features * 2), nn.LeakyReLU(0.2, inplace=True)]
+        features *= 2
+    return layers
+
+
+def _residual_down(config: Config) -> list[nn.Module]:
+    """Pictures to the smallest feature maps."""
+    features = config.width
+    layers: list[nn.Module] = [nn.Conv2d(config.channels or 3, features, 4, 2, 1)]
+    for _ in range(config.doublings - 1):
+        layers.append(residual.Down(features, features * 2))
+        features *= 2
+    return [*layers, nn.LeakyReLU(0.2, inplace=True)]
+
+
+MODERN: Mapping[str, Any] = {
+    "arch": "resnet",
+    "upsample": "resize",
+    "objective": "rpgan",
+    "r1": 1.0,
+    "r2": 1.0,
+    "ramp": 10_000,
+    "penalty_end": 0.1,
+    "lr_end": 0.25,
+    "beta1": 0.0,
+    "beta2": 0.9,
+    "beta2_end": 0.99,
+    "augment": "auto",
+    "ema": 0.9995,
+    "epochs": 200,
+}
+"""The preset `modern`."""
+
+
 class DCGAN(LatentGAN):
     """The variant: two networks, two Adams, one step each per batch."""
 
     name: ClassVar[str] = "dcgan"
-    summary: ClassVar[str] = "latents to pictures through transposed convolutions (preset: mnist)"
+    summary: ClassVar[str] = "latents to pictures through convolutions (presets: mnist, modern)"
     config_class: ClassVar[type[VariantConfig]] = Config
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "mnist": {"size": 28, "width": 64, "conditional": True, "lr": 4e-4, "ema": 0.9998, "epochs": 15}
+        "mnist": {"size": 28, "width": 64, "conditional": True, "lr": 4e-4, "ema": 0.9998, "epochs": 15},
+        "modern": MODERN,
     }
 
     def __init__(self, config: Config) -> None:
@@ -132,7 +213,10 @@ class DCGAN(LatentGAN):
         self.generator = Generator(config)
         self.discriminator = Discriminator(config)
         for network in (self.generator, self.discriminator):
-            network.apply(weights.normal)
+            if config.arch == "plain":
+                network.apply(weights.normal)
+            else:
+                residual.start(network)
         super().__init__(config, self.generator, self.discriminator)
         self.optimizers = adams(self.networks, config)
 
@@ -145,3 +229,19 @@ class DCGAN(LatentGAN):
         """One generator: normal latents, and a label where it is conditional, to pictures."""
         config = self.config
         return {"generator": to_pictures(config, config.channels or 3, config.size, classes=config.classes)}
+
+    def step(self, batch: Batch, step: int, update: Update) -> dict[str, Tensor]:
+        """Set what the ramp changes, a function of the step alone, then update as every latent variant does."""
+        config = self.config
+        if config.ramp:
+            done = (1 - math.cos(math.pi * min(step / config.ramp, 1.0))) / 2
+            self.penalty_share = 1 + done * (config.penalty_end - 1)
+            beta2 = config.beta2 + done * (
+                (config.beta2 if config.beta2_end is None else config.beta2_end) - config.beta2
+            )
+            for optimizer in self.optimizers.values():
+                for group in optimizer.param_groups:
+                    group["betas"] = (config.beta1, beta2)
+                    if config.lr_end != 1:  # Else the trainer may lower it.
+                        group["lr"] = config.lr * (1 + done * (config.lr_end - 1))
+        return super().step(batch, step, update)

@@ -73,20 +73,23 @@ class PictureConfig(LatentConfig):
     """The settings of every GAN that draws pictures from a latent vector."""
 
     augment: str = ""
-    """Change what the discriminator sees, for small data sets: color,translation,cutout or some of them."""
+    """Change what the discriminator sees, for small data sets: color,translation,cutout or some of them, or auto: by
+    the number of items."""
     grid: int = 8
     """Pictures in a row of a sample in the run folder, and rows."""
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work."""
         super().__post_init__()
-        known = set(self.policy) <= set(augment.POLICIES)
-        require(known, "augment", self.augment, f"names out of {','.join(augment.POLICIES)}, separated by commas")
+        known = self.augment == augment.AUTO or set(self.policy) <= set(augment.POLICIES)
+        names = f"names out of {','.join(augment.POLICIES)}, separated by commas, or {augment.AUTO}"
+        require(known, "augment", self.augment, names)
         require(1 <= self.grid <= 32, "grid", self.grid, "1 to 32")
 
     @property
     def policy(self) -> tuple[str, ...]:
-        """The augmentations by name."""
+        """The augmentations by name; `auto` is replaced by them once the data are known."""
+        assert self.augment != augment.AUTO, "train fills it in"
         return tuple(name for name in self.augment.split(",") if name)
 
 
@@ -131,6 +134,8 @@ class LatentGAN:
     """What the discriminator's loss, real + fake, is multiplied by."""
     low_is_real: bool = False
     """Whether the discriminator gives low numbers to real items."""
+    penalty_share: float = 1.0
+    """What R1 and R2 are multiplied by; a variant may change it from step to step."""
     optimizers: Mapping[str, Optimizer]
     """One for each network, by its name; each variant makes its own."""
 
@@ -244,9 +249,9 @@ class LatentGAN:
         loss = loss * self.d_factor
         losses = {"loss_d": loss.detach(), **self._verdicts(real_logits.detach(), fake_logits.detach())}
         if config.r1 > 0:
-            loss = loss + config.r1 / 2 * r1_penalty(real_logits, real)
+            loss = loss + self.penalty_share * config.r1 / 2 * r1_penalty(real_logits, real)
         if config.r2 > 0:
-            loss = loss + config.r2 / 2 * r2_penalty(fake_logits, fake)
+            loss = loss + self.penalty_share * config.r2 / 2 * r2_penalty(fake_logits, fake)
         if config.objective == "wgan-gp":
             shape = (1,) * (real.ndim - 1)
             mix = rows(len(real), lambda n: torch.rand(n, *shape, device=real.device))

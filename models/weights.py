@@ -10,6 +10,8 @@ from typing import Any
 
 from torch import nn
 
+from ganedge.models.upsample import Shuffle
+
 OLD_NAMES = {"draw": "layers", "look": "features", "judge": "head", "place": "layers"}
 """What parts of the networks were called before, and what they are called now: old checkpoints keep loading."""
 
@@ -20,6 +22,8 @@ def normal(module: nn.Module) -> None:
         nn.init.normal_(module.weight, 0.0, 0.02)
     elif isinstance(module, nn.BatchNorm2d):
         nn.init.normal_(module.weight, 1.0, 0.02)
+    elif isinstance(module, Shuffle):
+        module.start_alike()
 
 
 def accept_old_keys(network: nn.Module) -> None:

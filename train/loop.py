@@ -21,7 +21,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from ganedge.models import Variant
+from ganedge.models import Variant, augment
 from ganedge.models.noise import OTHER_STOPPED, collective
 from ganedge.models.variant import VariantConfig, require
 from ganedge.runtime.cli.terminal import note
@@ -91,7 +91,7 @@ def train(
         if run is None:
             run_folder.check_free(settings.out)
     items = data.open_data(settings.data, variant.wants(config), settings.opening)
-    config = _fill(config, items.facts)
+    config = _fill(config, items.facts, len(items))
     if fabric.is_global_zero:
         for line in [*filter(None, [items.layout, items.cut]), *data.describe_skipped(items.news())]:
             note(line)
@@ -294,8 +294,10 @@ def _has_sync_batchnorm(network: nn.Module) -> bool:
     return any(isinstance(module, nn.SyncBatchNorm) for module in network.modules())
 
 
-def _fill(config: VariantConfig, facts: Mapping[str, Any]) -> VariantConfig:
+def _fill(config: VariantConfig, facts: Mapping[str, Any], count: int) -> VariantConfig:
     """Write what the data knows into the fields that were left for it to say."""
+    if getattr(config, "augment", "") == augment.AUTO:
+        config = replace(config, augment=augment.for_items(count))  # type: ignore[call-arg]
     unset = {f.name: facts[f.name] for f in fields(config) if f.name in facts and getattr(config, f.name) is None}
     names = getattr(config, "class_names", None)
     if names and "class_names" in facts and len(names.split(",")) != len(facts["class_names"].split(",")):

@@ -33,7 +33,9 @@ def test_the_generator_meets_the_updated_discriminator(tmp_path: Path, name: str
     variant = find(name)
     config = variant.config_class(**CASES[name])
     items = data.open_data(spec, variant.wants(config), settings.opening)
-    trainer = loop.Trainer(devices.make_fabric(settings), variant, loop._fill(config, items.facts), settings, items)
+    trainer = loop.Trainer(
+        devices.make_fabric(settings), variant, loop._fill(config, items.facts, len(items)), settings, items
+    )
     apart: list[float] = []
 
     def judge_anew(network: nn.Module, given: Any, output: torch.Tensor) -> None:

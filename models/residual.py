@@ -1,0 +1,86 @@
+"""Residual blocks without normalisation, for a generator and a discriminator: what `dcgan --arch resnet` is made of.
+
+    layers = [Up(256, 128, "resize"), Up(128, 64, "resize")]
+    start(nn.Sequential(*layers))
+
+As in Huang et al. 2024 (arXiv:2501.05441), section 3, nothing is normalised: start values and gradient penalties keep
+the scale. Every layer is one that edge engines have in INT8: 3×3 and 1×1 convolutions, ReLU, resize, sum.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from ganedge.models.upsample import Shuffle, Upsampling, doubling
+
+
+class Up(nn.Module):
+    """Double a feature map: `[N, inputs, H, W]` to `[N, outputs, 2H, 2W]`.
+
+    The channels change at the smaller size, where it costs a quarter.
+    """
+
+    def __init__(self, inputs: int, outputs: int, way: Upsampling) -> None:
+        super().__init__()
+        self.skip = nn.Sequential(nn.Conv2d(inputs, outputs, 1, bias=False), nn.Upsample(scale_factor=2.0))
+        self.change = nn.Sequential(
+            nn.ReLU(), nn.Conv2d(inputs, outputs, 3, 1, 1), nn.ReLU(inplace=True), doubling(outputs, outputs, way)
+        )
+
+    def forward(self, features: Tensor) -> Tensor:  # [N, I, H, W] → [N, O, 2H, 2W]
+        """Enlarge, and add the change."""
+        changed: Tensor = self.skip(features) + self.change(features)
+        return changed
+
+
+class Down(nn.Module):
+    """Halve a feature map: `[N, inputs, H, W]` to `[N, outputs, H/2, W/2]`."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.skip = nn.Sequential(nn.AvgPool2d(2), nn.Conv2d(inputs, outputs, 1, bias=False))
+        self.change = nn.Sequential(
+            nn.LeakyReLU(0.2),
+            nn.Conv2d(inputs, inputs, 3, 1, 1),
+            nn.AvgPool2d(2),
+            nn.LeakyReLU(0.2, inplace=True),
+            nn.Conv2d(inputs, outputs, 3, 1, 1),
+        )
+
+    def forward(self, features: Tensor) -> Tensor:  # [N, I, H, W] → [N, O, H/2, W/2]
+        """Reduce, and add the change."""
+        changed: Tensor = self.skip(features) + self.change(features)
+        return changed
+
+
+@torch.no_grad()
+def start(network: nn.Module) -> None:
+    """Start values that keep the scale without normalisation, Zhang et al. 2019 (arXiv:1901.09321), section 3.
+
+    Weights are He et al.'s (arXiv:1502.01852, eq. 10); of L residual blocks, each with two convolutions, the first
+    convolution is scaled by L^-½ and the last begins at 0, so that the network begins as its skips.
+    """
+    for module in network.modules():
+        if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)):
+            # A transposed convolution's weight is [inputs, outputs, ...].
+            nn.init.kaiming_normal_(
+                module.weight, 0.2, "fan_out" if isinstance(module, nn.ConvTranspose2d) else "fan_in"
+            )
+        elif isinstance(module, nn.Linear):
+            nn.init.kaiming_normal_(module.weight, nonlinearity="linear")
+        if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)) and module.bias is not None:
+            nn.init.zeros_(module.bias)
+    blocks = [module for module in network.modules() if isinstance(module, (Up, Down))]
+    for block in blocks:
+        convolutions = [
+            module for module in block.change.modules() if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d))
+        ]
+        convolutions[0].weight.mul_(len(blocks) ** -0.5)
+        nn.init.zeros_(convolutions[-1].weight)
+        for module in block.skip.modules():  # It is linear: there is no activation to make up for.
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, nonlinearity="linear")
+    for module in network.modules():
+        if isinstance(module, Shuffle):
+            module.start_alike()
