@@ -23,6 +23,7 @@ from ganedge.models.objectives import OBJECTIVES
 from ganedge.models.optimizers import adams
 from ganedge.models.patchgan import PatchGAN
 from ganedge.models.translation import TranslationConfig, to_pictures
+from ganedge.models.upsample import Upsampling, doubling
 from ganedge.models.variant import Batch, Update, VariantConfig, Wants, require, usual
 from ganedge.runtime.manifest import Interface
 
@@ -39,6 +40,9 @@ class Config(TranslationConfig):
     """Height and width of the pictures in training, pixels, 32 or more: a multiple of 4, or of 8 with --nets conv."""
     blocks: int = 9
     """Residual blocks of each generator."""
+    upsample: Upsampling | None = None
+    """How the generators double their feature maps: resize (nearest, then a convolution), as --nets resnet does by
+    default, transpose (a transposed convolution), as conv does, or shuffle (a convolution, then depth-to-space)."""
     cycle: float = 10.0
     """Weight of the distance between a picture and what comes back from there and back."""
     identity: float = 5.0
@@ -62,6 +66,11 @@ class Config(TranslationConfig):
         require(self.cycle >= 0, "cycle", self.cycle, "0 or more")
         require(self.identity >= 0, "identity", self.identity, "0 or more")
         require(self.replay >= 0, "replay", self.replay, "0 or more")
+
+    @property
+    def doubling(self) -> Upsampling:
+        """How the generators double their feature maps."""
+        return self.upsample or ("resize" if self.nets == "resnet" else "transpose")
 
     @property
     def multiple(self) -> int:
@@ -96,7 +105,7 @@ class ResnetGenerator(nn.Sequential):
             second = (nn.ReflectionPad2d(1), nn.Conv2d(width, width, 3), nn.InstanceNorm2d(width))
             layers.append(Residual(*first, *second))
         for _ in range(2):
-            layers += [nn.Upsample(scale_factor=2.0), nn.Conv2d(width, width // 2, 3, 1, 1), *_instance(width // 2)]
+            layers += [*doubling(width, width // 2, config.doubling), *_instance(width // 2)]
             width //= 2
         super().__init__(*layers, nn.ReflectionPad2d(3), nn.Conv2d(width, config.channels, 7), nn.Tanh())
 
@@ -116,9 +125,9 @@ class ConvGenerator(nn.Sequential):
             second = (nn.Conv2d(channels, channels, 3, 1, 1, bias=False), nn.BatchNorm2d(channels))
             layers.append(Residual(*first, *second))
         for features in wide[1::-1]:
-            layers += [nn.ConvTranspose2d(channels, features, 4, 2, 1, bias=False), *_batch(features)]
+            layers += [*doubling(channels, features, config.doubling, bias=False), *_batch(features)]
             channels = features
-        super().__init__(*layers, nn.ConvTranspose2d(channels, config.channels, 4, 2, 1, bias=False), nn.Tanh())
+        super().__init__(*layers, *doubling(channels, config.channels, config.doubling, bias=False), nn.Tanh())
 
 
 class Replay(nn.Module):

@@ -140,10 +140,10 @@ def _plain_up(config: Config) -> list[nn.Module]:
     features = config.features
     layers: list[nn.Module] = []
     for _ in range(config.doublings - 1):
-        layers += [doubling(features, features // 2, config.upsample, bias=False)]
+        layers += doubling(features, features // 2, config.upsample, bias=False)
         layers += [nn.BatchNorm2d(features // 2), nn.ReLU(inplace=True)]
         features //= 2
-    return [*layers, doubling(features, config.channels or 3, config.upsample, bias=False)]
+    return [*layers, *doubling(features, config.channels or 3, config.upsample, bias=False)]
 
 
 def _residual_up(config: Config) -> list[nn.Module]:
@@ -153,7 +153,7 @@ def _residual_up(config: Config) -> list[nn.Module]:
     for _ in range(config.doublings - 1):
         layers.append(residual.Up(features, features // 2, config.upsample))
         features //= 2
-    return [*layers, nn.ReLU(inplace=True), doubling(features, config.channels or 3, config.upsample)]
+    return [*layers, nn.ReLU(inplace=True), *doubling(features, config.channels or 3, config.upsample)]
 
 
 def _plain_down(config: Config) -> list[nn.Module]:

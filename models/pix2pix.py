@@ -23,6 +23,7 @@ from ganedge.models.objectives import OBJECTIVES
 from ganedge.models.optimizers import adams
 from ganedge.models.patchgan import PatchGAN
 from ganedge.models.translation import TranslationConfig, to_pictures
+from ganedge.models.upsample import Upsampling, doubling
 from ganedge.models.variant import Batch, Update, VariantConfig, Wants, require
 from ganedge.runtime.manifest import Interface
 
@@ -39,6 +40,9 @@ class Config(TranslationConfig):
     """Times the generator halves its picture; 8 or as often as it goes by default."""
     norm: Literal["instance", "batch"] = "instance"
     """Normalisation: instance is BatchNorm as it works with a batch of one, in training and in use."""
+    upsample: Upsampling = "transpose"
+    """How the generator doubles its feature maps: transpose is a transposed convolution; resize (nearest, then a
+    convolution) and shuffle (a convolution, then depth-to-space) leave no checkerboard and suit more devices."""
     dropout: float = 0.5
     """Share of features dropped in the three innermost levels: the noise."""
     objective: Literal["bce", "lsgan"] = "bce"
@@ -160,7 +164,7 @@ def _down(config: Config, channels: int, features: int, level: int) -> nn.Sequen
 
 def _up(config: Config, channels: int, features: int, level: int) -> nn.Sequential:
     """Double the picture. The outermost level gives the result; the three next to the innermost drop features."""
-    layers: list[nn.Module] = [nn.ReLU(), nn.ConvTranspose2d(channels, features or config.channels, 4, 2, 1)]
+    layers: list[nn.Module] = [nn.ReLU(), *doubling(channels, features or config.channels, config.upsample)]
     if level == 0:
         return nn.Sequential(*layers, nn.Tanh())
     layers.append(config.make_norm(features))

@@ -12,7 +12,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ganedge.models.upsample import Shuffle, Upsampling, doubling
+from ganedge.models.upsample import PhaseConv, Upsampling, doubling
 
 
 class Up(nn.Module):
@@ -25,7 +25,7 @@ class Up(nn.Module):
         super().__init__()
         self.skip = nn.Sequential(nn.Conv2d(inputs, outputs, 1, bias=False), nn.Upsample(scale_factor=2.0))
         self.change = nn.Sequential(
-            nn.ReLU(), nn.Conv2d(inputs, outputs, 3, 1, 1), nn.ReLU(inplace=True), doubling(outputs, outputs, way)
+            nn.ReLU(), nn.Conv2d(inputs, outputs, 3, 1, 1), nn.ReLU(inplace=True), *doubling(outputs, outputs, way)
         )
 
     def forward(self, features: Tensor) -> Tensor:  # [N, I, H, W] → [N, O, 2H, 2W]
@@ -82,5 +82,5 @@ def start(network: nn.Module) -> None:
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, nonlinearity="linear")
     for module in network.modules():
-        if isinstance(module, Shuffle):
+        if isinstance(module, PhaseConv):
             module.start_alike()

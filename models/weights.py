@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-from ganedge.models.upsample import Shuffle
+from ganedge.models.upsample import PhaseConv
 
 OLD_NAMES = {"draw": "layers", "look": "features", "judge": "head", "place": "layers"}
 """What parts of the networks were called before, and what they are called now: old checkpoints keep loading."""
@@ -22,7 +22,7 @@ def normal(module: nn.Module) -> None:
         nn.init.normal_(module.weight, 0.0, 0.02)
     elif isinstance(module, nn.BatchNorm2d):
         nn.init.normal_(module.weight, 1.0, 0.02)
-    elif isinstance(module, Shuffle):
+    if isinstance(module, PhaseConv):
         module.start_alike()
 
 

@@ -135,6 +135,7 @@ def main() -> None:
     parser.add_argument("--data", default="digits", help="digits, or mnist:DIR")
     parser.add_argument("--steps", type=int, default=5000)
     parser.add_argument("--looks", type=int, default=5)
+    parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
     parser.add_argument("--out", type=Path)
     given = parser.parse_args()
     items = data.open_data(given.data, Wants("images", SIZE, 1, labels=True))
@@ -153,9 +154,9 @@ def main() -> None:
         "arms": {},
     }
     print(f"classifier {accuracy:.1%}; real pictures: {report['real']}", flush=True)
-    for name, arm in ARMS.items():
+    for name in given.arms:
         print(name, flush=True)
-        report["arms"][name] = run_arm(arm, pictures, classifier, given.steps, given.looks)
+        report["arms"][name] = run_arm(ARMS[name], pictures, classifier, given.steps, given.looks)
         if given.out is not None:
             given.out.write_text(json.dumps(report, indent=2) + "\n")
 

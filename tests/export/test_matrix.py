@@ -28,8 +28,10 @@ SYSTEMS: dict[str, tuple[str, str | None, dict[str, Any]]] = {
     "mlp-batchnorm": ("mlp", "batchnorm", {"size": 8, "batch": 16}),
     "digit": ("digit", None, {"batch": 4}),
     "dcgan": ("dcgan", None, {"size": 16, "width": 8, "batch": 8}),
+    "dcgan-modern": ("dcgan", "modern", {"size": 16, "width": 8, "batch": 8}),
     "wgan": ("wgan", None, {"size": 16, "width": 8, "batch": 8, "d_steps": 1}),
     "pix2pix": ("pix2pix", None, {"size": 32, "width": 8}),
+    "pix2pix-shuffle": ("pix2pix", None, {"size": 32, "width": 8, "upsample": "shuffle"}),
     "cyclegan-conv": ("cyclegan", "conv", {"size": 32, "width": 8, "blocks": 1}),
     "cyclegan-resnet": ("cyclegan", "resnet", {"size": 32, "width": 8, "blocks": 1}),
 }
@@ -37,7 +39,9 @@ SYSTEMS: dict[str, tuple[str, str | None, dict[str, Any]]] = {
 BOTH_WAYS = [(name, which) for name in SYSTEMS for which in (("a2b", "b2a") if "cyclegan" in name else (None,))]
 PRECISIONS = [("fp32", None), ("fp16", None), ("bf16", None), ("int8", "onnxruntime"), ("int8", "openvino")]
 ENGINES = [(name, kind) for name in SYSTEMS for kind in ("fp32", "fp16")]
-ENGINES += [(name, kind) for name in ("dcgan", "cyclegan-resnet", "cyclegan-conv") for kind in ("bf16", "int8")]
+ENGINES += [
+    (name, kind) for name in ("dcgan", "dcgan-modern", "cyclegan-resnet", "cyclegan-conv") for kind in ("bf16", "int8")
+]
 Trained = Callable[[str, bool], Path]
 
 
@@ -62,7 +66,10 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
         if not out.is_dir():
             variant_name, preset, tiny = SYSTEMS[name]
             variant = find(variant_name)
-            config = {"batch": 4} if full and variant_name in ("wgan", "dcgan") else {} if full else tiny
+            config = tiny
+            if full:
+                few = {"batch": 4} if variant_name in ("wgan", "dcgan") else {}
+                config = {**few, **{key: value for key, value in tiny.items() if key == "upsample"}}
             wants = variant.wants(variant.config_class(**{**variant.presets.get(preset or "", {}), **config}))
             settings = Training(data=places[wants.kind], out=out, steps=3, device="cpu", preset=preset)
             train(variant, config, settings)
