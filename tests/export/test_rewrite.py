@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -177,6 +178,125 @@ def test_two_layers_that_share_a_weight_get_their_own() -> None:
     names = [tensor.name for tensor in model.graph.initializer]
     assert len(set(names)) == len(names)
     np.testing.assert_allclose(ReferenceEvaluator(model).run(None, x)[0], expected, rtol=1e-4, atol=1e-5)
+
+
+def inferred(nodes: list[NodeProto], weights: dict[str, np.ndarray], shape: tuple[int, ...]) -> ModelProto:
+    """The same with the shapes of its inner tensors and of its output."""
+    return onnx.shape_inference.infer_shapes(graph_of(nodes, weights, shape), strict_mode=True, data_prop=True)
+
+
+def assert_rewritten(model: ModelProto, change: Callable[[ModelProto], int], times: int) -> None:
+    """So many layers are rewritten, and the function stays."""
+    before, *names = model.SerializeToString(), *(node.name for node in model.graph.node)
+    assert change(model) == times
+    if not times:
+        assert model.SerializeToString() == before
+    after = [node.name for node in model.graph.node]
+    assert len(set(after)) == len(after), "nodes have names of their own"
+    assert all(name.startswith(tuple(names)) for name in after)
+    shape = [size.dim_value for size in model.graph.input[0].type.tensor_type.shape.dim]
+    x = {"x": np.random.default_rng(3).normal(size=shape).astype(np.float32)}
+    expected, result = (
+        onnxruntime.InferenceSession(data).run(None, x)[0] for data in (before, model.SerializeToString())
+    )
+    np.testing.assert_allclose(result, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("rows", [False, True])
+@pytest.mark.parametrize(
+    ("kernel", "times", "attributes"),
+    [
+        ((2, 2), 1, {"strides": [2, 2]}),
+        ((3, 3), 1, {"strides": [2, 2], "pads": [1] * 4, "output_padding": [1, 1]}),
+        ((4, 4), 0, {"strides": [2, 2]}),
+        ((4, 4), 0, {"strides": [2, 2], "pads": [0, 0, 2, 2]}),
+        ((4, 2), 0, {"strides": [2, 2], "pads": [1, 0, 1, 0]}),
+        ((2, 3), 0, {"strides": [2, 3]}),
+        ((4, 4), 0, {"strides": [2, 2], "auto_pad": "SAME_UPPER"}),
+        ((4, 4), 0, {"strides": [2, 2], "pads": [1] * 4, "group": 2}),
+        ((4, 4), 0, {"strides": [2, 2], "output_shape": [12, 12]}),
+        ((2, 2), 0, {"strides": [3, 3], "dilations": [2, 2]}),
+        ((2, 2), 0, {"strides": [2, 2], "dilations": [2, 2], "pads": [1, 1, 0, 0]}),
+    ],
+)
+def test_which_transposed_convolutions_become_shuffles(
+    kernel: tuple[int, int], times: int, attributes: dict[str, Any], rows: bool
+) -> None:
+    group = attributes.get("group", 1)
+    weights = {"w": np.random.default_rng(0).normal(size=(4, 4 // group, *kernel)).astype(np.float32)}
+    model = inferred([helper.make_node("ConvTranspose", ["x", "w"], ["y"], "up", **attributes)], weights, (2, 4, 6, 6))
+    assert_rewritten(model, lambda graph: rewrite.transposed_to_shuffle(graph, channels_last=rows), times)
+    if times:
+        conv = next(node for node in model.graph.node if node.op_type == "Conv")
+        folded = {tensor.name: tensor for tensor in model.graph.initializer}[conv.input[1]]
+        assert conv.name == "up"
+        assert list(folded.dims[:2]) == [16, 4], "four phases of four channels, in no larger blocks"
+
+
+@pytest.mark.parametrize("rows", [False, True])
+@pytest.mark.parametrize(("padded", "times"), [(False, 1), (True, 0)])
+def test_the_first_layer_of_a_latent_becomes_one_shuffle(padded: bool, times: int, rows: bool) -> None:
+    """Where one pixel goes in, the whole kernel stands for the stride."""
+    pads = {"pads": [1] * 4} if padded else {}
+    weights = {"w": np.random.default_rng(0).normal(size=(4, 5, 4, 4)).astype(np.float32)}
+    model = inferred([helper.make_node("ConvTranspose", ["x", "w"], ["y"], "first", **pads)], weights, (2, 4, 1, 1))
+    assert_rewritten(model, lambda graph: rewrite.transposed_to_shuffle(graph, channels_last=rows), times)
+
+
+@pytest.mark.parametrize(
+    ("times", "conv", "resize", "scales"),
+    [
+        (1, {"pads": [1] * 4}, {"coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}, 2.0),
+        (1, {"pads": [1] * 4}, {"mode": "nearest"}, 2.0),
+        (1, {"pads": [1] * 4}, {"nearest_mode": "round_prefer_ceil"}, 2.0),
+        (0, {"pads": [1] * 4}, {"nearest_mode": "floor"}, 2.0),
+        (0, {"pads": [1] * 4}, {"coordinate_transformation_mode": "asymmetric"}, 2.0),
+        (0, {"pads": [1] * 4}, {"mode": "linear"}, 2.0),
+        (0, {"pads": [1] * 4}, {}, 3.0),
+        (0, {}, {}, 2.0),
+        (0, {"pads": [1, 1, 0, 0]}, {}, 2.0),
+        (0, {"pads": [1] * 4, "strides": [2, 2]}, {}, 2.0),
+        (0, {"pads": [2] * 4, "dilations": [2, 2]}, {}, 2.0),
+        (0, {"pads": [1] * 4, "group": 2}, {}, 2.0),
+        (0, {"auto_pad": "SAME_UPPER"}, {}, 2.0),
+    ],
+)
+def test_which_doublings_become_shuffles(
+    times: int, conv: dict[str, Any], resize: dict[str, Any], scales: float
+) -> None:
+    random = np.random.default_rng(0)
+    weights = {
+        "w": random.normal(size=(4, 4 // conv.get("group", 1), 3, 3)),
+        "scales": np.array([1, 1, scales, scales]),
+    }
+    nodes = [
+        helper.make_node("Resize", ["x", "", "scales"], ["large"], "double", **resize),
+        helper.make_node("Conv", ["large", "w"], ["y"], "conv", **conv),
+    ]
+    model = inferred(nodes, {name: value.astype(np.float32) for name, value in weights.items()}, (2, 4, 6, 6))
+    assert_rewritten(model, rewrite.upsampled_to_shuffle, times)
+
+
+@pytest.mark.parametrize(
+    ("times", "channels", "conv"),
+    [
+        (1, 3, {}),
+        (1, 12, {"pads": [1] * 4}),
+        (0, 13, {"pads": [1] * 4}),
+        (0, 3, {"pads": [1] * 4, "strides": [2, 2]}),
+        (0, 3, {"pads": [2] * 4, "dilations": [2, 2]}),
+        (0, 4, {"pads": [1] * 4, "group": 2}),
+        (0, 3, {"auto_pad": "SAME_UPPER"}),
+        (0, 3, {"pads": [0, 0, 1, 1]}),
+    ],
+)
+def test_which_convolutions_compute_blocks(times: int, channels: int, conv: dict[str, Any]) -> None:
+    weights = {
+        "w": np.random.default_rng(0).normal(size=(channels, 4 // conv.get("group", 1), 3, 3)).astype(np.float32)
+    }
+    side = 8 if ("pads" in conv and conv["pads"][0] == conv["pads"][2]) or "auto_pad" in conv else 10
+    model = inferred([helper.make_node("Conv", ["x", "w"], ["y"], "last", **conv)], weights, (2, 4, side, side))
+    assert_rewritten(model, rewrite.few_channels_to_blocks, times)
 
 
 def test_tidying_removes_what_does_not_compute() -> None:
