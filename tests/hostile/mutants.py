@@ -69,7 +69,7 @@ TESTS = {
     "runtime/manifest.py": ("runtime/test_manifest.py", "runtime/test_engine_file.py"),
     "runtime/onnx_file.py": ("runtime/test_onnx_file.py", "runtime/test_manifest.py"),
     "runtime/pictures/images.py": ("runtime/pictures/test_images.py",),
-    "runtime/pictures/tiles.py": ("runtime/pictures/test_translate.py", "runtime/pictures/test_shared_norm.py"),
+    "runtime/pictures/tiles.py": ("runtime/pictures/test_tiles.py",),
     "export/rewrite.py": ("export/test_rewrite.py", *SHUFFLES),
     "export/precision.py": ("export/test_precision.py", "export/test_quantize.py"),
     "export/quantize.py": ("export/test_quantize.py",),
@@ -97,11 +97,9 @@ TESTS = {
 }
 """The files in which faults are planted, and the tests that have to notice them."""
 
-MEASURED = "tests/runtime/pictures/test_translate.py::test_memory_is_kept_in_a_fresh_process"
-"""A test of memory, of which mutmut takes some."""
 SETTINGS: dict[str, Any] = {
     "source_paths": ["src"],
-    "pytest_add_cli_args": ["-p", "no:xdist", "-p", "no:cacheprovider", "--deselect", MEASURED],
+    "pytest_add_cli_args": ["-p", "no:xdist", "-p", "no:cacheprovider"],
     "do_not_mutate_patterns": [r"^\s*raise\b", r"^\s*assert\b"],
     "use_git_change_detection": False,
     "process_isolation": "forkserver",  # A fork of a process in which an engine has run would hang.
