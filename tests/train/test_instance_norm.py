@@ -53,7 +53,7 @@ STEPS: list[tuple[str, str | None, int, dict[str, Any]]] = [
         "stargan",
         "celeba",
         1,
-        {"size": 32, "width": 4, "blocks": 1, "d_steps": 1, "class_names": ",".join("0123456789")},
+        {"size": 32, "channels": 1, "width": 4, "blocks": 1, "d_steps": 1, "class_names": ",".join("0123456789")},
     ),
     ("digit", None, 1, {}),
     ("dcgan", None, 2, {"size": 16, "width": 4}),
