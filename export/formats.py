@@ -1,4 +1,4 @@
-"""Where each format goes, and writing them all: .onnx, TensorRT engine, Triton repository. No torch here.
+"""Where each format goes, and writing them all: .onnx, TensorRT engine, Triton repository, web folder. No torch here.
 
 files = plan(source, model, spec)
 artifacts = write(source, make(model, spec), files, spec, settings, print)
@@ -15,6 +15,7 @@ from ganedge.export.source_model import SourceModel
 from ganedge.export.spec import FORMATS, ExportSpec
 from ganedge.export.to_tensorrt import BATCH, Settings, write_engine
 from ganedge.export.to_triton import write_repository
+from ganedge.export.to_web import check_folder, write_web
 from ganedge.runtime.errors import ArtifactError, UsageError
 from ganedge.runtime.manifest import read_artifact, read_bytes
 
@@ -45,6 +46,8 @@ def plan(source: Path, model: SourceModel, spec: ExportSpec) -> dict[str, Path]:
             _check_companion(source, files["onnx"], precision)
     if "onnx" in files and files["onnx"].suffix == ".engine":
         raise UsageError(f"-o {output}: gan-run takes that ending for a TensorRT engine; give .onnx")
+    if "web" in files:
+        check_folder(files["web"])
     keeps_source = "onnx" not in spec.format and is_unchanged(model, spec)
     if "onnx" in files and _is_source(source, files["onnx"]) and not keeps_source:
         raise UsageError(f"{files['onnx']} is the source itself: name another file with -o")
@@ -86,12 +89,16 @@ def write(
         written["trt"] = write_engine(files["onnx"], files["trt"], artifact, settings, say)
     if "triton" in files:
         written["triton"] = _write_repository(source, artifact, files, spec, settings)
+    if "web" in files:
+        written["web"] = write_web(files["web"], artifact, spec.gate, spec.vendor, say)
     for fmt in ("onnx", "trt"):
         if fmt in written:
             size = written[fmt].stat().st_size / 1e6
             say(f"{written[fmt]}: {size:.1f} MB, {artifact.manifest.precision}")
     if "triton" in written:
         say(f"{written['triton']}: tritonserver --model-repository {files['triton']}")
+    if "web" in written:
+        say(f"{written['web']}: python3 -m http.server --directory {written['web']}")
     return [replace(artifact, path=written[fmt]) for fmt in spec.format]
 
 

@@ -1,0 +1,302 @@
+"""onnxruntime-web in a headless Chromium: WASM and WebGPU, through the page's own module `ganedge.js`.
+
+    with Browser(Path("digits-web")) as browser:
+        engine = browser.start("wasm")
+        outputs = engine.run({"latent": latents})
+
+It runs a folder that `gan-export --format web` wrote, served on this machine only. WebGPU computes on SwiftShader, which
+needs no GPU; it says whether a graph's shaders are right, and nothing of a GPU's speed.
+"""
+
+from __future__ import annotations
+
+import base64
+import functools
+import http.server
+import os
+import shutil
+import threading
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+import numpy as np
+
+from ganedge.runtime.errors import EngineError, MissingExtra, one_line
+from ganedge.runtime.web_folder import WebFolder, read_web_folder
+
+from . import EngineInfo, on_cpu
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+    from types import TracebackType
+
+    from numpy.typing import NDArray
+
+Provider = Literal["wasm", "webgpu"]
+PROVIDERS: tuple[Provider, ...] = get_args(Provider)
+"""What onnxruntime-web computes with."""
+CHROMIUM = "GANEDGE_CHROMIUM"
+"""Environment variable that names the Chromium to use."""
+NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+"""Commands that start one."""
+WEBGPU_FLAGS = (
+    "--enable-unsafe-webgpu",
+    "--use-webgpu-adapter=swiftshader",
+    "--enable-features=Vulkan",
+    "--use-vulkan=swiftshader",
+    "--ignore-gpu-blocklist",
+)
+"""What makes a Chromium without a GPU compute WebGPU."""
+BLANK = "/blank"
+"""The empty page from which the module is called."""
+LONGEST_CALL_MS = 600_000
+"""Milliseconds after which a call in the page is given up."""
+BUSY_BLOCK = 0.02
+"""Seconds of calls that are timed together: a page's clock is too coarse for one call of a small generator."""
+
+CALL = """async ([method, argument]) => {
+  const decode = ({ dtype, dims, data }) => {
+    const bytes = Uint8Array.from(atob(data), (letter) => letter.charCodeAt(0));
+    const types = { float32: Float32Array, uint8: Uint8Array, int64: BigInt64Array };
+    return { dims, data: new types[dtype](bytes.buffer) };
+  };
+  const encode = ({ data, dims }) => {
+    const bytes = new Uint8Array(data.buffer, data.byteOffset, data.byteLength), parts = [];
+    for (let at = 0; at < bytes.length; at += 32768) parts.push(String.fromCharCode(...bytes.subarray(at, at + 32768)));
+    return { dims, data: btoa(parts.join("")) };
+  };
+  const arrays = (feeds) => Object.fromEntries(Object.entries(feeds).map(([name, array]) => [name, decode(array)]));
+  const methods = {
+    async load(options) {
+      const { load } = await import("/ganedge.js");
+      globalThis.generator = await load(options.artifact, options);
+      return { engine: globalThis.generator.engine };
+    },
+    async run(feeds) { return encode(await globalThis.generator.run(arrays(feeds))); },
+    async time({ pool, calls, block }) {
+      const inputs = pool.map(arrays), times = [];
+      let call = 0;
+      while (times.length < calls) {
+        const begin = performance.now();
+        let done = 0;
+        do await globalThis.generator.run(inputs[call++ % inputs.length]);
+        while (++done < 1000 && performance.now() - begin < 1000 * block);
+        times.push((performance.now() - begin) / 1000 / done);
+      }
+      return times;
+    },
+    async close() { globalThis.generator?.close(); },
+  };
+  const late = new Promise((_, reject) => setTimeout(() => reject(new Error("no answer in LIMIT ms")), LIMIT));
+  try {
+    return { result: await Promise.race([methods[method](argument), late]) };
+  } catch (error) {
+    return { error: String(error?.message ?? error) };
+  }
+}""".replace("LIMIT", str(LONGEST_CALL_MS))
+
+
+def missing() -> str:
+    """Why no browser can be driven here, and what to install; empty where one can."""
+    if not _has_playwright():
+        return "it needs playwright, which is not installed: pip install 'ganedge[browser]'"
+    if chromium() is None:
+        return f"no Chromium was found: install one (apt-get install chromium), or name it in {CHROMIUM}"
+    return ""
+
+
+def chromium() -> str | None:
+    """The path of the Chromium that is used; None where there is none."""
+    return shutil.which(os.environ.get(CHROMIUM) or "") or next(filter(None, map(shutil.which, NAMES)), None)
+
+
+class Browser:
+    """A headless Chromium, and a web server on this machine for one folder.
+
+    Args:
+        folder: What `gan-export --format web` wrote.
+
+    Raises:
+        ArtifactError: no such folder, or its description is damaged.
+        MissingExtra: playwright is not installed.
+        EngineError: no Chromium is found, or it does not start.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = read_web_folder(folder)
+        if not _has_playwright():
+            raise MissingExtra("playwright", "browser", "running it in a browser")
+        path = chromium()
+        if path is None:
+            raise EngineError(missing())
+        from playwright.sync_api import Error, sync_playwright
+
+        self._server = _Server(folder, self.folder)
+        self._playwright = sync_playwright().start()
+        try:
+            self._chromium = self._playwright.chromium.launch(
+                executable_path=path, args=list(WEBGPU_FLAGS), chromium_sandbox=False
+            )
+        except Error as error:
+            self._playwright.stop()
+            self._server.close()
+            raise EngineError(f"{path} does not start: {one_line(error)}") from error
+        self.version = self._chromium.version
+
+    @property
+    def url(self) -> str:
+        """Where the folder is served, with a slash at the end."""
+        return self._server.url
+
+    def page(self, **settings: Any) -> Any:
+        """Open a new, empty page of playwright in a context of its own; `settings` are those of `new_page`."""
+        return self._chromium.new_page(**settings)
+
+    def start(self, provider: Provider, threads: int | None = None) -> BrowserEngine:
+        """Load the folder's artifact into one engine of the browser.
+
+        Args:
+            provider: wasm or webgpu.
+            threads: Of WASM.
+
+        Raises:
+            EngineError: it cannot be loaded, or the engine cannot run it.
+        """
+        page = self.page()
+        page.goto(self.url.rstrip("/") + BLANK)
+        where = "SwiftShader, " if provider == "webgpu" else ""
+        info = EngineInfo(
+            "onnxruntime-web",
+            self.folder.runtime,
+            f"{provider}, {where}Chromium {self.version}",
+            provider,
+            self.folder.manifest.precision if provider == "webgpu" else on_cpu(self.folder.manifest.precision),
+        )
+        engine = BrowserEngine(page, info, self.folder)
+        engine.call("load", {"artifact": f"/{self.folder.artifact}", "engine": provider, "threads": threads})
+        return engine
+
+    def close(self) -> None:
+        """End Chromium and the server."""
+        self._chromium.close()
+        self._playwright.stop()
+        self._server.close()
+
+    def __enter__(self) -> Browser:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class BrowserEngine:
+    """An artifact in one engine of a browser; an `Engine` as the others, from the thread that made it."""
+
+    def __init__(self, page: Any, info: EngineInfo, folder: WebFolder) -> None:
+        self.info = info
+        self._page = page
+        self._folder = folder
+
+    def run(self, feeds: Mapping[str, NDArray[np.generic]]) -> Sequence[NDArray[np.generic]]:
+        """Compute the output from inputs by name."""
+        result = self.call("run", _encoded(feeds))
+        dtype = self._folder.manifest.interface.output.dtype
+        return [np.frombuffer(base64.b64decode(result["data"]), dtype).reshape(result["dims"])]
+
+    def time(self, pool: Sequence[Mapping[str, NDArray[np.generic]]], calls: int) -> list[float]:
+        """Seconds of `calls` calls, one after the other, by the page's own clock: from arrays to arrays in the page."""
+        feeds = [_encoded(arrays) for arrays in pool]
+        times: list[float] = self.call("time", {"pool": feeds, "calls": calls, "block": BUSY_BLOCK})
+        return times
+
+    def call(self, method: str, argument: object) -> Any:
+        """Call one of the methods of `CALL` in the page.
+
+        Raises:
+            EngineError: it failed there, or Chromium is gone.
+        """
+        from playwright.sync_api import Error
+
+        try:
+            answer = self._page.evaluate(CALL, [method, argument])
+        except Error as error:
+            raise EngineError(f"{self.info}: {one_line(error)}") from error
+        if "error" in answer:
+            raise EngineError(f"{self.info}: {one_line(RuntimeError(answer['error']))}")
+        return answer["result"]
+
+    def close(self) -> None:
+        """Close the page."""
+        self._page.close()
+
+
+def _has_playwright() -> bool:
+    from . import installed
+
+    return installed("playwright")
+
+
+def _encoded(feeds: Mapping[str, NDArray[np.generic]]) -> dict[str, dict[str, object]]:
+    return {
+        name: {
+            "dtype": str(array.dtype),
+            "dims": list(array.shape),
+            "data": base64.b64encode(np.ascontiguousarray(array).tobytes()).decode(),
+        }
+        for name, array in feeds.items()
+    }
+
+
+class _Handler(http.server.SimpleHTTPRequestHandler):
+    """The files of one folder, with the headers that docs/web.md recommends."""
+
+    extensions_map = {  # noqa: RUF012 - as the base class has it
+        **http.server.SimpleHTTPRequestHandler.extensions_map,
+        ".js": "text/javascript",
+        ".mjs": "text/javascript",
+        ".wasm": "application/wasm",
+        ".onnx": "application/octet-stream",
+    }
+
+    def __init__(self, *args: Any, policy: str, **settings: Any) -> None:
+        self._policy = policy
+        super().__init__(*args, **settings)
+
+    def do_GET(self) -> None:  # noqa: N802 - as the base class has it
+        """Answer with a file, or with the empty page."""
+        if self.path != BLANK:
+            super().do_GET()
+            return
+        self.send_response(200)
+        self.send_header("Content-Type", "text/html")
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def end_headers(self) -> None:
+        """Send the policy too, and what makes the page cross-origin isolated: threads, and a precise clock."""
+        self.send_header("Content-Security-Policy", self._policy)
+        self.send_header("Cross-Origin-Opener-Policy", "same-origin")
+        self.send_header("Cross-Origin-Embedder-Policy", "require-corp")
+        self.send_header("Cache-Control", "no-store")
+        super().end_headers()
+
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - as the base class has it
+        """Say nothing."""
+
+
+class _Server:
+    """A web server for one folder on a free port of this machine."""
+
+    def __init__(self, path: Path, folder: WebFolder) -> None:
+        handler = functools.partial(_Handler, directory=os.fspath(path), policy=folder.policy())
+        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
+        self._thread.start()
+        self.url = f"http://127.0.0.1:{self._server.server_address[1]}/"
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._thread.join()
+        self._server.server_close()
