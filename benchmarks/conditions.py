@@ -20,6 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ganedge.runtime import engines
+from ganedge.runtime.tuning import processor
 
 SYSFS = Path("/sys")
 NVIDIA = ("clocks.sm", "temperature.gpu", "power.draw", "utilization.gpu")
@@ -34,7 +35,7 @@ PACKAGES = ("ganedge", "numpy", "torch", "onnxruntime", "openvino", "tensorrt", 
 def machine(threads: int) -> dict[str, object]:
     """What the figures were measured on."""
     return {
-        "processor": _processor(),
+        "processor": processor(),
         "threads": threads,
         "system": platform.platform(),
         "python": platform.python_version(),
@@ -242,13 +243,3 @@ def _text(path: Path) -> str:
 def _number(path: Path) -> float | None:
     text = _text(path)
     return float(text) if text.lstrip("-").isdigit() else None
-
-
-def _processor() -> str:
-    """The processor's own name, where the system tells."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
-    except OSError:
-        lines = []
-    named = [line.partition(":")[2].strip() for line in lines if line.startswith(("model name", "Model"))]
-    return named[0] if named else platform.processor() or platform.machine()

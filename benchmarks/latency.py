@@ -9,7 +9,7 @@ time, on the same number of threads for all. The report is a table ready for JSO
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -36,19 +36,19 @@ __all__ = ["EAGER", "Settings", "measure"]
 SCHEMA = 5
 """Version of the report."""
 DISTANCES = ("fid", "kid", "data_fid", "data_kid")
-"""Figures of whole sets of pictures, to the reference's and to real ones."""
+"""Distances between sets of pictures: to the reference's, and to real ones."""
 COMPARED = 64
-"""Items on which results are compared, at least, where latents go in."""
+"""Least number of outputs compared, for generators that take latents."""
 COMPARED_PICTURES = 16
-"""The same where pictures go in: as many as in the proof of an export, since each may take a second."""
+"""The same for generators that take pictures: as many as an export's proof, since each may take a second."""
 OTHERS = 0.1
-"""Share of the cores' time that others may take while it is timed, before it is said."""
+"""Share of the cores' time that other processes may take before there is a warning."""
 BUSY = 0.5
-"""Load for each core, before anything is opened, above which other work is in the way; where only the load is told."""
+"""Load per core before anything is opened, above which there is a warning where the system tells nothing better."""
 STRICT_QUERIES, STRICT_SECONDS = 1024, 600.0
-"""MLPerf inference, single stream: the least queries and the least duration."""
+"""Least calls and least duration of MLPerf inference's single stream."""
 STICK = "yardstick: "
-"""Before the names of yardsticks where they stand among competitors."""
+"""Prefix of yardsticks' names among those of competitors."""
 Output = NDArray[np.generic]
 
 
@@ -65,17 +65,17 @@ class Settings:
     torch: tuple[str, ...] = ("eager",)
     """Ways of running PyTorch."""
     threads: int | None = None
-    """For every competitor; all cores this process may use by default."""
+    """Threads of every competitor; by default all cores that this process may use."""
     seconds: float = 3.0
-    """Each competitor is timed for at least this long."""
+    """Least time for which each competitor is timed."""
     iterations: int = 50
-    """And at least this often."""
+    """Least number of timed calls of each competitor."""
     processes: int = 3
-    """Whole processes of each that are started; 0 leaves cold start and peak memory out."""
+    """Processes started for each competitor's cold start and peak memory; 0 leaves both out."""
     size: str | None = None
-    """Height and width of pictures that go in, `256` or `256x320`; None: as it was trained, see `size.settled`."""
+    """Height and width of input pictures, `256` or `256x320`; None: the training's, see `size.settled`."""
     distance: Distance | None = None
-    """How far sets of pictures are apart, by FID and KID; None leaves that out."""
+    """How to compute FID and KID; None leaves both out."""
     strict: bool = False
     """MLPerf's single stream: batch 1, one competitor after the other, the next call as soon as the last is done, at
     least 1024 calls and 600 s each; the 90th percentile is the result."""
@@ -102,16 +102,16 @@ class Settings:
 
 @dataclass
 class Subject:
-    """What is measured, opened, to see what it gives; what is timed on a CPU is made by each one's `recipe`."""
+    """What is measured: opened here to compare outputs, and by its `recipe` in another process to time it on a CPU."""
 
     interface: Interface
-    """What goes in, of one size, and what comes out."""
+    """Inputs, of a fixed size, and outputs."""
     competitors: list[Competitor]
     absent: dict[str, str]
     why: str = ""
-    """Why pictures are of that size."""
+    """Why pictures have that size."""
     reference: ReferenceSpec | None = None
-    """The generator to compare with, as other processes need it."""
+    """The generator to compare with, as another process can open it."""
     examiner: Examiner | None = None
 
 
@@ -134,7 +134,7 @@ def measure(
         against: A run's folder, a module as `gan-export` takes it, or a checkpoint; None leaves PyTorch out.
         settings: How to measure.
         spec: What `against` does not state itself.
-        change: Called once with what is about to be measured.
+        change: Called with the opened competitors before anything is timed; tests and studies alter them.
         pictures: Filled with the first outputs of every competitor, by name.
 
     Returns:
@@ -149,12 +149,62 @@ def measure(
     settings = settings or Settings()
     if not files:
         raise UsageError("nothing to measure: give artifacts that gan-export wrote")
+
+    # Open everything that is compared.
     threads = settings.threads or engines.cores()
     before = conditions()
     subject = _open(files, against, settings, spec, threads)
     if change is not None:
         change(subject)
-    report: dict[str, Any] = {
+    report = _empty_report(subject, files, settings, threads, before)
+    session = _Session(subject, settings, threads, report, Watch(settings.device), pictures)
+
+    # Time it at every batch size, then whole processes, then distances between sets of pictures.
+    try:
+        report["peak"] = arithmetic.peak(threads, settings.device)
+        with isolated.Stage(settings.device) as stage:
+            failed = {} if settings.strict else _add_to_stage(stage, session)
+            for batch in settings.batches:
+                _measure_batch(session, stage, batch, dict(failed))
+        _cold_starts(session, files)
+        if subject.examiner is not None:
+            _distances(report, subject, subject.examiner)
+    except KeyboardInterrupt:
+        report["partial"] = True
+        if not report["results"]:
+            raise
+    finally:
+        for competitor in subject.competitors:
+            competitor.close()
+
+    # Add what the machine did meanwhile.
+    if not report["results"]:
+        first = report["failed"][0]
+        raise EngineError(f"nothing could be measured: {first['competitor']}: {first['reason']}")
+    _close_report(session, before.get("load"))
+    return report
+
+
+@dataclass
+class _Session:
+    """What one measurement carries from batch size to batch size."""
+
+    subject: Subject
+    settings: Settings
+    threads: int
+    report: dict[str, Any]
+    watch: Watch
+    pictures: Pictures | None
+    """Filled with the first outputs of every competitor, by name."""
+    others: list[float] = field(default_factory=list)
+    """Share of the cores' time that other processes took, for each stretch that was timed."""
+
+
+def _empty_report(
+    subject: Subject, files: Sequence[Path], settings: Settings, threads: int, before: dict[str, Any]
+) -> dict[str, Any]:
+    """The report before anything is timed."""
+    return {
         "schema": SCHEMA,
         "partial": False,
         "command": "",
@@ -174,38 +224,21 @@ def measure(
         "results": [],
         "warnings": [],
     }
-    watch = Watch(settings.device)
-    others: list[float] = []
-    try:
-        report["peak"] = arithmetic.peak(threads, settings.device)
-        with isolated.Stage(settings.device) as stage:
-            failed = {} if settings.strict else _set(stage, subject, settings, threads)
-            for batch in settings.batches:
-                _at_batch(report, subject, stage, dict(failed), batch, settings, pictures, others, watch)
-        _cold_starts(report, subject, files, settings, threads)
-        if subject.examiner is not None:
-            _examine(report, subject, subject.examiner)
-    except KeyboardInterrupt:
-        report["partial"] = True
-        if not report["results"]:
-            raise
-    finally:
-        for competitor in subject.competitors:
-            competitor.close()
-    if not report["results"]:
-        first = report["failed"][0]
-        raise EngineError(f"nothing could be measured: {first['competitor']}: {first['reason']}")
-    report["conditions"]["during"] = {**({"others": max(others)} if others else {}), **watch.figures()}
+
+
+def _close_report(session: _Session, load: object) -> None:
+    """Add the conditions while it was timed, and warnings about them. `load` is that before anything was opened."""
+    report, watch = session.report, session.watch
+    others = max(session.others, default=None)
+    report["conditions"]["during"] = {**({} if others is None else {"others": others}), **watch.figures()}
     report["conditions"]["after"] = conditions()
-    load = before.get("load")
     known = load if isinstance(load, float) else None
-    report["warnings"] += warnings(report["results"], max(others, default=None), known, engines.cores())
+    report["warnings"] += warnings(report["results"], others, known, engines.cores())
     report["warnings"] += watch.warnings()
-    return report
 
 
 def _method(settings: Settings, subject: Subject) -> dict[str, Any]:
-    """How it is measured, in words where only people read it."""
+    """The method, as the report states it."""
     names = [competitor.name for competitor in subject.competitors]
     method: dict[str, Any] = {
         "timed": "one call, NumPy array in to NumPy array out, fresh real inputs each time",
@@ -248,7 +281,7 @@ def _method(settings: Settings, subject: Subject) -> dict[str, Any]:
 def _open(
     files: Sequence[Path], against: str | None, settings: Settings, spec: SourceSpec | None, threads: int
 ) -> Subject:
-    """Open every competitor that can be had."""
+    """Open every competitor that this machine can run."""
     manifest = common(files)
     interface, why = size.settled(manifest, settings.size)
     fixed = interface.inputs[0].shape[0]
@@ -287,7 +320,7 @@ def _open(
 
 
 def _describe(subject: Subject, files: Sequence[Path]) -> dict[str, dict[str, Any]]:
-    """What is known of each without timing it: engine, size, arithmetic."""
+    """Engine, precision, file size and arithmetic of each competitor."""
     counts = {file: _macs(file, subject.interface) for file in files}
     # PyTorch and TensorRT's engines run the same network: their arithmetic is that of the plainest artifact.
     plain = [
@@ -326,14 +359,9 @@ def _macs(file: Path, interface: Interface) -> int | None:
     return None if total is None else round(total / len(inputs[0]))
 
 
-def _cold_starts(
-    report: dict[str, Any],
-    subject: Subject,
-    files: Sequence[Path],
-    settings: Settings,
-    threads: int,
-) -> None:
-    """What a whole process costs, into the costs of those that were measured: artifacts and eager PyTorch."""
+def _cold_starts(session: _Session, files: Sequence[Path]) -> None:
+    """Add cold start and peak memory of a whole process, for artifacts and eager PyTorch where they were timed."""
+    subject, settings, threads, report = session.subject, session.settings, session.threads, session.report
     if not settings.processes:
         return
     port = subject.interface.inputs[0]
@@ -361,29 +389,34 @@ def _cold_starts(
         report["warnings"] += [f"no cold start of {name}: {reason}" for name, reason in failed.items()]
 
 
-def _at_batch(
-    report: dict[str, Any],
-    subject: Subject,
-    stage: isolated.Stage,
-    failed: dict[str, Exception],
-    batch: int,
-    settings: Settings,
-    pictures: Pictures | None,
-    others: list[float],
-    watch: Watch,
-) -> None:
-    """Time every competitor at one batch size, compare what they give, and add that to the report.
+def _add_to_stage(stage: isolated.Stage, session: _Session) -> dict[str, Exception]:
+    """Start competitors and yardsticks where they are timed; the errors of those that did not start."""
+    subject = session.subject
+    recipes = {
+        competitor.name: competitor.recipe if stage.able and competitor.recipe is not None else competitor
+        for competitor in subject.competitors
+    }
+    sticks = yardsticks.recipes(subject.competitors, session.settings.device, session.threads)
+    return stage.add({**recipes, **{STICK + name: recipe for name, recipe in sticks.items()}})
 
-    `failed` holds the errors of those that could not be set up.
+
+def _measure_batch(session: _Session, stage: isolated.Stage, batch: int, failed: dict[str, Exception]) -> None:
+    """Time every competitor at one batch size, compare their outputs, and add both to the report.
+
+    `failed` holds the errors of those that did not start. An interruption is raised again once the whole rounds until
+    then are in the report; outputs that were not compared by then are not compared.
     """
+    subject, report = session.subject, session.report
     pool, pool_size = input_pool.make(subject.interface, batch)
     report["method"].setdefault("pool", {})[str(batch)] = pool_size
     turns: timing.Turns = {}
     outputs: dict[str, Output] = {}
     splits: dict[str, Split] = {}
+
+    # Time, then compute what is compared, then split the time on a GPU into copies and computation.
     interrupted = False
     try:
-        _timed(subject, stage, pool, settings, turns, failed, others, watch)
+        _take_turns(session, stage, pool, turns, failed)
         able = [competitor for competitor in subject.competitors if turns.get(competitor.name)]
         _compute(able, pool, subject.interface, outputs, failed)
         for competitor in able:
@@ -392,54 +425,46 @@ def _at_batch(
                     splits[competitor.name] = competitor.split(pool)
     except KeyboardInterrupt:
         interrupted = True
-        # Whole rounds are kept; what was not compared by then is compared no more.
+
+    # Report yardsticks apart from competitors.
     turns = timing.whole_rounds(turns)
-    beside = {name.removeprefix(STICK): turns.pop(name) for name in list(turns) if name.startswith(STICK)}
-    report["method"]["no_yardstick"] |= {
-        name.removeprefix(STICK): str(failed.pop(name)) for name in list(failed) if name.startswith(STICK)
-    }
-    reference = _judge(subject.competitors, outputs, failed, report["reference"])
+    _report_yardsticks(report, batch, turns, failed)
+    reference = _reference(subject.competitors, outputs, failed, report["reference"])
     report["reference"] = report["reference"] or (None if reference is None else reference.name)
-    if beside:
-        report["yardstick"][str(batch)] = {
-            name: _rounded(timing.undisturbed(rounds)) for name, rounds in beside.items()
-        }
-    if turns:
-        if pictures is not None:
-            pictures.update({name: output[:4] for name, output in outputs.items() if name not in pictures})
-        for competitor in subject.competitors:
-            if competitor.name in turns and competitor.name not in failed:
-                with timing.noted(competitor.name, failed):
-                    row = _figures(report, competitor, batch, turns, failed)
-                    row |= _fidelity(subject.interface, competitor, reference, outputs)
-                    row["split"] = asdict(splits[competitor.name]) if competitor.name in splits else None
-                    report["results"].append(row)
+
+    # One row for each competitor.
+    if session.pictures is not None and turns:
+        session.pictures.update({name: out[:4] for name, out in outputs.items() if name not in session.pictures})
+    for competitor in subject.competitors:
+        if competitor.name in turns and competitor.name not in failed:
+            with timing.noted(competitor.name, failed):
+                row = _figures(report, competitor, batch, turns, failed)
+                row |= _fidelity(subject.interface, competitor, reference, outputs)
+                row["split"] = asdict(splits[competitor.name]) if competitor.name in splits else None
+                report["results"].append(row)
     report["failed"] += [_failure(name, batch, error) for name, error in failed.items()]
     if interrupted:
         raise KeyboardInterrupt
 
 
-def _set(stage: isolated.Stage, subject: Subject, settings: Settings, threads: int) -> dict[str, Exception]:
-    """Put competitors and yardsticks where they are timed; the errors of those that could not be."""
-    recipes = {
-        competitor.name: competitor.recipe if stage.able and competitor.recipe is not None else competitor
-        for competitor in subject.competitors
-    }
-    sticks = yardsticks.recipes(subject.competitors, settings.device, threads)
-    return stage.add({**recipes, **{STICK + name: recipe for name, recipe in sticks.items()}})
+def _report_yardsticks(report: dict[str, Any], batch: int, turns: timing.Turns, failed: dict[str, Exception]) -> None:
+    """Move the yardsticks' times and errors out of the competitors' into the report."""
+    times = {name.removeprefix(STICK): turns.pop(name) for name in list(turns) if name.startswith(STICK)}
+    errors = {name.removeprefix(STICK): str(failed.pop(name)) for name in list(failed) if name.startswith(STICK)}
+    report["method"]["no_yardstick"] |= errors
+    if times:
+        report["yardstick"][str(batch)] = {name: _rounded(timing.undisturbed(rounds)) for name, rounds in times.items()}
 
 
-def _timed(
-    subject: Subject,
+def _take_turns(
+    session: _Session,
     stage: isolated.Stage,
     pool: Sequence[Inputs],
-    settings: Settings,
     turns: timing.Turns,
     failed: dict[str, Exception],
-    others: list[float],
-    watch: Watch,
 ) -> None:
-    """Time every competitor, and yardsticks beside them; interrupted too, it says what others took meanwhile."""
+    """Time competitors and yardsticks into `turns`, and note what other processes took, also when interrupted."""
+    settings, competitors = session.settings, session.subject.competitors
     since: list[Others] = []
 
     def ready() -> None:
@@ -447,14 +472,14 @@ def _timed(
 
     try:
         if settings.strict:
-            runs = {competitor.name: competitor.over(pool) for competitor in subject.competitors}
-            timing.one_by_one(runs, settings.seconds, settings.iterations, turns, failed, ready, watch.look)
+            runs = {competitor.name: competitor.over(pool) for competitor in competitors}
+            timing.one_by_one(runs, settings.seconds, settings.iterations, turns, failed, ready, session.watch.look)
             return
         timed = stage.timed(pool)
-        names = [competitor.name for competitor in subject.competitors]
+        names = [competitor.name for competitor in competitors]
         # The ratios that are shown, and those that `compare` looks at.
         known = [(EAGER, name) for name in names if name != EAGER]
-        known += [(STICK + competitor.engine, competitor.name) for competitor in subject.competitors]
+        known += [(STICK + competitor.engine, competitor.name) for competitor in competitors]
         timing.interleaved(
             {name: timed[name] for name in dict.fromkeys([*names, *timed]) if name in timed},
             settings.seconds,
@@ -463,10 +488,10 @@ def _timed(
             failed,
             ready,
             known,
-            watch.look,
+            session.watch.look,
         )
     finally:
-        others += [share for watched in since if (share := watched.share()) is not None]
+        session.others += [share for watched in since if (share := watched.share()) is not None]
 
 
 def _compute(
@@ -476,7 +501,7 @@ def _compute(
     outputs: dict[str, Output],
     failed: dict[str, Exception],
 ) -> None:
-    """What each gives for the first inputs of the pool, put into `outputs`."""
+    """Run each competitor on the first inputs of the pool, into `outputs`."""
     least = COMPARED if interface.noise is not None else COMPARED_PICTURES
     compared = pool[: max(1, -(-least // len(pool[0][0])))]
     for competitor in competitors:
@@ -485,34 +510,34 @@ def _compute(
 
 
 def _failure(name: str, batch: int, error: Exception) -> dict[str, Any]:
-    """One that could not go on, as the report holds it."""
+    """A competitor that failed, as the report holds it."""
     return {"competitor": name, "batch": batch, "reason": str(error) or type(error).__name__}
 
 
-def _examine(report: dict[str, Any], subject: Subject, examiner: Examiner) -> None:
-    """FID and KID of every competitor that was measured, into its costs."""
+def _distances(report: dict[str, Any], subject: Subject, examiner: Examiner) -> None:
+    """Add FID and KID of every competitor that was timed."""
     measured = {row["competitor"] for row in report["results"]}
     able = [competitor for competitor in subject.competitors if competitor.name in measured]
-    judge = next((competitor for competitor in able if competitor.name == report["reference"]), None)
+    reference = next((competitor for competitor in able if competitor.name == report["reference"]), None)
     batch = max(row["batch"] for row in report["results"])
 
     def failed(name: str, error: Exception) -> None:
         report["failed"].append(_failure(name, batch, error))
 
-    for name, figures in examiner(able, judge, failed).items():
+    for name, figures in examiner(able, reference, failed).items():
         report["competitors"][name].update(figures)
     report["distance"] = examiner.method
 
 
-def _judge(
+def _reference(
     competitors: Sequence[Competitor],
     outputs: Mapping[str, Output],
     failed: dict[str, Exception],
     before: str | None = None,
 ) -> Competitor | None:
-    """Whom the others' pictures are compared with: eager PyTorch, or else the FP32 artifact in its first engine.
+    """The competitor that the others' outputs are compared with: eager PyTorch, else the first FP32 artifact.
 
-    The same at every batch size: where that one failed, nothing is compared. One that gives NaN has failed.
+    It is the same at every batch size: where that one failed, nothing is compared. One that returns NaN has failed.
     """
     for competitor in sorted(competitors, key=lambda other: other.name != EAGER):
         may_serve = (
@@ -525,7 +550,7 @@ def _judge(
         if np.isfinite(outputs[competitor.name]).all():
             return competitor
         failed[competitor.name] = EngineError(
-            "it gives NaN or infinite values on real inputs: nothing is compared with it"
+            "it returns NaN or infinite values on real inputs: nothing is compared with it"
         )
     return None
 
@@ -559,12 +584,12 @@ def _figures(
 def _fidelity(
     interface: Interface, competitor: Competitor, reference: Competitor | None, outputs: Mapping[str, Output]
 ) -> dict[str, Any]:
-    """How far its pictures are from the reference's, and whether that passes the gate of its precision."""
+    """Distance of a competitor's outputs from the reference's, and whether it passes the gate of its precision."""
     if reference is None or reference is competitor or competitor.name not in outputs:
         return {"psnr": None, "ssim": None, "max_abs": None, "same": None}
     port = interface.output
     difference = fidelity.difference(outputs[competitor.name], outputs[reference.name], port)
-    gate = fidelity.gate_of(_gated(competitor), interface)
+    gate = fidelity.gate_of(_gate_precision(competitor), interface)
     if reference.name != EAGER and gate.max_abs is not None:
         gate = replace(gate, max_abs=2 * gate.max_abs)  # Each may be that far from eager PyTorch, on either side.
     elif port.dtype == "uint8" and gate.max_abs is not None:
@@ -577,7 +602,7 @@ def _fidelity(
     }
 
 
-def _gated(competitor: Competitor) -> Precision:
+def _gate_precision(competitor: Competitor) -> Precision:
     """The precision whose gate applies: TF32 rounds to as many bits as FP16."""
     if "TF32" in competitor.computes:
         return "fp16"
@@ -594,9 +619,9 @@ def warnings(results: Sequence[Mapping[str, Any]], others: float | None, load: f
 
     Args:
         results: Rows of the report.
-        others: Share of the cores' time that others took while it was timed; None where the system does not tell.
-        load: Processes that wanted to run in the minute before anything was opened, to go by in that case.
-        cores: That this process may use.
+        others: Share of the cores' time that other processes took during the timing; None if the system does not tell.
+        load: Load average before anything was opened, used where `others` is None.
+        cores: Cores that this process may use.
     """
     texts = []
     share = ""

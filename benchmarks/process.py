@@ -43,12 +43,11 @@ print("device", max(0, held() - empty) if empty else 0)
 print("asking", asking)
 """
 SIZED = """
-from dataclasses import replace
 def sized(interface, shape):
-    first, *rest = interface.inputs
-    if shape:
-        first = replace(first, shape=(first.shape[0], *map(int, shape.split("x"))))
-    return replace(interface, inputs=(first, *rest))
+    if not shape:
+        return interface
+    sizes = tuple(map(int, shape.split("x")))
+    return interface.at_size(*(sizes[1:] if interface.inputs[0].layout == "NCHW" else sizes[:2]))
 """
 """Gives an interface's pictures the size that is measured."""
 ARTIFACT = """

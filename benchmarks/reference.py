@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ganedge.benchmarks.competitor import NOT_ASKED, SPLITS, TORCH, WARM_SPLITS, Competitor, Split
-from ganedge.benchmarks.size import own_size
 from ganedge.export import modules
 from ganedge.export.checkpoints import LoadedModule
 from ganedge.export.from_torch import per_picture, unwrap
@@ -107,7 +106,7 @@ def _completed(spec: SourceSpec, manifest: Manifest) -> SourceSpec:
     interface = manifest.interface
     port = interface.inputs[0]
     if port.role == "image":
-        rows, columns = own_size(port)
+        rows, columns = port.sides
         height, width = rows if isinstance(rows, int) else "H", columns if isinstance(columns, int) else "W"
         text = f"{port.channels}x{height}x{width}"
     else:

@@ -9,7 +9,6 @@ for, or else the size the generator was trained at, or else `SIDE`, and always i
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 from ganedge.export.sizes import read_size
@@ -40,7 +39,7 @@ def settled(manifest: Manifest, requested: str | None = None) -> tuple[Interface
         if requested is not None:
             raise UsageError(f"--size {requested}: the size of what this generator draws is part of its weights")
         return interface, ""
-    own = own_size(port)
+    own = port.sides
     height, width = _read(requested) if requested is not None else _default(manifest, port)
     for fixed, size, what in zip(own, (height, width), ("height", "width"), strict=True):
         if isinstance(fixed, int) and size != fixed:
@@ -57,19 +56,7 @@ def settled(manifest: Manifest, requested: str | None = None) -> tuple[Interface
     if not any(isinstance(size, str) for size in own):
         return interface, "the only one it takes"
     why = "as asked" if requested is not None else "as trained" if manifest.source.size else "nothing says another"
-    return replace(interface, inputs=(at(port, height, width), *interface.inputs[1:])), why
-
-
-def own_size(port: Port) -> tuple[int | str, int | str]:
-    """Height and width as a picture's port says them; a text where any will do."""
-    return (port.shape[2], port.shape[3]) if port.layout == "NCHW" else (port.shape[1], port.shape[2])
-
-
-def at(port: Port, height: int, width: int) -> Port:
-    """A picture's port, of one size."""
-    batch, *rest = port.shape
-    shape = (batch, rest[0], height, width) if port.layout == "NCHW" else (batch, height, width, rest[-1])
-    return replace(port, shape=shape)
+    return interface.at_size(height, width), why
 
 
 def inputs(interface: Interface) -> list[dict[str, Any]]:
@@ -99,5 +86,5 @@ def _read(text: str) -> tuple[int, int]:
 def _default(manifest: Manifest, port: Port) -> tuple[int, int]:
     """The training's size where it is known; a multiple that it does not hold rounds it up."""
     least = -(-(manifest.source.size or SIDE) // port.multiple) * port.multiple
-    height, width = own_size(port)
+    height, width = port.sides
     return (height if isinstance(height, int) else least, width if isinstance(width, int) else least)

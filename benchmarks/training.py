@@ -165,55 +165,51 @@ def compare(
     compiled: bool = False,
     watch: Watch | None = None,
 ) -> dict[str, Any]:
-    """Train both in turns.
+    """Train with both loops in turns.
 
     Args:
         name: One of `CASES`.
-        seconds: Until each has run for this long.
+        seconds: Least time for each loop.
         precision: Of our loop; the plain one is FP32.
         device: Of both loops.
         compiled: Whether ours compiles its networks, before anything is timed.
-        watch: Looks at the machine between turns.
+        watch: Watches the machine between turns.
 
     Returns:
-        Images per second of both over all their time, how many times as fast ours is by that, with its interval, and
-        the latencies of their steps. After Ctrl-C it is of the turns until then, and `partial`.
+        Images per second of both over their whole time, our speedup from these totals with its interval, and
+        percentiles of the step times. After Ctrl-C it covers the turns until then, and is `partial`.
 
     Raises:
         KeyboardInterrupt: before both had a turn.
-        GanEdgeError: a device whose memory ended.
+        GanEdgeError: the device ran out of memory.
     """
     config_values = CASES[name]
     shape = (ITEMS, config_values["size"], config_values["size"], config_values["channels"])
     pixels = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
     turn = CUDA_TURN if device == "cuda" else 1
-    watch = Watch(device) if watch is None else watch
-    runs: dict[str, Iterator[str]] = {
+    loops: dict[str, Iterator[str]] = {
         "plain": plain_steps(name, pixels, config_values, device),
         "ganedge": our_steps(name, pixels, config_values, precision, device, compiled),
     }
-    times: dict[str, list[float]] = {key: [] for key in runs}
-    computes = {}
+
+    # Time both in turns.
+    times: dict[str, list[float]] = {key: [] for key in loops}
+    computes: dict[str, str] = {}
     partial = False
     try:
-        for key, steps in runs.items():
-            computes[key] = _computed(next(steps), device)
-            _warm_up(steps, turn, device)
-        while min(map(sum, times.values())) < seconds or len(times["plain"]) < 2:
-            for key, steps in runs.items():
-                times[key].append(_timed(steps, turn, device))
-            watch.look()
+        _alternate(loops, times, computes, seconds, turn, device, Watch(device) if watch is None else watch)
     except KeyboardInterrupt:
         partial = True
         if not times["ganedge"]:
             raise
-    except RuntimeError as error:
-        if not isinstance(error, torch.OutOfMemoryError):
-            raise
-        raise GanEdgeError(f"the memory of {device} ended") from error
+    except torch.OutOfMemoryError as error:
+        raise GanEdgeError(f"device {device} ran out of memory") from error
+
+    # Summarise.
     rounds = len(times["ganedge"])  # Of both: an interruption may have cut the last one short.
     steps_of = {key: np.array(turn_times[:rounds]) / turn for key, turn_times in times.items()}
     speedup, low, high = _ratio_of_totals(steps_of["plain"], steps_of["ganedge"], turn)
+    quantiles = {"p50": 50, "p90": 90, "p95": 95, "p99": 99}
     return {
         "variant": name,
         "partial": partial,
@@ -223,19 +219,38 @@ def compare(
         "compiled": compiled,
         "device": device,
         "turn": turn,
-        "steps": dict.fromkeys(runs, rounds * turn),
+        "steps": dict.fromkeys(loops, rounds * turn),
         "step_s": {
-            key: {part: float(np.percentile(turn_times, int(part[1:]))) for part in ("p50", "p90", "p95", "p99")}
-            for key, turn_times in steps_of.items()
+            key: {part: float(np.percentile(step_times, share)) for part, share in quantiles.items()}
+            for key, step_times in steps_of.items()
         },
         "images_per_s": {
-            key: config_values["batch"] / float(turn_times.mean()) for key, turn_times in steps_of.items()
+            key: config_values["batch"] / float(step_times.mean()) for key, step_times in steps_of.items()
         },
-        "spread": max(_spread(turn_times) for turn_times in steps_of.values()),
+        "spread": max(_spread(step_times) for step_times in steps_of.values()),
         "speedup": speedup,
         "speedup_low": low,
         "speedup_high": high,
     }
+
+
+def _alternate(
+    loops: dict[str, Iterator[str]],
+    times: dict[str, list[float]],
+    computes: dict[str, str],
+    seconds: float,
+    turn: int,
+    device: Device,
+    watch: Watch,
+) -> None:
+    """Warm both loops up, then time a turn of each until each has run for `seconds`; fills `times` and `computes`."""
+    for key, steps in loops.items():
+        computes[key] = _computed(next(steps), device)
+        _warm_up(steps, turn, device)
+    while min(map(sum, times.values())) < seconds or len(times["plain"]) < 2:
+        for key, steps in loops.items():
+            times[key].append(_timed(steps, turn, device))
+        watch.look()
 
 
 def _warm_up(steps: Iterator[str], turn: int, device: Device) -> None:
@@ -249,7 +264,7 @@ def _warm_up(steps: Iterator[str], turn: int, device: Device) -> None:
 
 
 def _computed(precision: str, device: Device) -> str:
-    """What that really is: PyTorch rounds what goes into FP32 convolutions on CUDA, unless it is told not to."""
+    """The precision that is really computed: on CUDA, PyTorch uses TF32 in FP32 convolutions by default."""
     rounds = device == "cuda" and torch.backends.cudnn.allow_tf32
     return "fp32 (TF32 in convolutions)" if precision == "fp32" and rounds else precision
 
@@ -296,13 +311,13 @@ def measure(
     device: Device = "cpu",
     compiled: bool = False,
 ) -> dict[str, Any]:
-    """Every case in turn, a line said of each.
+    """Measure every case, and report a line for each.
 
     Args:
         seconds: Each loop of each case runs at least this long.
         threads: Of both loops; all cores by default.
         precision: Of our loop.
-        say: Takes the lines.
+        say: Called with each line.
         device: Of both loops.
         compiled: Whether ours compiles its networks.
 
@@ -311,8 +326,8 @@ def measure(
         is partial.
 
     Raises:
-        EngineError: CUDA is asked for, and there is none.
-        UsageError: seconds that are no time.
+        EngineError: device is cuda, and there is none.
+        UsageError: seconds out of range.
     """
     if not 0 <= seconds <= 86_400:
         raise UsageError(f"--seconds {seconds:g}: give 0 to 86400, a day")
@@ -357,7 +372,7 @@ def measure(
 
 
 def line(result: Mapping[str, Any]) -> str:
-    """One case in words."""
+    """One case as a line for the terminal."""
     rates, low, high = result["images_per_s"], result["speedup_low"], result["speedup_high"]
     return (
         f"{result['variant']:<8} batch {result['config']['batch']}: plain {rates['plain']:.0f}, "
@@ -368,7 +383,7 @@ def line(result: Mapping[str, Any]) -> str:
 
 
 def _timed(steps: Iterator[str], turn: int, device: Device) -> float:
-    """Seconds of a turn of steps, until the device has done them."""
+    """Seconds of a turn of steps, until the device has finished them."""
     before = time.perf_counter()
     for _ in range(turn):
         next(steps)

@@ -67,6 +67,7 @@ def export_all(
     from ganedge.export.open_source import open_source
     from ganedge.export.source import SourceSpec
     from ganedge.export.spec import ExportSpec, check_formats
+    from ganedge.export.speed import measured
     from ganedge.export.to_tensorrt import Settings
     from ganedge.export.to_triton import check_backend
     from ganedge.export.to_web import check_web
@@ -90,11 +91,15 @@ def export_all(
     _check_model(settings, spec, model)
     files = plan(Path(path), model, spec)
 
-    # Change the precision, prove, write.
+    # Change the precision, prove, measure, write.
     name = default_path(model, spec.precision or model.precision, "onnx", spec.engine).stem
     artifact = replace(make(model, spec), name=name)
     for line in artifact.lines():
         say(line)
+    if spec.target != "tensorrt":  # Its graph is not meant for the engines that could be timed here.
+        artifact, lines = measured(artifact, model, spec.require_speedup)
+        for line in lines:
+            say(line)
     return write(Path(path), artifact, files, spec, build, say)
 
 

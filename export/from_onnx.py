@@ -1,7 +1,7 @@
 """From an .onnx file, ours or another's, to an `SourceModel`. No torch here: this is the way in on a small device.
 
     original = of_onnx(Path("generator.onnx"))
-    original = of_onnx(Path("theirs.onnx"), kind="image", value_range=(0.0, 1.0))
+    original = of_onnx(Path("theirs.onnx"), SourceSpec(kind="image", range=(0.0, 1.0)))
 
 The reference of every proof is the file itself, in the first engine that is installed.
 """
@@ -9,24 +9,25 @@ The reference of every proof is the file itself, in the first engine that is ins
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper, version_converter
+from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, numpy_helper, version_converter
 
 from ganedge.export import rewrite
-from ganedge.export.graph import attributes, constants, copied, opset, rename, set_nodes, shapes_for
-from ganedge.export.sizes import find_multiple
+from ganedge.export.graph import attributes, constants, copied, opset
+from ganedge.export.onnx_ports import adapt_ports
+from ganedge.export.sizes import CHANNELS, find_multiple
+from ganedge.export.source import SourceSpec, metadata
 from ganedge.export.source_model import Arrays, Run, SourceModel
-from ganedge.runtime import engines, onnx_file
+from ganedge.runtime import engines
 from ganedge.runtime.errors import ArtifactError, GanEdgeError, UsageError, one_line
 from ganedge.runtime.files import read_file
-from ganedge.runtime.manifest import KEY, Interface, Noise, NormMode, Port, Precision, Source, program, read_artifact
+from ganedge.runtime.manifest import KEY, Interface, NormMode, Port, Precision, Source, program, read_artifact
 from ganedge.runtime.pictures.shared_norm import WHOLE_PICTURE
 
 OPSET = 18
@@ -47,89 +48,62 @@ QUANTISED = frozenset(
     }
 )
 """Operators of a graph that is INT8 already."""
-CASTS: dict[int, int] = {
-    TensorProto.FLOAT16: TensorProto.FLOAT,
-    TensorProto.BFLOAT16: TensorProto.FLOAT,
-    TensorProto.INT32: TensorProto.INT64,
-}
-"""Types of inputs and outputs that get a cast inside the graph, and the type that callers see."""
-ELEMENTWISE = frozenset({"Add", "Cast", "Clip", "Div", "Identity", "Mul", "Pad", "Sub"})
-"""Operators that may stand before the first convolution and keep the order of dimensions."""
 TRAINING = "BatchNormalization in training mode"
 
 
-def of_onnx(
-    path: Path,
-    kind: Literal["latent", "image"] | None = None,
-    value_range: tuple[float, float] = (-1.0, 1.0),
-    noise: Noise = "normal",
-    classes: Sequence[str] = (),
-    tried: bool = True,
-) -> SourceModel:
+def of_onnx(path: Path, spec: SourceSpec | None = None, tried: bool = True) -> SourceModel:
     """Read an ONNX file.
 
     Args:
         path: An artifact of ours, whose manifest says everything, or any other ONNX model.
-        kind: What goes into a foreign one.
-        value_range: Values of black and white in its pictures.
-        noise: The distribution of its latents.
-        classes: Names of the classes that its second input chooses from.
+        spec: What the user states of a foreign one.
         tried: Whether a foreign one whose pictures may have any size is run to find their multiple. Where one size is
             asked for that says nothing: it may be the only one at which it works.
 
     Raises:
         ArtifactError: no such file, damaged, its weights elsewhere and missing, or no valid ONNX.
-        UsageError: a foreign one, and not said what goes in.
+        UsageError: a foreign one that does not say what goes in, or contradicts the specification.
     """
     data = read_file(path)
     if KEY in metadata(data, path):
-        if kind is not None:
-            raise UsageError(f"--kind {kind}: {path} says itself what it takes; leave --kind out")
-        manifest, _ = read_artifact(path)
-        model = onnx.load_model_from_string(data)
-        del model.metadata_props[:]
-        _name_nodes(model)
-        model = rewrite.tidy(model, _names(manifest.interface))
-        run = _in_engine(model, manifest.precision)
-        return SourceModel(
-            model,
-            manifest.interface,
-            manifest.norm_mode,
-            manifest.source,
-            run,
-            path.parent,
-            path.stem,
-            manifest.precision,
-            manifest.parity,
-        )
-    if kind is None:
-        raise UsageError(f"{path} has no manifest: say what goes in with --kind latent|image (and --range, --noise)")
+        return _of_artifact(path)
     model = _checked(_load(path), path)
-    _cast_ports(model)
-    _complete_shapes(model)
-    outputs = [value.name for value in model.graph.output]
-    interface = _interface(model, kind, value_range, noise, tuple(classes))
+    spec, notes = adapt_ports(model, spec or SourceSpec(), path)
+    interface = _interface(model, spec)
     source = Source(variant=path.name, weights=hashlib.sha256(data).hexdigest(), program=program())
     precision = _precision(model)
     _name_nodes(model)
     rewrite.fold_batch_norm(model)
     model = rewrite.tidy(model, _names(interface))
     run = _in_engine(model, precision)
-    model, interface, notes = _sized(model, interface, run) if tried else (model, interface, ())
-    if len(outputs) > 1:
-        notes = (*notes, f"it has {len(outputs)} outputs ({', '.join(outputs)}): the first, {outputs[0]}, is taken")
+    if tried:
+        model, interface, untried = _sized(model, interface, run)
+        notes += untried
     if precision != "fp32":
-        notes = (*notes, f"it is {precision} inside already, and is proven to stay what it is")
+        notes += (f"it is {precision} inside already, and is proven to stay what it is",)
     mode = _norm_mode(model, interface)
     return SourceModel(model, interface, mode, source, run, path.parent, path.stem, precision, notes=notes)
 
 
-def metadata(data: bytes, path: Path) -> dict[str, str]:
-    """What an .onnx file says of itself; where it is none, an ArtifactError that names it."""
-    try:
-        return onnx_file.split(data)[1]
-    except ArtifactError as error:
-        raise ArtifactError(f"{path}: {error}") from error
+def _of_artifact(path: Path) -> SourceModel:
+    """Read an artifact, whose manifest says everything."""
+    manifest, _ = read_artifact(path)
+    model = onnx.load_model_from_string(read_file(path))
+    del model.metadata_props[:]
+    _name_nodes(model)
+    model = rewrite.tidy(model, _names(manifest.interface))
+    run = _in_engine(model, manifest.precision)
+    return SourceModel(
+        model,
+        manifest.interface,
+        manifest.norm_mode,
+        manifest.source,
+        run,
+        path.parent,
+        path.stem,
+        manifest.precision,
+        manifest.parity,
+    )
 
 
 def _precision(model: ModelProto) -> Precision:
@@ -220,94 +194,38 @@ def _checked(model: ModelProto, path: Path) -> ModelProto:
     return model
 
 
-def _cast_ports(model: ModelProto) -> None:
-    """Make half-precision ports float32 and INT32 labels INT64, as callers know them, by casts inside the graph."""
-    graph = model.graph
-    before: list[NodeProto] = []
-    after: list[NodeProto] = []
-    for value in (*graph.input, *graph.output):
-        element = value.type.tensor_type.elem_type
-        if element not in CASTS:
-            continue
-        inner = f"{value.name}_{TensorProto.DataType.Name(element).lower()}"
-        rename(graph.node, value.name, inner)
-        if value in graph.input:
-            before.append(helper.make_node("Cast", [value.name], [inner], f"cast_{inner}", to=element))
-        else:
-            after.append(helper.make_node("Cast", [inner], [value.name], f"cast_{inner}", to=CASTS[element]))
-        value.type.tensor_type.elem_type = CASTS[element]
-    if before or after:
-        set_nodes(graph, [*before, *graph.node, *after])
-
-
-def _complete_shapes(model: ModelProto) -> None:
-    """Fill in channels that ports leave unknown: from the first convolution's weights, and by inference."""
-    for value in model.graph.input:
-        dims = value.type.tensor_type.shape.dim
-        if len(dims) == 4 and not dims[1].dim_value and not dims[3].dim_value:
-            channels, channels_last = _first_channels(model, value.name)
-            if channels:
-                dims[3 if channels_last else 1].dim_value = channels
-    graph, shapes = shapes_for(model, {})
-    ranks = {value.name: len(value.type.tensor_type.shape.dim) for value in graph.output}
-    for value in model.graph.output:
-        dims = value.type.tensor_type.shape.dim
-        while len(dims) < ranks[value.name]:
-            dims.add()
-        for dim, size in zip(dims, shapes[value.name], strict=False):
-            if size and not dim.dim_value:
-                dim.dim_value = size
-
-
-def _first_channels(model: ModelProto, name: str) -> tuple[int, bool]:
-    """Return the channels of an input by the first convolution behind it, and whether they are its last dimension."""
-    weights, channels_last = constants(model.graph), False
-    for node in model.graph.node:  # In order of computation.
-        if name not in node.input[:1]:
-            continue
-        if node.op_type == "Conv" and node.input[1] in weights:
-            return int(weights[node.input[1]].dims[1] * attributes(node).get("group", 1)), channels_last
-        if node.op_type == "Transpose" and list(attributes(node).get("perm", [])) == [0, 3, 1, 2]:
-            channels_last = True
-        elif node.op_type not in ELEMENTWISE:
-            break
-        name = node.output[0]
-    return 0, False
-
-
-def _interface(
-    model: ModelProto, kind: str, value_range: tuple[float, float], noise: Noise, classes: tuple[str, ...]
-) -> Interface:
-    """What a foreign graph takes and gives."""
-    values = list(model.graph.input)
-    if len(values) != (2 if classes else 1):
-        names = ", ".join(value.name for value in values)
-        raise UsageError(
-            f"this model takes {len(values)} inputs ({names}): a second one needs --classes, more cannot be"
-        )
-    first = _port(values[0], kind, value_range)
+def _interface(model: ModelProto, spec: SourceSpec) -> Interface:
+    """Describe what a foreign graph takes and returns, after `adapt_ports`."""
+    first = _port(model.graph.input[0], spec.kind or "latent", spec.range)
     ports: tuple[Port, ...] = (first,)
-    if classes:
-        ports = (first, Port(values[1].name, "label", "int64", (first.shape[0],), "N"))
-        _set_batch(values[1])
-    given = model.graph.output[0]
-    role = "image" if len(given.type.tensor_type.shape.dim) == 4 else "points"
-    output = _port(given, role, value_range)
-    del model.graph.output[1:]
-    sample_noise = noise if kind == "latent" else None
+    if spec.classes:
+        ports = (first, Port(model.graph.input[1].name, "label", "int64", (first.shape[0],), "N"))
+        _set_batch(model.graph.input[1])
+    returned = model.graph.output[0]
+    role = "image" if len(returned.type.tensor_type.shape.dim) == 4 else "points"
+    output = _port(returned, role, spec.output_range or spec.range)
+    noise = spec.noise if spec.kind == "latent" else None
     try:
-        return Interface(f"{kind}-to-{role}", ports, (output,), sample_noise, classes)  # type: ignore[arg-type]
+        return Interface(f"{spec.kind}-to-{role}", ports, (output,), noise, spec.classes)  # type: ignore[arg-type]
     except ArtifactError as error:
-        raise UsageError(f"this model is not what --kind {kind} says: {error}") from error
+        raise UsageError(f"this model is not what --kind {spec.kind} says: {error}") from error
 
 
 def _port(value: ValueInfoProto, role: str, value_range: tuple[float, float]) -> Port:
     tensor = value.type.tensor_type
     dims = list(tensor.shape.dim)
+    shown = "×".join(str(dim.dim_value or dim.dim_param or "?") for dim in dims) or "of unknown dimensions"
     if tensor.elem_type not in DTYPES or len(dims) not in (2, 4):
-        raise UsageError(f"{value.name} of this model is no float32 or uint8 tensor of 2 or 4 dimensions")
+        element = TensorProto.DataType.Name(tensor.elem_type).lower()
+        state = "give its shape, such as --output-shape 1x28x28" if role == "points" else "give --input"
+        raise UsageError(f"{value.name} of this model is {element}, {shown}: an image or a latent is needed; {state}")
     _set_batch(value)
-    nhwc = role == "image" and dims[3].dim_value in (1, 3, 4) and dims[1].dim_value not in (1, 3, 4)
+    nhwc = role == "image" and dims[3].dim_value in CHANNELS and dims[1].dim_value not in CHANNELS
+    if role == "image" and dims[3 if nhwc else 1].dim_value not in CHANNELS:
+        raise UsageError(
+            f"{value.name} of this model, {shown}, has no 1, 3 or 4 channels; give --input 3xHxW (HxWx3 where the "
+            "channels come last) where its sizes are unknown, or --result where it returns several"
+        )
     names = ("batch", "height", "width", "channels") if nhwc else ("batch", "channels", "height", "width")
     shape: list[int | str] = []
     for axis, size in enumerate(dims):

@@ -13,9 +13,8 @@ import json
 import re
 import sys
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from math import isqrt
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -28,7 +27,7 @@ from ganedge.export.arguments import fitting_arguments
 from ganedge.export.checkpoints import SCRIPT, LoadedModule, load_part, part_note, parts_of, read_checkpoint
 from ganedge.export.from_torch import of_network, try_run, unwrap
 from ganedge.export.frozen import freeze
-from ganedge.export.sizes import read_size
+from ganedge.export.sizes import CHANNELS, dimensions, flat_image, main_result, read_size
 from ganedge.export.source import SourceSpec
 from ganedge.export.source_model import SourceModel
 from ganedge.export.to_onnx import example_input
@@ -37,8 +36,6 @@ from ganedge.runtime.manifest import Interface, Port, Source, program
 
 TRIED_SIDE = 256
 """Height and width to try a network with where it takes any, pixels: every usual multiple divides it."""
-CHANNELS = (1, 3, 4)
-"""Channels that an image can have."""
 
 
 def open_module(source: str, spec: SourceSpec) -> LoadedModule:
@@ -202,17 +199,47 @@ def _adapt_io(loaded: LoadedModule) -> LoadedModule:
             notes = (*notes, "it takes a vector with a one for the class: made from --classes inside")
 
     # Select one of several results, and recognise flat images.
-    if isinstance(result, (tuple, list, Mapping)):
-        keys = list(result) if isinstance(result, Mapping) else list(range(len(result)))
-        tensors = [key for key in keys if isinstance(result[key], Tensor)]
-        if tensors:
-            network, result = SelectedOutput(network, tensors[0]), result[tensors[0]]
-            notes = (*notes, f"it returns {len(keys)} results: the first tensor, [{tensors[0]!r}], is taken")
+    if not isinstance(result, Tensor) and result is not None:
+        network, result, note = _select_result(network, result, spec)
+        notes = (*notes, *note)
+    elif spec.result not in (None, "0"):
+        raise UsageError(f"--result {spec.result}: this generator returns one tensor; leave it out")
     shape = _image_of(result) if spec.output_shape is None else None
     if shape is not None:
         spec = replace(spec, output_shape=shape)
         notes = (*notes, f"its flat output is taken for an image of {shape}; --output-shape states another")
     return replace(loaded, network=network, spec=spec, notes=(*notes, *frozen_notes))
+
+
+def _select_result(network: nn.Module, result: Any, spec: SourceSpec) -> tuple[nn.Module, Any, tuple[str, ...]]:
+    """Take the tensor that --result names, else the one that is most likely the picture; the last item is a note."""
+    tensors = dict(_tensors(result))
+    if not tensors:
+        return network, result, ()
+    names = [".".join(map(str, path)) for path in tensors]
+    if spec.result is None:
+        index = main_result([tuple(tensor.shape) for tensor in tensors.values()])
+        shown = ", ".join(names[:8])
+        note = f"it returns {len(names)} tensors ({shown}): {names[index]} is taken; --result takes another"
+        notes = (note,) if len(names) > 1 else ()
+    elif spec.result in names:
+        index, notes = names.index(spec.result), ()
+    else:
+        raise UsageError(f"--result {spec.result}: this generator returns {', '.join(names)}")
+    path = list(tensors)[index]
+    return SelectedOutput(network, path), tensors[path], notes
+
+
+def _tensors(result: Any, path: tuple[int | str, ...] = ()) -> Iterator[tuple[tuple[int | str, ...], Tensor]]:
+    """Yield all tensors in lists and tables, with the keys that lead to each."""
+    if isinstance(result, Tensor):
+        yield path, result
+    elif isinstance(result, Mapping):
+        for key, value in result.items():
+            yield from _tensors(value, (*path, key))
+    elif isinstance(result, (list, tuple)):
+        for index, value in enumerate(result):
+            yield from _tensors(value, (*path, index))
 
 
 def _tried_sizes(spec: SourceSpec) -> list[int]:
@@ -248,13 +275,7 @@ def _inferred(network: nn.Module, spec: SourceSpec) -> SourceSpec:
 
 def _image_of(result: Any) -> str | None:
     """Return the square image that a flat output of 784 or 3072 values is: 1x28x28, 3x32x32."""
-    if not isinstance(result, Tensor) or result.ndim != 2:
-        return None
-    for channels in (1, 3):
-        side = isqrt(result.shape[1] // channels)
-        if side >= 8 and channels * side * side == result.shape[1]:
-            return f"{channels}x{side}x{side}"
-    return None
+    return flat_image(result.shape) if isinstance(result, Tensor) else None
 
 
 def _result(network: nn.Module, *inputs: Tensor) -> Any:
@@ -298,14 +319,16 @@ class OneHot(nn.Module):
 class SelectedOutput(nn.Module):
     """One of several results of a network."""
 
-    def __init__(self, network: nn.Module, key: int | str) -> None:
+    def __init__(self, network: nn.Module, path: Sequence[int | str]) -> None:
         super().__init__()
-        self.network, self.key = network, key
+        self.network, self.path = network, tuple(path)
 
     def forward(self, first: Tensor, label: Tensor | None = None) -> Tensor:
         """Compute, then select."""
-        results = self.network(first) if label is None else self.network(first, label)
-        output: Tensor = results[self.key]
+        result = self.network(first) if label is None else self.network(first, label)
+        for key in self.path:
+            result = result[key]
+        output: Tensor = result
         return output
 
 
@@ -384,24 +407,6 @@ def _stated_shape(text: str, returned: tuple[int, ...]) -> tuple[int | str, ...]
     if len(returned) == 3 and tuple(shape) != returned:
         raise UsageError(f"--output-shape {text}: this generator returns images of {shown} already; leave it out")
     return shape
-
-
-def dimensions(text: str, option: str) -> tuple[int | str, ...]:
-    """Read a shape.
-
-    >>> dimensions("3xHxW", "--input")
-    (3, 'height', 'width')
-    """
-    names: dict[str, str] = {"h": "height", "w": "width"}
-    sizes: list[int | str] = []
-    for part in text.lower().split("x"):
-        if part in names:
-            sizes.append(names[part])
-        elif part.isdigit() and 0 < int(part) <= 65_536:
-            sizes.append(int(part))
-        else:
-            raise UsageError(f"{option} {text}: give sizes with x between them, such as 100, 100x1x1 or 3xHxW")
-    return tuple(sizes)
 
 
 def construct(source: str, kwargs: Mapping[str, Any] | None) -> nn.Module:

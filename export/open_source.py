@@ -48,7 +48,7 @@ def _open_onnx(path: Path, spec: SourceSpec) -> SourceModel:
 
     size = spec.size
     dynamic = size is not None and ("," in size or size == "dynamic")
-    model = of_onnx(path, spec.kind, spec.range, spec.noise, spec.classes, tried=size is None or dynamic)
+    model = of_onnx(path, spec, tried=size is None or dynamic)
     if size is None:
         return model
     if not dynamic:

@@ -6,11 +6,17 @@ low, high = read_range("-1,1")
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from math import isqrt
 
 from ganedge.runtime.errors import GanEdgeError, UsageError
 from ganedge.runtime.manifest import Interface, Port
+
+CHANNELS = (1, 3, 4)
+"""Channels that an image can have."""
+LEAST_SIDE = 8
+"""Height of the smallest image that a flat output is taken for, pixels."""
 
 
 def sized(interface: Interface, size: str | None) -> Interface:
@@ -95,6 +101,58 @@ def read_range(text: str) -> tuple[float, float]:
     if not -1e6 <= low < high <= 1e6:
         raise UsageError(f"--range {text}: give the values of black and white, such as -1,1 or 0,1")
     return low, high
+
+
+def dimensions(text: str, option: str) -> tuple[int | str, ...]:
+    """Read a shape.
+
+    Raises:
+        UsageError: no such shape; the message names the option.
+
+    >>> dimensions("3xHxW", "--input")
+    (3, 'height', 'width')
+    """
+    names: dict[str, str] = {"h": "height", "w": "width"}
+    sizes: list[int | str] = []
+    for part in text.lower().split("x"):
+        if part in names:
+            sizes.append(names[part])
+        elif part.isdigit() and 0 < int(part) <= 65_536:
+            sizes.append(int(part))
+        else:
+            raise UsageError(f"{option} {text}: give sizes with x between them, such as 100, 100x1x1 or 3xHxW")
+    return tuple(sizes)
+
+
+def flat_image(shape: Sequence[int]) -> str | None:
+    """Return the square image that a flat output `[N, values]` is; None where it is none.
+
+    >>> flat_image((2, 784)), flat_image((2, 3072)), flat_image((2, 10))
+    ('1x28x28', '3x32x32', None)
+    """
+    if len(shape) != 2:
+        return None
+    for channels in (1, 3):
+        side = isqrt(shape[1] // channels)
+        if side >= LEAST_SIDE and channels * side * side == shape[1]:
+            return f"{channels}x{side}x{side}"
+    return None
+
+
+def main_result(shapes: Sequence[Sequence[int]]) -> int:
+    """Return the index of the result to take: images before others, colour before grey, large before small, else first.
+
+    >>> main_result([(1, 512), (1, 1, 8, 8), (1, 3, 4, 4), (1, 3, 8, 8), (1, 3, 8, 8)])
+    3
+    """
+
+    def worth(index: int) -> tuple[int, bool, int]:
+        shape = shapes[index]
+        if len(shape) == 4 and shape[1] in CHANNELS:
+            return 2, shape[1] > 1, shape[2] * shape[3]
+        return int(flat_image(shape) is not None), False, 0
+
+    return max(range(len(shapes)), key=worth)
 
 
 def _resize(port: Port, height: int | str, width: int | str) -> Port:

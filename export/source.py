@@ -15,9 +15,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ganedge.export.sizes import read_range
+from ganedge.runtime import onnx_file
 from ganedge.runtime.cli.options import flag
-from ganedge.runtime.errors import UsageError
-from ganedge.runtime.manifest import Noise
+from ganedge.runtime.errors import ArtifactError, UsageError
+from ganedge.runtime.files import read_file
+from ganedge.runtime.manifest import KEY, Noise
 
 PICKLES = (".pt", ".pth", ".ckpt", ".pkl", ".safetensors")
 """Endings of files that torch.save and safetensors write."""
@@ -51,6 +53,8 @@ class SourceSpec:
     """Shape of one input without the batch: 100, 100x1x1, 3x256x256, 3xHxW."""
     output_shape: str | None = None
     """Shape of one image, 1x28x28, where the generator returns a flat vector."""
+    result: str | None = None
+    """Result to take where it returns several: a name, or an index from 0; by default the largest image."""
     range: tuple[float, float] = (-1.0, 1.0)
     """Values of black and white, in the input and in the output."""
     output_range: tuple[float, float] | None = None
@@ -84,6 +88,7 @@ class SourceSpec:
             "weights": None if self.weights is None else Path(self.weights),
             "checkpoint": str(self.checkpoint),
             "size": None if self.size is None else str(self.size),
+            "result": None if self.result is None else str(self.result),
         }
         for name, value in normal.items():
             object.__setattr__(self, name, value)
@@ -96,11 +101,11 @@ class SourceSpec:
 
 
 _VALUES = ("range", "output_range", "mean", "std")
-_INPUTS = ("input", "output_shape", "kind", *_VALUES, "noise", "classes", "norm_mode", "size", "trust")
+_INPUTS = ("input", "output_shape", "result", "kind", *_VALUES, "noise", "classes", "norm_mode", "size", "trust")
 APPLIES: Mapping[str, tuple[str, ...]] = {
     "a run": ("which", "checkpoint", "norm_mode", "size"),
     "an artifact": ("size",),
-    "an .onnx file": ("kind", "range", "noise", "classes", "size"),
+    "an .onnx file": ("kind", "input", "output_shape", "result", *_VALUES, "noise", "classes", "size"),
     "a module": ("kwargs", "weights", "part", *_INPUTS),
     "a pickled module": ("part", *_INPUTS),
     "weights of a named architecture": ("arch", "part", "norm", "norm_mode", "input", *_VALUES, "size", "trust"),
@@ -143,11 +148,15 @@ def kind_of(source: str, arch: str | None = None) -> str:
 
 
 def _has_manifest(path: Path) -> bool:
-    from ganedge.export.from_onnx import metadata
-    from ganedge.runtime.files import read_file
-    from ganedge.runtime.manifest import KEY
-
     return KEY in metadata(read_file(path), path)
+
+
+def metadata(data: bytes, path: Path) -> dict[str, str]:
+    """What an .onnx file says of itself; where it is none, an ArtifactError that names it."""
+    try:
+        return onnx_file.split(data)[1]
+    except ArtifactError as error:
+        raise ArtifactError(f"{path}: {error}") from error
 
 
 def _read_bounds(value: str | tuple[float, float]) -> tuple[float, float]:

@@ -61,6 +61,8 @@ class ExportSpec:
     """Folder of pictures, or number of inputs, to calibrate with; a folder also serves the proof."""
     tolerance: Gate | str | None = field(default=None, metadata=option(panel=PROOF))
     """Gate of the proof: psnr=40,maxabs=1e-3 or none; by default that of the precision."""
+    require_speedup: float | None = field(default=None, metadata=option(panel=PROOF, minimum=0.0))
+    """Write a lower precision only if it is so many times as fast as FP32 here, in the best engine of each: 1.05."""
     batch: str | None = field(default=None, metadata=option(panel=DEPLOY, default="1,1,16; images 1,1,1"))
     """MIN,OPT,MAX batch of a TensorRT engine."""
     workspace: int | None = field(default=None, metadata=option(panel=DEPLOY, minimum=1))
@@ -171,6 +173,11 @@ def check_formats(spec: ExportSpec, given: Collection[str], size: str | None) ->
         raise UsageError("--for chooses the graph variant of INT8: add --int8, or leave it out")
     if "trt" in spec.format and spec.engine == "onnxruntime":
         raise UsageError("--for onnxruntime: TensorRT does not read that graph; export twice, or leave --for out")
+    if spec.require_speedup is not None and (spec.precision in (None, "fp32") or spec.target == "tensorrt"):
+        raise UsageError(
+            "--require-speedup compares a lower precision with FP32 in the engines of this machine: add --fp16, --bf16 "
+            "or --int8, without TensorRT"
+        )
     if spec.count is not None and spec.precision not in ("fp16", "int8"):
         raise UsageError(f"--calibrate {spec.count}: only FP16 and INT8 need values; a folder serves every proof")
 

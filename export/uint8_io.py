@@ -83,7 +83,7 @@ def reference(run: Run, interface: Interface) -> Run:
 
 
 def _is_float_picture(port: Port) -> bool:
-    return port.role == "image" and port.dtype == "float32"
+    return port.is_picture and port.dtype == "float32"
 
 
 def _bytes_port(port: Port) -> Port:

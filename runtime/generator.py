@@ -11,15 +11,17 @@ with load("monet2photo.onnx") as generator:
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from . import tuning
+from .conditions import Conditions, InputStream
 from .engines import EngineOptions, start
 from .errors import ArtifactError, EngineError, EngineMismatch, GanEdgeError, InputError, MissingExtra, UsageError
-from .latents import LatentStream, between
+from .latents import between
 from .manifest import read_artifact
 from .pictures.images import all_finite, to_pixels
 from .pictures.reader import MAX_PIXELS, Depth
@@ -52,20 +54,24 @@ def load(
     batch: int | None = None,
     *,
     rebuild: bool = False,
+    tune: bool = False,
 ) -> Generator:
     """Open an artifact that `gan-export` wrote.
 
     Args:
         path: An `.onnx` file, or an `.engine` with its `.engine.json` beside it, which runs in the TensorRT that
             built it.
-        engine: "onnxruntime", "openvino", an alias of them, or "auto": what `gan-run tune` found fastest on this
-            machine, or else the first that is installed and proven for this artifact.
+        engine: "onnxruntime", "openvino", an alias of them, or "auto": what was measured fastest on this machine, by
+            the export, `gan-run` or `tune`; or else the one that the artifact was made for, or the first that is
+            installed and proven for it.
         device: "cpu", "cuda", "auto", or "tensorrt": ONNX Runtime's TensorRT provider, which builds an engine at
             the first call of a shape.
         threads: Threads of the engine's own pool; None leaves the choice to the engine.
         batch: Items in one engine call at most; None chooses by size.
         rebuild: Build an `.engine` that is damaged, or of another TensorRT or device, again from the ONNX file beside
             it, and replace it, which takes minutes; otherwise it is refused.
+        tune: Where "auto" knows nothing of this artifact on this machine, measure the installed engines first, which
+            takes a second or two, and remember the fastest.
 
     Returns:
         A generator; safe to call from several threads.
@@ -81,7 +87,10 @@ def load(
     if Path(path).suffix == ".engine":
         return _load_engine(Path(path), engine, device, batch, rebuild)
     manifest, model = read_artifact(Path(path))
-    chosen = tuning.recall(manifest.digest) if (engine, device) == ("auto", "auto") else None
+    automatic = (engine, device) == ("auto", "auto")
+    if tune and automatic:
+        tuning.tune_once(model, manifest, threads)
+    chosen = tuning.choose(manifest, threads) if automatic else None
     if chosen is not None:
         tuned = tuning.start_tuned(model, manifest, chosen, threads)
         if tuned is not None:
@@ -92,8 +101,7 @@ def load(
                 Path(path),
                 lambda data: start(data, manifest.precision, chosen.engine, chosen.device, threads),
             )
-    proven = tuning.proven(manifest)
-    started = start(model, manifest.precision, engine, device, threads, proven=proven)
+    started = start(model, manifest.precision, engine, device, threads, proven=tuning.preferred(manifest))
 
     def again(data: bytes) -> Engine:
         return start(data, manifest.precision, started.info.name, device, threads)
@@ -217,16 +225,23 @@ class Generator:
         return self.run(*filled)[:items]
 
     def sample(
-        self, n: int, seed: int | None = None, label: int | None = None, truncation: float | None = None
+        self,
+        n: int,
+        seed: int | None = None,
+        label: int | str | None = None,
+        truncation: float | None = None,
+        style: Any = None,
     ) -> NDArray[np.generic]:
         """Draw new items.
 
         Args:
             n: How many, 1 or more.
             seed: 0 to 2³² - 1: the same seed gives the same latents on every engine and machine; None: new ones.
-            label: A class, 0 to the number of classes - 1, for all of them; None takes the classes in turn.
+            label: A class, 0 to the number of classes - 1 or its name, for all of them; None takes the classes in turn.
                 Only where the generator is conditional.
             truncation: Keep latents within ± this, 0.01 or more: less variety, more typical items. None: as trained.
+            style: Values of a vector input for all of them: an array, numbers with commas or a .npy file; None draws
+                them from the seed where the manifest says how.
 
         Returns:
             uint8 `[n, H, W, C]`, or float32 points `[n, 2]`.
@@ -237,13 +252,11 @@ class Generator:
         """
         if not 1 <= n <= MAX_ITEMS:
             raise UsageError(f"n is {n}: give 1 to {MAX_ITEMS}")
-        stream = self._latents(seed, truncation)
-        labels = self._labels(n, label)
+        stream = InputStream(self._interface, Conditions(label, style), seed, truncation)
         items: NDArray[np.generic] | None = None
         for begin in range(0, n, self.batch):
             end = min(begin + self.batch, n)
-            inputs = [stream.take(end - begin)] if labels is None else [stream.take(end - begin), labels[begin:end]]
-            part = self.finish(self.compute(*inputs))
+            part = self.finish(self.compute(*stream.take(end - begin)))
             if items is None:
                 items = part if end == n else _room(n, part)
             items[begin:end] = part
@@ -251,7 +264,13 @@ class Generator:
         return items
 
     def interpolate(
-        self, seed_a: int, seed_b: int, steps: int, label: int | None = None, truncation: float | None = None
+        self,
+        seed_a: int,
+        seed_b: int,
+        steps: int,
+        label: int | str | None = None,
+        truncation: float | None = None,
+        style: Any = None,
     ) -> NDArray[np.generic]:
         """Go from one item to another through latent space: the first items of two seeds, and what lies between.
 
@@ -261,6 +280,7 @@ class Generator:
             steps: Items in all, both ends included, 2 or more.
             label: A class for all of them; None takes the first. Only where the generator is conditional.
             truncation: As in `sample`.
+            style: As in `sample`, for all of them; None takes that of the first seed.
 
         Returns:
             uint8 `[steps, H, W, C]`, or float32 points `[steps, 2]`.
@@ -269,35 +289,44 @@ class Generator:
             UsageError: an argument out of range, or a generator that takes pictures rather than latents.
             InputError: the generator gave NaN or infinite values.
         """
-        inputs = self.interpolation_inputs(seed_a, seed_b, steps, label, truncation)
+        inputs = self.interpolation_inputs(seed_a, seed_b, steps, label, truncation, style)
         parts = [slice(begin, begin + self.batch) for begin in range(0, steps, self.batch)]
         return np.concatenate([self.finish(self.compute(*(array[part] for array in inputs))) for part in parts])
 
     def sample_inputs(
-        self, n: int, seed: int | None = None, label: int | None = None, truncation: float | None = None
+        self,
+        n: int,
+        seed: int | None = None,
+        label: int | str | None = None,
+        truncation: float | None = None,
+        style: Any = None,
     ) -> list[NDArray[np.generic]]:
-        """The inputs from which `sample` makes its items, as `run` takes them: latents and, if conditional, labels.
+        """The inputs from which `sample` makes its items, as `run` takes them: one array per input.
 
         For callers that bring their items together into batches of their own; `finish` completes what comes out.
         Arguments and errors are those of `sample`.
         """
         if not 1 <= n <= MAX_ITEMS:
             raise UsageError(f"n is {n}: give 1 to {MAX_ITEMS}")
-        stream = self._latents(seed, truncation)
-        labels = self._labels(n, label)
-        return [stream.take(n)] if labels is None else [stream.take(n), labels]
+        return InputStream(self._interface, Conditions(label, style), seed, truncation).take(n)
 
     def interpolation_inputs(
-        self, seed_a: int, seed_b: int, steps: int, label: int | None = None, truncation: float | None = None
+        self,
+        seed_a: int,
+        seed_b: int,
+        steps: int,
+        label: int | str | None = None,
+        truncation: float | None = None,
+        style: Any = None,
     ) -> list[NDArray[np.generic]]:
         """The inputs from which `interpolate` makes its items. Arguments and errors are those of `interpolate`."""
         if steps < 2:
             raise UsageError(f"steps is {steps}: give 2 or more")
-        start, end = (self._latents(seed, truncation).take(1)[0] for seed in (seed_a, seed_b))
-        assert self._interface.noise is not None, "checked by _latents"
-        latents = between(self._interface.noise, start, end, steps)
-        classes = self._labels(steps, label if label is not None or not self._interface.classes else 0)
-        return [latents] if classes is None else [latents, classes]
+        conditions = Conditions(0 if label is None and self._interface.classes else label, style)
+        first, last = (InputStream(self._interface, conditions, seed, truncation).take(1) for seed in (seed_a, seed_b))
+        assert self._interface.noise is not None, "checked by InputStream"
+        latents = between(self._interface.noise, first[0][0], last[0][0], steps)
+        return [latents, *(np.repeat(values, steps, axis=0) for values in first[1:])]
 
     def finish(self, tensor: NDArray[np.generic]) -> NDArray[np.generic]:
         """Turn what `run` gave into what `sample` gives: pictures as uint8 `[N, H, W, C]`, points as they are.
@@ -322,6 +351,10 @@ class Generator:
         overlap: int = 64,
         max_pixels: int = MAX_PIXELS,
         depth: Depth = 8,
+        label: int | str | None = None,
+        mask: Any = None,
+        style: Any = None,
+        seed: int = 0,
     ) -> NDArray[Any]:
         """Turn one picture into another, at its own size.
 
@@ -338,6 +371,10 @@ class Generator:
             max_pixels: Refuse larger pictures before they are decoded.
             depth: Bits per channel of the result, 8 or 16; "source" for 16 where a grey picture has more than 8 and
                 the generator takes and returns grey floats.
+            label: A class, its number or its name, where the generator takes one.
+            mask: A mask as large as the picture, where the generator takes one: as `picture`, white is 1.
+            style: Values of a vector input (an array, numbers with commas or a .npy file), or a second picture.
+            seed: Of vectors and noise that are drawn because none are given.
 
         Returns:
             uint8 (or uint16) `[H, W, C]`: height and width times the generator's scale, the output's channels, and
@@ -348,9 +385,11 @@ class Generator:
             InputError: a picture that cannot be read, is too large, has a size that this generator does not take, or
                 that it turned into NaN or infinite values.
         """
+        from .pictures.stack import mask_of
         from .pictures.translation import Options
 
-        return self._translate(picture, Options(resize, memory, tiles, overlap, max_pixels, depth))
+        options = Options(resize, memory, tiles, overlap, max_pixels, label, mask_of(mask, picture), style, seed, depth)
+        return self._translate(picture, options)
 
     def translate_many(
         self,
@@ -362,6 +401,10 @@ class Generator:
         overlap: int = 64,
         max_pixels: int = MAX_PIXELS,
         depth: Depth = 8,
+        label: int | str | None = None,
+        mask: Any = None,
+        style: Any = None,
+        seed: int = 0,
         errors: Literal["raise", "yield"] = "raise",
     ) -> Iterator[NDArray[Any] | GanEdgeError]:
         """Turn many pictures into others; the next is decoded while one is computed.
@@ -374,6 +417,10 @@ class Generator:
             overlap: See there.
             max_pixels: See there.
             depth: See there.
+            label: See there, as are `style` and `seed`; the same for all pictures.
+            mask: One mask for all, or a folder with a mask for each picture's name; pictures are paths then.
+            style: See there.
+            seed: See there.
             errors: "raise" ends at the first picture that cannot be done; "yield" gives its error in its place. What
                 makes no sense for any picture raises in either case.
 
@@ -381,21 +428,22 @@ class Generator:
             What `translate` returns, in the order of the pictures.
         """
         from .pictures.pipeline import ordered
+        from .pictures.stack import mask_of
         from .pictures.translation import Options, read
 
         if errors not in ("raise", "yield"):
             raise UsageError(f"errors is {errors!r}: choose raise or yield")
-        options = Options(resize, memory, tiles, overlap, max_pixels, depth)
+        options = Options(resize, memory, tiles, overlap, max_pixels, label, mask, style, seed, depth)
 
         def decode(picture: Any) -> Any:
             try:
-                return read(picture, self.manifest, options)
+                return read(picture, self.manifest, options), replace(options, mask=mask_of(mask, picture))
             except GanEdgeError as error:
                 return error
 
-        def compute(picture: Any) -> Any:
+        def compute(decoded: Any) -> Any:
             try:
-                return picture if isinstance(picture, GanEdgeError) else self._translate(picture, options)
+                return decoded if isinstance(decoded, GanEdgeError) else self._translate(*decoded)
             except UsageError:  # It would be the same for every picture.
                 raise
             except GanEdgeError as error:
@@ -445,13 +493,6 @@ class Generator:
             raise UsageError("this generator is closed: load it again")
         return self._engine
 
-    def _latents(self, seed: int | None, truncation: float | None) -> LatentStream:
-        if self._interface.noise is None:
-            raise UsageError(
-                f"this generator turns {self._interface.kind.replace('-', ' ')}: it has no latents to sample"
-            )
-        return LatentStream(self._interface.noise, self._interface.inputs[0].item_shape, seed, truncation)
-
     def _translate(self, picture: Any, options: Options) -> NDArray[np.uint8]:
         from .pictures.translation import State, translate
 
@@ -473,18 +514,6 @@ class Generator:
                     raise ArtifactError(f"{self._path} was replaced since it was loaded: load it again")
                 self._shared = SharedNorm(model, self._again)
         return self._shared.of(reduced)
-
-    def _labels(self, n: int, label: int | None) -> NDArray[np.int64] | None:
-        classes = len(self._interface.classes)
-        if not classes:
-            if label is not None:
-                raise UsageError(f"label {label}: this generator is not conditional, it has no classes")
-            return None
-        if label is None:
-            return np.arange(n, dtype=np.int64) % classes
-        if not 0 <= label < classes:
-            raise UsageError(f"label {label} is out of range: this generator has classes 0 to {classes - 1}")
-        return np.full(n, label, dtype=np.int64)
 
 
 def _room(n: int, part: NDArray[np.generic]) -> NDArray[np.generic]:
@@ -515,7 +544,7 @@ def _check_array(port: Port, array: NDArray[np.generic]) -> None:
         raise InputError(f"{port.name} has shape {array.shape}: give {expected}, with a batch of 1 or more")
     if array.dtype.kind == "f" and not all_finite(array):
         raise InputError(f"{port.name} holds NaN or infinite values")
-    if port.role == "image" and port.multiple > 1:
+    if port.is_picture and port.multiple > 1:
         height, width = array.shape[2:] if port.layout == "NCHW" else array.shape[1:3]
         if height % port.multiple or width % port.multiple:
             raise InputError(

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import InputError
-from .latents import LatentStream, class_numbers
+from .latents import LatentStream, class_numbers, seed_of
 from .manifest import Interface, Port
 from .pictures import reader
 
@@ -60,20 +60,54 @@ def real_inputs(
         One array per input, batch first; as many as a fixed batch divides.
     """
     port = interface.inputs[0]
+    size = side
     if interface.noise is not None:
         inputs: list[NDArray[np.generic]] = [LatentStream(interface.noise, port.item_shape, seed).take(count)]
     else:
-        height, width = side or sides(port)[0]
-        shape = (count, height, width, port.channels)
+        size = side or sides(port)[0]
+        shape = (count, *size, port.channels)
         made = natural(*shape, seed) if folder is None else from_folder(folder, *shape, share)
         inputs = [to_port(made, port)]
-    if interface.classes:
-        inputs.append(class_numbers(len(inputs[0]), len(interface.classes)))
+    for index, further in enumerate(interface.inputs[1:], 1):
+        aligned = size if interface.is_aligned(further) else None
+        inputs.append(_further(further, interface, len(inputs[0]), seed_of(index, seed), aligned))
     batch = port.shape[0]
     if isinstance(batch, int) and len(inputs[0]) % batch:  # A fixed batch is filled up with the first ones again.
         indices = np.arange(-(-len(inputs[0]) // batch) * batch) % len(inputs[0])
         inputs = [array[indices] for array in inputs]
     return inputs
+
+
+def _further(
+    port: Port, interface: Interface, count: int, seed: int, size: tuple[int, int] | None
+) -> NDArray[np.generic]:
+    """Values of an input beside the first: every class in turn, masks of shapes, pictures, vectors or noise.
+
+    Args:
+        port: The input.
+        interface: What it belongs to.
+        count: How many.
+        seed: Of everything but classes.
+        size: Height and width of the picture that it is aligned with; its own by default.
+    """
+    if port.role == "label":
+        return class_numbers(count, len(interface.classes))
+    if port.is_picture:
+        height, width = size or sides(port)[0]
+        if port.role == "image":
+            return to_port(natural(count, height, width, port.channels, seed), port)
+        random = np.random.RandomState(seed)
+        return to_port(np.stack([_mask(random, height, width) for _ in range(count)]), port)
+    shape = port.item_shape if size is None else (port.item_shape[0], *size)
+    values = LatentStream(port.distribution or "uniform", shape, seed).take(count)
+    return values if port.distribution is not None else (values + 1) / 2  # Such as attributes of 0 to 1.
+
+
+def _mask(random: np.random.RandomState, height: int, width: int) -> NDArray[np.uint8]:
+    """A few shapes in white on black, uint8 `[height, width, 1]`."""
+    y, x = np.mgrid[0:height, 0:width].astype(np.float64)
+    shapes = [_shape(random, x / width, y / height) for _ in range(4)]
+    return np.where(np.any(shapes, axis=0), 255, 0).astype(np.uint8)[..., None]
 
 
 def real_cases(

@@ -40,6 +40,14 @@ def class_numbers(count: int, classes: int) -> NDArray[np.int64]:
     return np.rint(np.linspace(0, classes - 1, count)).astype(np.int64)
 
 
+def seed_of(index: int, seed: int) -> int:
+    """The seed of a generator's input `index`, counted from 0, for the seed that a user gave.
+
+    Inputs differ, and the first has the user's own seed; 0x9E3779B1 is 2³² divided by the golden ratio, made odd.
+    """
+    return (seed + 0x9E3779B1 * index) % 2**32
+
+
 class LatentStream:
     """An endless, reproducible sequence of latents.
 

@@ -26,8 +26,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from pathlib import Path
 
-SCHEMA = 1
-"""The version of the format that this program writes, and the newest that it reads."""
+SCHEMA = 2
+"""The newest version of the format that this program reads. Version 2 has further roles of inputs; a manifest without
+them is written as version 1, which older programs read."""
 KEY = "ganedge"
 """The key of the manifest in an ONNX file's metadata."""
 MAX_SIDE = 65_536
@@ -36,21 +37,30 @@ MAX_ELEMENTS = 2**31
 """The most elements that one item of a batch may have."""
 
 Kind = Literal["latent-to-image", "image-to-image", "latent-to-points"]
-Role = Literal["latent", "label", "image", "points"]
+Role = Literal["latent", "label", "image", "points", "mask", "vector", "noise"]
 DType = Literal["float32", "uint8", "int64"]
-Layout = Literal["NCHW", "NHWC", "NC", "N"]
+Layout = Literal["NCHW", "NHWC", "NC", "N", "NLC"]
 Noise = Literal["normal", "uniform"]
 Precision = Literal["fp32", "fp16", "bf16", "int8"]
 NormMode = Literal["none", "eval", "batch", "instance"]
 
 
 LAYOUTS: dict[Role, tuple[Layout, ...]] = {
-    "latent": ("NC", "NCHW"),
+    "latent": ("NC", "NCHW", "NLC"),
     "label": ("N",),
     "image": ("NCHW", "NHWC"),
     "points": ("NC",),
+    "mask": ("NCHW", "NHWC"),
+    "vector": ("NC", "NLC"),
+    "noise": ("NC", "NCHW"),
 }
-"""The layouts that each role can have."""
+"""The layouts that each role can have; NLC is one vector for each of L layers."""
+FURTHER: tuple[Role, ...] = ("label", "image", "mask", "vector", "noise")
+"""Roles of inputs beside the first."""
+MAX_INPUTS = 16
+"""The most inputs that a generator may have."""
+MAX_CHANNELS = 8
+"""The most channels of a picture."""
 
 
 def program() -> str:
@@ -70,7 +80,8 @@ class Port:
     name: str
     """The tensor's name in the graph."""
     role: Role
-    """What it carries: a latent vector, a class label, a picture or points."""
+    """What it carries: a latent vector, a class label, a picture, points, a mask, another vector such as a style, or
+    noise."""
     dtype: DType
     """The element type that crosses the boundary, whatever the graph computes in."""
     shape: tuple[int | str, ...]
@@ -81,6 +92,8 @@ class Port:
     """The values of black and white in a picture; None where there is no such range."""
     multiple: int = 1
     """Height and width, where dynamic, must be multiples of this, in pixels."""
+    distribution: Noise | None = None
+    """What a vector or noise is drawn from where the caller gives none; None where it has to be given."""
 
     def __post_init__(self) -> None:
         """Check every field, because a manifest may come from anywhere."""
@@ -105,8 +118,11 @@ class Port:
                 high - low > 1e-6 * max(abs(low), abs(high), 1e-6),
                 f"the range of {self.name} is empty: {low} to {high}",
             )
-        _check(self.role != "image" or self.range is not None, f"the picture {self.name} has no value range")
-        _check(self.role != "image" or self.channels in (1, 3, 4), f"{self.name} has {self.channels} channels")
+        _check(not self.is_picture or self.range is not None, f"the picture {self.name} has no value range")
+        most = 1 if self.role == "mask" else MAX_CHANNELS
+        _check(not self.is_picture or 1 <= self.channels <= most, f"{self.name} has {self.channels} channels")
+        drawn = self.distribution is None or (self.distribution in get_args(Noise) and self.role in ("vector", "noise"))
+        _check(drawn, f"{self.name} is drawn from {self.distribution!r}")
         _check(self.role != "points" or self.shape[1] == 2, f"{self.name} are not points of the plane")
         _check_count(self.multiple, f"size multiple of {self.name}", 1, MAX_SIDE)
 
@@ -116,8 +132,18 @@ class Port:
         return tuple(size if isinstance(size, int) else 1 for size in self.shape[1:])
 
     @property
+    def is_picture(self) -> bool:
+        """Whether it is a picture or a mask, which is a picture of one channel."""
+        return self.role in ("image", "mask")
+
+    @property
+    def sides(self) -> tuple[int | str, int | str]:
+        """Height and width of a picture, mask or noise map; a string is dynamic."""
+        return (self.shape[2], self.shape[3]) if self.layout == "NCHW" else (self.shape[1], self.shape[2])
+
+    @property
     def channels(self) -> int:
-        """Channels of a picture: 1 grey, 3 colour, 4 colour and alpha."""
+        """Channels of a picture: 1 grey, 3 colour, 4 colour and alpha; others have no usual meaning."""
         size = self.shape[1] if self.layout == "NCHW" else self.shape[-1]
         return size if isinstance(size, int) else 0
 
@@ -140,10 +166,12 @@ class Interface:
     def __post_init__(self) -> None:
         """Check that the parts fit together."""
         _check_choice(self.kind, get_args(Kind), "kind")
-        _check(len(self.inputs) in (1, 2) and len(self.outputs) == 1, "a generator has one or two inputs, one output")
+        count = len(self.inputs)
+        _check(1 <= count <= MAX_INPUTS and len(self.outputs) == 1, f"a generator has {count} inputs and one output")
         source, _, target = self.kind.partition("-to-")
         roles = [port.role for port in self.inputs]
-        _check(roles in ([source], [source, "label"]), f"the inputs of a {self.kind} generator are {roles}")
+        fits = roles[0] == source and set(roles[1:]) <= set(FURTHER) and roles.count("label") <= 1
+        _check(fits, f"the inputs of a {self.kind} generator are {roles}")
         _check(self.outputs[0].role == target, f"the output of a {self.kind} generator is {self.outputs[0].role}")
         _check(
             (self.noise in get_args(Noise)) == (source == "latent"),
@@ -151,7 +179,7 @@ class Interface:
         )
         names = [port.name for port in (*self.inputs, *self.outputs)]
         _check(len(set(names)) == len(names), f"two tensors share a name: {', '.join(names)}")
-        _check((len(roles) == 2) == bool(self.classes), "a label input and a list of classes come together")
+        _check(("label" in roles) == bool(self.classes), "a label input and a list of classes come together")
         _check(len(self.classes) <= MAX_SIDE, f"{len(self.classes)} classes")
         for name in self.classes:
             _check_text(name, "a class name")
@@ -160,6 +188,32 @@ class Interface:
     def output(self) -> Port:
         """The result."""
         return self.outputs[0]
+
+    def is_aligned(self, port: Port) -> bool:
+        """Whether a further picture, mask or noise map has the height and width of the first input, pixel for pixel."""
+        first = self.inputs[0]
+        return port.layout in ("NCHW", "NHWC") and first.is_picture and port.sides == first.sides
+
+    def at_size(self, height: int, width: int) -> Interface:
+        """The same with one height and width of its picture, and of what is aligned with it."""
+        ports = []
+        for port in self.inputs:
+            batch, *rest = port.shape
+            shape = (batch, rest[0], height, width) if port.layout == "NCHW" else (batch, height, width, rest[-1])
+            ports.append(replace(port, shape=shape) if self.is_aligned(port) else port)
+        return replace(self, inputs=tuple(ports))
+
+    @property
+    def schema(self) -> int:
+        """The version of the format that describes it."""
+        plain = all(
+            port.role not in ("mask", "vector", "noise")
+            and port.layout != "NLC"
+            and (port.role != "image" or port.channels in (1, 3, 4))
+            for port in (*self.inputs, *self.outputs)
+        )
+        further = [port.role for port in self.inputs[1:]]
+        return 1 if plain and further in ([], ["label"]) else SCHEMA
 
 
 @dataclass(frozen=True)
@@ -248,6 +302,35 @@ class Parity:
 
 
 @dataclass(frozen=True)
+class Measurement:
+    """How fast one engine ran the artifact, on the machine that exported it."""
+
+    engine: str
+    """Name of the engine."""
+    version: str
+    """Of its package."""
+    device: str
+    """cpu or cuda."""
+    processor: str
+    """The processor's own name."""
+    threads: int
+    """Cores that the engine could use."""
+    milliseconds: float
+    """Median of one call with a batch of one, or of the artifact's fixed batch."""
+    compute: str = ""
+    """A precision other than the artifact's that it computed in; empty where it was the artifact's."""
+
+    def __post_init__(self) -> None:
+        """Check the fields."""
+        for name in ("engine", "version", "device"):
+            _check_text(getattr(self, name), f"measured {name}")
+        for name in ("processor", "compute"):
+            _check_text(getattr(self, name), f"measured {name}", empty=True)
+        _check_count(self.threads, "measured threads", 1, 2**20)
+        _check_number(self.milliseconds, "measured milliseconds")
+
+
+@dataclass(frozen=True)
 class Manifest:
     """Everything an artifact says of itself."""
 
@@ -264,20 +347,34 @@ class Manifest:
     """What was proven, per engine and precision."""
     unproven: str = ""
     """Why there is no proof yet, where there is none; empty otherwise."""
+    made_for: str = ""
+    """The engine that the graph variant was made for; empty where there is one graph for all."""
+    measured: tuple[Measurement, ...] = ()
+    """How fast the engines of the exporting machine ran it."""
     digest: str = ""
     """`sha256:` and the hash over graph, weights and this manifest with an empty digest."""
-    schema: int = SCHEMA
-    """Version of this format."""
+    schema: int = 1
+    """Version of this format; the least that describes the interface."""
 
     def __post_init__(self) -> None:
         """Check the choices."""
+        object.__setattr__(self, "schema", max(self.schema, self.interface.schema))
         _check_choice(self.precision, get_args(Precision), "precision")
         _check_choice(self.norm_mode, get_args(NormMode), "norm_mode")
         _check_text(self.unproven, "unproven", empty=True)
+        _check_text(self.made_for, "made_for", empty=True)
 
     def to_json(self) -> str:
         """The manifest as JSON: keys sorted, so that equal manifests are equal texts."""
-        return _canonical(asdict(self))
+        return _canonical(self._content())
+
+    def _content(self) -> dict[str, Any]:
+        """What is written: fields that version 1 does not have are left out where they say nothing."""
+        content = asdict(self)
+        for port in (*content["interface"]["inputs"], *content["interface"]["outputs"]):
+            if port["distribution"] is None:
+                del port["distribution"]
+        return content
 
     @classmethod
     def from_json(cls, text: str) -> Manifest:
@@ -303,6 +400,7 @@ class Manifest:
                     "interface": _interface(data["interface"]),
                     "source": Source(**_known(Source, data.get("source", {}))),
                     "parity": tuple(_parity(item) for item in data.get("parity", ())),
+                    "measured": tuple(Measurement(**_known(Measurement, item)) for item in data.get("measured", ())),
                 }
             )
         except (TypeError, KeyError, ValueError, AttributeError) as error:
@@ -311,7 +409,7 @@ class Manifest:
 
 def seal(manifest: Manifest, body: Iterable[memoryview | bytes]) -> Manifest:
     """Give the manifest the digest that belongs to it and to this graph with its weights."""
-    return replace(manifest, digest=_digest(asdict(manifest), body))
+    return replace(manifest, digest=_digest(manifest._content(), body))
 
 
 def write_artifact(model: bytes, manifest: Manifest) -> bytes:

@@ -66,6 +66,8 @@ DRAWN = 2**20
 """Values drawn at once: hours of rounds would not fit into the memory otherwise."""
 LEVEL = 0.95
 """How sure an interval is."""
+MEDIAN_ROUNDS = 4
+"""Turns of each where only medians are asked for."""
 RENEWAL = 0.5
 """Share of the time it is timed for that a competitor may spend on being started anew."""
 WARM_SECONDS, WARM_CALLS = 0.02, 2
@@ -203,16 +205,22 @@ def interleaved(
 
 
 def median_seconds(calls: Sequence[Callable[[], object]], seconds: float) -> list[float]:
-    """Median seconds of each call, timed in turns until `seconds` for each have passed and three times at least."""
-    times: list[list[float]] = [[] for _ in calls]
-    end = time.monotonic() + seconds * len(calls)
-    while times and (time.monotonic() < end or len(times[-1]) < 3):
-        for call, taken in zip(calls, times, strict=True):
-            call()  # The first call of a turn pays for caches that the others filled.
-            begin = time.perf_counter()
-            call()
-            taken.append(time.perf_counter() - begin)
-    return [float(np.median(taken)) for taken in times]
+    """Median seconds of each call: `MEDIAN_ROUNDS` turns of each, which together take `seconds` or one call a turn.
+
+    Before each turn the threads of the others go to sleep, and one call that is not timed wakes its own, where a call
+    is short.
+    """
+    turns: list[list[NDArray[np.float64]]] = [[] for _ in calls]
+    wakes = [True for _ in calls]
+    end = time.monotonic() + MEDIAN_ROUNDS * seconds * len(calls)
+    for number in range(MEDIAN_ROUNDS):
+        if number > 1 and time.monotonic() > end:  # Calls that take so long differ less from one to the next.
+            break
+        for index, call in enumerate(calls):
+            _wait_for_sleep()
+            turns[index].append(take_turn(lambda _, call=call: call(), 0, seconds / MEDIAN_ROUNDS, wakes[index]))  # type: ignore[misc]
+            wakes[index] = turns[index][0].min() < WAKES
+    return [float(np.median(np.concatenate(taken))) for taken in turns]
 
 
 def one_by_one(

@@ -5,7 +5,8 @@
     remember(manifest.digest, best(trials).choice)
 
 The choice is kept in one small file in the user's cache folder. It is advice: a damaged or foreign file is ignored, and
-an engine that is requested by name is used whatever the file says.
+an engine that is requested by name is used whatever the file says. Where nothing is remembered, what the manifest says
+of the exporting machine counts if this one has the same processor, and else the engine that the graph was made for.
 """
 
 from __future__ import annotations
@@ -13,21 +14,29 @@ from __future__ import annotations
 import json
 import math
 import os
-from dataclasses import asdict, dataclass
+import platform
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .engines import DEVICES, MODULES, cores, installed, start
-from .errors import EngineError
+from .engines import DEVICES, MODULES, cores, installed, readers, start
+from .errors import EngineError, GanEdgeError
 from .files import cache_folder
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    import numpy as np
+    from numpy.typing import NDArray
+
     from .engines import Engine
     from .manifest import Manifest
 
+SWITCH = "GANEDGE_TUNE"
+"""Environment variable: `0` turns tuning by itself off."""
+QUICK_SECONDS = 0.2
+"""Seconds to measure each way where nobody asked for it."""
 COMPUTES = (None, "bf16", "fp16")
 """Precisions other than the artifact's that an engine may have been tuned to compute in."""
 PSNR = 40.0
@@ -65,9 +74,71 @@ class Trial:
         return self.psnr is None or self.psnr >= PSNR
 
 
-def proven(manifest: Manifest) -> tuple[str, ...]:
-    """The engines whose results were proven for this artifact."""
-    return tuple(proof.engine.split()[0] for proof in manifest.parity if proof.passed)
+def choose(manifest: Manifest, threads: int | None) -> Choice | None:
+    """What is known to be fastest for an artifact here: remembered, or measured by its export on such a machine.
+
+    Args:
+        manifest: Of the artifact.
+        threads: Threads of the engine's own pool; None where it chooses.
+
+    Returns:
+        None where nothing is known. An engine that failed the artifact's proof is never chosen.
+    """
+    choice = recall(manifest.digest, threads) or _measured_here(manifest, threads)
+    failed = {proof.engine.split()[0] for proof in manifest.parity if not proof.passed}
+    return None if choice is None or choice.engine in failed else choice
+
+
+def _measured_here(manifest: Manifest, threads: int | None) -> Choice | None:
+    here = (processor(), threads or cores())
+    fitting = [item for item in manifest.measured if (item.processor, item.threads) == here and item.device == "cpu"]
+    if not fitting:
+        return None
+    fastest = min(fitting, key=lambda item: item.milliseconds)
+    return _checked(Choice(fastest.engine, fastest.version, fastest.device, fastest.compute or None))
+
+
+def preferred(manifest: Manifest) -> tuple[str, ...]:
+    """The engines to try where no measurement applies: the one that the graph was made for, then those proven."""
+    proven = tuple(proof.engine.split()[0] for proof in manifest.parity if proof.passed)
+    if manifest.made_for in proven or (not proven and manifest.made_for):
+        return (manifest.made_for,)
+    return proven
+
+
+def tune_once(model: bytes, manifest: Manifest, threads: int | None = None) -> Trial | None:
+    """Measure the engines for an artifact of which nothing is known here, and remember the fastest.
+
+    Returns:
+        The fastest; None where it is known already, there is only one way to run it, nothing could be remembered, or
+        the environment variable GANEDGE_TUNE is 0.
+    """
+    if os.environ.get(SWITCH) == "0" or choose(manifest, threads) is not None or len(ways(manifest)) < 2:
+        return None
+    if not _can_remember():
+        return None
+    trials = tune(model, manifest, 1, QUICK_SECONDS, threads)
+    fastest = best(trials)
+    remember(manifest.digest, fastest.choice, threads)
+    return fastest
+
+
+def ways(manifest: Manifest) -> list[tuple[str, str | None]]:
+    """The installed engines that may run an artifact, each with the precisions that it may compute in."""
+    failed = {proof.engine.split()[0] for proof in manifest.parity if not proof.passed}
+    names = [name for name in readers(manifest.precision) if installed(name) and name not in failed]
+    return [(name, compute) for name in names for compute in _precisions(name, manifest)]
+
+
+def processor() -> str:
+    """The processor's own name, where the system tells."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
+    except OSError:
+        lines = []
+    named = [line.partition(":")[2].strip() for line in lines if line.startswith(("model name", "Model"))]
+    name = named[0] if named else platform.processor() or platform.machine()
+    return "".join(letter for letter in name if letter.isprintable())[:200]
 
 
 def cache_file() -> Path:
@@ -75,18 +146,36 @@ def cache_file() -> Path:
     return cache_folder() / "tuned.json"
 
 
-def recall(digest: str) -> Choice | None:
+def recall(digest: str, threads: int | None = None) -> Choice | None:
     """The choice for an artifact on this machine; None where there is none that can be read."""
     try:
-        entry = json.loads(cache_file().read_text("utf-8"))[_key(digest)]
+        entry = json.loads(cache_file().read_text("utf-8"))[_key(digest, threads)]
         choice = Choice(**entry)
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
+    return _checked(choice)
+
+
+def _checked(choice: Choice) -> Choice | None:
+    """The choice, where it names what there can be."""
     known = choice.engine in tuple(MODULES) and choice.device in DEVICES and choice.compute in COMPUTES
-    return choice if known else None
+    return choice if known and isinstance(choice.version, str) else None
 
 
-def remember(digest: str, choice: Choice) -> Path:
+def _can_remember() -> bool:
+    """Whether the cache can be written: otherwise it would be measured again at every start."""
+    from .files import write_whole
+
+    path = cache_file().with_name("writable")
+    try:
+        write_whole(path, "")
+        path.unlink()
+    except (GanEdgeError, OSError):
+        return False
+    return True
+
+
+def remember(digest: str, choice: Choice, threads: int | None = None) -> Path:
     """Remember a choice.
 
     Raises:
@@ -97,10 +186,10 @@ def remember(digest: str, choice: Choice) -> Path:
     path = cache_file()
     try:
         content = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         content = {}
     content = content if isinstance(content, dict) else {}
-    write_whole(path, json.dumps({**content, _key(digest): asdict(choice)}, indent=1, sort_keys=True) + "\n")
+    write_whole(path, json.dumps({**content, _key(digest, threads): asdict(choice)}, indent=1, sort_keys=True) + "\n")
     return path
 
 
@@ -118,7 +207,14 @@ def start_tuned(model: bytes, manifest: Manifest, choice: Choice, threads: int |
     return engine
 
 
-def tune(model: bytes, manifest: Manifest, batch: int, seconds: float, threads: int | None) -> list[Trial]:
+def tune(
+    model: bytes,
+    manifest: Manifest,
+    batch: int,
+    seconds: float,
+    threads: int | None,
+    beside: tuple[bytes, Manifest] | None = None,
+) -> list[Trial]:
     """Measure every way of running an artifact that this machine has, in turns.
 
     Args:
@@ -127,35 +223,50 @@ def tune(model: bytes, manifest: Manifest, batch: int, seconds: float, threads: 
         batch: Items in one call.
         seconds: Time for each way.
         threads: Threads of each engine; None leaves the choice to it.
+        beside: Another artifact with the same inputs, such as the FP32 one, that is timed in the same turns.
 
     Returns:
-        One trial a way; the first is the reference that the others were compared with.
+        One trial a way; the first is the reference that the others were compared with. Behind them those of `beside`,
+        in its own precision, whose `psnr` is None and whose choice says `compute` as its manifest's precision.
 
     Raises:
         EngineError: no engine is installed, or the only one fails.
     """
     from . import timing
     from .fidelity import difference
-    from .inputs import real_inputs, sides
 
     engines = _engines(model, manifest, threads)
     if not engines:
         raise EngineError("nothing to tune: no installed engine runs this artifact (gan-run doctor says what is there)")
+    feeds = _feeds(manifest, batch)
+    outputs = [engine.run(feeds)[0] for _, engine in engines]
+    distances = [difference(output, outputs[0], manifest.interface.output) for output in outputs]
+    others = [] if beside is None else [way for way in _engines(*beside, threads) if way[0].compute is None]
+    other_feeds = feeds if beside is None else _feeds(beside[1], batch)
+    calls = [partial(engine.run, feeds) for _, engine in engines]
+    calls += [partial(engine.run, other_feeds) for _, engine in others]
+    times = timing.median_seconds(calls, seconds)
+    for _, engine in (*engines, *others):
+        engine.close()
+    trials = [
+        Trial(choice, 1000 * median, -math.inf if distance.nonfinite else distance.psnr)
+        for (choice, _), distance, median in zip(engines, distances, times, strict=False)
+    ]
+    return trials + [
+        Trial(replace(choice, compute=str(beside and beside[1].precision)), 1000 * median, None)
+        for (choice, _), median in zip(others, times[len(engines) :], strict=True)
+    ]
+
+
+def _feeds(manifest: Manifest, batch: int) -> dict[str, NDArray[np.generic]]:
+    """Real inputs of one call, by name."""
+    from .inputs import real_inputs, sides
+
     ports = manifest.interface.inputs
     fixed = ports[0].shape[0]
-    port = manifest.interface.inputs[0]
-    size = sides(port, manifest.source.size)[0] if port.role == "image" else None
+    size = sides(ports[0], manifest.source.size)[0] if ports[0].role == "image" else None
     items = real_inputs(manifest.interface, fixed if isinstance(fixed, int) else batch, side=size)
-    feeds = {port.name: array for port, array in zip(ports, items, strict=True)}
-    outputs = [engine.run(feeds)[0] for _, engine in engines]
-    times = timing.median_seconds([partial(engine.run, feeds) for _, engine in engines], seconds)
-    for _, engine in engines:
-        engine.close()
-    distances = [difference(output, outputs[0], manifest.interface.output) for output in outputs]
-    return [
-        Trial(choice, 1000 * median, -math.inf if distance.nonfinite else distance.psnr)
-        for (choice, _), distance, median in zip(engines, distances, times, strict=True)
-    ]
+    return {port.name: array for port, array in zip(ports, items, strict=True)}
 
 
 def best(trials: Sequence[Trial]) -> Trial:
@@ -163,26 +274,23 @@ def best(trials: Sequence[Trial]) -> Trial:
     return min((trial for trial in trials if trial.holds), key=lambda trial: trial.milliseconds)
 
 
-def _key(digest: str) -> str:
-    """This machine and this artifact: homes are shared between machines."""
+def _key(digest: str, threads: int | None) -> str:
+    """This machine, its threads and this artifact: homes are shared between machines."""
     system = os.uname() if hasattr(os, "uname") else None
     machine = f"{system.nodename} {system.machine}" if system else os.environ.get("COMPUTERNAME", "")
-    return f"{machine} {cores()} {digest}"
+    return f"{machine} {cores()}{'' if threads is None else f' {threads}'} {digest}"
 
 
 def _engines(model: bytes, manifest: Manifest, threads: int | None) -> list[tuple[Choice, Engine]]:
-    """Every way that starts, proven engines first."""
+    """Every way that starts, preferred engines first."""
     candidates: list[tuple[Choice, Engine]] = []
-    first = proven(manifest)
-    for name in sorted(MODULES, key=lambda known: known not in first):
-        if not installed(name):
+    first = preferred(manifest)
+    for name, compute in sorted(ways(manifest), key=lambda way: way[0] not in first):
+        try:
+            engine = start(model, manifest.precision, name, "auto", threads, compute)
+        except EngineError:
             continue
-        for compute in _precisions(name, manifest):
-            try:
-                engine = start(model, manifest.precision, name, "auto", threads, compute)
-            except EngineError:
-                continue
-            candidates.append((Choice(name, engine.info.version, engine.info.device, compute), engine))
+        candidates.append((Choice(name, engine.info.version, engine.info.device, compute), engine))
     return candidates
 
 

@@ -24,6 +24,7 @@ def _keep_to_own_cores() -> None:
 
 
 _keep_to_own_cores()
+os.environ["GANEDGE_TUNE"] = "0"  # Which engine is faster must not decide what a test sees; some turn it on again.
 
 import numpy as np  # noqa: E402 - behind what has to come first
 import pytest  # noqa: E402

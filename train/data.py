@@ -26,13 +26,15 @@ from ganedge.runtime import engines
 from ganedge.runtime.errors import GanEdgeError, InputError, UsageError
 from ganedge.train import layouts
 from ganedge.train.builtin import BUILT_IN, CELEBA, CIRCLES, celeba, points
-from ganedge.train.decode import is_grey, try_decode
 from ganedge.train.layouts import Group, Layout
+from ganedge.train.pictures import Fit, is_grey, try_decode
 from ganedge.train.sources import InMemory, Item, OnDisk, Read, Source, stack, to_device
 
 EXAMPLES = 4
 """Pictures of the test split that previews use."""
 GIB = 2**30
+MUCH = 0.25
+"""Share of a picture outside its middle square from which that is told; of a 4:3 photo it is just this."""
 HEADERS = 1024
 """Pictures whose headers are read, at most, between two looks at whether one had colours."""
 
@@ -51,6 +53,8 @@ class Options:
     """GiB of decoded pictures that are kept in memory."""
     workers: int | None = None
     """Threads that decode pictures; one per core by default."""
+    fit: Fit = "crop"
+    """How pictures from files become squares."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +77,8 @@ class Data:
     """What `news` has returned."""
     layout: str = ""
     """Where the pictures of pairs or of two sets lie; empty for others."""
+    cut: str = ""
+    """What the middle squares leave out, where that is much; else empty."""
 
     def __len__(self) -> int:
         return max(map(len, self.sources))
@@ -277,8 +283,9 @@ def open_data(spec: str, wants: Wants, options: Options | None = None) -> Data:
         for group in layout.groups
     ]
     sources = _open(kept_groups, spec, wants, options)
-    data = Data(sources, spec, wants, left_out=list(layout.left_out), layout=layout.description)
-    return _with_examples(data, layout.examples)
+    cut = _describe_cut(kept_groups, spec, options)
+    data = Data(sources, spec, wants, left_out=list(layout.left_out), layout=layout.description, cut=cut)
+    return _with_examples(data, layout.examples, options.fit)
 
 
 def _single(layout: Layout, spec: str, wants: Wants, options: Options) -> Data:
@@ -290,7 +297,19 @@ def _single(layout: Layout, spec: str, wants: Wants, options: Options) -> Data:
     kept = _choose(labels, names, wants, options, spec)
     labelled = Group(group.keys, [group.items[index] for index in kept])
     (source,) = _open([labelled], spec, wants, options, _wanted_labels(labels[kept], wants))
-    return Data((source,), spec, wants, _number_classes(source, names, spec))
+    cut = _describe_cut([labelled], spec, options)
+    return Data((source,), spec, wants, _number_classes(source, names, spec), cut=cut)
+
+
+def _describe_cut(groups: Sequence[Group], spec: str, options: Options) -> str:
+    """One line on what is cut off, where pictures are cut and that takes much of them; else empty."""
+    share = layouts.mean_cut(groups) if options.fit == "crop" else 0.0
+    if share < MUCH:
+        return ""
+    return (
+        f"data {spec!r}: the middle square of each picture is used, which crops off {share:.0%} on average; "
+        "--fit pad or --fit stretch uses whole pictures"
+    )
 
 
 def _points(spec: str, wants: Wants, options: Options) -> Data:
@@ -373,7 +392,7 @@ def _open(
     channels = wants.channels or _channels([path for group in groups for item in group.items for path in item], pool)
 
     def read(item: Item) -> list[np.ndarray] | str:
-        return try_decode(item, size, channels)
+        return try_decode(item, size, channels, options.fit)
 
     pictures = sum(len(group.keys) * len(group.items) for group in groups)
     if pictures * size * size * channels > options.memory * GIB:
@@ -430,13 +449,13 @@ def _read_all(
     return InMemory(items, None if labels is None else labels[good], skipped)
 
 
-def _with_examples(data: Data, groups: Sequence[Group]) -> Data:
+def _with_examples(data: Data, groups: Sequence[Group], fit: Fit) -> Data:
     """Add a few pictures for previews, whole and not mirrored: of each group the first few of a fixed random order."""
     wants = replace(data.wants, load_size=0, flip=False)
     channels = data.take(groups[0].keys[0], torch.tensor([0])).shape[1]
     examples: dict[str, Tensor] = {}
     for group in groups:
-        items, broken = _first_few(group.items, wants.size, channels)
+        items, broken = _first_few(group.items, wants.size, channels, fit)
         data.left_out.extend(broken)
         if not items:
             raise InputError(f"data {data.spec!r}: none of the pictures for previews can be read: {broken[0]}")
@@ -446,12 +465,12 @@ def _with_examples(data: Data, groups: Sequence[Group]) -> Data:
     return replace(data, examples={key: levels[:few] for key, levels in examples.items()})
 
 
-def _first_few(items: Sequence[Item], size: int, channels: int) -> tuple[list[list[np.ndarray]], list[str]]:
+def _first_few(items: Sequence[Item], size: int, channels: int, fit: Fit) -> tuple[list[list[np.ndarray]], list[str]]:
     """The first items of a fixed random order that can be read, and why others before them cannot."""
     readable: list[list[np.ndarray]] = []
     broken: list[str] = []
     for index in torch.randperm(len(items), generator=torch.Generator().manual_seed(0)).tolist():
-        item = try_decode(items[index], size, channels)
+        item = try_decode(items[index], size, channels, fit)
         if isinstance(item, str):
             broken.append(item)
         else:

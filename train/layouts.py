@@ -9,14 +9,13 @@ Nothing is decoded here: a layout names files and what belongs together.
 from __future__ import annotations
 
 import csv
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from PIL import Image
-
 from ganedge.runtime.errors import InputError, UsageError
-from ganedge.train.decode import ENDINGS, find_pictures
+from ganedge.train.pictures import ENDINGS, find_pictures, share_cut, size_of
 from ganedge.train.sources import Item
 
 SIDES = (
@@ -35,6 +34,8 @@ SIDES = (
 """Names of the two folders of pairs, what goes in first; upper and lower case are the same."""
 LOOKED_AT = 16
 """Pictures whose shape decides whether a folder holds pairs side by side."""
+MEASURED = 64
+"""Pictures of a set whose shapes say how much of them the middle square leaves out."""
 WIDTHS = (1.6, 2.5)
 """Width over height of files that hold two pictures side by side, from and to."""
 
@@ -154,6 +155,17 @@ def unpaired(folder: Path, spec: str) -> Layout:
     return Layout(groups(sides), f"two sets in {names}", examples=groups(test))
 
 
+def mean_cut(groups: Sequence[Group]) -> float:
+    """The share of a picture that its middle square leaves out, 0 to below 1: the mean over pictures of all groups."""
+    cuts: list[float] = []
+    for group in groups:
+        for item in group.items[:: math.ceil(len(group.items) / MEASURED)]:
+            halves = len(item) == 2 and item[0] == item[1]
+            shapes = [shape for path in dict.fromkeys(item) if (shape := size_of(path)) is not None]
+            cuts += [share_cut(width / (2 if halves else 1), height) for width, height in shapes]
+    return sum(cuts) / len(cuts) if cuts else 0.0
+
+
 def _sides(folder: Path, split: str, names: Sequence[tuple[str, str]] = SIDES) -> tuple[Path, Path] | None:
     """The folders with both sides of one split, by the layouts of public data sets; of all pictures without a split."""
     for left, right in names:
@@ -213,7 +225,7 @@ def _side_by_side(root: Path, spec: str) -> list[Item]:
     if not direct:
         folders = ", ".join(sorted({path.relative_to(root).parts[0] for path in paths})[:6])
         raise UsageError(f"data {spec!r}: no pairs in {root}, whose pictures lie in {folders}: {accepted}")
-    shapes = [shape for path in direct[:LOOKED_AT] if (shape := _shape(path)) is not None]
+    shapes = [shape for path in direct[:LOOKED_AT] if (shape := size_of(path)) is not None]
     wide = [shape for shape in shapes if WIDTHS[0] <= shape[0] / shape[1] <= WIDTHS[1]]
     if shapes and 2 * len(wide) < len(shapes):
         width, height = shapes[0]
@@ -222,12 +234,3 @@ def _side_by_side(root: Path, spec: str) -> list[Item]:
             f"wide as high: {accepted}"
         )
     return [(path, path) for path in direct]
-
-
-def _shape(path: Path) -> tuple[int, int] | None:
-    """Width and height of a picture by its header; None where it cannot be read."""
-    try:
-        with Image.open(path) as image:
-            return int(image.width), int(image.height)
-    except Exception:  # noqa: BLE001 - what is wrong with it is said when it is decoded
-        return None

@@ -87,7 +87,7 @@ def train(
     items = data.open_data(settings.data, variant.wants(config), settings.opening)
     config = _fill(config, items.facts)
     if fabric.is_global_zero:
-        for line in [*filter(None, [items.layout]), *data.describe_skipped(items.news())]:
+        for line in [*filter(None, [items.layout, items.cut]), *data.describe_skipped(items.news())]:
             note(line)
 
     # Train while holding the run folder.

@@ -18,12 +18,13 @@ from ganedge.train.devices import settled_precision
 from ganedge.train.settings import Settings
 from ganedge.train.trainer import Trainer
 
-FIXED = ("data", "seed", "classes", "fraction", "precision", "compile")
+FIXED = ("data", "seed", "classes", "fraction", "fit", "precision", "compile")
 """Settings that a resumed run must not change: with another value it would be another training."""
 KEPT = (
     "seed",
     "classes",
     "fraction",
+    "fit",
     "precision",
     "compile",
     "steps",

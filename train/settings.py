@@ -14,6 +14,7 @@ from ganedge.runtime.errors import UsageError
 from ganedge.train import run_folder
 from ganedge.train.data import Options as DataOptions
 from ganedge.train.metrics import FEWEST
+from ganedge.train.pictures import Fit
 
 JUDGED = 5000
 """Pictures that are compared where nobody says how many."""
@@ -44,6 +45,10 @@ class Settings:
     memory: float = 4.0
     """GiB of decoded pictures to keep in memory, both sides of pairs and sets together; larger sets are read from disk
     as they are needed."""
+    fit: Fit = "crop"
+    """How pictures from files that are not square become squares: crop cuts the middle, pad adds what is missing by
+    repeating the edge pixels, so that no colour comes in that the picture does not have, and stretch changes the
+    proportions."""
     workers: int | None = None
     """Threads that decode pictures; one per core by default."""
     steps: int | None = None
@@ -118,6 +123,7 @@ class Settings:
             fraction=self.fraction,
             memory=self.memory,
             workers=self.workers,
+            fit=self.fit,
         )
 
     def to_json(self) -> dict[str, Any]:

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ganedge.runtime.engines import EngineOptions
-from ganedge.runtime.generator import load
 from ganedge.runtime.pictures import images
 
 from . import terminal
+from .opening import open_generator
 from .options import argument, option
 
 if TYPE_CHECKING:
@@ -39,8 +39,10 @@ class Sheet:
 class Latents:
     """Which latents to take."""
 
-    label: int | None = None
-    """Class to draw, for a conditional generator."""
+    label: int | str | None = field(default=None, metadata=option(type=str))
+    """Class to draw, by number or name, for a conditional generator."""
+    style: str | None = None
+    """Style vector, where the generator takes one: numbers with commas, or a .npy file."""
     truncation: float | None = None
     """Keep latents within ± this: less variety, more typical."""
 
@@ -65,7 +67,7 @@ class Steps(Latents):
 
 def sample(file: Path, sheet: Sheet, draws: Draws, engine: EngineOptions) -> None:
     """Draw new pictures and lay them out in one grid."""
-    with load(file, **vars(engine)) as generator:
+    with open_generator(file, engine) as generator:
         items = generator.sample(**vars(draws))
         images.save(_layout(generator, items, sheet.columns), sheet.output)
         terminal.note(f"{sheet.output}: {draws.n} pictures drawn with {generator.engine}")
@@ -73,7 +75,7 @@ def sample(file: Path, sheet: Sheet, draws: Draws, engine: EngineOptions) -> Non
 
 def interpolate(file: Path, seed_a: int, seed_b: int, sheet: Sheet, steps: Steps, engine: EngineOptions) -> None:
     """Go from one picture to another through latent space."""
-    with load(file, **vars(engine)) as generator:
+    with open_generator(file, engine) as generator:
         items = generator.interpolate(seed_a, seed_b, **vars(steps))
         images.save(_layout(generator, items, sheet.columns or steps.steps), sheet.output)
         terminal.note(f"{sheet.output}: {steps.steps} steps from seed {seed_a} to {seed_b} with {generator.engine}")

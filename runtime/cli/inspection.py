@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ganedge.runtime.engine_file import EngineIdentity
-    from ganedge.runtime.manifest import Manifest, Port
+    from ganedge.runtime.manifest import Manifest, Measurement, Port
     from ganedge.runtime.tuning import Trial
     from ganedge.runtime.verify import Check
 
@@ -95,7 +95,8 @@ def tune(file: Path, options: TuneOptions) -> None:
         slowest = max(trials, key=lambda trial: trial.milliseconds)
         gain = f", {slowest.milliseconds / best.milliseconds:.1f} × as fast as the slowest"
     try:
-        note = f"remembered in {tuning.remember(manifest.digest, choice)}: gan-run and load() use it from now on"
+        path = tuning.remember(manifest.digest, choice, options.threads)
+        note = f"remembered in {path}: gan-run and load() use it from now on"
     except GanEdgeError as error:
         note = f"not remembered: {error}; say --engine {choice.engine} instead"
     terminal.note(f"fastest: {choice.engine}{f' in {choice.compute}' if choice.compute else ''}{gain}; {note}")
@@ -166,9 +167,18 @@ def describe(manifest: Manifest, size: int) -> list[tuple[str, str]]:
         ("digest", manifest.digest),
     ]
     rows += [("proof", str(proof)) for proof in manifest.parity]
+    rows += [("measured", _measured(item)) for item in manifest.measured]
+    if manifest.made_for:
+        rows.append(("made for", manifest.made_for))
     if manifest.unproven:
         rows.append(("proof", f"not run ({manifest.unproven})"))
     return rows
+
+
+def _measured(item: Measurement) -> str:
+    compute = f" in {item.compute}" if item.compute else ""
+    cores = f"{item.threads} core{'s' if item.threads > 1 else ''}"
+    return f"{item.engine} {item.version}{compute}: {item.milliseconds:.2f} ms a call on {item.processor}, {cores}"
 
 
 def _next_command(file: Path, manifest: Manifest) -> str:

@@ -5,18 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 
 from ganedge.runtime.engines import EngineOptions
-from ganedge.runtime.generator import load
 from ganedge.runtime.serving import server_socket
 from ganedge.runtime.serving.limits import Limits
 from ganedge.runtime.serving.server_socket import Address
 
 from . import terminal
+from .opening import open_generator
 from .options import argument
 
 
 def serve(file: Path, address: Address, limits: Limits, engine: EngineOptions) -> None:
     """Answer requests over HTTP, with a page to try it on, until Ctrl-C or SIGTERM."""
-    with load(file, **vars(engine), batch=limits.batch) as generator:
+    with open_generator(file, engine, limits.batch) as generator:
 
         def ready(url: str) -> None:
             terminal.note(f"{url} answers with {generator.engine}: open it in a browser; Ctrl-C stops it")

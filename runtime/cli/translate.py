@@ -9,10 +9,10 @@ import typer
 
 from ganedge.runtime.engines import EngineOptions
 from ganedge.runtime.errors import UsageError
-from ganedge.runtime.generator import load
 from ganedge.runtime.pictures.translation import Options
 
 from . import terminal
+from .opening import open_generator
 from .options import argument, option, values
 
 
@@ -51,7 +51,7 @@ def _film(file: Path, inputs: list[Path], target: Target, options: Options, engi
     from ganedge.runtime.pictures.video import translate_camera, translate_video
 
     output = target.output
-    with load(file, **vars(engine)) as generator:
+    with open_generator(file, engine) as generator:
         if target.camera is not None:
             film = translate_camera(generator, target.camera, output, **values(options))
         else:
@@ -64,7 +64,7 @@ def _pictures(file: Path, inputs: list[Path], target: Target, options: Options, 
     from ganedge.runtime.pictures.folder import plan, translate_files
 
     jobs = plan(inputs, target.output, target.format)
-    with load(file, **vars(engine)) as generator:
+    with open_generator(file, engine) as generator:
         done = translate_files(generator, jobs, skip_existing=target.skip_existing, **values(options))
         skipped = f", {done.skipped} there already" if done.skipped else ""
         failed = f", {done.failed} could not be done" if done.failed else ""

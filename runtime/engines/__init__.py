@@ -10,9 +10,10 @@ import functools
 import importlib
 import importlib.util
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
+from ganedge.runtime.cli.options import option
 from ganedge.runtime.errors import EngineError, MissingExtra, UsageError, one_line
 
 if TYPE_CHECKING:
@@ -78,11 +79,13 @@ class EngineOptions:
     """Which engine runs an artifact, and where."""
 
     engine: str = "auto"
-    """auto, onnxruntime, openvino or tensorrt (or ort, ov, trt); auto takes what gan-run tune measured as fastest."""
+    """auto, onnxruntime, openvino or tensorrt (or ort, ov, trt); auto takes what was measured as fastest here."""
     device: str = "auto"
     """auto, cpu, cuda, or tensorrt (ONNX Runtime's provider)."""
     threads: int | None = None
     """Threads of the engine; the engine chooses by default."""
+    tune: bool = field(default=True, metadata=option(flag="--tune/--no-tune"))
+    """Measure the installed engines where auto knows nothing of this file here, and remember the fastest."""
 
     def __post_init__(self) -> None:
         """Use the engine's own name, and check the rest."""

@@ -4,7 +4,7 @@ Each tile sees `context` pixels beyond the part it decides. Where the generator'
 the result is the whole picture's; in a strip of `feather` pixels two neighbours fade into each other, which hides what
 difference is left where it does reach further. All tiles have one size, so that an engine prepares for one shape.
 
-    result = blend(picture, run, port, output, side=512, context=64)
+    result = blend(picture, run, port, output, side=512, context=64)    # run: pixels [H, W, C] → tensor
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy as np
 from ganedge.runtime.errors import InputError
 from ganedge.runtime.memory import Peak, settled
 
-from .images import from_pixels, to_pixels
+from .images import to_pixels
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from ganedge.runtime.manifest import Port
 
-    Run = Callable[[NDArray[np.generic]], NDArray[np.generic]]
+    Run = Callable[[NDArray[Any]], NDArray[np.generic]]
 
 CONTEXT = 64
 """Pixels that a tile sees beyond the part it decides, unless asked otherwise."""
@@ -82,23 +82,26 @@ class Cost:
     """What one tile costs an engine, learnt from tiles that grow until the budget's edge comes into view.
 
     Args:
-        run: The generator's bare run.
-        port: Its input.
+        run: From pixels `[H, W, C]` to one output item.
+        port: The generator's input.
         output: Its output.
         context: See `blend`.
         limit: Bytes that no probe may be expected to exceed.
+        channels: Of the pixels; those of the input by default.
 
     Raises:
         InputError: even the smallest tile costs more than the limit.
     """
 
-    def __init__(self, run: Run, port: Port, output: Port, context: int, limit: int) -> None:
+    def __init__(
+        self, run: Run, port: Port, output: Port, context: int, limit: int, channels: int | None = None
+    ) -> None:
         base = settled()
         side = up(2 * context + FEATHER + max(port.multiple, 3 * FEATHER), port.multiple)
         self.smallest = side
         while True:
             with Peak() as peak:
-                tensor = run(from_pixels(np.zeros((side, side, port.channels), np.uint8), port))
+                tensor = run(np.zeros((side, side, channels or port.channels), np.uint8))
                 self.scale = scale_of(tensor, output, side, side)
                 to_pixels(tensor, output.range or (0.0, 1.0), output.layout)
             known = base is not None and peak.bytes is not None
@@ -134,8 +137,8 @@ def blend(picture: NDArray[Any], run: Run, port: Port, output: Port, side: int, 
     """Take a picture through a generator tile by tile.
 
     Args:
-        picture: uint8 or uint16 `[H, W, C]` with the port's channels.
-        run: From one input item to one output item.
+        picture: uint8 or uint16 `[H, W, C]`.
+        run: From pixels `[side, side, C]` to one output item.
         port: The input; its height and width are dynamic.
         output: The output.
         side: Height and width of a tile, pixels, a multiple of `port.multiple`.
@@ -154,7 +157,7 @@ def blend(picture: NDArray[Any], run: Run, port: Port, output: Port, side: int, 
     depth = 16 if picture.dtype == np.uint16 else 8
     for index, top in enumerate(tops):
         for left, fade_x in zip(lefts, fades_x, strict=True):
-            tensor = run(from_pixels(padded(picture, tall, wide, top, left), port))
+            tensor = run(padded(picture, tall, wide, top, left))
             scale = scale_of(tensor, output, tall, wide)
             tile = tensor[0].transpose(1, 2, 0) if output.layout == "NCHW" else tensor[0]
             if strip is None or result is None:

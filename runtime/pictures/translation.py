@@ -1,6 +1,6 @@
 """One picture through an image-to-image generator, at its own size.
 
-    result = translate(generator.run, manifest, picture, Options(memory=500_000_000), state)
+    result = translate(generator.compute, manifest, picture, Options(memory=500_000_000), state)
 
 A generator takes pictures of its own channels, range and size multiple. What does not fit is made to fit in a way that
 can be undone: sides are padded by reflection and cropped again, alpha travels beside the colours.
@@ -10,15 +10,19 @@ from __future__ import annotations
 
 import threading
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 
 from ganedge.runtime.cli.options import from_text, option
+from ganedge.runtime.conditions import Conditions
 from ganedge.runtime.errors import InputError, UsageError
+from ganedge.runtime.latents import MAX_SEED
 from ganedge.runtime.memory import parse, parse_pixels
 
 from . import images, reader, tiles
+from .stack import Stack
 from .tiles import CONTEXT
 
 if TYPE_CHECKING:
@@ -28,7 +32,8 @@ if TYPE_CHECKING:
 
     from ganedge.runtime.manifest import Manifest, Port
 
-    Run = Callable[[NDArray[np.generic]], NDArray[np.generic]]
+    Run = Callable[[NDArray[Any]], NDArray[np.generic]]
+    Share = Callable[[NDArray[np.generic]], Callable[[NDArray[np.generic]], NDArray[np.generic]]]
 
 Tiles = Literal["auto", "shared", "always", "never"]
 """Whether to cut a picture that does not fit the memory into tiles: where the result is the same; with statistics taken
@@ -54,6 +59,14 @@ class Options:
     """Pixels that a tile sees beyond the part it decides."""
     max_pixels: int = field(default=reader.MAX_PIXELS, metadata=option(type=str, default="268.4"))
     """Refuse larger pictures before they are decoded: millions of pixels. In Python: pixels."""
+    label: int | str | None = field(default=None, metadata=option(type=str))
+    """Class, by number or name, where the generator takes one."""
+    mask: Any = field(default=None, metadata=option(type=Path))
+    """Mask as large as the picture (white is 1), or a folder with a mask of each picture's name."""
+    style: Any = field(default=None, metadata=option(type=str))
+    """Style vector: numbers with commas or a .npy file; or a second picture, where the generator takes one."""
+    seed: int = field(default=0, metadata=option(minimum=0))
+    """Seed of vectors and noise that are drawn because none are given."""
     depth: reader.Depth = field(default=8, metadata=option(hidden=True))
     """Bits per channel of the result: 8, 16, or "source" for 16 where a grey picture has more than 8."""
 
@@ -68,6 +81,8 @@ class Options:
             raise UsageError(f"overlap is {self.overlap}: give 0 to {tiles.MAX_SIDE // 4} pixels")
         if self.max_pixels < 1:
             raise UsageError(f"max_pixels is {self.max_pixels}: give 1 or more")
+        if not 0 <= self.seed <= MAX_SEED:
+            raise UsageError(f"seed {self.seed} is out of range: give a whole number from 0 to {MAX_SEED}")
 
 
 class State:
@@ -87,20 +102,20 @@ def read(source: Any, manifest: Manifest, options: Options) -> NDArray[Any]:
 
 
 def translate(
-    run: Run,
+    compute: Callable[..., NDArray[np.generic]],
     manifest: Manifest,
     source: Any,
     options: Options,
     state: State,
-    share: Callable[[NDArray[np.generic]], Run] | None = None,
+    share: Share | None = None,
 ) -> NDArray[Any]:
     """Take one picture through.
 
     Args:
-        run: From one input item to one output item.
+        compute: From one item of each input to one output item.
         manifest: What the generator takes and gives.
         source: What `reader.read` takes.
-        options: How.
+        options: How, and the values of further inputs.
         state: Kept by the caller between pictures.
         share: From a reduced picture to a run that normalises with its statistics; None where that cannot be had.
 
@@ -109,33 +124,50 @@ def translate(
         picture had it.
 
     Raises:
-        UsageError: the generator takes no pictures.
+        UsageError: the generator takes no pictures, or an input beside the picture is missing.
         InputError: the picture cannot be read, has a size the generator does not take, or needs more memory.
     """
-    port, output = manifest.interface.inputs[0], manifest.interface.output
-    if manifest.interface.kind != "image-to-image" or len(manifest.interface.inputs) != 1:
-        raise UsageError(
-            f"this generator turns {manifest.interface.kind.replace('-', ' ')}: it takes no picture to translate"
-        )
-    shared = options.tiles == "shared" and manifest.norm_mode in WHOLE and None in sides(port)
-    if shared and share is None:
-        raise UsageError(
-            "tiles 'shared' needs an .onnx artifact in onnxruntime or openvino: allow more memory, or choose always"
-        )
+    interface = manifest.interface
+    port = interface.inputs[0]
+    if interface.kind != "image-to-image":
+        raise UsageError(f"this generator turns {interface.kind.replace('-', ' ')}: it takes no picture to translate")
+    conditions = Conditions(options.label, options.style, options.mask, options.seed)
+    stack = Stack(interface, conditions, options.resize, options.max_pixels)
+    run = stack.run(compute)
+    shared = _shared(manifest, share) if options.tiles == "shared" else None
     if options.memory is not None and None in sides(port):
-        if shared and share is not None:
+        if shared is not None:
             least = tiles.up(48, port.multiple)
-            run = share(images.from_pixels(np.zeros((least, least, port.channels), np.uint8), port))
+            run = shared(np.zeros((least, least, port.channels), np.uint8))
             options = replace(options, memory=options.memory // 2)  # The other half is for taking the statistics.
-        _cost(run, port, output, options, state)  # Before the picture is decoded, whose memory must not be counted.
+        _cost(run, manifest, options, state, stack.channels)  # Before decoding, whose memory must not be counted.
     picture = read(source, manifest, options)
     colours, alpha = _channels(picture, port.channels)
-    result = _translate(run, manifest, colours, options, state, share if shared else None)
+    result = _translate(run, manifest, stack.join(colours), options, state, stack, shared)
     if alpha is None or result.shape[-1] == 4:
         return result
     colour = result if result.shape[-1] == 3 else np.repeat(result, 3, axis=-1)
     mask = images.resize(alpha, *result.shape[:2])
     return np.concatenate([reader.to_depth(colour, 8), reader.to_depth(mask, 8)], axis=-1)
+
+
+def _shared(manifest: Manifest, share: Share | None) -> Callable[[NDArray[Any]], Run] | None:
+    """From a reduced picture to a run with its statistics, both from pixels; None where there is nothing to share."""
+    port = manifest.interface.inputs[0]
+    if manifest.norm_mode not in WHOLE or None not in sides(port):
+        return None
+    if share is None or len(manifest.interface.inputs) > 1:
+        raise UsageError(
+            "tiles 'shared' needs an .onnx artifact with one input in onnxruntime or openvino: allow more memory, "
+            "or choose always"
+        )
+    known = share
+
+    def shared(pixels: NDArray[Any]) -> Run:
+        run = known(images.from_pixels(pixels, port))
+        return lambda tile: run(images.from_pixels(tile, port))
+
+    return shared
 
 
 def _translate(
@@ -144,7 +176,8 @@ def _translate(
     picture: NDArray[Any],
     options: Options,
     state: State,
-    share: Callable[[NDArray[np.generic]], Run] | None,
+    stack: Stack,
+    shared: Callable[[NDArray[Any]], Run] | None,
 ) -> NDArray[Any]:
     port = manifest.interface.inputs[0]
     height, width = picture.shape[:2]
@@ -158,10 +191,10 @@ def _translate(
         result = _whole(run, manifest, images.resize(picture, tall, wide))
         scale = result.shape[0] // tall
         return images.resize(result, scale * height, scale * width)
-    side = _tile_side(run, manifest, height, width, options, state)
-    if share is not None and (side is not None or options.memory is not None):
+    side = _tile_side(run, manifest, height, width, options, state, stack)
+    if shared is not None and (side is not None or options.memory is not None):
         most = side if side is not None else max(height, width)
-        run = share(_reduced(picture, port, most))
+        run = shared(_reduced(picture, port, most))
     if side is None:
         return _whole(run, manifest, picture)
     return tiles.blend(picture, run, port, manifest.interface.output, side, options.overlap)
@@ -172,28 +205,30 @@ def _whole(run: Run, manifest: Manifest, picture: NDArray[Any]) -> NDArray[Any]:
     port, output = manifest.interface.inputs[0], manifest.interface.output
     height, width = picture.shape[:2]
     tall, wide = tiles.up(height, port.multiple), tiles.up(width, port.multiple)
-    tensor = run(images.from_pixels(tiles.padded(picture, tall, wide), port))
+    tensor = run(tiles.padded(picture, tall, wide))
     depth = 16 if picture.dtype == np.uint16 else 8
     result = images.to_pixels(tensor, output.range or (0.0, 1.0), output.layout, depth)[0]
     scale = tiles.scale_of(tensor, output, tall, wide)
     return np.ascontiguousarray(result[: scale * height, : scale * width])
 
 
-def _reduced(picture: NDArray[Any], port: Port, side: int) -> NDArray[np.generic]:
-    """The whole picture as small as one tile, as the port takes it: `[1, ...]`."""
+def _reduced(picture: NDArray[Any], port: Port, side: int) -> NDArray[Any]:
+    """The whole picture as small as one tile, of a size that the port takes."""
     height, width = picture.shape[:2]
     factor = min(1.0, side / max(height, width))
     small = images.resize(picture, max(1, round(factor * height)), max(1, round(factor * width)))
     tall, wide = (tiles.up(size, port.multiple) for size in small.shape[:2])
-    return images.from_pixels(tiles.padded(small, tall, wide), port)
+    return tiles.padded(small, tall, wide)
 
 
-def _tile_side(run: Run, manifest: Manifest, height: int, width: int, options: Options, state: State) -> int | None:
+def _tile_side(
+    run: Run, manifest: Manifest, height: int, width: int, options: Options, state: State, stack: Stack
+) -> int | None:
     """The side of the tiles that the memory asks for; None where the whole picture fits."""
     port, output = manifest.interface.inputs[0], manifest.interface.output
     if options.memory is None or options.tiles == "never" or None not in sides(port):
         return None
-    cost = _cost(run, port, output, options, state)
+    cost = _cost(run, manifest, options, state, stack.channels)
     tall, wide = tiles.up(height, port.multiple), tiles.up(width, port.multiple)
     needed = cost.per_pixel * tall * wide
     if needed <= tiles.SHARE * options.memory:
@@ -205,16 +240,22 @@ def _tile_side(run: Run, manifest: Manifest, height: int, width: int, options: O
             "different: allow more memory (--memory), take statistics from the reduced picture (--tiles shared), "
             "accept that (--tiles always), or take it whole (--tiles never)"
         )
+    if stack.has_noise_map:
+        raise InputError(
+            f"a picture of {width} × {height} pixels takes about {needed / tiles.SHARE / 1e6:.0f} MB, and this "
+            "generator takes noise as large as the picture, which tiles would repeat: allow more memory (--memory)"
+        )
     return cost.largest_side(options.memory, width, output, port.multiple)
 
 
-def _cost(run: Run, port: Port, output: Port, options: Options, state: State) -> tiles.Cost:
+def _cost(run: Run, manifest: Manifest, options: Options, state: State, channels: int) -> tiles.Cost:
     assert options.memory is not None
+    port, output = manifest.interface.inputs[0], manifest.interface.output
     key = (options.memory, options.overlap, options.tiles)
     with state.lock:
         if key not in state.costs:
             limit = int(tiles.SHARE * options.memory)
-            state.costs[key] = tiles.Cost(run, port, output, options.overlap, limit)
+            state.costs[key] = tiles.Cost(run, port, output, options.overlap, limit, channels)
         return state.costs[key]
 
 

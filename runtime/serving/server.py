@@ -25,6 +25,7 @@ import zipfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, MutableMapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -52,10 +53,13 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 PNG, JPEG, ZIP, NPY = "image/png", "image/jpeg", "application/zip", "application/x-npy"
-SAMPLE = {"n": int, "seed": int, "label": int, "truncation": float, "columns": int}
+DRAWN = {"label": str, "truncation": float, "style": list, "columns": int}
+SAMPLE = {"n": int, "seed": int, **DRAWN}
 """What a request for new pictures may say."""
-INTERPOLATE = {"seed_a": int, "seed_b": int, "steps": int, "label": int, "truncation": float, "columns": int}
+INTERPOLATE = {"seed_a": int, "seed_b": int, "steps": int, **DRAWN}
 """What a request for a path may say."""
+TRANSLATE = {"label": str, "style": list, "seed": int}
+"""What a request to translate may say in its query, or in the fields of a form, beside the picture."""
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 """Bounds of the latency histogram."""
 BATCHES = (1, 2, 4, 8, 16, 32, 64)
@@ -128,7 +132,7 @@ class Server:
             # What a tile costs is measured here as well, while no other request takes memory.
             port = interface.inputs[0]
             height, width = (size or WARM_SIDE for size in translation.sides(port))
-            self._picture(np.zeros((height, width, port.channels), np.uint8))
+            self._picture(np.zeros((height, width, port.channels), np.uint8), self._options)
 
     def application(self) -> Callable[[Scope, Receive, Send], Awaitable[None]]:
         """The ASGI application. Its lifespan's end lets the threads go."""
@@ -267,12 +271,15 @@ class Server:
         return await self._answer(inputs, media_type, columns, {})
 
     async def _translate(self, request: Request) -> Response:
-        """Translate a picture: the body itself, or the first file of a form."""
+        """Translate a picture: the body itself, or the first file of a form, whose file `mask` is the mask."""
         media_type = _accepted(request, (PNG, JPEG, NPY))
-        body = await self._body(request, picture=True)
-        if not body:
+        files, texts = await self._picture_parts(request)
+        mask = files.pop("mask", None)
+        if not files or not (body := next(iter(files.values()))):
             raise InputError("no picture was sent: give it as the body, or as a file of a form")
-        return Response(await self._run(lambda: _one(self._picture(body), media_type)), media_type=media_type)
+        known = {name: text for name, text in texts.items() if name in TRANSLATE}  # Forms carry other fields too.
+        options = replace(self._options, mask=mask, **_query({**request.query_params, **known}, TRANSLATE))
+        return Response(await self._run(lambda: _one(self._picture(body, options), media_type)), media_type=media_type)
 
     async def _health(self, request: Request) -> Response:
         """Whether requests are answered."""
@@ -306,6 +313,10 @@ class Server:
             "kind": interface.kind,
             "classes": list(interface.classes),
             "noise": interface.noise,
+            "inputs": [
+                {"name": port.name, "role": port.role, "shape": port.shape, "distribution": port.distribution}
+                for port in interface.inputs
+            ],
             "precision": manifest.precision,
             "variant": manifest.source.variant,
             "data": manifest.source.data,
@@ -321,15 +332,21 @@ class Server:
 
     # How it is made.
 
-    async def _body(self, request: Request, *, picture: bool = False) -> bytes:
-        """The body, or the first file of a form, within the time there is for sending it."""
-        if not picture and int(request.headers.get("content-length") or 0) > MAX_JSON:
+    async def _body(self, request: Request) -> bytes:
+        """The body of a request that says numbers, within the time there is for sending it."""
+        if int(request.headers.get("content-length") or 0) > MAX_JSON:
             raise _TooLarge
-        form = picture and request.headers.get("content-type", "").startswith("multipart/form-data")
-        body = await asyncio.wait_for(_file(request) if form else request.body(), self._limits.seconds)
-        if not picture and len(body) > MAX_JSON:  # Reading megabytes of JSON would hold up everybody.
+        body = await asyncio.wait_for(request.body(), self._limits.seconds)
+        if len(body) > MAX_JSON:  # Reading megabytes of JSON would hold up everybody.
             raise _TooLarge
         return body
+
+    async def _picture_parts(self, request: Request) -> tuple[dict[str, bytes], dict[str, str]]:
+        """The files and the texts of a form, or the body as the only file, within the time there is for sending it."""
+        form = request.headers.get("content-type", "").startswith("multipart/form-data")
+        if form:
+            return await asyncio.wait_for(_form(request), self._limits.seconds)
+        return {"body": await asyncio.wait_for(request.body(), self._limits.seconds)}, {}
 
     def _check(self, n: int, columns: int | None) -> None:
         if n > self._limits.max_items:
@@ -365,8 +382,8 @@ class Server:
 
         return Response(await self._run(encode), media_type=media_type, headers=dict(headers))
 
-    def _picture(self, source: Any) -> NDArray[np.uint8]:
-        return translation.translate(self._batcher.call, self._generator.manifest, source, self._options, self._state)
+    def _picture(self, source: Any, options: translation.Options) -> NDArray[np.uint8]:
+        return translation.translate(self._batcher.call, self._generator.manifest, source, options, self._state)
 
     def _body_text(self) -> str:
         return f"the request is larger than {self._limits.max_body / 1e6:g} MB, which is what this server takes"
@@ -377,13 +394,19 @@ class Server:
         return _error(413, self._body_text())
 
 
-async def _file(request: Request) -> bytes:
-    """The first file of a form."""
+async def _form(request: Request) -> tuple[dict[str, bytes], dict[str, str]]:
+    """The files and the texts of a form by their names."""
+    files: dict[str, bytes] = {}
+    texts: dict[str, str] = {}
     async with request.form(max_files=4, max_fields=16) as form:
-        for value in form.values():
+        for name, value in form.items():
             if isinstance(value, UploadFile):
-                return await value.read()
-    raise InputError("the form holds no file: send the picture as one of its parts")
+                files[name] = await value.read()
+            else:
+                texts[name] = value
+    if not files:
+        raise InputError("the form holds no file: send the picture as one of its parts")
+    return files, texts
 
 
 def _headers(scope: Scope) -> dict[bytes, str]:
@@ -412,16 +435,44 @@ def _fields(body: bytes, known: Mapping[str, type]) -> dict[str, Any]:
         raise UsageError(f"the request is not JSON: {error}") from error
     if not isinstance(payload, dict):
         raise UsageError('the request is no JSON object: give something like {"seed": 0}')
-    for name, value in payload.items():
+    for name in payload:
         if name not in known:
             raise UsageError(f"unknown field {name[:SHOWN]!r}: this takes {', '.join(known)}")
-        whole = isinstance(value, int) and not isinstance(value, bool)
-        if value is not None and not whole and not (known[name] is float and isinstance(value, float)):
-            raise UsageError(f"{name} is {repr(value)[:SHOWN]}: give a {'whole ' if known[name] is int else ''}number")
     try:
-        return {name: known[name](value) for name, value in payload.items() if value is not None}
+        return {name: _field(name, value, known[name]) for name, value in payload.items() if value is not None}
     except OverflowError as error:
         raise UsageError(f"a number is out of range: {error}") from error
+
+
+def _field(name: str, value: Any, kind: type) -> Any:
+    """One value of its type: a number, a class by number or name, or a list of numbers."""
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    shown = repr(value)[:SHOWN]
+    if kind is str:
+        if not whole and not isinstance(value, str):
+            raise UsageError(f"{name} is {shown}: give a whole number, or the name of a class")
+        return value
+    if kind is list:  # An array, because a text would be the name of a file here.
+        if not isinstance(value, list) or not all(type(item) in (int, float) for item in value):
+            raise UsageError(f"{name} is {shown}: give a list of numbers")
+        return np.array(value, np.float64)
+    if not whole and not (kind is float and isinstance(value, float)):
+        raise UsageError(f"{name} is {shown}: give a {'whole ' if kind is int else ''}number")
+    return kind(value)
+
+
+def _query(texts: Mapping[str, str], known: Mapping[str, type]) -> dict[str, Any]:
+    """What a query or the fields of a form say, which are texts: `?label=2&style=0.1,0.2&seed=3`."""
+    payload: dict[str, Any] = {}
+    for name, text in texts.items():
+        kind = known.get(name, str)
+        try:
+            payload[name] = text if kind is str else json.loads(f"[{text}]" if kind is list else text)
+        except (ValueError, RecursionError) as error:
+            raise UsageError(
+                f"{name} is {text[:SHOWN]!r}: give {'numbers with commas' if kind is list else 'a number'}"
+            ) from error
+    return _fields(json.dumps(payload).encode(), known)
 
 
 def _accepted(request: Request, forms: tuple[str, ...]) -> str:

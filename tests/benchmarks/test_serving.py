@@ -10,6 +10,8 @@ from ganedge.benchmarks.studies.serving import measure
 from ganedge.runtime.doctor import tiny_artifact
 from ganedge.runtime.errors import GanEdgeError
 
+pytest.importorskip("uvicorn", reason="the extra serve is not installed")
+
 
 def test_both_ways_are_measured_and_refusals_are_no_errors(tmp_path: Path) -> None:
     file = tmp_path / "tiny.onnx"

@@ -40,7 +40,7 @@ def _of(shape: tuple[Any, ...] = PICTURE.shape, **config: Any) -> Manifest:
 )
 def test_which_size(manifest: Manifest, asked: str | None, wanted: tuple[int, int], why: str) -> None:
     interface, told = size.settled(manifest, asked)
-    assert size.own_size(interface.inputs[0]) == wanted
+    assert interface.inputs[0].sides == wanted
     assert told == why
     assert interface.outputs == manifest.interface.outputs
 

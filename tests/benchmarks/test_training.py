@@ -98,7 +98,7 @@ def test_memory_that_ends_costs_that_case_only(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(training, "plain_steps", steps)
     report = training.measure(0.01, 1, "fp32", lambda _: None)
     assert [case["variant"] for case in report["results"]] == ["mlp"]
-    assert report["failed"] == [{"variant": "dcgan", "reason": "the memory of cpu ended"}]
+    assert report["failed"] == [{"variant": "dcgan", "reason": "device cpu ran out of memory"}]
     monkeypatch.setattr(training, "plain_steps", lambda *_: _stops(torch.OutOfMemoryError("too much"), 1)())
-    with pytest.raises(GanEdgeError, match="the memory of cpu ended"):
+    with pytest.raises(GanEdgeError, match="device cpu ran out of memory"):
         training.measure(0.01, 1, "fp32", lambda _: None)

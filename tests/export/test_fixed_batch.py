@@ -14,6 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 from ganedge.export.artifact import ExportSpec as As
 from ganedge.export.artifact import VerifiedArtifact, export, write_artifact_file
 from ganedge.export.from_onnx import of_onnx
+from ganedge.export.source import SourceSpec
 from ganedge.runtime import load
 from ganedge.runtime import verify as verifying
 from ganedge.runtime.errors import ArtifactError, EngineError, InputError
@@ -21,6 +22,8 @@ from ganedge.runtime.inputs import real_inputs
 from ganedge.runtime.latents import LatentStream
 from ganedge.runtime.manifest import Interface, Port
 from ganedge.runtime.verify import verify
+
+LATENT = SourceSpec(kind="latent")
 
 
 def fixed(path: Path, batch: int) -> Path:
@@ -49,7 +52,7 @@ def fixed(path: Path, batch: int) -> Path:
 def test_export_and_run(tmp_path: Path, batch: int, precision: Any) -> None:
     """Batches that divide neither the number of a proof's inputs nor what is asked for later."""
     theirs = fixed(tmp_path / "theirs.onnx", batch)
-    path, proven = export(of_onnx(theirs, "latent"), As(precision=precision), tmp_path / "g.onnx")
+    path, proven = export(of_onnx(theirs, LATENT), As(precision=precision), tmp_path / "g.onnx")
     assert all(proof.samples % batch == 0 for proof in proven.manifest.parity)
     assert all(check.passed for check in verify(path))
     with load(path) as generator:
@@ -74,7 +77,7 @@ def test_many_classes_are_spread(tmp_path: Path) -> None:
 
 def test_a_proof_is_kept_for_later_and_belongs_to_its_artifact(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A device with one engine verifies, and an older artifact's proof is not taken for a newer one's."""
-    _, proven = export(of_onnx(fixed(tmp_path / "theirs.onnx", 7), "latent"), As(), tmp_path / "g.onnx")
+    _, proven = export(of_onnx(fixed(tmp_path / "theirs.onnx", 7), LATENT), As(), tmp_path / "g.onnx")
     proof = tmp_path / "g.onnx.proof.npz"
     with np.load(proof) as stored:
         assert len(stored["input0"]) == len(stored["output"]) == 21
@@ -89,13 +92,13 @@ def test_a_proof_is_kept_for_later_and_belongs_to_its_artifact(tmp_path: Path, m
     with pytest.raises(EngineError, match="nothing to compare with"):
         verify(tmp_path / "g.onnx")
 
-    other = of_onnx(fixed(tmp_path / "others.onnx", 8), "latent")
+    other = of_onnx(fixed(tmp_path / "others.onnx", 8), LATENT)
     path, again = export(other, As(), tmp_path / "other.onnx")
     assert isinstance(again, VerifiedArtifact)
     path.with_name("other.onnx.proof.npz").write_bytes(kept)
     with pytest.raises(ArtifactError, match="other weights"):
         verify(path)
-    path, _ = export(of_onnx(fixed(tmp_path / "theirs.onnx", 7), "latent"), As(io="uint8"), tmp_path / "bytes.onnx")
+    path, _ = export(of_onnx(fixed(tmp_path / "theirs.onnx", 7), LATENT), As(io="uint8"), tmp_path / "bytes.onnx")
     path.with_name("bytes.onnx.proof.npz").write_bytes(kept)
     with pytest.raises(ArtifactError, match="another form"):
         verify(path)

@@ -69,7 +69,7 @@ def edited(artifact: Path, path: Path, change: dict[str, Any], *, sealed: bool) 
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"schema": 2}, "newer ganedge"),
+        ({"schema": 3}, "newer ganedge"),
         ({"schema": "1"}, "whole number"),
         ({"precision": "fp12"}, "precision"),
         ({"interface.outputs.0.shape": ["batch", 3, 10**6, 10**6]}, "whole number from 1"),

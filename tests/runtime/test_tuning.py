@@ -20,7 +20,7 @@ from ganedge.runtime.engines import ort, ov
 from ganedge.runtime.fidelity import difference, read_gate
 from ganedge.runtime.generator import Generator
 from ganedge.runtime.inputs import real_inputs
-from ganedge.runtime.manifest import read_artifact, write_artifact
+from ganedge.runtime.manifest import Measurement, read_artifact, write_artifact
 from ganedge.runtime.tuning import Choice, Trial
 from ganedge.runtime.verify import verify
 
@@ -254,3 +254,146 @@ def test_what_the_doctor_finds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
     done = command("gan-run", "doctor")
     assert done.code == 1
     assert "is not installed: pip install 'ganedge[cpu]'" in done.out
+
+
+def measurement(engine: str, milliseconds: float, **changes: Any) -> Measurement:
+    """What an export on this machine measured."""
+    known = {
+        "version": load_version(engine),
+        "device": "cpu",
+        "processor": tuning.processor(),
+        "threads": engines.cores(),
+        "compute": "",
+    }
+    return Measurement(engine=engine, milliseconds=milliseconds, **{**known, **changes})
+
+
+def load_version(engine: str) -> str:
+    return engines.package_version(engine)
+
+
+def with_manifest(artifact: Path, path: Path, **changes: Any) -> Path:
+    """A copy whose manifest says something else."""
+    manifest, model = read_artifact(artifact)
+    path.write_bytes(write_artifact(model, replace(manifest, **changes)))
+    return path
+
+
+def test_auto_takes_what_the_export_measured_on_such_a_machine(artifact: Path, tmp_path: Path) -> None:
+    faster = (measurement("onnxruntime", 2.0), measurement("openvino", 1.0))
+    with load(with_manifest(artifact, tmp_path / "a.onnx", measured=faster)) as generator:
+        assert generator.engine.name == "openvino"
+    for change in ({"processor": "another"}, {"threads": 999}, {"version": "0.0"}):
+        elsewhere = (measurement("openvino", 1.0, **change),)
+        with load(with_manifest(artifact, tmp_path / "b.onnx", measured=elsewhere)) as generator:
+            assert generator.engine.name == "onnxruntime", change
+    tuning.remember(
+        read_artifact(tmp_path / "a.onnx")[0].digest, Choice("onnxruntime", load_version("onnxruntime"), "cpu")
+    )
+    with load(tmp_path / "a.onnx") as generator:
+        assert generator.engine.name == "onnxruntime", "what was measured here last counts most"
+
+
+def test_auto_prefers_the_engine_that_the_graph_was_made_for(artifact: Path, tmp_path: Path) -> None:
+    with load(with_manifest(artifact, tmp_path / "a.onnx", made_for="openvino")) as generator:
+        assert generator.engine.name == "openvino"
+    with load(with_manifest(artifact, tmp_path / "b.onnx", made_for="tensorrt")) as generator:
+        assert generator.engine.name == "onnxruntime"
+
+
+def test_an_engine_that_failed_its_proof_is_never_chosen(artifact: Path, tmp_path: Path) -> None:
+    parity = read_artifact(artifact)[0].parity
+    parity = tuple(replace(proof, passed="openvino" not in proof.engine) for proof in parity)
+    measured = (measurement("onnxruntime", 2.0), measurement("openvino", 1.0))
+    path = with_manifest(artifact, tmp_path / "a.onnx", measured=measured, parity=parity, made_for="openvino")
+    tuning.remember(read_artifact(path)[0].digest, Choice("openvino", load_version("openvino"), "cpu"))
+    with load(path) as generator:
+        assert generator.engine.name == "onnxruntime"
+
+
+@pytest.fixture
+def tuned(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Tuning by itself turned on, and the digests it measured."""
+    monkeypatch.setenv("GANEDGE_TUNE", "1")
+    monkeypatch.setattr(tuning, "QUICK_SECONDS", 0.0)
+    digests: list[str] = []
+    real = tuning.tune
+    monkeypatch.setattr(
+        tuning, "tune", lambda m, manifest, *rest: digests.append(manifest.digest) or real(m, manifest, *rest)
+    )
+    return digests
+
+
+def test_gan_run_measures_once_and_says_so(command: Command, artifact: Path, tmp_path: Path, tuned: list[str]) -> None:
+    sample = ("gan-run", "sample", artifact, "-n", 1, "-o", tmp_path / "a.png")
+    first = command(*sample)
+    assert first.code == 0, first.err
+    assert "fastest engine for this file here" in first.err
+    assert "fastest engine" not in command(*sample).err
+    assert len(tuned) == 1
+    assert "fastest engine" not in command(*sample, "--no-tune").err
+
+
+def test_load_itself_never_measures_unless_told(artifact: Path, tuned: list[str]) -> None:
+    load(artifact).close()
+    assert tuned == []
+    load(artifact, tune=True).close()
+    load(artifact, tune=True).close()
+    assert len(tuned) == 1
+    load(artifact, engine="openvino", tune=True).close()
+    assert len(tuned) == 1, "an engine asked for by name needs no measurement"
+
+
+def test_where_nothing_can_be_remembered_nothing_is_measured(
+    artifact: Path, tmp_path: Path, tuned: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    load(artifact, tune=True).close()
+    assert tuned == []
+
+
+HOSTILE = [
+    "",
+    "null",
+    "[]",
+    "{",
+    "\x00\x01",
+    "[" * 5000,
+    '{"KEY": null}',
+    '{"KEY": []}',
+    '{"KEY": {}}',
+    '{"KEY": "openvino"}',
+    '{"KEY": {"engine": "openvino"}}',
+    '{"KEY": {"engine": "tensorrt", "version": "11", "device": "cuda", "compute": null}}',
+    '{"KEY": {"engine": "openvino", "version": "0.1", "device": "cpu", "compute": null}}',
+    '{"KEY": {"engine": "openvino", "version": 7, "device": "cpu", "compute": null}}',
+    '{"KEY": {"engine": "openvino", "version": null, "device": "cpu", "compute": "int2"}}',
+    '{"KEY": {"engine": "onnxruntime", "version": "VERSION", "device": "tpu", "compute": null}}',
+    '{"KEY": {"engine": "onnxruntime", "version": "VERSION", "device": "cuda", "compute": null}}',
+    '{"KEY": {"engine": "onnxruntime", "version": "VERSION", "device": "cpu", "compute": "bf16"}}',
+    '{"KEY": {"engine": ["onnxruntime"], "version": "VERSION", "device": "cpu", "compute": null}}',
+    '{"KEY": {"engine": "onnxruntime", "version": "VERSION", "device": "cpu", "compute": null, "more": 1}}',
+    '{"KEY": {"engine": "../../x", "version": "1", "device": "cpu", "compute": null}}',
+]
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_a_damaged_or_foreign_choice_is_harmless(artifact: Path, text: str) -> None:
+    digest = read_artifact(artifact)[0].digest
+    version = load_version("onnxruntime")
+    tuning.remember(digest, Choice("onnxruntime", version, "cpu"))
+    text = text.replace("KEY", tuning._key(digest, None)).replace("VERSION", version)
+    tuning.cache_file().write_text(text)
+    with load(artifact) as generator:
+        assert generator.engine.name == "onnxruntime"
+        assert generator.sample(1, seed=0).shape[0] == 1
+    tuning.remember(digest, Choice("onnxruntime", version, "cpu"))
+    assert tuning.recall(digest) == Choice("onnxruntime", version, "cpu"), "and is replaced"
+
+
+def test_info_shows_what_was_measured(command: Command, artifact: Path, tmp_path: Path) -> None:
+    path = with_manifest(artifact, tmp_path / "a.onnx", measured=(measurement("openvino", 1.25),), made_for="openvino")
+    shown = command("gan-run", "info", path).out
+    assert "1.25 ms a call on" in shown
+    assert "made for   openvino" in shown

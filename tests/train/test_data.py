@@ -19,7 +19,7 @@ from torchvision.datasets import CIFAR10, CelebA
 from ganedge.models.variant import Wants
 from ganedge.runtime.errors import InputError, UsageError
 from ganedge.train import data, layouts
-from ganedge.train import decode as reading
+from ganedge.train import pictures as reading
 from ganedge.train.layouts import Group, Layout
 from ganedge.train.sources import InMemory, OnDisk
 
@@ -365,7 +365,7 @@ def test_a_pair_in_one_file_is_decoded_once(tmp_path: Path, monkeypatch: pytest.
     (tmp_path / "8.png").write_text("x")
     opens: list[Path] = []
     real = Image.open
-    monkeypatch.setattr(layouts, "_shape", lambda path: (40, 20))  # Headers are read beforehand.
+    monkeypatch.setattr(layouts, "size_of", lambda path: (40, 20))  # Headers are read beforehand.
     monkeypatch.setattr(Image, "open", lambda file, **more: opens.append(file) or real(file, **more))
     opened = data.open_data(str(tmp_path), Wants("pairs", 16, 3))
     assert len(opened) == 8

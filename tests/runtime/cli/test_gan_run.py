@@ -30,7 +30,8 @@ def test_python_and_the_command_line_have_the_same_defaults(cls: type, function:
     defaults = {name: parameter.default for name, parameter in inspect.signature(function).parameters.items()}
     for item in fields(cls):
         assert item.default is not MISSING
-        assert defaults[item.name] == item.default, item.name
+        if item.name != "tune":  # A command measures once by itself; a call from Python only where it is asked to.
+            assert defaults[item.name] == item.default, item.name
 
 
 @pytest.mark.parametrize("name", MODULES)

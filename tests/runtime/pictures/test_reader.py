@@ -93,7 +93,7 @@ def test_all_readers_agree(
         result = generator.translate(path)
     colours = result[..., :3] if result.shape[-1] == 4 else result
     np.testing.assert_array_equal(colours if channels == 3 or colours.shape[-1] == 1 else colours[..., :1], device)
-    decode = pytest.importorskip("ganedge.train.decode", reason="training is not installed").decode
+    decode = pytest.importorskip("ganedge.train.pictures", reason="training is not installed").decode
     np.testing.assert_array_equal(decode(path, SIDE, channels), device)
 
 

@@ -165,14 +165,16 @@ def test_tiles_equal_the_whole_where_the_overlap_suffices(make: Make, multiple: 
     nodes, weights = blur(16)
     picture = np.random.default_rng(7).integers(0, 256, (701, 533, 3), np.uint8)
     from ganedge.runtime.pictures import tiles
+    from ganedge.runtime.pictures.images import from_pixels
 
     with load(make(nodes, weights, multiple=multiple), engine="onnxruntime", threads=2) as generator:
         ports = generator.manifest.interface
         whole = generator.translate(picture).astype(int)
-        parts = tiles.blend(picture, generator.run, ports.inputs[0], ports.output, side=160, context=16)
+        run = lambda pixels: generator.run(from_pixels(pixels, ports.inputs[0]))  # noqa: E731
+        parts = tiles.blend(picture, run, ports.inputs[0], ports.output, side=160, context=16)
         assert np.abs(parts - whole).max() <= 1, "rounding may tip over, nothing more"
         assert (parts != whole).mean() < 1e-3
-        rough = tiles.blend(picture, generator.run, ports.inputs[0], ports.output, side=160, context=0)
+        rough = tiles.blend(picture, run, ports.inputs[0], ports.output, side=160, context=0)
         assert np.abs(rough - whole).max() > 1, "the test can fail: too little overlap shows"
 
 

@@ -1,0 +1,134 @@
+"""How fast a new artifact is in each engine of this machine, beside the FP32 it was made from. No torch here.
+
+    artifact, lines = measured(artifact, source)
+    # int8: 3.9 × as fast as fp32 in openvino (25.6 ms), 1.04 × in onnxruntime (54.0 ms); auto takes openvino here
+
+The figures go into the manifest, and the fastest engine is remembered for this machine: `auto` takes it from then on.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+
+from ganedge.export import uint8_io
+from ganedge.export.artifact import VerifiedArtifact
+from ganedge.export.source_model import SourceModel
+from ganedge.runtime import engines, tuning
+from ganedge.runtime.errors import EngineError, GanEdgeError
+from ganedge.runtime.manifest import Manifest, Measurement, read_bytes, write_artifact
+from ganedge.runtime.tuning import Trial
+
+SECONDS = 0.15
+"""Seconds to time each way; where one call takes longer it is timed twice."""
+
+
+def measured(
+    artifact: VerifiedArtifact, source: SourceModel, least: float | None = None
+) -> tuple[VerifiedArtifact, tuple[str, ...]]:
+    """Time an artifact in every installed engine that it passed its proof in.
+
+    Args:
+        artifact: A proven one.
+        source: What it was made from.
+        least: How many times as fast as the FP32 source the fastest way has to be; None for no matter.
+
+    Returns:
+        The artifact with the figures in its manifest, and what to tell the user. It is unchanged where nothing was
+        measured: no proof, or the environment variable GANEDGE_TUNE is 0.
+
+    Raises:
+        GanEdgeError: it is not as fast as `least` asks for.
+    """
+    manifest = artifact.manifest
+    wanted = least is not None
+    if not manifest.parity or (os.environ.get(tuning.SWITCH) == "0" and not wanted):
+        return artifact, ()
+    beside = _fp32(artifact, source)
+    try:
+        trials = tuning.tune(artifact.data, manifest, 1, SECONDS, None, beside)
+    except EngineError:
+        return artifact, ()
+    count = len(trials) if beside is None else sum(trial.choice.compute != "fp32" for trial in trials)
+    own, others = trials[:count], trials[count:]
+    fastest = tuning.best(own)
+    lines = _lines(manifest, own, others, fastest)
+    if least is not None:
+        _check(others, fastest, least, manifest)
+    figures = tuple(_figure(trial) for trial in own if trial.holds)
+    _, model = read_bytes(artifact.data, artifact.name)
+    data = write_artifact(model, replace(manifest, measured=figures))
+    sealed, _ = read_bytes(data, artifact.name)
+    _remember(sealed, fastest)
+    return replace(artifact, data=data, manifest=sealed), lines
+
+
+def _fp32(artifact: VerifiedArtifact, source: SourceModel) -> tuple[bytes, Manifest] | None:
+    """The FP32 artifact of the same inputs and outputs; None where this is it, or the source is not FP32."""
+    if artifact.manifest.precision == "fp32" or source.precision != "fp32":
+        return None
+    model, interface = source.model, source.interface
+    if artifact.manifest.interface != interface:
+        model, interface = uint8_io.to_bytes(model, interface)
+    return model.SerializeToString(), Manifest(interface, "fp32", source.norm_mode, source.source)
+
+
+def _figure(trial: Trial) -> Measurement:
+    choice = trial.choice
+    return Measurement(
+        choice.engine,
+        choice.version,
+        choice.device,
+        tuning.processor(),
+        engines.cores(),
+        round(trial.milliseconds, 3),
+        choice.compute or "",
+    )
+
+
+def _lines(manifest: Manifest, own: Sequence[Trial], others: Sequence[Trial], fastest: Trial) -> tuple[str, ...]:
+    """One line on speed: beside FP32 in each engine, first of all where it does not pay."""
+    by_engine = {trial.choice.engine: trial.milliseconds for trial in others}
+    if not by_engine:
+        if len(own) < 2:
+            return ()
+        shown = ", ".join(f"{_way(trial)} {trial.milliseconds:.2f} ms" for trial in own if trial.holds)
+        return (f"speed here, one input: {shown}; auto takes {_way(fastest)}",)
+    precision = manifest.precision
+    shown = ", ".join(
+        f"{by_engine[trial.choice.engine] / trial.milliseconds:.2f} × in {_way(trial)} ({trial.milliseconds:.2f} ms)"
+        for trial in own
+        if trial.choice.engine in by_engine
+    )
+    best, plain = fastest.milliseconds, min(by_engine.values())
+    engine = min(by_engine, key=lambda name: by_engine[name])
+    if best >= plain:
+        return (
+            f"{precision} is NOT faster than fp32 here: {best:.2f} ms in {_way(fastest)}, fp32 takes {plain:.2f} ms "
+            f"in {engine} ({shown})",
+        )
+    return (f"speed of {precision} beside fp32 here, one input: {shown}; auto takes {_way(fastest)}",)
+
+
+def _check(others: Sequence[Trial], fastest: Trial, least: float, manifest: Manifest) -> None:
+    if not others:
+        raise GanEdgeError("--require-speedup compares with FP32: the source is not FP32, or no engine here runs it")
+    plain = min(trial.milliseconds for trial in others)
+    factor = plain / fastest.milliseconds
+    if factor < least:
+        raise GanEdgeError(
+            f"not exported: {manifest.precision} is {factor:.2f} × as fast as fp32 here ({fastest.milliseconds:.2f} ms "
+            f"in {_way(fastest)}, fp32 {plain:.2f} ms), and --require-speedup asks for {least:g}"
+        )
+
+
+def _way(trial: Trial) -> str:
+    return trial.choice.engine + (f" in {trial.choice.compute}" if trial.choice.compute else "")
+
+
+def _remember(manifest: Manifest, fastest: Trial) -> None:
+    try:
+        tuning.remember(manifest.digest, fastest.choice)
+    except GanEdgeError:
+        return  # The figures are in the manifest, too.
