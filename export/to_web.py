@@ -26,7 +26,7 @@ from typing import Any
 
 from ganedge.export import parity
 from ganedge.export.artifact import VerifiedArtifact, write_artifact_file
-from ganedge.runtime import fidelity
+from ganedge.runtime import fidelity, serving
 from ganedge.runtime.engines import browser
 from ganedge.runtime.errors import EngineError, GanEdgeError, UsageError
 from ganedge.runtime.files import write_whole
@@ -35,6 +35,8 @@ from ganedge.runtime.web_folder import ARTIFACT, NAME, WebFolder, read_web_folde
 
 SOURCES = Path(__file__).with_name("web")
 """The page and the module."""
+STYLE = Path(serving.__file__).with_name("page.css")
+"""The style that the page shares with that of gan-run serve."""
 SCRIPT = "ganedge.js"
 VENDORED = "onnxruntime"
 """Folder of onnxruntime-web's files beside the page."""
@@ -138,8 +140,9 @@ def _assemble(part: Path, artifact: VerifiedArtifact, vendor: Path | None) -> We
     about = runtime()
     write_artifact_file(part / ARTIFACT, artifact)
     for source in SOURCES.iterdir():
-        if source.suffix in (".html", ".css", ".js") and source.name != SCRIPT:
+        if source.suffix in (".html", ".js") and source.name != SCRIPT:
             shutil.copyfile(source, part / source.name)
+    shutil.copyfile(STYLE, part / STYLE.name)
     base = f"./{VENDORED}/" if vendor is not None else about["base"]
     constant = json.dumps({**about, "base": base}, indent=1)
     module = COMMENT.sub("", RUNTIME.sub(lambda _: f"const RUNTIME = {constant};", _source()))

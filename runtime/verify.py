@@ -25,6 +25,7 @@ from .errors import ArtifactError, EngineError, UsageError
 from .fidelity import Difference, Gate, difference, gate_of, read_gate
 from .inputs import real_inputs, sides
 from .manifest import read_artifact
+from .web_folder import read_web_folder
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -61,7 +62,8 @@ class Check:
 def verify(path: Path) -> list[Check]:
     """Compare every installed engine, or the one that a TensorRT engine needs, with the stored reference.
 
-    Without a stored reference the engines that run an .onnx are compared with the first of them.
+    Without a stored reference the engines that run an .onnx are compared with the first of them. Of a folder for the
+    browser it is the artifact in it; `verify_in_browser` is for the browser.
 
     Raises:
         ArtifactError: no artifact, or a stored reference that does not belong to it.
@@ -69,6 +71,8 @@ def verify(path: Path) -> list[Check]:
     """
     if path.suffix == ".engine":
         return [_of_engine(path)]
+    if path.is_dir():
+        path = path / read_web_folder(path).artifact
     manifest, model = read_artifact(path)
     proof = path.with_name(path.name + ".proof.npz")
     if proof.is_file():
@@ -89,6 +93,45 @@ def verify(path: Path) -> list[Check]:
         reference = outputs.pop(against)
     gate = _gate(manifest)
     return [_check(name, against, output, reference, manifest, gate, slack) for name, output in outputs.items()]
+
+
+def verify_in_browser(folder: Path) -> tuple[list[Check], dict[str, str]]:
+    """Compare both engines of a browser, WASM and WebGPU, with the reference stored in a folder.
+
+    Args:
+        folder: What `gan-export --format web` wrote.
+
+    Returns:
+        The comparisons, and by engine why it did not run the artifact, which it did not at the export either.
+
+    Raises:
+        ArtifactError: no such folder, or a file in it was exchanged or damaged.
+        MissingExtra: playwright is not installed.
+        EngineError: no Chromium is found, or an engine that has to run the artifact does not.
+    """
+    from .engines.browser import PROVIDERS, Browser
+
+    about = read_web_folder(folder)
+    proof = folder / f"{about.artifact}.proof.npz"
+    if not proof.is_file():
+        raise EngineError(f"nothing to compare with: there is no {proof}; export the folder again")
+    inputs, reference = _stored(proof, about.manifest)
+    gate = _gate(about.manifest, next((proved.tolerance for proved in about.parity), ""))
+    checks: list[Check] = []
+    refusals: dict[str, str] = {}
+    with Browser(folder) as browser:
+        for provider in PROVIDERS:
+            try:
+                engine = browser.start(provider)
+                output = _run(engine, about.manifest, inputs)
+                engine.close()
+            except EngineError as error:
+                if provider not in about.refused:
+                    raise
+                refusals[provider] = str(error)
+                continue
+            checks.append(_check(str(engine.info), proof.name, output, reference, about.manifest, gate, 1.0))
+    return checks, refusals
 
 
 def _outputs(model: bytes, manifest: Manifest, inputs: list[NDArray[np.generic]]) -> dict[str, NDArray[np.generic]]:

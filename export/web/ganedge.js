@@ -20,7 +20,7 @@ const RUNTIME = {
   }
 };
 
-const SCHEMA = 1, MAX_SIDE = 65536, MAX_ITEMS = 2 ** 20, MAX_SEED = 2 ** 32 - 1, MIN_TRUNCATION = 0.01;
+const SCHEMA = 2, MAX_SIDE = 65536, MAX_ITEMS = 2 ** 20, MAX_SEED = 2 ** 32 - 1, MIN_TRUNCATION = 0.01;
 const BATCH_ELEMENTS = 2 ** 22, MAX_BATCH = 64; // In one run of the engine.
 const FEATHER = 16; // Pixels in which two tiles fade into each other.
 const NOT_FINITE = "the generator gave NaN or infinite values: try the other engine, or a higher precision";
@@ -156,6 +156,12 @@ function sides({ layout, shape }) {
 function fixedOf(size) { return typeof size === "number" ? size : undefined; }
 
 function channelsOf({ layout, shape }) { return shape[layout === "NCHW" ? 1 : 3]; }
+
+function shownChannels(port) {
+  const channels = channelsOf(port);
+  check([1, 3, 4].includes(channels), "usage", `${port.name} has ${channels} channels, which no picture has: call run`);
+  return channels;
+}
 
 // Latents, as NumPy draws them.
 
@@ -338,7 +344,7 @@ function checkManifest(manifest) {
   for (const { name, role, dtype, shape, layout, range, multiple = 1 } of [...about.inputs, ...about.outputs]) {
     must(text(name) && text(role) && TYPES[dtype] && whole(multiple) && Array.isArray(shape) && shape.every((side) => text(side) || whole(side)), `port ${name}`);
     if (role !== "image") continue;
-    must(["NCHW", "NHWC"].includes(layout) && shape.length === 4 && [1, 3, 4].includes(channelsOf({ layout, shape })), `layout of ${name}`);
+    must(["NCHW", "NHWC"].includes(layout) && shape.length === 4 && whole(channelsOf({ layout, shape })), `layout of ${name}`);
     must(range?.length === 2 && range.every(Number.isFinite) && range[1] > range[0], `range of ${name}`);
   }
   must(["normal", "uniform"].includes(about.noise) === about.kind.startsWith("latent"), "noise");
@@ -358,7 +364,7 @@ async function sha256(parts) {
 /** A tensor as pictures: scaled from the port's range, rounded to the nearest level, clipped. */
 function toImages(data, dims, port) {
   const planar = port.layout === "NCHW", [height, width] = planar ? dims.slice(2) : dims.slice(1, 3);
-  const channels = channelsOf(port), area = height * width, [low, high] = port.dtype === "uint8" ? [0, 255] : port.range;
+  const channels = shownChannels(port), area = height * width, [low, high] = port.dtype === "uint8" ? [0, 255] : port.range;
   const factor = Math.fround(255 / (high - low)), offset = Math.fround(0.5 - low * (255 / (high - low)));
   return Array.from({ length: dims[0] }, (_, item) => {
     const image = new ImageData(width, height), begin = item * channels * area;
@@ -607,7 +613,7 @@ class Model {
     const side = large ? Math.floor(Math.sqrt(maxPixels) / multiple) * multiple : Math.max(rows, columns);
     const [tall, wide] = [Math.min(side, rows), Math.min(side, columns)];
     const down = tilesOf(rows, tall, overlap, multiple), across = tilesOf(columns, wide, overlap, multiple);
-    const { colours, alpha } = toChannels(image, channelsOf(port)), labels = this.#labels(1, label, true);
+    const { colours, alpha } = toChannels(image, shownChannels(port)), labels = this.#labels(1, label, true);
     const channels = channelsOf(output), planar = output.layout === "NCHW";
     let sum = null, scale = 1;
     for (const [row, top] of down.starts.entries()) {

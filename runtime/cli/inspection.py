@@ -50,6 +50,14 @@ class TuneOptions:
 
 
 @dataclass(frozen=True)
+class VerifyOptions:
+    """Where to repeat the proof."""
+
+    browser: bool = False
+    """In a headless Chromium, WASM and WebGPU, for a folder that gan-export --format web wrote."""
+
+
+@dataclass(frozen=True)
 class DoctorOptions:
     """What to examine."""
 
@@ -102,14 +110,23 @@ def tune(file: Path, options: TuneOptions) -> None:
     terminal.note(f"fastest: {choice.engine}{f' in {choice.compute}' if choice.compute else ''}{gain}; {note}")
 
 
-def verify(file: Path) -> None:
+def verify(file: Path, options: VerifyOptions) -> None:
     """Repeat the export's proof on this machine. Exit code 1: an engine gives other pictures."""
-    from ganedge.runtime.verify import verify as checks_of
+    from ganedge.runtime import verify as proof
 
-    checks = checks_of(file)
+    if options.browser and not file.is_dir():
+        raise UsageError(f"--browser is for a folder that gan-export --format web wrote, and {file} is none")
+    if options.browser:
+        checks, refusals = proof.verify_in_browser(file)
+        for engine, reason in refusals.items():
+            terminal.note(f"{engine} does not run it, and did not at the export: {reason}")
+    else:
+        checks = proof.verify(file)
     for check in checks:
         terminal.note(str(check))
     terminal.note(_verdict(checks))
+    if file.is_dir() and not options.browser:
+        terminal.note(f"next: gan-run verify {file} --browser, which runs it in Chromium")
     if not all(check.passed for check in checks):
         raise typer.Exit(1)
 
