@@ -1,13 +1,13 @@
 """From a proven artifact to a folder for the browser: page, module, artifact, and the proof in a real browser. No torch.
 
-    write_web(Path("digits-web"), artifact, gate, vendor=Path("node_modules/onnxruntime-web"), say=print)
-    python3 -m http.server --directory digits-web
+write_web(Path("digits-web"), artifact, gate, vendor=Path("node_modules/onnxruntime-web"), say=print)
+python3 -m http.server --directory digits-web
 
-    digits-web/index.html  page.js  page.css     a page to try the generator
-    digits-web/ganedge.js                        the module that a web developer imports
-    digits-web/generator.onnx                    the artifact, and what proves it: generator.onnx.proof.npz
-    digits-web/ganedge.json                      its digest, and what was proven in which engine of which browser
-    digits-web/onnxruntime/                      onnxruntime-web, with --vendor only
+digits-web/index.html  page.js  page.css     a page to try the generator
+digits-web/ganedge.js                        the module that a web developer imports
+digits-web/generator.onnx                    the artifact, and what proves it: generator.onnx.proof.npz
+digits-web/ganedge.json                      its digest, and what was proven in which engine of which browser
+digits-web/onnxruntime/                      onnxruntime-web, with --vendor only
 """
 
 from __future__ import annotations
@@ -44,7 +44,9 @@ RUNTIME = re.compile(r"^const RUNTIME = (\{.*?^\});$", re.MULTILINE | re.DOTALL)
 """Where `ganedge.js` says which onnxruntime-web it takes, as JSON."""
 COMMENT = re.compile(r"^ *(//|/\*\*|\*).*\n", re.MULTILINE)
 """Lines of the module that hold a comment alone; they are left out of the copy that is downloaded."""
-HEADER = "// ganedge.js: run an artifact that gan-export wrote, in a browser. Its functions are described in docs/web.md.\n"
+HEADER = (
+    "// ganedge.js: run an artifact that gan-export wrote, in a browser. Its functions are described in docs/web.md.\n"
+)
 
 
 @cache
@@ -94,7 +96,11 @@ def vendored(vendor: Path) -> dict[str, Path]:
 
 
 def write_web(
-    folder: Path, artifact: VerifiedArtifact, gate: fidelity.Gate | None, vendor: Path | None, say: Callable[[str], None]
+    folder: Path,
+    artifact: VerifiedArtifact,
+    gate: fidelity.Gate | None,
+    vendor: Path | None,
+    say: Callable[[str], None],
 ) -> Path:
     """Write a folder for the browser, and prove it there where a browser is installed.
 

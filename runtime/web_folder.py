@@ -93,7 +93,9 @@ def read_web_folder(path: Path) -> WebFolder:
         raise ArtifactError(f"{file} is from a newer ganedge (schema {schema}): pip install -U ganedge")
     manifest, _ = read_artifact(path / ARTIFACT)
     if description.get("digest") != manifest.digest:
-        raise ArtifactError(f"{path / ARTIFACT} is not the artifact that this folder was exported with: export it again")
+        raise ArtifactError(
+            f"{path / ARTIFACT} is not the artifact that this folder was exported with: export it again"
+        )
     try:
         return WebFolder(
             manifest,

@@ -609,7 +609,7 @@ class Model {
     const [rows, columns] = [up(image.height), up(image.width)], fixed = sides(port).every(Boolean);
     const large = !fixed && tiles !== "never" && rows * columns > maxPixels;
     check(!large || tiles === "always" || !["instance", "batch"].includes(this.manifest.norm_mode), "tiles",
-      `${image.width} × ${image.height} pixels are too many at once, and tiles would look different, since this generator normalises over the whole picture: scale it down, or take tiles: "always"`);
+      `${image.width} × ${image.height} pixels are too many at once, and tiles would look different, since this generator normalises over the whole picture: scale it down, or accept tiles (always)`);
     const side = large ? Math.floor(Math.sqrt(maxPixels) / multiple) * multiple : Math.max(rows, columns);
     const [tall, wide] = [Math.min(side, rows), Math.min(side, columns)];
     const down = tilesOf(rows, tall, overlap, multiple), across = tilesOf(columns, wide, overlap, multiple);

@@ -8,9 +8,10 @@ const KINDS = { "latent-to-image": "New pictures", "image-to-image": "Pictures t
 const ENGINES = { wasm: "WASM", webgpu: "WebGPU" };
 let generator = null, items = null, newest = 0, timer = 0, last = null, stream = null;
 
-function say(text, wrong = false) {
+function say(text, state = "busy") {
   get("status").textContent = text;
-  get("status").classList.toggle("wrong", wrong);
+  get("status").dataset.state = state;
+  get("status").classList.toggle("wrong", state === "wrong");
 }
 
 function showProgress({ phase, file, loaded, total, done }) {
@@ -32,11 +33,11 @@ async function work(text, task) {
   try {
     const result = await task();
     if (mine !== newest) return null;
-    say(`Done in ${((performance.now() - begin) / 1000).toFixed(2)} s with ${ENGINES[generator.engine]}.`);
+    say(`Done in ${((performance.now() - begin) / 1000).toFixed(2)} s with ${ENGINES[generator.engine]}.`, "done");
     return result;
   } catch (error) {
     if (mine === newest) {
-      say(error.message, true);
+      say(error.message, "wrong");
       for (const id of ["shrink", "tile"]) get(id).hidden = error.code !== "tiles";
     }
     return null;
@@ -93,7 +94,7 @@ function show() {
 }
 
 function showGrid(canvas, pictures) {
-  const { width, height } = pictures[0], columns = Math.ceil(Math.sqrt(pictures.length)), gap = 2;
+  const { width, height } = pictures[0], columns = Math.ceil(Math.sqrt(pictures.length)), gap = width <= 32 ? 1 : 2;
   canvas.width = columns * (width + gap) - gap;
   canvas.height = Math.ceil(pictures.length / columns) * (height + gap) - gap;
   canvas.classList.toggle("small", width <= 128);
@@ -151,6 +152,7 @@ async function translate(source, options = {}) {
     showPicture("before", image);
     return generator.translate(image, { resize: true, maxPixels: MAX_PIXELS, label, ...options });
   });
+  get("translated").hidden = !result;
   if (!result) return false;
   showPicture("after", result);
   get("keep").disabled = false;
@@ -179,7 +181,7 @@ async function toggleCamera() {
   try {
     stream = await navigator.mediaDevices.getUserMedia({ video: { width: { ideal: CAMERA_SIDE }, facingMode: "environment" } });
   } catch (error) {
-    return say(`The camera cannot be used: ${error.message}`, true);
+    return say(`The camera cannot be used: ${error.message}`, "wrong");
   }
   const video = get("video");
   video.srcObject = stream;
@@ -219,7 +221,7 @@ function preparePictures({ classes }) {
     get("camera-note").hidden = false;
     get("camera-note").textContent = window.isSecureContext ? "This browser has no camera access." : "The camera needs HTTPS or localhost.";
   }
-  say(`Ready, with ${ENGINES[generator.engine]}.`);
+  say(`Ready, with ${ENGINES[generator.engine]}.`, "done");
 }
 
 // Start.
@@ -251,5 +253,5 @@ async function start() {
 
 start().catch((error) => {
   get("progress").hidden = true;
-  say(error.message, true);
+  say(error.message, "wrong");
 });

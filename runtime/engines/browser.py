@@ -51,8 +51,6 @@ BLANK = "/blank"
 """The empty page from which the module is called."""
 LONGEST_CALL_MS = 600_000
 """Milliseconds after which a call in the page is given up."""
-BUSY_BLOCK = 0.02
-"""Seconds of calls that are timed together: a page's clock is too coarse for one call of a small generator."""
 
 CALL = """async ([method, argument]) => {
   const decode = ({ dtype, dims, data }) => {
@@ -73,15 +71,16 @@ CALL = """async ([method, argument]) => {
       return { engine: globalThis.generator.engine };
     },
     async run(feeds) { return encode(await globalThis.generator.run(arrays(feeds))); },
-    async time({ pool, calls, block }) {
-      const inputs = pool.map(arrays), times = [];
-      let call = 0;
-      while (times.length < calls) {
+    async fill(pool) { globalThis.pool = pool.map(arrays); },
+    async turn({ first, least_calls, shortest, longest, wakes }) {
+      const { pool, generator } = globalThis, times = [];
+      let call = first + pool.length, total = 0;
+      if (wakes) await generator.run(pool[(call - 1) % pool.length]);
+      while (!times.length || (total < longest && (total < shortest || times.length < least_calls))) {
         const begin = performance.now();
-        let done = 0;
-        do await globalThis.generator.run(inputs[call++ % inputs.length]);
-        while (++done < 1000 && performance.now() - begin < 1000 * block);
-        times.push((performance.now() - begin) / 1000 / done);
+        await generator.run(pool[call++ % pool.length]);
+        times.push((performance.now() - begin) / 1000);
+        total += times.at(-1);
       }
       return times;
     },
@@ -169,7 +168,7 @@ class Browser:
             "onnxruntime-web",
             self.folder.runtime,
             f"{provider}, {where}Chromium {self.version}",
-            provider,
+            "cpu",
             self.folder.manifest.precision if provider == "webgpu" else on_cpu(self.folder.manifest.precision),
         )
         engine = BrowserEngine(page, info, self.folder)
@@ -205,10 +204,25 @@ class BrowserEngine:
         dtype = self._folder.manifest.interface.output.dtype
         return [np.frombuffer(base64.b64decode(result["data"]), dtype).reshape(result["dims"])]
 
-    def time(self, pool: Sequence[Mapping[str, NDArray[np.generic]]], calls: int) -> list[float]:
-        """Seconds of `calls` calls, one after the other, by the page's own clock: from arrays to arrays in the page."""
-        feeds = [_encoded(arrays) for arrays in pool]
-        times: list[float] = self.call("time", {"pool": feeds, "calls": calls, "block": BUSY_BLOCK})
+    def fill(self, pool: Sequence[Mapping[str, NDArray[np.generic]]]) -> None:
+        """Put inputs into the page, of which `turn` takes one after the other."""
+        self.call("fill", [_encoded(arrays) for arrays in pool])
+
+    def turn(self, first: int, least_calls: int, shortest: float, longest: float, wakes: bool) -> list[float]:
+        """Call the generator in the page with the inputs of `fill`, and time that by the page's own clock.
+
+        Args:
+            first: Number of the first call, which says what goes in.
+            least_calls: Calls at least.
+            shortest: Seconds at least.
+            longest: Seconds after which it ends with fewer calls, but never with none.
+            wakes: Whether a call that is not timed comes first.
+
+        Returns:
+            Seconds of each call, from arrays to arrays in the page.
+        """
+        settings = {"first": first, "least_calls": least_calls, "shortest": shortest, "longest": longest}
+        times: list[float] = self.call("turn", {**settings, "wakes": wakes})
         return times
 
     def call(self, method: str, argument: object) -> Any:
@@ -264,7 +278,7 @@ class _Handler(http.server.SimpleHTTPRequestHandler):
         self._policy = policy
         super().__init__(*args, **settings)
 
-    def do_GET(self) -> None:  # noqa: N802 - as the base class has it
+    def do_GET(self) -> None:
         """Answer with a file, or with the empty page."""
         if self.path != BLANK:
             super().do_GET()
@@ -286,17 +300,25 @@ class _Handler(http.server.SimpleHTTPRequestHandler):
         """Say nothing."""
 
 
+class _QuietServer(http.server.ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Say nothing: a page that is closed breaks off its downloads."""
+
+
 class _Server:
     """A web server for one folder on a free port of this machine."""
 
     def __init__(self, path: Path, folder: WebFolder) -> None:
         handler = functools.partial(_Handler, directory=os.fspath(path), policy=folder.policy())
-        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        self._server = _QuietServer(("127.0.0.1", 0), handler)
         self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
         self._thread.start()
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}/"
 
     def close(self) -> None:
+        """Stop it."""
         self._server.shutdown()
         self._thread.join()
         self._server.server_close()
