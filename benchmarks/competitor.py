@@ -19,7 +19,6 @@ from ganedge.runtime.engine_file import read_sidecar
 from ganedge.runtime.errors import EngineError, InputError, MissingExtra, UsageError
 from ganedge.runtime.generator import Generator, load
 from ganedge.runtime.manifest import Manifest, read_artifact
-from ganedge.runtime.web_folder import read_web_folder
 
 EAGER = "eager PyTorch"
 TORCH = {
@@ -84,8 +83,6 @@ class Competitor:
     """Free it."""
     renew: Callable[[], None] | None = None
     """Start it anew, elsewhere in memory; None where that would take too long or change nothing."""
-    takes_turns: Callable[[Pool], timing.Timed] | None = None
-    """Takes and times its turns itself, where a call is not made from this process; None where it is."""
     recipe: Recipe | None = None
     """Makes it in another process; None where it has to stay in this one."""
 
@@ -106,18 +103,12 @@ def common(files: Sequence[Path]) -> Manifest:
         ArtifactError: a file that is no artifact.
         InputError: they differ in what they take or give.
     """
-    manifests = [_manifest(file) for file in files]
+    manifests = [read_sidecar(file)[0] if file.suffix == ".engine" else read_artifact(file)[0] for file in files]
     first = manifests[0].interface
     for file, other in zip(files, manifests, strict=True):
         if (other.interface.inputs, other.interface.outputs) != (first.inputs, first.outputs):
             raise InputError(f"{file} takes or gives something else than {files[0]}: measure them one at a time")
     return manifests[0]
-
-
-def _manifest(file: Path) -> Manifest:
-    if file.is_dir():
-        return read_web_folder(file).manifest
-    return read_sidecar(file)[0] if file.suffix == ".engine" else read_artifact(file)[0]
 
 
 def artifact_competitors(
@@ -126,7 +117,7 @@ def artifact_competitors(
     """Every artifact in every engine asked for.
 
     Args:
-        files: `.onnx` artifacts, TensorRT `.engine` files, and folders for the browser.
+        files: `.onnx` artifacts and TensorRT `.engine` files.
         engine: "auto", "all", or names from `ENGINES` with commas.
         device: "cpu" or "cuda".
         threads: Of each engine.
@@ -147,13 +138,6 @@ def artifact_competitors(
     competitors: list[Competitor] = []
     absent: dict[str, str] = {}
     for file in files:
-        if file.is_dir():
-            from ganedge.benchmarks.in_browser import browser_competitors
-
-            in_browser, missing = browser_competitors(file, threads)
-            competitors += in_browser
-            absent |= missing
-            continue
         if file.suffix == ".engine":
             try:
                 if device == "cpu":

@@ -183,17 +183,11 @@ class Stage:
                     f"cannot write inputs for other processes in {folder} ({error.strerror}): free some room there, or "
                     "set TMPDIR to another folder"
                 ) from error
-        return self._timed | {name: _turns_here(piece, pool) for name, piece in self._here.items()}
+        return self._timed | {name: timing.here(piece.over(pool), piece.renew) for name, piece in self._here.items()}
 
     def used(self) -> float:
         """Seconds of processor time that the processes have used."""
         return sum(host.used() for host in self._hosts if host.lives)
-
-
-def _turns_here(piece: Piece, pool: Pool) -> timing.Timed:
-    """The turns of one that is in this process, or of one that times itself elsewhere."""
-    takes_turns: Callable[[Pool], timing.Timed] | None = getattr(piece, "takes_turns", None)
-    return timing.here(piece.over(pool), piece.renew) if takes_turns is None else takes_turns(pool)
 
 
 class _Host:

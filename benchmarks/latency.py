@@ -22,7 +22,7 @@ from ganedge.benchmarks import arithmetic, input_pool, isolated, process, size, 
 from ganedge.benchmarks.competitor import ALONE, EAGER, TORCH, Competitor, Inputs, Split, artifact_competitors, common
 from ganedge.benchmarks.conditions import Others, Watch, conditions, machine
 from ganedge.export.source import SourceSpec
-from ganedge.runtime import engines, fidelity, timing, web_folder
+from ganedge.runtime import engines, fidelity, timing
 from ganedge.runtime.errors import EngineError, MissingExtra, UsageError
 from ganedge.runtime.inputs import real_inputs
 from ganedge.runtime.manifest import Interface, Precision, read_artifact
@@ -288,9 +288,6 @@ def _open(
     for batch in settings.batches:
         if isinstance(fixed, int) and batch != fixed:
             raise UsageError(f"batch {batch}: these artifacts take {fixed} at a time: give --batch {fixed}")
-    folders = [file for file in files if file.is_dir()]
-    if folders and (settings.strict or settings.device != "cpu"):
-        raise UsageError(f"{folders[0]} runs in a browser: leave out --strict and --device")
     competitors, absent = artifact_competitors(files, settings.engine, settings.device, threads)
     examiner: Examiner | None = None
     origin: ReferenceSpec | None = None
@@ -324,8 +321,7 @@ def _open(
 
 def _describe(subject: Subject, files: Sequence[Path]) -> dict[str, dict[str, Any]]:
     """Engine, precision, file size and arithmetic of each competitor."""
-    artifacts = [file / web_folder.ARTIFACT if file.is_dir() else file for file in files]
-    counts = {file: _macs(file, subject.interface) for file in artifacts}
+    counts = {file: _macs(file, subject.interface) for file in files}
     # PyTorch and TensorRT's engines run the same network: their arithmetic is that of the plainest artifact.
     plain = [
         count
@@ -374,8 +370,6 @@ def _cold_starts(session: _Session, files: Sequence[Path]) -> None:
     scripts: dict[str, list[str]] = {}
     for competitor in subject.competitors:
         if competitor.name not in measured:
-            continue
-        if competitor.takes_turns is not None:  # A browser is no process of ours.
             continue
         if competitor.file is not None:
             engine, device = competitor.engine_device
