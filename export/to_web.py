@@ -1,4 +1,4 @@
-"""From a proven artifact to a folder for the browser: page, module, artifact, and the proof in a real browser. No torch.
+"""From a proven artifact to a folder for the browser: page, module, artifact, and its proof. No torch.
 
 write_web(Path("digits-web"), artifact, gate, vendor=Path("node_modules/onnxruntime-web"), say=print)
 python3 -m http.server --directory digits-web
@@ -181,7 +181,7 @@ def _proven(part: Path, folder: WebFolder, artifact: VerifiedArtifact, gate: fid
                 engine = chromium.start(provider)
                 proofs.append(parity.prove_in(engine, folder.manifest, artifact.cases, gate))
                 engine.close()
-            except EngineError as error:
+            except EngineError as error:  # noqa: PERF203 - two engines
                 refusals[provider] = str(error)
     failed = [proof for proof in proofs if not proof.passed]
     if failed and str(gate) != "none":

@@ -52,7 +52,8 @@ class WebFolder:
         elsewhere = f" {self.origin}" if self.origin else ""
         blob = " blob:" if self.origin else ""
         return (
-            f"default-src 'none'; script-src 'self'{blob} 'wasm-unsafe-eval'; worker-src 'self'{blob}; style-src 'self'; "
+            f"default-src 'none'; script-src 'self'{blob} 'wasm-unsafe-eval'; worker-src 'self'{blob}; "
+            "style-src 'self'; "
             f"img-src 'self' blob:; media-src blob:; connect-src 'self'{elsewhere}; "
             "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
         )

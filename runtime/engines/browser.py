@@ -4,8 +4,8 @@
         engine = browser.start("wasm")
         outputs = engine.run({"latent": latents})
 
-It runs a folder that `gan-export --format web` wrote, served on this machine only. WebGPU computes on SwiftShader, which
-needs no GPU; it says whether a graph's shaders are right, and nothing of a GPU's speed.
+It runs a folder that `gan-export --format web` wrote, served on this machine only. WebGPU computes on
+SwiftShader, which needs no GPU; it says whether a graph's shaders are right, and nothing of a GPU's speed.
 """
 
 from __future__ import annotations
