@@ -21,7 +21,7 @@ $(VENV)/demo.stamp: $(BIN)/python pyproject.toml constraints.txt
 	@touch $@
 
 $(VENV)/test.stamp: $(VENV)/demo.stamp
-	$(PIP) --editable '.[train,export,cpu,openvino,rtx,sr,video,serve,report,browser,docs,dev]'
+	$(PIP) --editable '.[train,export,cpu,openvino,rtx,sr,video,serve,report,browser,docs,ncnn,pnnx,dev]'
 	@touch $@
 
 .typecheck/ganedge:
@@ -29,12 +29,13 @@ $(VENV)/test.stamp: $(VENV)/demo.stamp
 
 demo: $(VENV)/demo.stamp ## Digits → DCGAN → ONNX in FP32 and INT8 → new digits → latency table
 	@rm -rf demo
-	$(BIN)/gan-train dcgan --data digits --conditional --r1 1 --ema 0.99 --epochs 1000 --max-minutes 2 --out demo/run
+	$(BIN)/gan-train dcgan --data digits --conditional --r1 1 --ema 0.99 \
+		--epochs 1000 --max-minutes 2 --out demo/run
 	$(BIN)/gan-export demo/run -o demo/generator.onnx
 	$(BIN)/gan-export demo/run --int8 -o demo/generator-int8.onnx
 	$(BIN)/gan-run sample demo/generator.onnx -n 60 --columns 10 --seed 0 -o demo/digits.png
-	$(BIN)/gan-bench demo/generator.onnx demo/generator-int8.onnx --against demo/run --batch 1 --seconds 0.5 --processes 1 \
-		--json demo/latency.json
+	$(BIN)/gan-bench demo/generator.onnx demo/generator-int8.onnx --against demo/run \
+		--batch 1 --seconds 0.5 --processes 1 --json demo/latency.json
 	@echo "new digits: demo/digits.png"
 
 demo-check: demo/generator.onnx ## Are the demo's digits legible and varied? Run make demo first
@@ -64,7 +65,7 @@ format: $(VENV)/test.stamp layout ## Format, and fix what can be fixed automatic
 	$(BIN)/ruff check --fix .
 
 matrix: $(VENV)/test.stamp ## Every system at its default size × FP32, FP16, INT8 through the gates; minutes
-	GANEDGE_MATRIX=1 $(BIN)/python -m pytest -m matrix tests/export/test_matrix.py
+	GANEDGE_MATRIX=1 $(BIN)/python -m pytest -m matrix tests/export/test_matrix.py tests/export/test_to_ncnn.py
 
 startup: $(VENV)/test.stamp ## Start-up time of the API and of gan-run beside a bare onnxruntime script
 	$(BIN)/python -m ganedge.benchmarks.studies.startup $(FILE)

@@ -5,7 +5,7 @@ found, absent = artifact_competitors([Path("generator.onnx")], "all", "cpu", thr
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -19,6 +19,8 @@ from ganedge.runtime.engine_file import read_sidecar
 from ganedge.runtime.errors import EngineError, InputError, MissingExtra, UsageError
 from ganedge.runtime.generator import Generator, load
 from ganedge.runtime.manifest import Manifest, read_artifact
+from ganedge.runtime.ncnn_file import network_size, param_path
+from ganedge.runtime.ncnn_file import read_sidecar as read_ncnn
 
 EAGER = "eager PyTorch"
 TORCH = {
@@ -103,12 +105,20 @@ def common(files: Sequence[Path]) -> Manifest:
         ArtifactError: a file that is no artifact.
         InputError: they differ in what they take or give.
     """
-    manifests = [read_sidecar(file)[0] if file.suffix == ".engine" else read_artifact(file)[0] for file in files]
+    manifests = [_manifest(file) for file in files]
     first = manifests[0].interface
     for file, other in zip(files, manifests, strict=True):
         if (other.interface.inputs, other.interface.outputs) != (first.inputs, first.outputs):
             raise InputError(f"{file} takes or gives something else than {files[0]}: measure them one at a time")
     return manifests[0]
+
+
+def _manifest(file: Path) -> Manifest:
+    """What a file of any format says of itself."""
+    param = param_path(file)
+    if param is not None:
+        return read_ncnn(param)[0]
+    return read_sidecar(file)[0] if file.suffix == ".engine" else read_artifact(file)[0]
 
 
 def artifact_competitors(
@@ -117,7 +127,7 @@ def artifact_competitors(
     """Every artifact in every engine asked for.
 
     Args:
-        files: `.onnx` artifacts and TensorRT `.engine` files.
+        files: `.onnx` artifacts, TensorRT `.engine` files, and ncnn folders or `.param` files.
         engine: "auto", "all", or names from `ENGINES` with commas.
         device: "cpu" or "cuda".
         threads: Of each engine.
@@ -146,7 +156,10 @@ def artifact_competitors(
             except (EngineError, MissingExtra) as error:
                 absent[_label(file, read_sidecar(file)[1].flavour, None, files)] = str(error)
             continue
-        for name, compute, must in _ways(requested):
+        ways: Iterable[tuple[str, str | None, bool]] = _ways(requested)
+        if param_path(file) is not None:
+            ways = [("ncnn", None, requested != ["all"])]
+        for name, compute, must in ways:
             label = _label(file, name, compute, files)
             try:
                 competitor = _opened(file, name, compute, device, threads, competitors, files)
@@ -258,6 +271,7 @@ def _named(
         parts = [live[0].parts(*pool[turn % len(pool)]) for turn in range(WARM_SPLITS + SPLITS)][WARM_SPLITS:]
         return Split(*(float(part) for part in np.median([part for part in parts if part is not None], axis=0)))
 
+    param = param_path(file)
     label = _label(file, name or generator.engine.name, compute, files)
     twins = sum(other.name.partition(" #")[0] == label for other in earlier)
     return Competitor(
@@ -271,7 +285,7 @@ def _named(
         compute=compute,
         computes=generator.engine.precision,
         engine_device=engine_device,
-        bytes=file.stat().st_size,
+        bytes=file.stat().st_size if param is None else network_size(param),
         split=split if generator.engine.device != "cpu" else None,
         close=close,
         renew=renew if generator.engine.device == "cpu" else None,

@@ -20,8 +20,10 @@ from torch import Tensor, nn
 
 from ganedge.benchmarks.competitor import NOT_ASKED, SPLITS, TORCH, WARM_SPLITS, Competitor, Split
 from ganedge.export import modules
+from ganedge.export.arrange import OneHot
 from ganedge.export.checkpoints import LoadedModule
 from ganedge.export.from_torch import per_picture, unwrap
+from ganedge.export.further import FurtherInput
 from ganedge.export.source import SourceSpec, kind_of
 from ganedge.runtime.cli.terminal import note
 from ganedge.runtime.errors import EngineError, GanEdgeError, InputError, UsageError, one_line
@@ -117,6 +119,7 @@ def _completed(spec: SourceSpec, manifest: Manifest) -> SourceSpec:
         kind="image" if port.role == "image" else "latent",
         noise=interface.noise or "normal",
         classes=interface.classes,
+        further=tuple(map(FurtherInput.of_port, interface.inputs[1:])),
         part=manifest.source.generator if _names_part(manifest) else None,
     )
 
@@ -128,7 +131,7 @@ def _names_part(manifest: Manifest) -> bool:
 
 def is_plain(network: nn.Module) -> bool:
     """Whether nothing had to be put around it for one tensor to come out and class numbers to go in."""
-    return not any(isinstance(module, (modules.OneHot, modules.SelectedOutput)) for module in network.modules())
+    return not any(isinstance(module, (OneHot, modules.SelectedOutput)) for module in network.modules())
 
 
 def _of_run(folder: Path, manifest: Manifest) -> tuple[nn.Module, tuple[float, float]]:

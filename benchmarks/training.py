@@ -34,9 +34,9 @@ from ganedge.models import find
 from ganedge.models.variant import Wants
 from ganedge.runtime import engines, timing
 from ganedge.runtime.errors import EngineError, GanEdgeError, UsageError
-from ganedge.train import compiling
+from ganedge.train import arithmetic, compiling
 from ganedge.train.data import Data
-from ganedge.train.devices import make_fabric, settled_precision
+from ganedge.train.devices import make_fabric
 from ganedge.train.reporter import Reporter
 from ganedge.train.settings import Precision, Settings
 from ganedge.train.sources import InMemory
@@ -146,10 +146,13 @@ def our_steps(
         settings = Settings(
             data="random", out=Path(folder), steps=10**9, device=device, precision=precision, compile=compiled
         )
-        trainer = Trainer(make_fabric(settings), variant, config, settings, data)
+        fabric = make_fabric(settings)
         with contextlib.redirect_stderr(io.StringIO()):
+            settings = arithmetic.settle(fabric, variant, config, settings, data)
+            trainer = Trainer(fabric, variant, config, settings, data)
             reporter = Reporter(trainer, math.inf)
-        computes = settled_precision(settings)
+        im2col = settings.weight_gradients == "im2col"
+        computes = f"{settings.precision} with im2col" if im2col else settings.precision
         while True:
             losses = trainer.advance()
             with contextlib.redirect_stderr(io.StringIO()):  # Its progress would be printed among ours.

@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ganedge.export.artifact import VerifiedArtifact
+    from ganedge.train.trained_run import TrainedRun
 
-__all__ = ["export", "export_all"]
+__all__ = ["compress", "export", "export_all"]
 
 
 def export(source: str | os.PathLike[str], **settings: Any) -> VerifiedArtifact:
@@ -89,6 +90,15 @@ def export_all(
     path = os.fspath(source)
     model = open_source(path, about, settings)
     _check_model(settings, spec, model)
+    if spec.auto:
+        from ganedge.export.best import best_of
+
+        best = best_of(model, spec, say)
+        precision, target, output = best.manifest.precision, best.manifest.made_for or None, spec.output
+        if output is not None and output.suffix != ".onnx":
+            output = output / default_path(model, precision, "onnx", target).name
+        spec = replace(spec, precision=precision, engine=target, output=output)
+        return write(Path(path), model, best, plan(Path(path), model, spec), spec, build, say)
     files = plan(Path(path), model, spec)
 
     # Change the precision, prove, measure, write.
@@ -100,7 +110,35 @@ def export_all(
         artifact, lines = measured(artifact, model, spec.require_speedup)
         for line in lines:
             say(line)
-    return write(Path(path), artifact, files, spec, build, say)
+    return write(Path(path), model, artifact, files, spec, build, say)
+
+
+def compress(
+    source: str | os.PathLike[str], *, progress: Callable[[str], None] | None = None, **settings: Any
+) -> TrainedRun:
+    """Teach a generator several times smaller to draw what a large one draws, and export it.
+
+        run = compress("runs/mnist", out="runs/mnist-small", macs=0.1)
+        run = compress("theirs.onnx", kind="image", data="pictures/", out="runs/small", target_ms=30)
+
+    Args:
+        source: The teacher, as `export` takes it.
+        progress: Takes a line of text for each step: the size that was chosen, proofs, and the table at the end.
+        settings: `out` and other options of gan-compress, named as its long options.
+
+    Returns:
+        The student's run: it can be exported and resumed as any other, and holds `generator.onnx` and `compression.md`.
+
+    Raises:
+        UsageError: an unknown setting, a teacher that no student can follow, data that do not fit it, or a size that
+            cannot be.
+        ArtifactError: the teacher does not exist, is damaged, or needs `trust`.
+        GanEdgeError: it gives NaN, or training failed.
+        Interrupted: SIGINT or SIGTERM; the student that was reached is exported.
+    """
+    from ganedge.export import compression
+
+    return compression.compress(source, progress or (lambda _: None), **settings)
 
 
 def _check_names(settings: dict[str, Any], known: set[str]) -> None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from ganedge.export.precision import PRECISIONS
 from ganedge.export.spec import FORMATS
-from ganedge.runtime import engines
+from ganedge.runtime import engines, ncnn_file
 from ganedge.runtime.engines import browser, trt_builder
 from ganedge.runtime.errors import EngineError
 
@@ -49,6 +49,11 @@ def table() -> list[str]:
 def _build(fmt: str, precision: str) -> str:
     if (fmt, precision) == ("web", "bf16"):
         return "no: no browser computes bf16"
+    if fmt == "ncnn":
+        if precision not in ncnn_file.PRECISIONS:
+            return f"no: an ncnn artifact is {' or '.join(ncnn_file.PRECISIONS)}"
+        if not engines.installed("pnnx"):
+            return "no: it needs pnnx, pip install 'ganedge[pnnx]'"
     if fmt == "trt":
         try:
             name, trt = trt_builder.flavour()
@@ -69,6 +74,11 @@ def _build(fmt: str, precision: str) -> str:
 
 
 def _run(fmt: str, precision: str) -> str:
+    if fmt == "ncnn":
+        if precision not in ncnn_file.PRECISIONS:
+            return "no"
+        ready = engines.installed("ncnn")
+        return f"yes, ncnn {engines.package_version('ncnn')}" if ready else "no: pip install 'ganedge[ncnn]'"
     if fmt == "triton":
         return "not here: a Triton server does"
     if fmt == "web":

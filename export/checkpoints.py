@@ -62,6 +62,8 @@ class LoadedModule:
     """What the user should know of how it was read."""
     stem: str = "generator"
     """Start of its artifacts' names: the file of its weights, or its class."""
+    trained: int | None = None
+    """Side of the images that it was designed for, pixels, where any can go in and that is known."""
 
 
 @dataclass(frozen=True)

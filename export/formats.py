@@ -1,7 +1,7 @@
-"""Where each format goes, and writing them all: .onnx, TensorRT engine, Triton repository, web folder. No torch here.
+"""Where each format goes, and writing them all: .onnx, TensorRT engine, Triton, ncnn, web folder. No torch here.
 
 files = plan(source, model, spec)
-artifacts = write(source, make(model, spec), files, spec, settings, print)
+artifacts = write(source, model, make(model, spec), files, spec, settings, print)
 """
 
 from __future__ import annotations
@@ -13,11 +13,13 @@ from pathlib import Path
 from ganedge.export.artifact import VerifiedArtifact, default_path, is_unchanged, write_artifact_file
 from ganedge.export.source_model import SourceModel
 from ganedge.export.spec import FORMATS, ExportSpec
+from ganedge.export.to_ncnn import check_convertible, write_ncnn
 from ganedge.export.to_tensorrt import BATCH, Settings, write_engine
 from ganedge.export.to_triton import write_repository
 from ganedge.export.to_web import check_folder, write_web
 from ganedge.runtime.errors import ArtifactError, UsageError
 from ganedge.runtime.manifest import read_artifact, read_bytes
+from ganedge.runtime.ncnn_file import PARAM, network_size
 
 
 def plan(source: Path, model: SourceModel, spec: ExportSpec) -> dict[str, Path]:
@@ -30,6 +32,8 @@ def plan(source: Path, model: SourceModel, spec: ExportSpec) -> dict[str, Path]:
             an unrelated file.
     """
     precision, output = spec.precision or model.precision, spec.output
+    if "ncnn" in spec.format:
+        check_convertible(model, precision, spec.io)
     if output is not None and len(spec.format) > 1 and output.suffix in (".onnx", ".engine"):
         raise UsageError(f"-o {output}: several formats go into a folder")
     files = {}
@@ -38,6 +42,8 @@ def plan(source: Path, model: SourceModel, spec: ExportSpec) -> dict[str, Path]:
         if output is not None:
             path = output / path.name if len(spec.format) > 1 else output
         files[fmt] = path
+    if "ncnn" in files and (files["ncnn"].suffix in (".onnx", ".engine", ".param") or files["ncnn"].is_file()):
+        raise UsageError(f"-o {output}: an ncnn artifact is a folder; name one")
     if "trt" in files:
         if files["trt"].suffix != ".engine":
             raise UsageError(f"-o {output}: gan-run knows an engine by its ending, .engine")
@@ -56,6 +62,7 @@ def plan(source: Path, model: SourceModel, spec: ExportSpec) -> dict[str, Path]:
 
 def write(
     source: Path,
+    model: SourceModel,
     artifact: VerifiedArtifact,
     files: dict[str, Path],
     spec: ExportSpec,
@@ -66,6 +73,7 @@ def write(
 
     Args:
         source: What it was made from.
+        model: The same, opened.
         artifact: The artifact in memory.
         files: By format, as `plan` gives them.
         spec: What was asked for.
@@ -89,6 +97,10 @@ def write(
         written["trt"] = write_engine(files["onnx"], files["trt"], artifact, settings, say)
     if "triton" in files:
         written["triton"] = _write_repository(source, artifact, files, spec, settings)
+    if "ncnn" in files:
+        written["ncnn"] = write_ncnn(files["ncnn"], model, artifact, say)
+        size = network_size(written["ncnn"] / PARAM) / 1e6
+        say(f"{written['ncnn']}: {size:.1f} MB, {artifact.manifest.precision}, for ncnn")
     if "web" in files:
         written["web"] = write_web(files["web"], artifact, spec.gate, spec.vendor, say)
     for fmt in ("onnx", "trt"):

@@ -9,7 +9,7 @@ The reference of every proof is the file itself, in the first engine that is ins
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -92,7 +92,7 @@ def _of_artifact(path: Path) -> SourceModel:
     del model.metadata_props[:]
     _name_nodes(model)
     model = rewrite.tidy(model, _names(manifest.interface))
-    run = _in_engine(model, manifest.precision)
+    run = _in_engine(model, manifest.precision, tuple(manifest.failed))
     return SourceModel(
         model,
         manifest.interface,
@@ -103,6 +103,7 @@ def _of_artifact(path: Path) -> SourceModel:
         path.stem,
         manifest.precision,
         manifest.parity,
+        made_for=manifest.made_for,
     )
 
 
@@ -131,13 +132,15 @@ def _sized(model: ModelProto, interface: Interface, run: Run | None) -> tuple[Mo
     places = (2, 3) if port.layout == "NCHW" else (1, 2)
     results = (2, 3) if output.layout == "NCHW" else (1, 2)
     random = np.random.default_rng(0)
+    others = interface.inputs[1:]
 
     def tried(height: int, width: int) -> tuple[float, float]:
         shape = [size if isinstance(size, int) else 1 for size in port.shape]
         for axis, size in zip(places, (height, width), strict=True):
             shape[axis] = size if isinstance(port.shape[axis], str) else shape[axis]
         first = (random.random(shape) * 255).astype(np.uint8) if port.dtype == "uint8" else random.random(shape)
-        given = run([first.astype(port.dtype), *([np.zeros(shape[0], np.int64)] if interface.classes else [])])
+        further = [np.zeros(_shape_at(other, interface, shape[0], (height, width)), other.dtype) for other in others]
+        given = run([first.astype(port.dtype), *further])
         pairs = [(given.shape[out], shape[into]) for out, into in zip(results, places, strict=True)]
         ratios = [
             out / into for (out, into), axis in zip(pairs, places, strict=True) if isinstance(port.shape[axis], str)
@@ -152,9 +155,16 @@ def _sized(model: ModelProto, interface: Interface, run: Run | None) -> tuple[Mo
     for dim, size in zip(model.graph.output[0].type.tensor_type.shape.dim, shape, strict=True):
         if isinstance(size, str):
             dim.dim_param = size
-    ports = (replace(port, multiple=multiple), *interface.inputs[1:])
+    aligned = [replace(other, multiple=multiple) if interface.is_aligned(other) else other for other in others]
+    ports = (replace(port, multiple=multiple), *aligned)
     resized = replace(interface, inputs=ports, outputs=(replace(output, shape=tuple(shape)),))
     return rewrite.tidy(model, _names(resized)), resized, ()
+
+
+def _shape_at(port: Port, interface: Interface, batch: int, size: tuple[int, int]) -> tuple[int, ...]:
+    """The shape of a further input where the first has this height and width."""
+    item = (port.item_shape[0], *size) if interface.is_aligned(port) else port.item_shape
+    return (batch, *item)
 
 
 def _load(path: Path) -> ModelProto:
@@ -197,10 +207,9 @@ def _checked(model: ModelProto, path: Path) -> ModelProto:
 def _interface(model: ModelProto, spec: SourceSpec) -> Interface:
     """Describe what a foreign graph takes and returns, after `adapt_ports`."""
     first = _port(model.graph.input[0], spec.kind or "latent", spec.range)
-    ports: tuple[Port, ...] = (first,)
-    if spec.classes:
-        ports = (first, Port(model.graph.input[1].name, "label", "int64", (first.shape[0],), "N"))
-        _set_batch(model.graph.input[1])
+    ports = (first, *(item.port(spec.range, first.shape[0]) for item in spec.further))
+    for value in model.graph.input[1:]:
+        _set_batch(value)
     returned = model.graph.output[0]
     role = "image" if len(returned.type.tensor_type.shape.dim) == 4 else "points"
     output = _port(returned, role, spec.output_range or spec.range)
@@ -294,9 +303,13 @@ def _norm_mode(model: ModelProto, interface: Interface) -> NormMode:
     )
 
 
-def _in_engine(model: ModelProto, precision: str) -> Run | None:
-    """Run the file itself; the engine starts at the first call, because not every export needs it."""
-    name = next((name for name in engines.readers(precision) if engines.installed(name)), None)
+def _in_engine(model: ModelProto, precision: str, failed: Collection[str] = ()) -> Run | None:
+    """Run the file itself; the engine starts at the first call, because not every export needs it.
+
+    Engines in `failed` gave other pictures at an earlier proof, and are no reference.
+    """
+    able = [name for name in engines.readers(precision) if engines.installed(name) and name not in failed]
+    name = next(iter(able), None)
     if name is None:
         return None
     names = [value.name for value in model.graph.input]

@@ -7,6 +7,7 @@ original = of_network(network, interface, source, norm="eval", folder=Path())
 from __future__ import annotations
 
 import contextlib
+import copy
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -23,8 +24,9 @@ from torch.nn.utils.weight_norm import WeightNorm
 from ganedge.export.from_onnx import has_global_ops
 from ganedge.export.sizes import find_multiple, sized
 from ganedge.export.source_model import Arrays, Run, SourceModel
-from ganedge.export.to_onnx import example_input, norm_mode, to_onnx
+from ganedge.export.to_onnx import example_inputs, norm_mode, to_onnx
 from ganedge.runtime.errors import GanEdgeError, UsageError, one_line
+from ganedge.runtime.inputs import real_inputs
 from ganedge.runtime.manifest import Interface, NormMode, Source
 from ganedge.train import run_folder
 
@@ -97,10 +99,36 @@ def of_network(
     interface = find_sizes(network, interface)
     run = eager(network)
     _check_repeatable(run, interface)
+    idle = _without_effect(run, interface)
     model, interface, notes = _exported(network, interface)
     if mode in ("none", "eval") and interface.inputs[0].role == "image" and has_global_ops(model):
         mode = "instance"  # GroupNorm, or a normalisation written by hand.
-    return SourceModel(model, interface, mode, source, run, folder, stem, notes=notes)
+    notes = (*idle, *notes)
+    return SourceModel(model, interface, mode, source, run, folder, stem, notes=notes, exact=in_double(network))
+
+
+def _without_effect(run: Run, interface: Interface) -> tuple[str, ...]:
+    """Refuse further inputs that change nothing, which no user means; a note for noise, whose strength may be 0.
+
+    Raises:
+        GanEdgeError: a class, mask, vector or picture that has no effect.
+    """
+    if len(interface.inputs) == 1:
+        return ()
+    base, others = (real_inputs(interface, 2, seed) for seed in (0, 1))
+    result, notes = run(base), []
+    for index, port in enumerate(interface.inputs):
+        if index == 0 or (port.role == "label" and len(interface.classes) == 1):
+            continue
+        other = base[index][::-1] if port.role == "label" else others[index]
+        if not np.array_equal(run([*base[:index], np.ascontiguousarray(other), *base[index + 1 :]]), result):
+            continue
+        if port.role != "noise":
+            raise GanEdgeError(
+                f"the input {port.name} ({port.role}) has no effect on the result: check the weights, or leave it out"
+            )
+        notes.append(f"the noise {port.name} has no effect: its strength is 0 in these weights")
+    return tuple(notes)
 
 
 def _exported(network: nn.Module, interface: Interface) -> tuple[ModelProto, Interface, tuple[str, ...]]:
@@ -141,6 +169,28 @@ def eager(network: nn.Module) -> Run:
                 "the weights may be corrupt, or training diverged"
             )
         return output
+
+    return run
+
+
+def in_double(network: nn.Module) -> Run:
+    """A function as `eager` makes it, that computes in FP64.
+
+    It raises whatever a network raises that makes FP32 tensors of its own.
+    """
+
+    def run(inputs: Arrays) -> NDArray[np.generic]:
+        usual = torch.get_default_dtype()
+        torch.set_default_dtype(torch.float64)
+        try:
+            double = copy.deepcopy(network).double()
+            tensors = [torch.from_numpy(np.ascontiguousarray(array)) for array in inputs]
+            wide = [tensor.double() if tensor.is_floating_point() else tensor for tensor in tensors]
+            with torch.inference_mode():
+                parts = [double(*(tensor[i : i + 1] for tensor in wide)).numpy() for i in range(len(wide[0]))]
+        finally:
+            torch.set_default_dtype(usual)
+        return np.concatenate(parts)
 
     return run
 
@@ -213,11 +263,12 @@ def find_sizes(network: nn.Module, interface: Interface) -> Interface:
     port = interface.inputs[0]
     if any(isinstance(size, str) for size in port.shape[1:]):
         multiple, scale = _find_multiple(network, interface)
-        ports = (replace(port, multiple=multiple), *interface.inputs[1:])
+        aligned = [replace(p, multiple=multiple) if interface.is_aligned(p) else p for p in interface.inputs[1:]]
+        ports = (replace(port, multiple=multiple), *aligned)
         larger = {} if scale == 1 else {"height": f"{scale:g}*height", "width": f"{scale:g}*width"}
         shape = tuple(larger.get(str(size), size) for size in interface.output.shape)
         interface = replace(interface, inputs=ports, outputs=(replace(interface.output, shape=shape),))
-    given = try_run(network, tuple(example_input(one) for one in interface.inputs))
+    given = try_run(network, example_inputs(interface))
     out = interface.output
     if len(given) != len(out.shape) or any(
         isinstance(size, int) and size != actual for size, actual in zip(out.shape[1:], given[1:], strict=True)
@@ -235,9 +286,7 @@ def _find_multiple(network: nn.Module, interface: Interface) -> tuple[int, float
     port = interface.inputs[0]
 
     def tried(height: int, width: int) -> tuple[float, float]:
-        example = [example_input(one, 1) for one in interface.inputs]
-        example[0] = torch.rand(1, port.channels, height, width) * 2 - 1
-        given = try_run(network, tuple(example))
+        given = try_run(network, example_inputs(interface, 1, (height, width)))
         return (given[2] / height, given[3] / width) if len(given) == 4 else (0.0, 0.0)
 
     return find_multiple(tried, port.multiple)
@@ -260,7 +309,7 @@ def try_run(network: nn.Module, example: tuple[torch.Tensor, ...]) -> tuple[int,
 
 
 def _check_repeatable(run: Run, interface: Interface) -> None:
-    example = [example_input(port, 1).numpy() for port in interface.inputs]
+    example = [tensor.numpy() for tensor in example_inputs(interface, 1)]
     with _seeded(0):
         first = run(example)
     with _seeded(1):

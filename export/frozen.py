@@ -42,11 +42,12 @@ def freeze(network: nn.Module, inputs: Sequence[Tensor]) -> tuple[nn.Module, tup
     >>> type(network).__name__, notes
     ('Linear', ())
     """
-    before = _copied(network)
+    before, addresses = _copied(network), _storage(network)
     if not _runs(network, inputs):
         return network, ()
     after = _copied(network)
-    changed = _differing(before, after, 0.0)
+    moved = [name for name, address in _storage(network).items() if addresses.get(name) != address]
+    changed = _differing(before, after, 0.0) or moved  # `.data = …` of the same values: it ran before.
     if not changed:
         return network, ()
     names = ", ".join(changed[:3]) + (f" and {len(changed) - 3} more" if len(changed) > 3 else "")
@@ -70,10 +71,10 @@ class Frozen(nn.Module):
         super().__init__()
         self.network = network
 
-    def forward(self, first: Tensor, *rest: Tensor) -> Any:
+    def forward(self, *inputs: Tensor) -> Any:
         """Compute with constant weights."""
         with _constant(self.network):
-            return self.network(first, *rest)
+            return self.network(*inputs)
 
 
 class _KeepData(TorchFunctionMode):
@@ -128,6 +129,11 @@ def _runs(network: nn.Module, inputs: Sequence[Tensor]) -> bool:
     except Exception:  # noqa: BLE001 - a foreign module may raise anything; its error is reported where it matters
         return False
     return True
+
+
+def _storage(network: nn.Module) -> dict[str, int]:
+    """Where each weight lies in memory."""
+    return {name: value.data_ptr() for name, value in (*network.named_parameters(), *network.named_buffers())}
 
 
 def _copied(network: nn.Module) -> dict[str, Tensor]:

@@ -24,15 +24,16 @@ from torch import Tensor, nn
 
 from ganedge.export import architectures
 from ganedge.export.arguments import fitting_arguments
+from ganedge.export.arrange import arrange, examples
 from ganedge.export.checkpoints import SCRIPT, LoadedModule, load_part, part_note, parts_of, read_checkpoint
 from ganedge.export.from_torch import of_network, try_run, unwrap
 from ganedge.export.frozen import freeze
+from ganedge.export.inner_noise import keep_noise
 from ganedge.export.sizes import CHANNELS, dimensions, flat_image, main_result, read_size
 from ganedge.export.source import SourceSpec
 from ganedge.export.source_model import SourceModel
-from ganedge.export.to_onnx import example_input
 from ganedge.runtime.errors import GanEdgeError, UsageError, one_line
-from ganedge.runtime.manifest import Interface, Port, Source, program
+from ganedge.runtime.manifest import MAX_CHANNELS, Interface, Layout, Port, Source, program
 
 TRIED_SIDE = 256
 """Height and width to try a network with where it takes any, pixels: every usual multiple divides it."""
@@ -143,7 +144,7 @@ def finish(loaded: LoadedModule) -> SourceModel:
     interface = _interface(loaded.network, loaded.spec)
     spec, name = loaded.spec, loaded.name
     network = _reshaped(loaded.network, spec)
-    side = _proof_side(spec, name) if interface.inputs[0].role == "image" else None
+    side = _proof_side(spec, loaded.trained) if interface.inputs[0].role == "image" else None
     source = Source(
         variant=Path(name.rpartition(":")[0]).name + ":" + name.rpartition(":")[2] if ":" in name else name,
         generator=spec.part or "generator",
@@ -156,7 +157,7 @@ def finish(loaded: LoadedModule) -> SourceModel:
     return replace(model, notes=(*loaded.notes, *model.notes))
 
 
-def _proof_side(spec: SourceSpec, name: str) -> int | None:
+def _proof_side(spec: SourceSpec, trained: int | None) -> int | None:
     """Return the side of the images it is meant for, pixels: of --input, --size or the architecture's training.
 
     Proof and calibration take it where heights and widths are dynamic: a deep network differs less on small images.
@@ -166,7 +167,7 @@ def _proof_side(spec: SourceSpec, name: str) -> int | None:
     if spec.size is not None and spec.size != "dynamic":
         parts = spec.size.split(",")
         sizes = list(read_size(parts[len(parts) // 2]))
-    return max(sizes) if sizes else architectures.TRAINED.get(name)
+    return max(sizes) if sizes else trained
 
 
 def _reshaped(network: nn.Module, spec: SourceSpec) -> nn.Module:
@@ -186,17 +187,14 @@ def _adapt_io(loaded: LoadedModule) -> LoadedModule:
         network = Normalised(network, spec.mean, spec.std)
         spec = replace(spec, range=(0.0, 1.0), output_range=spec.output_range or spec.range)
     first = torch.zeros(2, *_tried_sizes(spec))
-    label = (torch.zeros(2, dtype=torch.int64),) if spec.classes else ()
+    network, spec, arranged = arrange(network, spec, first)
+    further = examples(spec.further, first, len(spec.classes))
 
-    # Run it once, to see what it takes, what it returns, and whether it changes its own weights.
-    network, frozen_notes = freeze(network, (first, *label))
-    result = _result(network, first, *label)
-    if result is None and label:
-        vectors, frozen_notes = freeze(OneHot(network, len(spec.classes)), (first, *label))
-        result = _result(vectors, first, *label)
-        if result is not None:
-            network = vectors
-            notes = (*notes, "it takes a vector with a one for the class: made from --classes inside")
+    # Run it, to see what it draws, what it returns, and whether it changes its own weights.
+    network, noise_notes = keep_noise(network, (first, *further), spec.noise_seed)
+    network, frozen_notes = freeze(network, (first, *further))
+    result = _result(network, first, *further)
+    notes = (*notes, *arranged, *noise_notes)
 
     # Select one of several results, and recognise flat images.
     if not isinstance(result, Tensor) and result is not None:
@@ -296,24 +294,10 @@ class Normalised(nn.Module):
         self.register_buffer("mean", torch.tensor([mean or [0.0]]).reshape(1, -1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor([std or [1.0]]).reshape(1, -1, 1, 1), persistent=False)
 
-    def forward(self, first: Tensor, *rest: Tensor) -> Any:
+    def forward(self, *inputs: Tensor) -> Any:
         """Normalise, then compute."""
-        return self.network((first - self.get_buffer("mean")) / self.get_buffer("std"), *rest)
-
-
-class OneHot(nn.Module):
-    """A network that takes a vector for each class, given class numbers."""
-
-    def __init__(self, network: nn.Module, classes: int) -> None:
-        super().__init__()
-        self.network = network
-        self.register_buffer("vectors", torch.eye(classes), persistent=False)
-
-    def forward(self, first: Tensor, label: Tensor) -> Tensor:
-        """Look the vectors up, then compute."""
-        vectors = self.get_buffer("vectors")
-        output: Tensor = self.network(first, vectors[label])
-        return output
+        first = (inputs[0] - self.get_buffer("mean")) / self.get_buffer("std")
+        return self.network(first, *inputs[1:])
 
 
 class SelectedOutput(nn.Module):
@@ -323,9 +307,9 @@ class SelectedOutput(nn.Module):
         super().__init__()
         self.network, self.path = network, tuple(path)
 
-    def forward(self, first: Tensor, label: Tensor | None = None) -> Tensor:
+    def forward(self, *inputs: Tensor) -> Tensor:
         """Compute, then select."""
-        result = self.network(first) if label is None else self.network(first, label)
+        result = self.network(*inputs)
         for key in self.path:
             result = result[key]
         output: Tensor = result
@@ -339,9 +323,9 @@ class Reshaped(nn.Module):
         super().__init__()
         self.network, self.shape = network, shape
 
-    def forward(self, first: Tensor, label: Tensor | None = None) -> Tensor:
+    def forward(self, *inputs: Tensor) -> Tensor:
         """Compute, then reshape."""
-        output: Tensor = self.network(first) if label is None else self.network(first, label)
+        output: Tensor = self.network(*inputs)
         return output.reshape(-1, *(int(size) for size in self.shape))
 
 
@@ -362,10 +346,11 @@ def _interface(network: nn.Module, spec: SourceSpec) -> Interface:
             height, width = ("height", "width") if dynamic else read_size(spec.size)
         first = Port("input", "image", "float32", ("batch", shape[0], height, width), "NCHW", spec.range)
     else:
-        if any(isinstance(size, str) for size in shape) or len(shape) not in (1, 3):
-            raise UsageError(f"--input {spec.input}: a latent is one fixed size such as 100, or 100x1x1")
-        first = Port("latent", "latent", "float32", ("batch", *shape), "NC" if len(shape) == 1 else "NCHW")
-    ports = (first, Port("label", "label", "int64", ("batch",), "N")) if spec.classes else (first,)
+        if any(isinstance(size, str) for size in shape) or len(shape) > 3:
+            raise UsageError(f"--input {spec.input}: a latent is one fixed size such as 100, 100x1x1 or 18x512")
+        layout: Layout = "NC" if len(shape) == 1 else "NLC" if len(shape) == 2 else "NCHW"
+        first = Port("latent", "latent", "float32", ("batch", *shape), layout)
+    ports = (first, *(item.port(spec.range) for item in spec.further))
     output = _output(network, ports, spec)
     noise = spec.noise if spec.kind == "latent" else None
     return Interface(f"{spec.kind}-to-{output.role}", ports, (output,), noise, spec.classes)  # type: ignore[arg-type]
@@ -374,18 +359,19 @@ def _interface(network: nn.Module, spec: SourceSpec) -> Interface:
 def _output(network: nn.Module, ports: tuple[Port, ...], spec: SourceSpec) -> Port:
     """Describe what comes out, by running it once."""
     dynamic = ports[0].role == "image" and isinstance(ports[0].shape[-1], str)
-    examples = [example_input(port, 1) for port in ports]
-    if dynamic:
-        examples[0] = torch.zeros(1, ports[0].channels, TRIED_SIDE, TRIED_SIDE)
-    returned = try_run(network.eval(), tuple(examples))[1:]
+    side = TRIED_SIDE if dynamic else int(ports[0].sides[0]) if ports[0].role == "image" else 0
+    wide = TRIED_SIDE if dynamic else int(ports[0].sides[1]) if ports[0].role == "image" else 0
+    first = torch.zeros(1, *(ports[0].item_shape if not side else (ports[0].channels, side, wide)))
+    more = examples(spec.further, first, len(spec.classes))
+    returned = try_run(network.eval(), (first, *(tensor[:1] for tensor in more)))[1:]
     shape: tuple[int | str, ...] = returned
     if spec.output_shape is not None:
         shape = _stated_shape(spec.output_shape, returned)
     elif dynamic and len(returned) == 3:
         shape = (returned[0], *ports[0].shape[2:])
     if len(shape) == 3:
-        if shape[0] not in CHANNELS:
-            raise UsageError(f"this generator returns {shape[0]} channels: an image has 1, 3 or 4")
+        if not isinstance(shape[0], int) or not 1 <= shape[0] <= MAX_CHANNELS:
+            raise UsageError(f"this generator returns {shape[0]} channels: an image has 1 to {MAX_CHANNELS}")
         return Port("image", "image", "float32", ("batch", *shape), "NCHW", spec.output_range or spec.range)
     if len(shape) == 1 and shape[0] == 2:
         return Port("points", "points", "float32", ("batch", 2), "NC")

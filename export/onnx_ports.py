@@ -18,6 +18,7 @@ import numpy as np
 import onnx
 from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
+from ganedge.export.further import NAMES, FurtherInput, read_input, role_by_name
 from ganedge.export.graph import attributes, constants, rename, set_nodes, shapes_for
 from ganedge.export.sizes import CHANNELS, dimensions, flat_image, main_result
 from ganedge.export.source import SourceSpec
@@ -58,7 +59,7 @@ def adapt_ports(model: ModelProto, spec: SourceSpec, path: Path) -> tuple[Source
     """
     _refuse_random(model, path)
     _cast_reals(model)
-    _order_inputs(model, spec, path)
+    spec, further_notes = _order_inputs(model, spec, path)
     spec, notes = _infer_kind(model, spec, path)
     _complete_inputs(model, spec)
     _complete_outputs(model)
@@ -70,7 +71,7 @@ def adapt_ports(model: ModelProto, spec: SourceSpec, path: Path) -> tuple[Source
     # Class numbers and normalised images go in.
     labels = _take_class_numbers(model, spec)
     spec = _normalise(model, spec)
-    return spec, (*notes, *reshaped, *labels)
+    return spec, (*notes, *further_notes, *reshaped, *labels)
 
 
 def _refuse_random(model: ModelProto, path: Path) -> None:
@@ -108,28 +109,89 @@ def _cast_reals(model: ModelProto) -> None:
             value.type.tensor_type.elem_type = TensorProto.FLOAT
 
 
-def _order_inputs(model: ModelProto, spec: SourceSpec, path: Path) -> None:
-    """Put the latent or image before the label.
+def _order_inputs(model: ModelProto, spec: SourceSpec, path: Path) -> tuple[SourceSpec, tuple[str, ...]]:
+    """Put the latent or image first, and tell what the other inputs are: by --input, or by their names and shapes.
 
     Raises:
-        UsageError: more or fewer inputs than there can be.
+        UsageError: a class without --classes, or an input that nothing says what it is.
     """
     values = list(model.graph.input)
-    labels = [value for value in values if _may_be_label(value, spec)]
-    if len(values) > 1 and labels and len(labels) < len(values):
-        main = [value for value in values if value not in labels]
-        del model.graph.input[:]
-        model.graph.input.extend([*main, *labels])
-    if len(values) == (2 if spec.classes else 1):
-        return
     names = ", ".join(_shown(value) for value in values)
-    if len(values) == 2:
-        count = _class_count(model, model.graph.input[1])
-        stated = f"--classes {count}" if count else "--classes with their number or names"
-        raise UsageError(f"{path} takes 2 inputs ({names}): if {model.graph.input[1].name} is a class, give {stated}")
-    if spec.classes and len(values) == 1:
-        raise UsageError(f"--classes: {path} takes one input ({names}) and no class; leave it out")
-    raise UsageError(f"{path} takes {len(values)} inputs ({names}): a latent or an image, and a class, can be taken")
+    stated = {item.name: item for item in spec.further}
+    unknown = sorted(set(stated) - {value.name for value in values})
+    if unknown:
+        raise UsageError(f"--input {stated[unknown[0]]}: {path} takes {names}")
+    labels = [value.name for value in values if value.name not in stated and _may_be_label(value, spec)]
+    if len(values) == 1:
+        if spec.classes:
+            raise UsageError(f"--classes: {path} takes one input ({names}) and no class; leave it out")
+        return spec, ()
+    main = _main_input(values, [*stated, *labels], spec)
+    others = [value for value in values if value.name != main.name]
+    if len(others) == 1 and not spec.classes and (others[0].name in labels or _count_of_values(others[0])):
+        count = _class_count(model, others[0])
+        if others[0].name in labels or others[0].name.lower() in NAMES["label"]:
+            classes = f"--classes {count}" if count else "--classes with their number or names"
+            raise UsageError(f"{path} takes 2 inputs ({names}): if {others[0].name} is a class, give {classes}")
+    if spec.classes and not labels:
+        raise UsageError(f"--classes: none of the inputs ({names}) is a class; leave it out")
+
+    # Tell what each of the others is, and name its dimensions as callers know them.
+    items, notes = [], []
+    for value in others:
+        if value.name == next(iter(labels), None) and spec.classes:
+            items.append(FurtherInput(value.name, (), "label"))
+            continue
+        item = stated.get(value.name) or _further(value, path)
+        if value.name not in stated:
+            notes.append(f"{item} is taken for the input {value.name}; --input states another")
+        _set_sizes_of(value, item, path)
+        items.append(item)
+    del model.graph.input[:]
+    model.graph.input.extend([main, *others])
+    return replace(spec, further=tuple(items)), tuple(notes)
+
+
+def _main_input(values: Sequence[ValueInfoProto], taken: Sequence[str], spec: SourceSpec) -> ValueInfoProto:
+    """The latent or image: an image before a vector, unless the user says latent; the first of those that may be."""
+    free = [value for value in values if value.name not in taken] or list(values)
+    by_name = [value for value in free if role_by_name(value.name) not in ("mask", "noise", "label")] or free
+    images = [value for value in by_name if len(_sizes(value)) == 4 and _sizes(value)[2:] != [1, 1]]
+    return images[0] if images and spec.kind != "latent" else by_name[0]
+
+
+def _count_of_values(value: ValueInfoProto) -> int:
+    """The values of an input that is one vector; 0 where it is not."""
+    sizes = _sizes(value)
+    return sizes[1] if len(sizes) == 2 else 0
+
+
+def _further(value: ValueInfoProto, path: Path) -> FurtherInput:
+    """What an input beside the first carries, by its name and shape."""
+    sizes = _sizes(value)
+    if not 2 <= len(sizes) <= 4 or not sizes[1]:
+        raise UsageError(f"{path}: say what {_shown(value)} is, such as --input {value.name}=1xHxW:mask")
+    letters = [str(sizes[1]), *(str(size or letter) for size, letter in zip(sizes[2:], "HW", strict=False))]
+    return read_input(f"{value.name}={'x'.join(letters)}")
+
+
+def _set_sizes_of(value: ValueInfoProto, item: FurtherInput, path: Path) -> None:
+    """Give an input the dimensions that were stated or recognised.
+
+    Raises:
+        UsageError: they contradict the graph, or its type is not float32.
+    """
+    tensor = value.type.tensor_type
+    dims = tensor.shape.dim
+    if tensor.elem_type != TensorProto.FLOAT or len(dims) != len(item.shape) + 1:
+        raise UsageError(f"--input {item}: {path} takes {_shown(value)}")
+    for dim, size in zip(dims[1:], item.shape, strict=True):
+        if isinstance(size, int):
+            if dim.dim_value not in (0, size):
+                raise UsageError(f"--input {item}: {path} takes {_shown(value)}")
+            dim.dim_value = size
+        elif not dim.dim_value:
+            dim.dim_param = size
 
 
 def _may_be_label(value: ValueInfoProto, spec: SourceSpec) -> bool:
@@ -347,7 +409,8 @@ def _take_class_numbers(model: ModelProto, spec: SourceSpec) -> tuple[str, ...]:
     """
     if not spec.classes:
         return ()
-    value, count = model.graph.input[1], len(spec.classes)
+    index = next(index for index, item in enumerate(spec.further, 1) if item.role == "label")
+    value, count = model.graph.input[index], len(spec.classes)
     element, sizes = value.type.tensor_type.elem_type, _sizes(value)
     extra = list(range(1, len(sizes)))
     notes: tuple[str, ...] = ()

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from ganedge.runtime import engines
 from ganedge.runtime.errors import EngineError
-from ganedge.runtime.fidelity import Gate, difference, span_of, worst
-from ganedge.runtime.manifest import Interface, Manifest, Parity
+from ganedge.runtime.fidelity import Gate, difference, miss, span_of, worst
+from ganedge.runtime.manifest import Interface, Manifest, Parity, Port, Precision
 
 BATCHES = (1, 5, 16)
 """Batch sizes that a proof goes through, again and again until the inputs are used up."""
@@ -46,8 +46,8 @@ def prove(
         required: Engines that have to run it; the others may refuse it as long as one runs it.
 
     Returns:
-        One proof per engine that runs it, none where no engine for this precision is installed; and by engine why it
-        does not run it.
+        One proof per engine that runs it, passed or not, none where no engine for this precision is installed; and by
+        engine why it does not run it.
 
     Raises:
         EngineError: a required engine does not run it, or none does.
@@ -66,33 +66,88 @@ def prove(
     return tuple(proofs), {name: str(refusal) for name, refusal in refusals.items()}
 
 
+def missed(proofs: Sequence[Parity], required: Collection[str] = ()) -> list[Parity]:
+    """The failed proofs that forbid an artifact: those of required engines, or all where no engine passed."""
+    failed = [proof for proof in proofs if not proof.passed]
+    none_passed = len(failed) == len(proofs)
+    return [proof for proof in failed if none_passed or proof.engine_name in required]
+
+
+def explain(proofs: Sequence[Parity], precision: Precision, lost: str = "", what: str = "artifact") -> str:
+    """The line for an artifact that is not written: which engines failed and by how much, which passed, what to do.
+
+    Args:
+        proofs: All proofs of it.
+        precision: What it computes in.
+        lost: The layers that lose most, where that is known.
+        what: What was to be written.
+    """
+    passed = ", ".join(proof.engine_name for proof in proofs if proof.passed)
+    others = f"; {passed} passed" if passed else ""
+    lost = f"; most is lost in {lost}" if lost else ""
+    failed = [proof for proof in proofs if not proof.passed]
+    misses = "; ".join(f"{proof.engine} is {miss(proof)}" for proof in failed)
+    return (
+        f"not exported, the {what} gives other pictures than the generator: {misses}{others}{lost}. "
+        f"Next: {_remedy(failed, precision, passed)}"
+    )
+
+
+def _remedy(failed: Sequence[Parity], precision: Precision, passed: str) -> str:
+    """What can be done about an artifact that missed its gate."""
+    ways = [f"leave out what requires the others, and auto uses {passed}"] if passed else []
+    if precision == "int8":
+        ways += [
+            "calibrate with more inputs (--calibrate 500, or a folder of pictures)",
+            "--for another engine",
+            "--fp16",
+        ]
+    elif precision != "fp32":
+        ways.append("export in FP32")
+    levels = [proof.psnr for proof in failed if proof.psnr is not None and not proof.nonfinite]
+    if levels and min(levels) > 1:
+        ways.append(f"accept it with --tolerance psnr={int(min(levels))}")
+    return ", or ".join(ways) or "check the generator's weights"
+
+
+def prove_in_engine(model: bytes, manifest: Manifest, cases: Sequence[Case], gate: Gate, name: str) -> Parity:
+    """The proof in one engine of the processor. Raises EngineError where it does not run the model."""
+    engine = engines.start(model, manifest.precision, name, "cpu", None)
+    try:
+        return prove_in(engine, manifest, cases, gate)
+    finally:
+        engine.close()
+
+
 def _prove_in(model: bytes, manifest: Manifest, cases: Sequence[Case], gate: Gate, name: str) -> Parity | EngineError:
     """The proof in one engine, or why that engine does not run the model."""
     try:
-        engine = engines.start(model, manifest.precision, name, "cpu", None)
-        result = prove_in(engine, manifest, cases, gate)
-        engine.close()
+        return prove_in_engine(model, manifest, cases, gate, name)
     except EngineError as error:
         return error
-    return result
 
 
 def prove_in(
     engine: engines.Engine, manifest: Manifest, cases: Sequence[Case], gate: Gate, batches: Sequence[int] | None = None
 ) -> Parity:
-    """Compare what a started engine gives with the reference, in batches of these sizes or of those of every proof."""
-    port = manifest.interface.output
-    sizes: set[int] = set()
-    outputs = [_run_in_batches(engine, manifest.interface, case, sizes, batches) for case in cases]
-    span = span_of(port, *(case.reference for case in cases))
-    distance = worst(
-        [difference(output, case.reference, port, span) for output, case in zip(outputs, cases, strict=True)]
-    )
+    """Compare what a started engine gives with what it should give, in batches of these sizes or of every proof's."""
+    interface = manifest.interface
+    plans = [_batches(interface, len(case.reference), batches) for case in cases]
+    outputs = [_run_in_batches(engine, interface, case, plan) for case, plan in zip(cases, plans, strict=True)]
+    span = span_of(interface.output, *(case.reference for case in cases))
+    distances = [
+        difference(output, case.reference, interface.output, span) for output, case in zip(outputs, cases, strict=True)
+    ]
+    distance = worst(distances)
+    items = [_worst_item(output, case, plan) for output, case, plan in zip(outputs, cases, plans, strict=True)]
+    batch, case = max(zip(items, cases, strict=True), key=lambda pair: pair[0][0])
+    port = interface.inputs[0]
+    sizes = [_size(port, case) for case in cases] if port.role == "image" else []
     return Parity(
         engine=str(engine.info),
         precision=engine.info.precision,
         samples=sum(len(case.reference) for case in cases),
-        batches=tuple(sorted(sizes)),
+        batches=tuple(sorted({size for plan in plans for size in plan})),
         max_abs=distance.max_abs,
         mean_abs=distance.mean_abs,
         psnr=distance.psnr,
@@ -100,21 +155,54 @@ def prove_in(
         nonfinite=distance.nonfinite,
         tolerance=str(gate),
         passed=gate.holds(distance),
+        span=span,
+        sizes=tuple(dict.fromkeys(sizes)),
+        worst=_shape_text(port, case, batch[1]),
     )
 
 
+def _batches(interface: Interface, count: int, batches: Sequence[int] | None) -> list[int]:
+    """How many of so many inputs go into each call; a fixed batch stays what it is."""
+    fixed = interface.inputs[0].shape[0]
+    usual = batches or (BATCHES if interface.noise else PICTURE_BATCHES)
+    tried = (fixed,) if isinstance(fixed, int) else usual
+    plan: list[int] = []
+    while sum(plan) < count:
+        plan.append(min(tried[len(plan) % len(tried)], count - sum(plan)))
+    return plan
+
+
 def _run_in_batches(
-    engine: engines.Engine, interface: Interface, case: Case, sizes: set[int], batches: Sequence[int] | None
+    engine: engines.Engine, interface: Interface, case: Case, plan: Sequence[int]
 ) -> NDArray[np.generic]:
-    """Every input of a case through an engine, in batches of changing size; a fixed batch stays what it is."""
-    ports, fixed = interface.inputs, interface.inputs[0].shape[0]
-    usual = BATCHES if interface.noise else PICTURE_BATCHES
-    tried = (fixed,) if isinstance(fixed, int) else batches or usual
-    parts, begin, turn, count = [], 0, 0, len(case.reference)
-    while begin < count:
-        size = min(tried[turn % len(tried)], count - begin)
-        feeds = {port.name: array[begin : begin + size] for port, array in zip(ports, case.inputs, strict=True)}
+    """Every input of a case through an engine, in calls of so many."""
+    parts, begin = [], 0
+    for size in plan:
+        feeds = {
+            port.name: array[begin : begin + size] for port, array in zip(interface.inputs, case.inputs, strict=True)
+        }
         parts.append(engine.run(feeds)[0])
-        sizes.add(size)
-        begin, turn = begin + size, turn + 1
+        begin += size
     return np.concatenate(parts)
+
+
+def _worst_item(output: NDArray[np.generic], case: Case, plan: Sequence[int]) -> tuple[float, int]:
+    """The mean square error of the worst item of a case, and the batch that it was computed in."""
+    error = output.astype(np.float64) - case.reference.astype(np.float64)
+    squares = np.nan_to_num(error**2, nan=np.inf).reshape(len(error), -1).mean(1)
+    index = int(squares.argmax())
+    return float(squares[index]), plan[int(np.searchsorted(np.cumsum(plan), index, side="right"))]
+
+
+def _size(port: Port, case: Case) -> tuple[int, int]:
+    """Height and width of the pictures of a case."""
+    height, width = case.inputs[0].shape[2:] if port.layout == "NCHW" else case.inputs[0].shape[1:3]
+    return height, width
+
+
+def _shape_text(port: Port, case: Case, batch: int) -> str:
+    """A batch and, of pictures, their size, for people."""
+    if port.role != "image":
+        return f"a batch of {batch}"
+    height, width = _size(port, case)
+    return f"a batch of {batch} at {height}x{width}"

@@ -2,10 +2,12 @@
 
     model, share, target = to_int8(model, inputs, "tensorrt")        # share: of the multiply-accumulates that are INT8
 
-Two forms. For TensorRT and OpenVINO values and weights are signed and symmetric and the bias stays in floating point,
-which is all that TensorRT's parser accepts and what OpenVINO runs fastest; only what goes into a layer is rounded, not
-what comes out of it as well. For ONNX Runtime on the CPU values are unsigned and biases INT32, and transposed
-convolutions, for which it has no INT8 kernel, are rewritten first.
+Graph variants. For TensorRT and OpenVINO values and weights are signed and symmetric and the bias stays in floating
+point, which is all that TensorRT's parser accepts and what OpenVINO runs fastest; only what goes into a layer is
+rounded, not what comes out of it as well. TensorRT has no INT8 kernel for transposed convolutions with scales per
+output channel (NVIDIA/TensorRT#2380): they become a convolution and a pixel shuffle, or stay in floating point. For
+ONNX Runtime on the CPU values are unsigned and biases INT32, and transposed convolutions, for which it has no INT8
+kernel, are rewritten first.
 """
 
 from __future__ import annotations
@@ -31,7 +33,7 @@ from ganedge.runtime.errors import EngineError, GanEdgeError, one_line
 
 LAYERS = COUNTED
 """Operators that can compute in INT8."""
-SHUFFLES = ("Relu", "LeakyRelu", "DepthToSpace", "Transpose", "Reshape")
+SHUFFLES = ("Relu", "LeakyRelu", "DepthToSpace", "Transpose", "Reshape", "Slice")
 """What ONNX Runtime does with the result of an INT8 layer without leaving INT8."""
 
 
@@ -74,10 +76,15 @@ def to_int8(
 def prepared(model: ModelProto, target: Target) -> ModelProto:
     """A copy of a graph, rewritten as it is before it is quantised; layers keep their names."""
     copy = copied(model)
-    if target != "onnxruntime":
+    if target == "openvino":
         return copy
+    if target == "tensorrt":
+        rewrite.transposed_to_shuffle(copy)
+        return rewrite.tidy(copy, rewrite.symbols(model))
     rewrite.upsampled_to_shuffle(copy, channels_last=True)
     rewrite.transposed_to_shuffle(copy, channels_last=True)
+    copy = rewrite.tidy(copy, rewrite.symbols(model))
+    rewrite.few_channels_to_blocks(copy)
     return rewrite.tidy(copy, rewrite.symbols(model))
 
 
@@ -98,6 +105,8 @@ def _quantise(
         for node in model.graph.node
         if node.op_type in SHUFFLES and of_layer.get(node.output[0], "") in {"", *keep}
     }
+    if target == "tensorrt":  # It has no INT8 kernel for transposed convolutions with scales per output channel.
+        idle |= {node.name for node in model.graph.node if node.op_type == "ConvTranspose"}
     names = [value.name for value in model.graph.input]
     batch = model.graph.input[0].type.tensor_type.shape.dim[0].dim_value or 1
     with tempfile.TemporaryDirectory() as folder, quiet():

@@ -7,6 +7,7 @@ model = tidy(model, {"batch"})
 from __future__ import annotations
 
 import itertools
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,10 +15,35 @@ import onnx
 from onnx import ModelProto, NodeProto, numpy_helper
 from onnx.shape_inference import infer_shapes
 
-from ganedge.export.graph import attributes, consumer_counts, producers
+from ganedge.export.graph import attributes, consumer_counts, producers, size_remainders
 from ganedge.runtime.errors import GanEdgeError, one_line
 
 ONNX_DOMAINS = ("", "ai.onnx")
+BLOCKS = (4, 2)
+"""Sides of the blocks of pixels that a convolution with few output channels may compute at once."""
+BLOCK_CHANNELS = 48
+"""The most output channels that such a convolution may have afterwards: 3 × 4 × 4, or 12 × 2 × 2."""
+
+
+@dataclass(frozen=True)
+class Phases:
+    """A convolution whose channels are the phases of a larger result, which a pixel shuffle puts in order."""
+
+    weight: np.ndarray
+    """`[factor²·C, Cin, D, D]`, rows as (C, a, b)."""
+    factor: int
+    """How often the shuffle enlarges."""
+    pads: list[int]
+    """Of the convolution."""
+    stride: int = 1
+    """Of the convolution."""
+    crop: tuple[int, int] = (0, 0)
+    """Rows to cut from the top and the bottom after the shuffle; columns alike."""
+
+    def work(self, height: int, width: int) -> int:
+        """Multiply-accumulates for one input of this size."""
+        more = self.pads[0] + self.pads[2] + 1 - self.weight.shape[2]
+        return int((height + more) * (width + more) * self.weight.size)
 
 
 def fold_batch_norm(model: ModelProto) -> int:
@@ -143,7 +169,8 @@ def transposed_to_shuffle(model: ModelProto, *, channels_last: bool = False) -> 
 
     Args:
         model: With inferred shapes.
-        channels_last: Shuffle in rows of channels, see `_as_shuffle`.
+        channels_last: For an engine whose convolutions are channels-last: shuffle in rows of channels, see
+            `_as_shuffle`, and take the windows that cost it least, see `_for_channels_last`.
 
     Returns:
         How many were rewritten.
@@ -157,9 +184,10 @@ def transposed_to_shuffle(model: ModelProto, *, channels_last: bool = False) -> 
     }
     done = 0
     for layer in [node for node in graph.node if node.op_type == "ConvTranspose"]:
-        plan = _phases(layer, weights, layer.input[0] in pixels)
-        if plan is not None:
-            _as_shuffle(model, layer, *plan, channels_last)
+        transposed = _transposed(layer, weights, layer.input[0] in pixels)
+        if transposed is not None:
+            plan = _for_channels_last(graph, layer, *transposed) if channels_last else _phases(*transposed)
+            _as_shuffle(model, layer, plan, channels_last)
             done += 1
     return done
 
@@ -167,12 +195,12 @@ def transposed_to_shuffle(model: ModelProto, *, channels_last: bool = False) -> 
 def upsampled_to_shuffle(model: ModelProto, *, channels_last: bool = False) -> int:
     """Turn each nearest-neighbour doubling followed by a Conv into a Conv on the small picture and a pixel shuffle.
 
-    Result row o = 2·i + a of a convolution with padding p takes row o + k - p of the doubled picture, which is row
-    i + ⌊(a + k - p) / 2⌋ of the small one: weights that fall on one row add up. In place.
+    A convolution with kernel K = 2·p + 1 over a doubled picture is a transposed convolution of stride 2 and padding p
+    with K + 1 weights: two weights that meet one pixel add up, w'[m] = w[K - 1 - m] + w[K - m]. In place.
 
     Args:
         model: With inferred shapes.
-        channels_last: Shuffle in rows of channels, see `_as_shuffle`.
+        channels_last: As for `transposed_to_shuffle`.
 
     Returns:
         How many were rewritten.
@@ -185,26 +213,83 @@ def upsampled_to_shuffle(model: ModelProto, *, channels_last: bool = False) -> i
         resize = maker.get(layer.input[0])
         if resize is None or readers[layer.input[0]] != 1 or not _doubles(resize, weights):
             continue
-        plan = _doubled_phases(layer, weights)
-        if plan is not None:
+        transposed = _doubled(layer, weights)
+        if transposed is not None:
             layer.input[0] = resize.input[0]
             graph.node.remove(resize)
-            _as_shuffle(model, layer, *plan, channels_last)
+            plan = _for_channels_last(graph, layer, *transposed) if channels_last else _phases(*transposed)
+            _as_shuffle(model, layer, plan, channels_last)
             done += 1
     return done
 
 
-def _phases(
+def few_channels_to_blocks(model: ModelProto) -> int:
+    """Turn each Conv with few output channels into one that computes blocks of pixels, and a pixel shuffle, in place.
+
+    ONNX Runtime's INT8 convolution first copies the window of each result pixel; with three output channels nearly all
+    of its time goes there. One window that is g - 1 wider serves g² pixels: result row o = g·i + j takes row
+    g·i + (j + k) of the window's start, so weight row k moves to row j + k of a kernel of K + g - 1 rows and stride g.
+    The extra weights are zero. A Conv that a pixel shuffle follows already keeps that one, and the two stay apart.
+
+    It is done where the result's sides are multiples of g, known from the sizes or from the layers before.
+
+    Args:
+        model: With inferred shapes.
+
+    Returns:
+        How many were rewritten.
+    """
+    graph = model.graph
+    weights = {tensor.name: tensor for tensor in graph.initializer}
+    remainders = size_remainders(graph)
+    done = 0
+    for layer in [node for node in graph.node if node.op_type == "Conv"]:
+        weight = _plain_weight(layer, weights)
+        if weight is None or weight.shape[2] == 1:
+            continue
+        sides, (modulus, remainder) = _sides(graph, layer.output[0]), remainders[layer.output[0]]
+        for block in BLOCKS:
+            fits = not any(side % block for side in sides) if sides else modulus % block == remainder % block == 0
+            if fits and len(weight) * block**2 <= BLOCK_CHANNELS:
+                pads = [int(value) for value in attributes(layer).get("pads", [0] * 4)]
+                _as_shuffle(model, layer, _in_blocks(Phases(weight, 1, pads), block), True)
+                done += 1
+                break
+    return done
+
+
+def _plain_weight(layer: NodeProto, weights: dict[str, onnx.TensorProto]) -> np.ndarray | None:
+    """Weights `[C, Cin, K, K]` of a Conv of stride 1 in one group; None of another one."""
+    options = attributes(layer)
+    unit = all(set(options.get(name, [1])) == {1} for name in ("strides", "dilations"))
+    explicit = options.get("auto_pad", b"NOTSET") == b"NOTSET" and options.get("group", 1) == 1
+    if layer.input[1] not in weights or not unit or not explicit:
+        return None
+    weight = numpy_helper.to_array(weights[layer.input[1]])
+    return weight if weight.ndim == 4 and weight.shape[2] == weight.shape[3] else None
+
+
+def _in_blocks(plan: Phases, block: int) -> Phases:
+    """The same in blocks of pixels: the window moved to each pixel of a block, one set of channels for each."""
+    s, (inputs, side) = plan.factor, plan.weight.shape[1:3]
+    weight = plan.weight.reshape(-1, s, s, inputs, side, side)
+    wide = np.zeros((len(weight), block, s, block, s, inputs, *[side + block - 1] * 2), weight.dtype)
+    for j, i in np.ndindex(block, block):
+        wide[:, j, :, i, :, :, j : j + side, i : i + side] = weight
+    return Phases(wide.reshape(-1, *wide.shape[5:]), block * s, plan.pads, stride=block)
+
+
+def _transposed(
     layer: NodeProto, weights: dict[str, onnx.TensorProto], pixel: bool
-) -> tuple[np.ndarray, int, list[int]] | None:
-    """Weights `[s²·C, Cin, D, D]` of all phases, s, and the padding; None where the layer is of another kind.
+) -> tuple[np.ndarray, int, int] | None:
+    """Weights `[Cin, C, K, K]`, stride and padding of a ConvTranspose; None where the layer is of another kind.
 
     Where one pixel goes in (`pixel`) the stride is of no account, and the whole kernel may stand for it.
     """
     options = attributes(layer)
     if layer.input[1] not in weights or options.get("group", 1) != 1 or options.get("auto_pad", b"NOTSET") != b"NOTSET":
         return None
-    weight = numpy_helper.to_array(weights[layer.input[1]])  # [Cin, C, K, K]
+    weight = numpy_helper.to_array(weights[layer.input[1]])
     stride, extra = set(options.get("strides", [1, 1])), set(options.get("output_padding", [0, 0]))
     pads, kernel = set(options.get("pads", [0] * 4)), set(weight.shape[2:])
     square = weight.ndim == 4 and all(len(part) == 1 for part in (stride, extra, pads, kernel))
@@ -213,39 +298,64 @@ def _phases(
     s, p, k, more = stride.pop(), pads.pop(), kernel.pop(), extra.pop()
     if pixel and p == more == 0:
         s = k
-    if k + more - 2 * p != s:
+    return (weight, s, p) if k + more - 2 * p == s else None
+
+
+def _doubled(layer: NodeProto, weights: dict[str, onnx.TensorProto]) -> tuple[np.ndarray, int, int] | None:
+    """The same of a Conv over a doubled picture, see `upsampled_to_shuffle`."""
+    weight = _plain_weight(layer, weights)
+    pads = set(attributes(layer).get("pads", [0] * 4))
+    if weight is None or len(pads) != 1 or weight.shape[2] != 2 * max(pads) + 1:
         return None
+    outputs, inputs, k, _ = weight.shape
+    wide = np.zeros((inputs, outputs, k + 1, k + 1), np.float64)
+    for j, i in np.ndindex(2, 2):  # Of two rows that meet one pixel, and of two columns.
+        wide[:, :, j : j + k, i : i + k] += weight[:, :, ::-1, ::-1].transpose(1, 0, 2, 3)
+    return wide.astype(weight.dtype), 2, int(max(pads))
+
+
+def _phases(weight: np.ndarray, s: int, p: int) -> Phases:
+    """All phases over one window that is wide enough for each of them."""
+    inputs, outputs, k, _ = weight.shape
     taps = {(a, d): a + p - s * d for a in range(s) for d in range(-k, k + 1) if 0 <= a + p - s * d < k}
     low, high = min(d for _, d in taps), max(d for _, d in taps)
     side = high - low + 1
-    inputs, outputs = weight.shape[:2]
     phases = np.zeros((outputs, s, s, inputs, side, side), weight.dtype)
     for (a, dy), ky in taps.items():
         for (b, dx), kx in taps.items():
             phases[:, a, b, :, dy - low, dx - low] = weight[:, :, ky, kx].T
-    return phases.reshape(outputs * s * s, inputs, side, side), s, [-low, -low, high, high]
+    return Phases(phases.reshape(outputs * s * s, inputs, side, side), s, [-low, -low, high, high])
 
 
-def _doubled_phases(layer: NodeProto, weights: dict[str, onnx.TensorProto]) -> tuple[np.ndarray, int, list[int]] | None:
-    """The same for a Conv over a doubled picture."""
-    options = attributes(layer)
-    if layer.input[1] not in weights or options.get("group", 1) != 1 or options.get("auto_pad", b"NOTSET") != b"NOTSET":
-        return None
-    weight = numpy_helper.to_array(weights[layer.input[1]])  # [C, Cin, K, K]
-    pads, kernel = set(options.get("pads", [0] * 4)), set(weight.shape[2:])
-    plain = set(options.get("strides", [1])) == {1} and set(options.get("dilations", [1])) == {1}
-    if not plain or weight.ndim != 4 or len(pads) != 1 or len(kernel) != 1:
-        return None
-    p, k = pads.pop(), kernel.pop()
-    if k != 2 * p + 1:
-        return None
-    low, high = -((p + 1) // 2), (1 + k - 1 - p) // 2
-    side = high - low + 1
-    outputs, inputs = weight.shape[:2]
-    phases = np.zeros((outputs, 2, 2, inputs, side, side), np.float64)
-    for a, b, ky, kx in np.ndindex(2, 2, k, k):
-        phases[:, a, b, :, (a + ky - p) // 2 - low, (b + kx - p) // 2 - low] += weight[:, :, ky, kx]
-    return phases.reshape(outputs * 4, inputs, side, side).astype(weight.dtype), 2, [-low, -low, high, high]
+def _cropped_phases(weight: np.ndarray, s: int, p: int) -> Phases:
+    """All phases over the smallest window, with the transposed convolution's padding cut off after the shuffle.
+
+    Without padding, result row o = s·i + a takes input row i - t with weight row a + s·t, for t from 0 to ⌈K/s⌉ - 1
+    whatever the phase. For a kernel of 4 and a stride of 2 these are 2 × 2 weights instead of 3 × 3.
+    """
+    inputs, outputs, k, _ = weight.shape
+    side = -(-k // s)
+    phases = np.zeros((outputs, s, s, inputs, side, side), weight.dtype)
+    for ky, kx in np.ndindex(k, k):
+        (ty, a), (tx, b) = divmod(ky, s), divmod(kx, s)
+        phases[:, a, b, :, side - 1 - ty, side - 1 - tx] = weight[:, :, ky, kx].T
+    flat = phases.reshape(outputs * s * s, inputs, side, side)
+    return Phases(flat, s, [side - 1] * 4, crop=(p, s * (side - 1) - p))
+
+
+def _for_channels_last(graph: onnx.GraphProto, layer: NodeProto, weight: np.ndarray, s: int, p: int) -> Phases:
+    """The phases that cost ONNX Runtime's INT8 convolution least, which copies the window of each result pixel.
+
+    Blocks of pixels where channels are few, else whichever has fewer multiply-accumulates.
+    """
+    plan = _phases(weight, s, p)
+    sides = _sides(graph, layer.input[0])
+    for block in BLOCKS if sides is not None and plan.stride == 1 < plan.weight.shape[2] else ():
+        if not any(side % block for side in sides or ()) and len(plan.weight) * block**2 <= BLOCK_CHANNELS:
+            return _in_blocks(plan, block)
+    cropped = _cropped_phases(weight, s, p)
+    height, width = sides or (64, 64)
+    return min(plan, cropped, key=lambda each: each.work(height, width))
 
 
 def _doubles(node: NodeProto, weights: dict[str, onnx.TensorProto]) -> bool:
@@ -264,18 +374,18 @@ def _doubles(node: NodeProto, weights: dict[str, onnx.TensorProto]) -> bool:
     return nearest and same and np.array_equal(scales, [1, 1, 2, 2])
 
 
-def _as_shuffle(
-    model: ModelProto, layer: NodeProto, weight: np.ndarray, factor: int, pads: list[int], channels_last: bool
-) -> None:
-    """Make the layer a Conv with these weights, and put the shuffle (and an activation before it) behind it.
+def _as_shuffle(model: ModelProto, layer: NodeProto, plan: Phases, channels_last: bool) -> None:
+    """Make the layer a Conv that computes phases, and put the shuffle (and an activation before it) behind it.
 
     With `channels_last` the shuffle is one of whole rows of channels, [N, H, W, s, s, C] to [N, H, s, W, s, C], between
     two transpositions to and from that order. An engine that keeps its INT8 convolutions in that order, as ONNX Runtime
     does, drops those two, and copies rows where DepthToSpace moves single bytes. It takes a size that is known.
     """
     graph = model.graph
-    sides = _sides(graph, layer.input[0]) if channels_last and factor > 1 else None
+    weight, factor = plan.weight, plan.factor
+    sides = _sides(graph, layer.output[0]) if channels_last and factor > 1 else None
     if sides is not None:  # Rows of the weights in the order (s, s, C) instead of (C, s, s).
+        sides = (sides[0] + sum(plan.crop)) // factor, (sides[1] + sum(plan.crop)) // factor
         weight = np.moveaxis(weight.reshape(-1, factor, factor, *weight.shape[1:]), 0, 2).reshape(weight.shape)
     weights = {tensor.name: tensor for tensor in graph.initializer}
     last = layer
@@ -286,19 +396,13 @@ def _as_shuffle(
     stem = layer.input[1]
     if len(layer.input) > 2 and layer.input[2]:
         bias = numpy_helper.to_array(weights[layer.input[2]])
-        _replace_input(
-            layer,
-            2,
-            f"{layer.input[2]}_phases",
-            np.repeat(bias, factor * factor) if sides is None else np.tile(bias, factor * factor),
-            graph,
-        )
+        phases = np.repeat(bias, factor * factor) if sides is None else np.tile(bias, factor * factor)
+        _replace_input(layer, 2, f"{layer.input[2]}_phases", phases, graph)
     _replace_input(layer, 1, f"{stem}_phases", weight, graph)
     layer.op_type = "Conv"
     del layer.attribute[:]
-    layer.attribute.extend(
-        [onnx.helper.make_attribute("kernel_shape", list(weight.shape[2:])), onnx.helper.make_attribute("pads", pads)]
-    )
+    settings = {"kernel_shape": list(weight.shape[2:]), "pads": plan.pads, "strides": [plan.stride] * 2}
+    layer.attribute.extend(onnx.helper.make_attribute(name, value) for name, value in settings.items())
     if factor == 1:
         return
     result = last.output[0]
@@ -307,21 +411,45 @@ def _as_shuffle(
     if last is not layer:
         layer.output[0] = f"{layer.output[0]}_phases"
         last.input[0] = layer.output[0]
-    name = f"{layer.name}_shuffle"
-    if sides is None:
-        nodes = [onnx.helper.make_node("DepthToSpace", [inner], [result], name, blocksize=factor, mode="CRD")]
-    else:
-        nodes = _row_shuffle(graph, inner, result, name, factor, sides, len(weight) // factor**2)
+    nodes = _shuffle_and_crop(graph, inner, result, f"{layer.name}_shuffle", plan, sides)
     index = list(graph.node).index(last) + 1
     for node in reversed(nodes):
         graph.node.insert(index, node)
 
 
+def _shuffle_and_crop(
+    graph: onnx.GraphProto, given: str, result: str, name: str, plan: Phases, sides: tuple[int, int] | None
+) -> list[NodeProto]:
+    """The nodes from the phases to the result; `sides` are those of the phases, None: shuffle with DepthToSpace."""
+    crop = None
+    if any(plan.crop):
+        crop = [f"{name}_{part}" for part in ("begin", "end", "axes")]
+        axes = [2, 3] if sides is None else [1, 2]
+        values = ([plan.crop[0]] * 2, [-plan.crop[1] or 2**62] * 2, axes)
+        graph.initializer.extend(
+            numpy_helper.from_array(np.array(value, np.int64), key) for key, value in zip(crop, values, strict=True)
+        )
+    if sides is not None:
+        return _row_shuffle(graph, given, result, name, plan, sides, crop)
+    inner = result if crop is None else f"{name}_whole"
+    nodes = [onnx.helper.make_node("DepthToSpace", [given], [inner], name, blocksize=plan.factor, mode="CRD")]
+    if crop is not None:
+        nodes.append(onnx.helper.make_node("Slice", [inner, *crop], [result], f"{name}_crop"))
+    return nodes
+
+
 def _row_shuffle(
-    graph: onnx.GraphProto, given: str, result: str, name: str, factor: int, sides: tuple[int, int], channels: int
+    graph: onnx.GraphProto,
+    given: str,
+    result: str,
+    name: str,
+    plan: Phases,
+    sides: tuple[int, int],
+    crop: list[str] | None,
 ) -> list[NodeProto]:
     """The nodes of a pixel shuffle in rows of channels."""
-    height, width = sides
+    (height, width), factor = sides, plan.factor
+    channels = len(plan.weight) // factor**2
     apart, together = f"{name}_apart", f"{name}_together"
     shapes = {
         apart: [0, height, width, factor, factor, channels],
@@ -333,6 +461,7 @@ def _row_shuffle(
         ("Reshape", [apart], {}),
         ("Transpose", [], {"perm": [0, 1, 3, 2, 4, 5]}),
         ("Reshape", [together], {}),
+        *([] if crop is None else [("Slice", crop, {})]),
         ("Transpose", [], {"perm": [0, 3, 1, 2]}),
     ]
     nodes = []
@@ -345,7 +474,7 @@ def _row_shuffle(
 
 def _sides(graph: onnx.GraphProto, name: str) -> tuple[int, int] | None:
     """Height and width of a tensor; None where they are not known."""
-    for value in (*graph.value_info, *graph.input):
+    for value in (*graph.value_info, *graph.input, *graph.output):
         if value.name == name:
             sizes = [size.dim_value for size in value.type.tensor_type.shape.dim[2:]]
             return (sizes[0], sizes[1]) if len(sizes) == 2 and all(sizes) else None

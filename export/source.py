@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
+from ganedge.export.further import FurtherInput, read_inputs
 from ganedge.export.sizes import read_range
 from ganedge.runtime import onnx_file
-from ganedge.runtime.cli.options import flag
+from ganedge.runtime.cli.options import flag, option
 from ganedge.runtime.errors import ArtifactError, UsageError
 from ganedge.runtime.files import read_file
 from ganedge.runtime.manifest import KEY, Noise
@@ -40,7 +41,7 @@ class SourceSpec:
     checkpoint: str = "last"
     """Of a run: last, best (trained with --features) or a step."""
     arch: str | None = None
-    """Architecture of weights without a module: resnet_9blocks, resnet_6blocks, unet_256, unet_128, or auto."""
+    """Architecture of weights without a module: resnet_9blocks, resnet_6blocks, unet_256, unet_128, or auto for any."""
     norm: Literal["instance", "batch"] = "instance"
     """Normalisation layers of --arch."""
     norm_mode: Literal["eval", "batch"] = "eval"
@@ -49,8 +50,11 @@ class SourceSpec:
     """Height and width of input images: 256, 256x320 or dynamic; MIN,OPT,MAX for --format trt."""
     kind: Literal["latent", "image"] | None = None
     """Input of a generator that was not trained here."""
-    input: str | None = None
-    """Shape of one input without the batch: 100, 100x1x1, 3x256x256, 3xHxW."""
+    input: str | None = field(default=None, metadata=option(type=list[str]))
+    """Shape of the input without the batch: 100, 100x1x1, 3x256x256, 3xHxW; again for each further one, with its name
+    and role (mask, vector, picture, noise): mask=1xHxW:mask, style=16:vector. In Python: a text, or a list of texts."""
+    further: tuple[FurtherInput, ...] = field(default=(), metadata=option(hidden=True))
+    """The inputs beside the first; made from `input`."""
     output_shape: str | None = None
     """Shape of one image, 1x28x28, where the generator returns a flat vector."""
     result: str | None = None
@@ -65,6 +69,8 @@ class SourceSpec:
     """Standard deviation of each channel, by which images are divided after --mean: 0.229,0.224,0.225."""
     noise: Noise = "normal"
     """Distribution of the latents it was trained on."""
+    noise_seed: int = field(default=0, metadata=option(minimum=0))
+    """Seed of noise that the generator draws inside at each call: it is drawn once and kept."""
     classes: tuple[str, ...] = ()
     """Classes of its second input: a number, or names with commas."""
     kwargs: Mapping[str, Any] | None = None
@@ -78,7 +84,14 @@ class SourceSpec:
 
     def __post_init__(self) -> None:
         """Convert what is given as text, and check it."""
+        if self.input is not None and (not isinstance(self.input, str) or not self.further):
+            texts = [self.input] if isinstance(self.input, str) else list(self.input)
+            first, kind, further = read_inputs(texts)
+            object.__setattr__(self, "input", first)
+            object.__setattr__(self, "kind", self.kind or kind)
+            object.__setattr__(self, "further", further or self.further)
         normal = {
+            "further": tuple(FurtherInput.of(item) for item in self.further),
             "range": _read_bounds(self.range),
             "output_range": None if self.output_range is None else _read_bounds(self.output_range),
             "mean": _read_channels("--mean", self.mean),
@@ -101,7 +114,19 @@ class SourceSpec:
 
 
 _VALUES = ("range", "output_range", "mean", "std")
-_INPUTS = ("input", "output_shape", "result", "kind", *_VALUES, "noise", "classes", "norm_mode", "size", "trust")
+_INPUTS = (
+    "input",
+    "output_shape",
+    "result",
+    "kind",
+    *_VALUES,
+    "noise",
+    "noise_seed",
+    "classes",
+    "norm_mode",
+    "size",
+    "trust",
+)
 APPLIES: Mapping[str, tuple[str, ...]] = {
     "a run": ("which", "checkpoint", "norm_mode", "size"),
     "an artifact": ("size",),
@@ -109,7 +134,7 @@ APPLIES: Mapping[str, tuple[str, ...]] = {
     "a module": ("kwargs", "weights", "part", *_INPUTS),
     "a pickled module": ("part", *_INPUTS),
     "weights of a named architecture": ("arch", "part", "norm", "norm_mode", "input", *_VALUES, "size", "trust"),
-    "weights to recognise": ("arch", "part", "norm_mode", "input", "size", "trust"),
+    "weights to recognise": ("arch", "part", "norm_mode", "input", "noise", "classes", "size", "trust"),
 }
 """By kind of source: the fields of `SourceSpec` that have an effect on it."""
 

@@ -44,5 +44,9 @@ class SourceModel:
     """What was proven of it before, where it is an artifact itself."""
     notes: tuple[str, ...] = ()
     """What the user should know of how it was read."""
+    exact: Run | None = None
+    """The generator in FP64, to tell rounding from faults; None where nothing can compute that."""
+    made_for: str = ""
+    """The engine that its graph variant was made for, where it is an INT8 artifact itself."""
     proof_size: int | None = None
     """Side of the images to prove with, pixels, where it takes any size; that of its training by default."""

@@ -20,9 +20,9 @@ from ganedge.runtime.manifest import Precision
 
 Target = Literal["onnxruntime", "openvino", "tensorrt"]
 """The engine that an INT8 graph is made for."""
-FORMATS: Mapping[str, str] = {"onnx": "onnx", "trt": "engine", "triton": "triton", "web": "web"}
+FORMATS: Mapping[str, str] = {"onnx": "onnx", "trt": "engine", "triton": "triton", "ncnn": "ncnn", "web": "web"}
 """Formats that can be written, with the ending of their files or folders."""
-PROOF, DEPLOY, WEB = "Proof", "TensorRT and Triton", "Web"
+BEST, PROOF, DEPLOY, WEB = "With --auto", "Proof", "TensorRT and Triton", "Web"
 """Headings of the help."""
 
 
@@ -37,7 +37,7 @@ class ExportSpec:
     """
 
     format: tuple[str, ...] = ("onnx",)
-    """What to write: onnx, trt, triton, web, or several with commas."""
+    """What to write: onnx, trt, triton, ncnn, web, or several with commas."""
     precision: Precision | None = field(
         default=None,
         metadata=option(
@@ -49,6 +49,14 @@ class ExportSpec:
         ),
     )
     """fp32, fp16, bf16 or int8; the source's own by default."""
+    auto: bool = False
+    """Make every precision and graph variant, prove and time all of them here, and keep the fastest good one."""
+    psnr: float | None = field(default=None, metadata=option(panel=BEST, minimum=0.0))
+    """Least PSNR of the worst image beside the generator, dB."""
+    max_mb: float | None = field(default=None, metadata=option(panel=BEST, minimum=0.0))
+    """Largest file, MB."""
+    max_minutes: float | None = field(default=None, metadata=option(panel=BEST, minimum=0.0))
+    """Minutes after which no further candidate is begun."""
     output: Path | None = field(default=None, metadata=option(short="-o"))
     """File to write (a folder for several formats); named after the source by default."""
     io: Literal["float", "uint8"] = "float"
@@ -56,7 +64,7 @@ class ExportSpec:
     engine: str | None = field(default=None, metadata=option(flag="--for"))
     """Engine that an INT8 graph is made for: onnxruntime, openvino or tensorrt; by default the fastest one here."""
     engines: tuple[str, ...] = field(default=(), metadata=option(panel=PROOF))
-    """Engines that have to run it, with commas; by default one that runs it is enough, and the others are named."""
+    """Engines that have to pass, with commas; by default one that passes is enough, and the others are named."""
     calibrate: Path | int | None = field(default=None, metadata=option(panel=PROOF))
     """Folder of pictures, or number of inputs, to calibrate with; a folder also serves the proof."""
     tolerance: Gate | str | None = field(default=None, metadata=option(panel=PROOF))
@@ -158,6 +166,13 @@ def check_formats(spec: ExportSpec, given: Collection[str], size: str | None) ->
     Raises:
         UsageError: the message names the setting and what it is for.
     """
+    for name in ("psnr", "max_mb", "max_minutes"):
+        if name in given and not spec.auto:
+            raise UsageError(f"{flag(ExportSpec, name)} is for --auto: add it, or leave this out")
+    fixed = [name for name in ("precision", "engine", "format", "tolerance", "require_speedup") if name in given]
+    if spec.auto and fixed:
+        typed = flag(ExportSpec, fixed[0], getattr(spec, fixed[0]))
+        raise UsageError(f"--auto chooses precision and graph itself, and writes an .onnx: leave {typed} out")
     formats = ",".join(spec.format)
     for name, needed in NEEDS.items():
         if name in given and not set(needed) & set(spec.format):

@@ -74,7 +74,7 @@ def _export(network: nn.Module, interface: Interface, version: int) -> onnx.Mode
         try:
             program = torch.onnx.export(
                 network,
-                tuple(example_input(port) for port in interface.inputs),
+                example_inputs(interface),
                 dynamo=True,
                 optimize=True,
                 verbose=False,
@@ -145,14 +145,29 @@ def _name_dimensions(model: onnx.ModelProto, interface: Interface) -> None:
                 size.dim_param = name
 
 
-def example_input(port: Port, batch: int = 2) -> torch.Tensor:
-    """A batch of the right shape and type; two items, because exporters take a batch of one for a constant."""
-    batch = port.shape[0] if isinstance(port.shape[0], int) else batch
-    shape = (batch, *port.item_shape)
-    if port.role == "image":
-        height, width = sides(port)[-1]  # Two different lengths, so that one is not taken for the other.
-        shape = (batch, port.channels, height, width)
-    return torch.zeros(shape, dtype=torch.int64) if port.dtype == "int64" else torch.randn(shape)
+def example_inputs(
+    interface: Interface, batch: int = 2, size: tuple[int, int] | None = None
+) -> tuple[torch.Tensor, ...]:
+    """A batch of the right shapes and types; two items, because exporters take a batch of one for a constant.
+
+    Args:
+        interface: What the network takes.
+        batch: Items, where their number is dynamic.
+        size: Height and width of pictures where these are dynamic; two different lengths by default, so that one is
+            not taken for the other.
+    """
+    first = interface.inputs[0]
+    height, width = (sides(first)[-1] if size is None else size) if first.is_picture else (0, 0)
+    fixed = batch if isinstance(first.shape[0], str) else first.shape[0]
+    made = []
+    for port in interface.inputs:
+        shape: tuple[int, ...] = (fixed, *port.item_shape)
+        if interface.is_aligned(port):
+            shape = (fixed, port.item_shape[0], height, width)
+        elif port.is_picture:
+            shape = (fixed, port.channels, *sides(port)[-1])
+        made.append(torch.zeros(shape, dtype=torch.int64) if port.dtype == "int64" else torch.randn(shape))
+    return tuple(made)
 
 
 def norm_mode(network: nn.Module) -> NormMode:

@@ -151,7 +151,7 @@ def write_engine(
     else:
         say(str(proof))
         if not proof.passed:
-            raise GanEdgeError(f"not exported, the engine gives other pictures than the generator: {proof}")
+            raise GanEdgeError(parity.explain([proof], manifest.precision, what="engine"))
     write_whole(path, built.engine)
     write_sidecar(path, described, identity)
     write_proof(path, replace(proven, cases=_inside(profiles, proven)[0]))

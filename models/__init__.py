@@ -10,12 +10,15 @@ from ganedge.models.dcgan import DCGAN
 from ganedge.models.digit import Digit
 from ganedge.models.mlp import MLP
 from ganedge.models.pix2pix import Pix2Pix
+from ganedge.models.student import LatentStudent, PictureStudent
 from ganedge.models.variant import Variant
 from ganedge.models.wgan import WGAN
 from ganedge.runtime.errors import UsageError
 
 VARIANTS: tuple[type[Variant], ...] = (Circles, MLP, Digit, DCGAN, WGAN, Pix2Pix, CycleGAN)
 """Every variant, in the order of `gan-train --list`."""
+STUDENTS: tuple[type[Variant], ...] = (PictureStudent, LatentStudent)
+"""What `gan-compress` trains; a run of it is opened as that of any variant."""
 
 
 def find(name: str) -> type[Variant]:
@@ -24,11 +27,11 @@ def find(name: str) -> type[Variant]:
     Raises:
         UsageError: there is none.
     """
-    for variant in VARIANTS:
+    for variant in (*VARIANTS, *STUDENTS):
         if variant.name == name:
             return variant
     known = ", ".join(variant.name for variant in VARIANTS)
     raise UsageError(f"unknown variant {name!r}: choose {known} (gan-train --list describes them)")
 
 
-__all__ = ["VARIANTS", "Variant", "find"]
+__all__ = ["STUDENTS", "VARIANTS", "Variant", "find"]

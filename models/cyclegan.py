@@ -48,6 +48,11 @@ class Config(TranslationConfig):
     replay: int = 50
     """Generated pictures per kind that the discriminator sees again later; 0 keeps none."""
 
+    @property
+    def trains_in_bf16(self) -> bool:
+        """Measured (benchmarks/LOG.md)."""
+        return True
+
     def __post_init__(self) -> None:
         """Refuse values that cannot work."""
         super().__post_init__()

@@ -32,6 +32,11 @@ class Config(ConditionalConfig, AdamConfig):
     width: int = 32
     """Channels of the widest pictures' feature maps; each halving of the size doubles them."""
 
+    @property
+    def trains_in_bf16(self) -> bool:
+        """Measured, also with the penalty R1; not with that of wgan-gp (benchmarks/LOG.md)."""
+        return self.objective != "wgan-gp"
+
     def __post_init__(self) -> None:
         """Refuse values that cannot work."""
         super().__post_init__()

@@ -38,6 +38,7 @@ Batch = Mapping[str, Tensor]
 - points: `points`, float `[N, 2]`
 - pairs: `input` and `target`
 - unpaired: `a` and `b`, which have nothing to do with each other
+- latents: `latents`, `[N, 1]` of zeros: as many items as the step is to draw
 
 Pictures are float `[N, C, H, W]` in the wanted range."""
 
@@ -56,8 +57,9 @@ class Update(Protocol):
         ...
 
 
-DataKind = Literal["images", "points", "pairs", "unpaired"]
-"""Kinds of training data: single pictures, points of the plane, pictures in pairs, two sets of pictures."""
+DataKind = Literal["images", "points", "pairs", "unpaired", "latents"]
+"""Kinds of training data: single pictures, points of the plane, pictures in pairs, two sets of pictures; or none, where
+latents alone are drawn."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,6 +87,11 @@ class VariantConfig:
         require(self.sample_every >= 1, "sample_every", self.sample_every, "1 or more")
         require(0 <= self.ema < 1, "ema", self.ema, "0 or more and below 1")
         require(0 <= self.decay <= 1, "decay", self.decay, "0 to 1")
+
+    @property
+    def trains_in_bf16(self) -> bool:
+        """Whether bf16 was measured to keep FP32's quality at equal steps: then `--precision auto` may take it."""
+        return False
 
 
 @dataclass(frozen=True)
@@ -152,6 +159,14 @@ class Gridded(Protocol):
 
     grid: int
     """Pictures in a row of a sample, and rows."""
+
+
+@runtime_checkable
+class Arranged(Protocol):
+    """A translator whose strips are not laid side by side in the order in which it gives them."""
+
+    strip_order: tuple[int, ...]
+    """Indices into what `strips` gives, from left to right."""
 
 
 @runtime_checkable

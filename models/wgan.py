@@ -58,6 +58,11 @@ class Config(PictureConfig):
     lr: float = 5e-5
     """RMSprop's learning rate, of both networks."""
 
+    @property
+    def trains_in_bf16(self) -> bool:
+        """Measured with clipped weights (benchmarks/LOG.md)."""
+        return self.r1 == 0 and self.objective == "wgan"
+
     def __post_init__(self) -> None:
         """Refuse values that cannot work."""
         super().__post_init__()

@@ -42,6 +42,7 @@ PACKAGES = (
     "tensorrt",
     "tensorrt-rtx-cu13",
     "cuda-python",
+    "ncnn",
 )
 """What a bug report should name."""
 TEGRA = Path("/etc/nv_tegra_release")
@@ -67,7 +68,8 @@ class EngineReport:
 
 def examine() -> dict[str, Any]:
     """Look at everything; the report is ready for JSON."""
-    engines = [_engine(name) for name in MODULES] + [_tensorrt(name) for name in filter(installed, FLAVOURS)]
+    engines = [_engine(name) for name in (*MODULES, *filter(installed, ("ncnn",)))]
+    engines += [_tensorrt(name) for name in filter(installed, FLAVOURS)]
     return {
         "schema": SCHEMA,
         "system": platform.platform(),
@@ -191,7 +193,7 @@ def _engine(name: str) -> EngineReport:
     if not installed(name):
         return EngineReport(name, "", (), f"is not installed: pip install 'ganedge[{EXTRAS[name]}]'")
     try:
-        devices, number = importlib.import_module(f".engines.{MODULES[name]}", __package__).devices()
+        devices, number = importlib.import_module(f".engines.{MODULES.get(name, name)}", __package__).devices()
     except EngineError as error:
         return EngineReport(name, "", (), str(error).removeprefix(f"{name} "))
     except Exception as error:  # noqa: BLE001 - a broken package fails in ways of its own, and that is the result

@@ -14,15 +14,19 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, cast, get_args
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast, get_args
 
 from .errors import ArtifactError
 from .files import read_file, write_whole
 from .manifest import Manifest, Precision
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from pathlib import Path
+
+    from _typeshed import DataclassInstance
+
+Identity = TypeVar("Identity")
 
 SCHEMA = 1
 """The version of the format that this program writes, and the newest that it reads."""
@@ -84,10 +88,7 @@ def sidecar_path(engine: Path) -> Path:
 
 def write_sidecar(engine_path: Path, manifest: Manifest, identity: EngineIdentity) -> Path:
     """Describe an engine that was written, in the file beside it. Returns that file's path."""
-    description = {"schema": SCHEMA, "manifest": json.loads(manifest.to_json()), "engine": asdict(identity)}
-    path = sidecar_path(engine_path)
-    write_whole(path, json.dumps(description, indent=1, sort_keys=True, allow_nan=False, ensure_ascii=False) + "\n")
-    return path
+    return write_description(sidecar_path(engine_path), manifest, "engine", identity)
 
 
 def read_sidecar(engine_path: Path) -> tuple[Manifest, EngineIdentity]:
@@ -96,11 +97,28 @@ def read_sidecar(engine_path: Path) -> tuple[Manifest, EngineIdentity]:
     Raises:
         ArtifactError: no such file, not JSON, from a newer version, or something in it cannot be.
     """
-    path = sidecar_path(engine_path)
+    return read_description(sidecar_path(engine_path), "the engine", "engine", _identity)
+
+
+def write_description(path: Path, manifest: Manifest, section: str, identity: DataclassInstance) -> Path:
+    """Write a manifest and the identity of what it describes, which goes under the key `section`."""
+    description = {"schema": SCHEMA, "manifest": json.loads(manifest.to_json()), section: asdict(identity)}
+    write_whole(path, json.dumps(description, indent=1, sort_keys=True, allow_nan=False, ensure_ascii=False) + "\n")
+    return path
+
+
+def read_description(
+    path: Path, subject: str, section: str, parse: Callable[[dict[str, Any]], Identity]
+) -> tuple[Manifest, Identity]:
+    """Read what `write_description` wrote; `subject` is what the file must lie beside.
+
+    Raises:
+        ArtifactError: no such file, not JSON, from a newer version, or something in it cannot be.
+    """
     try:
         description = json.loads(path.read_text("utf-8"))
     except OSError as error:
-        raise ArtifactError(f"cannot read {path}, which must lie beside the engine: {error.strerror}") from error
+        raise ArtifactError(f"cannot read {path}, which must lie beside {subject}: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
         raise ArtifactError(f"{path} is damaged: it is not JSON") from error
     try:
@@ -109,7 +127,7 @@ def read_sidecar(engine_path: Path) -> tuple[Manifest, EngineIdentity]:
                 f"{path} is from a newer ganedge (schema {description['schema']}): pip install -U ganedge"
             )
         manifest = Manifest.from_json(json.dumps(description["manifest"]))
-        return manifest, _identity(description["engine"])
+        return manifest, parse(description[section])
     except ArtifactError as error:
         raise ArtifactError(f"{path}: {error}") from error
     except (KeyError, TypeError, ValueError, AttributeError) as error:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from .manifest import Interface, Port, Precision
+    from .manifest import Interface, Parity, Port, Precision
 
 
 @dataclass(frozen=True)
@@ -62,6 +62,13 @@ class Gate:
         parts = [f"maxabs={self.max_abs:g}"] if self.max_abs is not None else []
         parts += [f"psnr={self.psnr:g}"] if self.psnr is not None else []
         return ",".join(parts) or "none"
+
+    @property
+    def text(self) -> str:
+        """The gate for people: a share of the output's range, a PSNR, or both."""
+        parts = [f"{100 * self.max_abs:.2g} %"] if self.max_abs is not None else []
+        parts += [f"{self.psnr:g} dB"] if self.psnr is not None else []
+        return " and ".join(parts) or "none"
 
     def holds(self, distance: Difference, slack: float = 1.0) -> bool:
         """Whether these figures pass, with errors `slack` times as large; anything non-finite never does."""
@@ -112,6 +119,19 @@ def read_gate(text: str) -> Gate:
     if not all(np.isfinite(value) and value > 0 for value in limits.values()):
         raise UsageError(f"tolerance {text!r}: the figures are more than 0")
     return Gate(**limits)
+
+
+def miss(proof: Parity) -> str:
+    """How far an engine was off in a proof that it failed, for people."""
+    if proof.nonfinite:
+        off = f"{proof.nonfinite:.2%} of its values are NaN or infinite"
+    else:
+        share = (
+            f"{100 * proof.max_abs / proof.span:.2g} % of the output's range" if proof.span else f"{proof.max_abs:.2g}"
+        )
+        level = "" if proof.psnr is None else f" ({proof.psnr:.1f} dB)"
+        off = f"off by {share}{level}"
+    return f"{off} where the gate is {read_gate(proof.tolerance).text}{proof.worst and f', worst for {proof.worst}'}"
 
 
 def worst(distances: Sequence[Difference]) -> Difference:

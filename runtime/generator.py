@@ -59,13 +59,13 @@ def load(
     """Open an artifact that `gan-export` wrote.
 
     Args:
-        path: An `.onnx` file, or an `.engine` with its `.engine.json` beside it, which runs in the TensorRT that
-            built it.
+        path: An `.onnx` file; an `.engine` with its `.engine.json` beside it, which runs in the TensorRT that built it;
+            or the folder that `gan-export --format ncnn` wrote, or the `.param` file in it, which runs in ncnn.
         engine: "onnxruntime", "openvino", an alias of them, or "auto": what was measured fastest on this machine, by
             the export, `gan-run` or `tune`; or else the one that the artifact was made for, or the first that is
             installed and proven for it.
-        device: "cpu", "cuda", "auto", or "tensorrt": ONNX Runtime's TensorRT provider, which builds an engine at
-            the first call of a shape.
+        device: "cpu", "cuda", "auto", "vulkan" for ncnn, or "tensorrt": ONNX Runtime's TensorRT provider,
+            which builds an engine at the first call of a shape.
         threads: Threads of the engine's own pool; None leaves the choice to the engine.
         batch: Items in one engine call at most; None chooses by size.
         rebuild: Build an `.engine` that is damaged, or of another TensorRT or device, again from the ONNX file beside
@@ -78,7 +78,8 @@ def load(
 
     Raises:
         ArtifactError: the file is not an artifact, is damaged, or is from a newer schema.
-        EngineError: the engine or device cannot be had (`MissingExtra` where a package is missing).
+        EngineError: the engine or device cannot be had (`MissingExtra` where a package is missing), or the engine
+            failed the artifact's proof.
         UsageError: an argument out of range.
     """
     if batch is not None and batch < 1:
@@ -86,7 +87,14 @@ def load(
     engine = EngineOptions(engine, device, threads).engine
     if Path(path).suffix == ".engine":
         return _load_engine(Path(path), engine, device, batch, rebuild)
+    if Path(path).suffix != ".onnx":
+        from .ncnn_file import param_path
+
+        param = param_path(Path(path))
+        if param is not None:
+            return _load_ncnn(param, engine, device, threads, batch)
     manifest, model = read_artifact(Path(path))
+    tuning.refuse_failed(manifest, engine)
     automatic = (engine, device) == ("auto", "auto")
     if tune and automatic:
         tuning.tune_once(model, manifest, threads)
@@ -101,7 +109,10 @@ def load(
                 Path(path),
                 lambda data: start(data, manifest.precision, chosen.engine, chosen.device, threads),
             )
-    started = start(model, manifest.precision, engine, device, threads, proven=tuning.preferred(manifest))
+    failed = tuple(manifest.failed)
+    started = start(
+        model, manifest.precision, engine, device, threads, proven=tuning.preferred(manifest), failed=failed
+    )
 
     def again(data: bytes) -> Engine:
         return start(data, manifest.precision, started.info.name, device, threads)
@@ -133,6 +144,18 @@ def _load_engine(path: Path, engine: str, device: str, batch: int | None, rebuil
         identity, data = trt_builder.rebuild(path, manifest, identity)
         started = trt.start(data, identity)
     return Generator(manifest, started, min(batch or largest, largest), least=least)
+
+
+def _load_ncnn(param: Path, engine: str, device: str, threads: int | None, batch: int | None) -> Generator:
+    """Open an ncnn network, after checking that it is the one that was exported."""
+    from .engines import ncnn
+    from .ncnn_file import read_network, read_sidecar
+
+    manifest, identity = read_sidecar(param)
+    if engine not in ("auto", "ncnn"):
+        raise UsageError(f"{param} runs in ncnn only: leave engine {engine} out, or load the .onnx")
+    text, weights = read_network(param, identity)
+    return Generator(manifest, ncnn.start(text, weights, identity, manifest.interface, device, threads), batch)
 
 
 class Generator:
@@ -348,7 +371,7 @@ class Generator:
         resize: bool = False,
         memory: int | None = None,
         tiles: Tiles = "auto",
-        overlap: int = 64,
+        overlap: int | None = None,
         max_pixels: int = MAX_PIXELS,
         depth: Depth = 8,
         label: int | str | None = None,
@@ -367,7 +390,8 @@ class Generator:
                 look different; "shared" takes the statistics of the reduced picture for all of them, which is close
                 (it needs the onnx package); "always" gives each its own; "never" takes the picture whole whatever it
                 needs.
-            overlap: Pixels that a tile sees beyond the part it decides.
+            overlap: Pixels that a tile sees beyond the part it decides. None: as many as an output pixel depends on,
+                where the artifact says that, else 64.
             max_pixels: Refuse larger pictures before they are decoded.
             depth: Bits per channel of the result, 8 or 16; "source" for 16 where a grey picture has more than 8 and
                 the generator takes and returns grey floats.
@@ -398,7 +422,7 @@ class Generator:
         resize: bool = False,
         memory: int | None = None,
         tiles: Tiles = "auto",
-        overlap: int = 64,
+        overlap: int | None = None,
         max_pixels: int = MAX_PIXELS,
         depth: Depth = 8,
         label: int | str | None = None,

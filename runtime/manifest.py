@@ -162,6 +162,9 @@ class Interface:
     """The distribution its latents were trained on: standard normal, or uniform over -1 to 1."""
     classes: tuple[str, ...] = ()
     """Names of the classes a label chooses from; empty where it is unconditional."""
+    reach: int | None = None
+    """Input pixels on each side on which an output pixel depends, so that tiles which overlap by it give the whole
+    picture's result; None where that is not known."""
 
     def __post_init__(self) -> None:
         """Check that the parts fit together."""
@@ -183,6 +186,8 @@ class Interface:
         _check(len(self.classes) <= MAX_SIDE, f"{len(self.classes)} classes")
         for name in self.classes:
             _check_text(name, "a class name")
+        if self.reach is not None:
+            _check_count(self.reach, "reach", 0, MAX_SIDE)
 
     @property
     def output(self) -> Port:
@@ -234,12 +239,16 @@ class Source:
     """sha256 of the file that the weights were read from."""
     program: str = ""
     """Program and version that wrote the artifact."""
+    compressed: Mapping[str, Any] = field(default_factory=dict)
+    """What `gan-compress` wrote of it: the teacher and its digest, multiply-accumulates and weights before and after,
+    and the distance to the teacher on inputs that it did not learn from; empty where it was not compressed."""
 
     def __post_init__(self) -> None:
         """Check the fields that are shown to people."""
         for name in ("variant", "generator", "data", "weights", "program"):
             _check_text(getattr(self, name), f"source {name}", empty=True)
         _check(isinstance(self.config, dict), "the source's config is no table of settings")
+        _check(isinstance(self.compressed, dict), "what it was compressed from is no table")
         _check_count(self.step, "step", 0, 2**53)
 
     @property
@@ -276,11 +285,19 @@ class Parity:
     """The gate it had to pass."""
     passed: bool
     """Whether it did."""
+    span: float = 0.0
+    """The range of the output that errors are measured against; 0 where an earlier version wrote the proof."""
+    sizes: tuple[tuple[int, int], ...] = ()
+    """Heights and widths of the pictures that went in, pixels."""
+    worst: str = ""
+    """The input at which the error was largest: its batch and size."""
 
     def __post_init__(self) -> None:
         """Check the figures."""
         for name in ("engine", "precision", "tolerance"):
             _check_text(getattr(self, name), f"parity {name}")
+        _check_text(self.worst, "parity worst", empty=True)
+        _check_number(self.span, "parity span")
         _check_count(self.samples, "parity samples", 1, 2**31)
         for name in ("max_abs", "mean_abs", "nonfinite"):
             _check_number(getattr(self, name), f"parity {name}")
@@ -289,15 +306,23 @@ class Parity:
                 _check_number(getattr(self, name), f"parity {name}")
         _check(isinstance(self.passed, bool), "parity passed is neither true nor false")
 
+    @property
+    def engine_name(self) -> str:
+        """The engine without its version."""
+        return self.engine.split()[0]
+
     def __str__(self) -> str:
         """One line for people."""
         psnr = "identical" if self.psnr is None else f"PSNR {self.psnr:.1f} dB"
-        ssim = "" if self.ssim is None else f", SSIM {self.ssim:.4f}"
+        alike = self.ssim is None or self.ssim >= 0.99995
+        ssim = "" if alike else f", SSIM {self.ssim:.4f}"
         bad = "" if self.nonfinite == 0 else f", {self.nonfinite:.2%} not finite"
+        sizes = " and ".join(f"{height}x{width}" for height, width in self.sizes)
         verdict = "passed" if self.passed else "FAILED"
+        engine = self.engine.partition(" (")[0]
         return (
-            f"{self.engine}, {self.precision}: max error {self.max_abs:.2g}, {psnr}{ssim}{bad} "
-            f"over {self.samples} inputs, {verdict} {self.tolerance}"
+            f"{engine}, {self.precision}: max error {self.max_abs:.2g}, {psnr}{ssim}{bad} "
+            f"over {self.samples} inputs{sizes and f' at {sizes}'}, {verdict} {self.tolerance}"
         )
 
 
@@ -363,6 +388,16 @@ class Manifest:
         _check_choice(self.norm_mode, get_args(NormMode), "norm_mode")
         _check_text(self.unproven, "unproven", empty=True)
         _check_text(self.made_for, "made_for", empty=True)
+
+    @property
+    def proven(self) -> tuple[str, ...]:
+        """The engines that passed the proof."""
+        return tuple(proof.engine_name for proof in self.parity if proof.passed)
+
+    @property
+    def failed(self) -> Mapping[str, Parity]:
+        """The proofs of the engines that give other outputs than the generator, by engine: `auto` never takes them."""
+        return {proof.engine_name: proof for proof in self.parity if not proof.passed}
 
     def to_json(self) -> str:
         """The manifest as JSON: keys sorted, so that equal manifests are equal texts."""
@@ -505,9 +540,15 @@ def _port(data: Any) -> Port:
 
 
 def _parity(data: Any) -> Parity:
-    return Parity(
-        **{**_known(Parity, data), "batches": tuple(_check_count(b, "batch", 1, 2**31) for b in data["batches"])}
-    )
+    sizes = tuple(tuple(_check_count(side, "a proof's size", 1, MAX_SIDE) for side in pair) for pair in _sizes(data))
+    batches = tuple(_check_count(size, "batch", 1, 2**31) for size in data["batches"])
+    return Parity(**{**_known(Parity, data), "batches": batches, "sizes": sizes})
+
+
+def _sizes(data: Any) -> list[Any]:
+    sizes = data.get("sizes", [])
+    _check(all(len(pair) == 2 for pair in sizes), "a proof's size is no height and width")
+    return list(sizes)
 
 
 def _known(cls: type, data: Any) -> dict[str, Any]:

@@ -85,8 +85,7 @@ def choose(manifest: Manifest, threads: int | None) -> Choice | None:
         None where nothing is known. An engine that failed the artifact's proof is never chosen.
     """
     choice = recall(manifest.digest, threads) or _measured_here(manifest, threads)
-    failed = {proof.engine.split()[0] for proof in manifest.parity if not proof.passed}
-    return None if choice is None or choice.engine in failed else choice
+    return None if choice is None or choice.engine in manifest.failed else choice
 
 
 def _measured_here(manifest: Manifest, threads: int | None) -> Choice | None:
@@ -100,10 +99,31 @@ def _measured_here(manifest: Manifest, threads: int | None) -> Choice | None:
 
 def preferred(manifest: Manifest) -> tuple[str, ...]:
     """The engines to try where no measurement applies: the one that the graph was made for, then those proven."""
-    proven = tuple(proof.engine.split()[0] for proof in manifest.parity if proof.passed)
-    if manifest.made_for in proven or (not proven and manifest.made_for):
+    if manifest.made_for in manifest.proven or (not manifest.proven and manifest.made_for):
         return (manifest.made_for,)
-    return proven
+    return manifest.proven
+
+
+def refuse_failed(manifest: Manifest, engine: str) -> None:
+    """Refuse an engine that gives other outputs than the generator: at the export it failed the proof.
+
+    Args:
+        manifest: Of the artifact.
+        engine: A name, or auto, which needs one that did not fail.
+
+    Raises:
+        EngineError: it failed, or with auto all that are installed here did.
+    """
+    from .fidelity import miss
+
+    able = [name for name in readers(manifest.precision) if installed(name)]
+    left = [name for name in able if name not in manifest.failed]
+    if engine not in manifest.failed and (engine != "auto" or left or not able):
+        return
+    proof = manifest.failed[engine if engine != "auto" else able[0]]
+    passed = " or ".join(manifest.proven)
+    remedy = f"use --engine auto or {passed}" if left else f"install {passed}, which passed"
+    raise EngineError(f"{proof.engine_name} failed the proof of this artifact: {miss(proof)}; {remedy}")
 
 
 def tune_once(model: bytes, manifest: Manifest, threads: int | None = None) -> Trial | None:
@@ -125,8 +145,7 @@ def tune_once(model: bytes, manifest: Manifest, threads: int | None = None) -> T
 
 def ways(manifest: Manifest) -> list[tuple[str, str | None]]:
     """The installed engines that may run an artifact, each with the precisions that it may compute in."""
-    failed = {proof.engine.split()[0] for proof in manifest.parity if not proof.passed}
-    names = [name for name in readers(manifest.precision) if installed(name) and name not in failed]
+    names = [name for name in readers(manifest.precision) if installed(name) and name not in manifest.failed]
     return [(name, compute) for name in names for compute in _precisions(name, manifest)]
 
 
@@ -235,14 +254,14 @@ def tune(
     from . import timing
     from .fidelity import difference
 
-    engines = _engines(model, manifest, threads)
+    engines = started(model, manifest, threads)
     if not engines:
         raise EngineError("nothing to tune: no installed engine runs this artifact (gan-run doctor says what is there)")
-    feeds = _feeds(manifest, batch)
+    feeds = feeds_of(manifest, batch)
     outputs = [engine.run(feeds)[0] for _, engine in engines]
     distances = [difference(output, outputs[0], manifest.interface.output) for output in outputs]
-    others = [] if beside is None else [way for way in _engines(*beside, threads) if way[0].compute is None]
-    other_feeds = feeds if beside is None else _feeds(beside[1], batch)
+    others = [] if beside is None else [way for way in started(*beside, threads) if way[0].compute is None]
+    other_feeds = feeds if beside is None else feeds_of(beside[1], batch)
     calls = [partial(engine.run, feeds) for _, engine in engines]
     calls += [partial(engine.run, other_feeds) for _, engine in others]
     times = timing.median_seconds(calls, seconds)
@@ -258,7 +277,7 @@ def tune(
     ]
 
 
-def _feeds(manifest: Manifest, batch: int) -> dict[str, NDArray[np.generic]]:
+def feeds_of(manifest: Manifest, batch: int) -> dict[str, NDArray[np.generic]]:
     """Real inputs of one call, by name."""
     from .inputs import real_inputs, sides
 
@@ -281,7 +300,7 @@ def _key(digest: str, threads: int | None) -> str:
     return f"{machine} {cores()}{'' if threads is None else f' {threads}'} {digest}"
 
 
-def _engines(model: bytes, manifest: Manifest, threads: int | None) -> list[tuple[Choice, Engine]]:
+def started(model: bytes, manifest: Manifest, threads: int | None) -> list[tuple[Choice, Engine]]:
     """Every way that starts, preferred engines first."""
     candidates: list[tuple[Choice, Engine]] = []
     first = preferred(manifest)

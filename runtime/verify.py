@@ -20,12 +20,14 @@ from zipfile import ZipFile
 
 import numpy as np
 
+from . import engine_file, ncnn_file
 from .engines import installed, readers, start
 from .errors import ArtifactError, EngineError, UsageError
 from .fidelity import Difference, Gate, difference, gate_of, read_gate
 from .inputs import real_inputs, sides
 from .manifest import read_artifact
-from .web_folder import read_web_folder
+from .tuning import refuse_failed
+from .web_folder import NAME, read_web_folder
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -60,18 +62,24 @@ class Check:
 
 
 def verify(path: Path) -> list[Check]:
-    """Compare every installed engine, or the one that a TensorRT engine needs, with the stored reference.
+    """Compare every installed engine, or the one that a file is made for, with the stored reference.
 
-    Without a stored reference the engines that run an .onnx are compared with the first of them. Of a folder for the
-    browser it is the artifact in it; `verify_in_browser` is for the browser.
+    Without a stored reference the engines that run an .onnx are compared with the first of them. Engines that failed
+    the export's proof are left out: nothing takes them. Of a folder for the browser it is the artifact in it;
+    `verify_in_browser` is for the browser.
 
     Raises:
         ArtifactError: no artifact, or a stored reference that does not belong to it.
         EngineError: an engine fails, or there is nothing to compare with.
     """
     if path.suffix == ".engine":
-        return [_of_engine(path)]
-    if path.is_dir():
+        manifest, identity = engine_file.read_sidecar(path)
+        return [_of_engine(path, manifest, identity.tolerance)]
+    param = ncnn_file.param_path(path)
+    if param is not None:
+        manifest, network = ncnn_file.read_sidecar(param)
+        return [_of_engine(param, manifest, network.tolerance)]
+    if (path / NAME).is_file():
         path = path / read_web_folder(path).artifact
     manifest, model = read_artifact(path)
     proof = path.with_name(path.name + ".proof.npz")
@@ -135,10 +143,13 @@ def verify_in_browser(folder: Path) -> tuple[list[Check], dict[str, str]]:
 
 
 def _outputs(model: bytes, manifest: Manifest, inputs: list[NDArray[np.generic]]) -> dict[str, NDArray[np.generic]]:
-    """What each installed engine returns; those that the export could not run it in may refuse it again."""
+    """What each installed engine returns, without those that failed at the export; some may refuse as there."""
+    refuse_failed(manifest, "auto")
     outputs: dict[str, NDArray[np.generic]] = {}
-    proven = {proof.engine.split()[0] for proof in manifest.parity if proof.passed}
+    proven = set(manifest.proven)
     for name in filter(installed, readers(manifest.precision)):
+        if name in manifest.failed:
+            continue
         with suppress(EngineError) if proven and name not in proven else nullcontext():
             engine = start(model, manifest.precision, name, "auto", None)
             outputs[str(engine.info)] = _run(engine, manifest, inputs)
@@ -148,12 +159,10 @@ def _outputs(model: bytes, manifest: Manifest, inputs: list[NDArray[np.generic]]
     return outputs
 
 
-def _of_engine(path: Path) -> Check:
-    """A TensorRT engine beside the stored reference: there is no second engine that could run the file."""
-    from .engine_file import read_sidecar
+def _of_engine(path: Path, manifest: Manifest, tolerance: str) -> Check:
+    """A file for one engine beside the stored reference: there is no second engine that could run the file."""
     from .generator import load
 
-    manifest, identity = read_sidecar(path)
     proof = path.with_name(path.name + ".proof.npz")
     if not proof.is_file():
         raise EngineError(f"nothing to compare with: take {proof.name} along from the export")
@@ -161,9 +170,7 @@ def _of_engine(path: Path) -> Check:
     with load(path) as generator:
         items = [generator.compute(*(array[i : i + 1] for array in inputs)) for i in range(len(reference))]
         name = str(generator.engine)
-    return _check(
-        name, proof.name, np.concatenate(items), reference, manifest, _gate(manifest, identity.tolerance), 1.0
-    )
+    return _check(name, proof.name, np.concatenate(items), reference, manifest, _gate(manifest, tolerance), 1.0)
 
 
 def _gate(manifest: Manifest, tolerance: str = "") -> Gate:

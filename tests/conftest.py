@@ -31,9 +31,12 @@ import pytest  # noqa: E402
 from PIL import Image  # noqa: E402
 
 from ganedge.runtime import engines  # noqa: E402
+from ganedge.runtime.manifest import read_artifact, write_artifact  # noqa: E402
 
 STATION = os.environ.get("GANEDGE_STATION", "")
 """The one station whose extras are installed (make stations); empty where all are, and nothing may be missing."""
+QUICK = bool(os.environ.get("GANEDGE_TEST_QUICK"))
+"""Whether the shared artifact is one that lies in this repository, made by no training (make mutants)."""
 LEGACY = Path(__file__).parent / "legacy"
 """What earlier versions wrote."""
 
@@ -82,7 +85,7 @@ def _missing_import(file: Path) -> str:
 
 @pytest.fixture(autouse=True, scope="session")
 def _threads() -> None:
-    if engines.installed("torch"):
+    if engines.installed("torch") and (not QUICK or "torch" in sys.modules):
         import torch
 
         torch.set_num_threads(min(2, engines.cores()))
@@ -97,7 +100,7 @@ def _no_gpu() -> str:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    reason = _no_gpu()
+    reason = "" if QUICK else _no_gpu()
     for item in items:
         if reason and item.get_closest_marker("gpu"):
             item.add_marker(pytest.mark.skip(reason=reason))
@@ -107,12 +110,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture
 def command(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
-    """Run one of the four commands in this process: `command("gan-run", "info", path)`."""
-    modules = {"gan-train": "train", "gan-export": "export", "gan-run": "runtime", "gan-bench": "benchmarks"}
+    """Run one of the commands in this process: `command("gan-run", "info", path)`."""
+    stations = {"gan-train": "train", "gan-export": "export", "gan-run": "runtime", "gan-bench": "benchmarks"}
+    modules = {name: f"{station}.__main__" for name, station in stations.items()}
+    modules["gan-compress"] = "export.gan_compress"
 
     def run(name: str, *arguments: object) -> Outcome:
         monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
-        main = importlib.import_module(f"ganedge.{modules[name]}.__main__").main
+        main = importlib.import_module(f"ganedge.{modules[name]}").main
         with pytest.raises(SystemExit) as stopped:
             main()
         captured = capfd.readouterr()
@@ -124,8 +129,8 @@ def command(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) 
 @pytest.fixture(scope="session")
 def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A DCGAN trained for a few steps on the digits."""
-    if not engines.installed("torch"):
-        pytest.skip("needs a training, and PyTorch is not installed")
+    if not (engines.installed("torch") and engines.installed("lightning_fabric")):
+        pytest.skip("needs a training, and the extra train is not installed")
     from ganedge.models import find
     from ganedge.train.loop import train
     from ganedge.train.settings import Settings
@@ -136,22 +141,25 @@ def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def artifact(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Its generator as an FP32 artifact; where nothing can be exported, the one that an earlier version wrote."""
-    if not engines.installed("torch"):
+    """Its generator as an FP32 artifact; where nothing can be trained, the one in tests/legacy, written anew."""
+    if QUICK or not (engines.installed("torch") and engines.installed("lightning_fabric")):
         folder = tmp_path_factory.mktemp("artifact")
         shutil.copy(LEGACY / "latent.onnx.proof.npz", folder)
-        return Path(shutil.copy(LEGACY / "latent.onnx", folder))
-    from ganedge.export.artifact import export_run
+        manifest, model = read_artifact(LEGACY / "latent.onnx")
+        path = folder / "latent.onnx"
+        path.write_bytes(write_artifact(model, manifest))
+        return path
+    from ganedge.export import export
 
-    return export_run(request.getfixturevalue("tiny_run"))[0]
+    return export(request.getfixturevalue("tiny_run")).path
 
 
 @pytest.fixture(scope="session")
 def half_artifact(tiny_run: Path) -> Path:
     """Its generator as an FP16 artifact."""
-    from ganedge.export.artifact import export_run
+    from ganedge.export import export
 
-    return export_run(tiny_run, kind="fp16")[0]
+    return export(tiny_run, precision="fp16").path
 
 
 @pytest.fixture

@@ -14,12 +14,18 @@ import typer
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "commands.md"
 BEGIN, END = "<!-- options: begin -->\n", "<!-- options: end -->\n"
-STATIONS = {"gan-train": "train", "gan-export": "export", "gan-run": "runtime", "gan-bench": "benchmarks"}
+MODULES = {
+    "gan-train": "train.__main__",
+    "gan-compress": "export.gan_compress",
+    "gan-export": "export.__main__",
+    "gan-run": "runtime.__main__",
+    "gan-bench": "benchmarks.__main__",
+}
 
 
 def command(name: str) -> Any:
-    """The parser of one of the four commands: a Click command, of whichever Click this Typer uses."""
-    module = importlib.import_module(f"ganedge.{STATIONS[name]}.__main__")
+    """The parser of one of the commands: a Click command, of whichever Click this Typer uses."""
+    module = importlib.import_module(f"ganedge.{MODULES[name]}")
     app = module.build() if hasattr(module, "build") else module.app
     return typer.main.get_command(app)
 
@@ -93,7 +99,7 @@ def _escaped(text: str) -> str:
 def page(text: str) -> str:
     """The page with its tables as they are now."""
     before, _, rest = text.partition(BEGIN)
-    parts = "\n".join(map(tables, STATIONS))
+    parts = "\n".join(map(tables, MODULES))
     return f"{before}{BEGIN}\n{parts}\n{END}{rest.partition(END)[2]}"
 
 

@@ -20,6 +20,8 @@ CIRCLES = "circles"
 """The built-in set of points."""
 CELEBA = "celeba"
 """The built-in set that is a folder of pictures."""
+LATENTS = "latents"
+"""No data: what learns from a teacher draws its latents."""
 DIGITS = tuple("0123456789")
 
 

@@ -25,7 +25,7 @@ from ganedge.models.variant import Wants
 from ganedge.runtime import engines
 from ganedge.runtime.errors import GanEdgeError, InputError, UsageError
 from ganedge.train import layouts
-from ganedge.train.builtin import BUILT_IN, CELEBA, CIRCLES, celeba, points
+from ganedge.train.builtin import BUILT_IN, CELEBA, CIRCLES, LATENTS, celeba, points
 from ganedge.train.layouts import Group, Layout
 from ganedge.train.pictures import Fit, is_grey, try_decode
 from ganedge.train.sources import InMemory, Item, OnDisk, Read, Source, stack, to_device
@@ -33,6 +33,8 @@ from ganedge.train.sources import InMemory, Item, OnDisk, Read, Source, stack, t
 EXAMPLES = 4
 """Pictures of the test split that previews use."""
 GIB = 2**30
+LATENT_ITEMS = 10_000
+"""Items of a pass where there are latents and no data."""
 MUCH = 0.25
 """Share of a picture outside its middle square from which that is told; of a 4:3 photo it is just this."""
 HEADERS = 1024
@@ -141,7 +143,7 @@ class Data:
             change = _Change(self.wants, len(chosen), part)
             for key, items in source.take(places[part]).items():
                 there = to_device(items, device)
-                raw = key == "labels" or self.wants.kind == "points"
+                raw = key == "labels" or self.wants.kind in ("points", "latents")
                 batch[key] = there if raw else _scale(change(there), self.wants)
         return batch
 
@@ -182,6 +184,7 @@ class _Change:
 
     def __init__(self, wants: Wants, count: int, part: slice) -> None:
         self._size = wants.size
+        self._whole = wants.load_size or wants.size
         room = wants.load_size - wants.size if wants.load_size else 0
         self._changes = bool(room or wants.flip)
         if self._changes:
@@ -191,9 +194,9 @@ class _Change:
     def __call__(self, items: Tensor) -> Tensor:  # uint8 [N, C, H, W]
         if not self._changes:
             return items
-        if items.device.type == "cpu":
-            return cut_each(items, self._corners, self._mirrored, self._size)
-        return cut_all(items, self._corners, self._mirrored, self._size)
+        factor = items.shape[-1] // self._whole  # What a teacher made of the pictures may be larger than they are.
+        cut = cut_each if items.device.type == "cpu" else cut_all
+        return cut(items, factor * self._corners, self._mirrored, factor * self._size)
 
 
 def cut_each(items: Tensor, corners: Tensor, mirrored: Tensor, size: int) -> Tensor:
@@ -252,6 +255,9 @@ def open_data(spec: str, wants: Wants, options: Options | None = None) -> Data:
     """
     options = options or Options()
     wants = replace(wants, classes=_classes(wants, options))
+    if wants.kind == "latents" or spec == LATENTS:
+        _check_kind(wants, spec, "latents")
+        return Data((InMemory({"latents": torch.zeros(LATENT_ITEMS, 1)}),), spec, wants)
     name, colon, folder_text = spec.partition(":")
     if wants.kind == "points" or spec == CIRCLES:
         return _points(spec, wants, options)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Literal
 
 import torch
 
 from ganedge.runtime.errors import EngineError, GanEdgeError, UsageError
-from ganedge.train.settings import Precision, Settings
+from ganedge.train.settings import Settings
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -29,8 +29,6 @@ def make_fabric(settings: Settings) -> Fabric:
             "precision fp16 trains on CUDA only: use --precision bf16 or fp32 on a CPU; a run that was begun in fp16 "
             "goes on on CUDA only"
         )
-    precision = settled_precision(settings)
-    names: dict[str, Any] = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
     local = int(os.environ.get("LOCAL_WORLD_SIZE", settings.devices))  # Set by torchrun, which has begun them all.
     if settings.devices not in (1, local):
         raise UsageError(
@@ -43,19 +41,11 @@ def make_fabric(settings: Settings) -> Fabric:
             f"devices is {local}, and PyTorch sees {torch.cuda.device_count()} here: give as many or fewer"
         )
     strategy = "ddp" if local * nodes > 1 else "auto"
-    fabric = Fabric(accelerator=device, devices=local, num_nodes=nodes, strategy=strategy, precision=names[precision])
+    # Of bf16 the trainer takes care itself: which precision "auto" means is known once the data are open.
+    precision: Literal["16-mixed", "32-true"] = "16-mixed" if settings.precision == "fp16" else "32-true"
+    fabric = Fabric(accelerator=device, devices=local, num_nodes=nodes, strategy=strategy, precision=precision)
     fabric.launch()
     return fabric
-
-
-def settled_precision(settings: Settings) -> Precision:
-    """What "auto" comes to on this device."""
-    if settings.precision != "auto":
-        return settings.precision
-    cuda = settings.device != "cpu" and torch.cuda.is_available()
-    cuda_has = torch.cuda.is_bf16_supported  # Older GPUs emulate it, slower than FP32.
-    fast = cuda_has(including_emulation=False) if cuda else torch.cpu._is_amx_tile_supported()
-    return "bf16" if fast else "fp32"
 
 
 @contextlib.contextmanager

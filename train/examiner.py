@@ -48,8 +48,9 @@ class Examiner:
     def __init__(
         self, gan: Variant, items: Data, features: Name, count: int, device: torch.device, download: bool = False
     ) -> None:
-        if items.wants.kind == "points":
-            raise UsageError(f"features is {features}: it compares pictures, and this variant makes points")
+        if items.wants.kind in ("points", "latents"):
+            what = "this variant makes points" if items.wants.kind == "points" else "there are no real ones"
+            raise UsageError(f"features is {features}: it compares pictures, and {what}")
         self._gan = gan
         self._items = items
         self._device = device

@@ -1,12 +1,14 @@
 """Strided convolutions whose weight gradient is one matrix product: faster on a CPU than the library's own.
 
-    use_columns(network)          # before training; state dict, outputs and what is exported stay as they are
+    use_columns(network)          # state dict, outputs and what is exported stay as they are
+    use_library(network)          # as before
 
 The gradient of a convolution's weights is GᵀC, where the rows of C ("columns" since im2col; Chellapilla et al. 2006)
 are the patches that each output saw, and G holds the outputs' gradients. In channels-last memory C is a strided view
 of the padded input, so one copy makes it, and the product runs at the machine's full speed. Measured for 4 × 4 kernels
 of stride 2 in FP32 on AVX-512 (benchmarks/LOG.md): 2.2 times oneDNN's speed for 256 channels, 1.6 times for 128, and
-slower for 64, which therefore stay as they are. A transposed convolution is the same with input and output exchanged.
+slower for 64, which therefore stay as they are. On a processor with fast bf16 the library's own were faster, so
+`train/arithmetic.py` measures which to take. A transposed convolution is the same with input and output exchanged.
 """
 
 from __future__ import annotations
@@ -85,14 +87,35 @@ class ColumnConvTranspose2d(nn.ConvTranspose2d):
 def use_columns(network: nn.Module) -> None:
     """Let the convolutions of a network for which it pays compute their weight gradients through columns."""
     for module in network.modules():
-        if type(module) is nn.Conv2d and _fits(module):
-            module.__class__ = ColumnConv2d
-        elif type(module) is nn.ConvTranspose2d and _fits(module) and module.output_padding == (0, 0):
-            module.__class__ = ColumnConvTranspose2d
+        module.__class__ = _replacement(module) or module.__class__
+
+
+def use_library(network: nn.Module) -> None:
+    """Undo `use_columns`."""
+    originals: dict[type[nn.Module], type[nn.Module]] = {
+        ColumnConv2d: nn.Conv2d,
+        ColumnConvTranspose2d: nn.ConvTranspose2d,
+    }
+    for module in network.modules():
+        module.__class__ = originals.get(type(module), type(module))
+
+
+def applies_to(network: nn.Module) -> bool:
+    """Whether `use_columns` would change any layer."""
+    return any(_replacement(module) is not None for module in network.modules())
+
+
+def _replacement(module: nn.Module) -> type[nn.Module] | None:
+    """What a layer becomes; None where it stays."""
+    if type(module) is nn.Conv2d and _fits(module):
+        return ColumnConv2d
+    if type(module) is nn.ConvTranspose2d and _fits(module) and module.output_padding == (0, 0):
+        return ColumnConvTranspose2d
+    return None
 
 
 def _fits(module: nn.Conv2d | nn.ConvTranspose2d) -> bool:
-    """Whether it is a kind of convolution that was measured."""
+    """Whether it is a convolution of the kind that was measured."""
     plain = module.bias is None and module.groups == 1 and module.dilation == (1, 1) and module.padding_mode == "zeros"
     square = module.kernel_size == (4, 4) and module.stride == (2, 2) and module.padding == (1, 1)
     return plain and square and module.weight.shape[1] >= CHANNELS

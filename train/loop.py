@@ -11,7 +11,7 @@ import hashlib
 import math
 import signal
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,8 +26,8 @@ from ganedge.models.noise import OTHER_STOPPED, collective
 from ganedge.models.variant import VariantConfig, require
 from ganedge.runtime.cli.terminal import note
 from ganedge.runtime.errors import GanEdgeError, UsageError
-from ganedge.train import compiling, data, resume, run_folder
-from ganedge.train.devices import make_fabric, memory_errors, settled_precision
+from ganedge.train import arithmetic, compiling, data, resume, run_folder
+from ganedge.train.devices import make_fabric, memory_errors
 from ganedge.train.reporter import Reporter, write_weights
 from ganedge.train.settings import JUDGED, Settings
 from ganedge.train.sources import InMemory
@@ -45,7 +45,11 @@ class Interrupted(GanEdgeError):  # noqa: N818 - it is a request that was met, n
 
 
 def train(
-    variant: type[Variant], options: Mapping[str, Any], settings: Settings, explicit: Collection[str] = ()
+    variant: type[Variant],
+    options: Mapping[str, Any],
+    settings: Settings,
+    explicit: Collection[str] = (),
+    prepare: Callable[[data.Data, Path], data.Data] = lambda items, _: items,
 ) -> Path:
     """Train a variant into a run folder.
 
@@ -55,6 +59,7 @@ def train(
         settings: How to train.
         explicit: Settings that were given on purpose: a resumed run does not take these over, also where they are at
             their defaults.
+        prepare: Adds to the data what a step needs beside them; it gets the run folder too, which is held by then.
 
     Returns:
         The run folder. It holds the final weights, unless training stopped before the last step for `max_minutes`;
@@ -74,6 +79,7 @@ def train(
         settings = resume.take_over(settings, run, explicit)
         resume.check_settings(run, settings)
     fabric = make_fabric(settings)
+    _check_weight_gradients(settings, fabric, explicit)
     config = run.config if run is not None else resume.fresh_config(variant, options, settings)
     _check_share(config, fabric)
     by_default = bool(settings.features) or settings.judged == JUDGED
@@ -92,10 +98,14 @@ def train(
 
     # Train while holding the run folder.
     with _held(settings.out, fabric), memory_errors(_is_on_gpu(items, settings, fabric)):
+        items = prepare(items, settings.out)
         if run is not None:
             resume.check_items(run, len(items), settings.memory)
         elif fabric.is_global_zero:
             run_folder.check_free(settings.out)
+        if settings.init is not None:  # Damaged weights are refused before anything is measured.
+            run_folder.read_networks(settings.init, tuple(variant(config).generators()))
+        settings = arithmetic.settle(fabric, variant, config, settings, items)
         trainer = Trainer(fabric, variant, config, settings, items)
         if run is not None:
             resume.check_processes(run, trainer)
@@ -197,7 +207,8 @@ def check_agreement(trainer: Trainer) -> None:
         "seed": settings.seed,
         "items": len(trainer.items),
         **asdict(trainer.config),
-        "precision": settled_precision(settings),
+        "precision": settings.precision,
+        "weight gradients": settings.weight_gradients,
         "digest of the weights": _digest(trainer),
     }
     gathered: list[dict[str, Any]] = [{} for _ in range(world_size)]
@@ -237,7 +248,6 @@ def _write_config(trainer: Trainer, variant: type[Variant]) -> None:
     settings, fabric = trainer.settings, trainer.fabric
     training = {
         **settings.to_json(),
-        "precision": settled_precision(settings),
         "device": fabric.device.type,
         "processes": fabric.world_size,
     }
@@ -249,6 +259,13 @@ def _check_share(config: VariantConfig, fabric: Fabric) -> None:
     """Refuse a batch that the processes cannot share evenly."""
     if config.batch % fabric.world_size:
         raise UsageError(f"batch is {config.batch}: give a multiple of {fabric.world_size}, one share for each device")
+
+
+def _check_weight_gradients(settings: Settings, fabric: Fabric, explicit: Collection[str]) -> None:
+    """Refuse a way to compute them that was asked for and would have no effect."""
+    usable = fabric.device.type == "cpu" and not settings.compile and settings.precision in ("auto", "fp32")
+    effect = usable or settings.weight_gradients != "im2col" or "weight_gradients" not in explicit
+    require(effect, "weight-gradients", "im2col", "it in fp32 on a CPU without --compile only, or leave it out")
 
 
 def _check_norms(config: VariantConfig, networks: Mapping[str, nn.Module], share: int) -> None:

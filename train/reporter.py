@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ganedge.models.variant import Gridded, Translator
+from ganedge.models.variant import Arranged, Gridded, Translator
 from ganedge.runtime.cli.progress import Progress
 from ganedge.runtime.cli.terminal import note
 from ganedge.runtime.errors import GanEdgeError
@@ -174,7 +174,8 @@ class Reporter:
         for name, columns in self._look_at_generators().items():
             path, interface = samples / f"{name}-{trainer.step:08d}.png", trainer.interfaces[name]
             if isinstance(trainer.gan, Translator):
-                preview.save_strips(columns, interface, path)
+                order = trainer.gan.strip_order if isinstance(trainer.gan, Arranged) else range(len(columns))
+                preview.save_strips([columns[index] for index in order], interface, path)
             else:
                 shown = columns[0] if interface.output.role == "points" else columns[0][: self._grid**2]
                 preview.save(shown, interface, path, self._real_points(), self._grid)

@@ -14,11 +14,10 @@ from ganedge.models.variant import VariantConfig, check_given, usual
 from ganedge.runtime.cli.terminal import note
 from ganedge.runtime.errors import UsageError
 from ganedge.train import run_folder
-from ganedge.train.devices import settled_precision
 from ganedge.train.settings import Settings
 from ganedge.train.trainer import Trainer
 
-FIXED = ("data", "seed", "classes", "fraction", "fit", "precision", "compile")
+FIXED = ("data", "seed", "classes", "fraction", "fit", "precision", "weight_gradients", "compile")
 """Settings that a resumed run must not change: with another value it would be another training."""
 KEPT = (
     "seed",
@@ -26,6 +25,7 @@ KEPT = (
     "fraction",
     "fit",
     "precision",
+    "weight_gradients",
     "compile",
     "steps",
     "preset",
@@ -58,7 +58,7 @@ def _from_file(variant: type[Variant], settings: Settings) -> Mapping[str, Any]:
     if settings.config is None:
         return {}
     run = run_folder.read_config(settings.config)
-    if run.variant is not variant:
+    if run.variant.name != variant.name:
         raise UsageError(
             f"config {settings.config} is of a {run.variant.name}, not of a {variant.name}: repeat it as that"
         )
@@ -73,7 +73,7 @@ def read_run(variant: type[Variant], options: Mapping[str, Any], settings: Setti
     if not (settings.out / run_folder.CONFIG).exists():
         return None
     run = run_folder.read(settings.out)
-    if run.variant is not variant:
+    if run.variant.name != variant.name:
         raise UsageError(f"{settings.out} holds a {run.variant.name}, not a {variant.name}: resume it as that")
     requested = {**_from_file(variant, settings), **_preset(variant, settings.preset)} if settings.config else {}
     requested = {
@@ -92,24 +92,32 @@ def read_run(variant: type[Variant], options: Mapping[str, Any], settings: Setti
 def take_over(settings: Settings, run: run_folder.Run, explicit: Collection[str]) -> Settings:
     """The settings to resume with: what was not given stays as the run was begun."""
     defaults = usual(Settings, KEPT)
+    known = _settings_of(run)
     before = {
-        name: run.settings[name]
+        name: known[name]
         for name in KEPT
-        if name in run.settings and name not in explicit and getattr(settings, name) == defaults[name]
+        if name in known
+        and (getattr(settings, name) == "auto" or (name not in explicit and getattr(settings, name) == defaults[name]))
     }
     if isinstance(before.get("init"), str):
         before["init"] = Path(before["init"])
     return replace(settings, **before)
 
 
+def _settings_of(run: run_folder.Run) -> Mapping[str, Any]:
+    """A run's settings, with what runs did before there was a choice."""
+    im2col = run.settings.get("device") == "cpu" and not run.settings.get("compile", False)
+    return {"weight_gradients": "im2col" if im2col else "library", **run.settings}
+
+
 def check_settings(run: run_folder.Run, settings: Settings) -> None:
     """Refuse to go on with another data set, seed or arithmetic: it would be another training."""
-    values = {**settings.to_json(), "precision": settled_precision(settings)}
+    values, known = settings.to_json(), _settings_of(run)
     fixed = FIXED if settings.preset is None else (*FIXED, "preset")
     defaults = usual(Settings, fixed)
     for name in fixed:
         moved = name == "data" and is_same_data(run, settings)
-        before = run.settings.get(name, defaults[name])  # A run from before the setting was there.
+        before = known.get(name, defaults[name])  # A run from before the setting was there.
         if values[name] != before and not moved:
             raise UsageError(
                 f"{name} is {values[name]}, but {run.folder} was trained with {before}: "

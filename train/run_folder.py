@@ -33,6 +33,8 @@ from ganedge.runtime.manifest import Source, program
 from ganedge.train import checkpoint
 
 CONFIG = "config.json"
+COMPRESSION = "compression.json"
+"""What a student was compressed from and how near it came, for the manifests of its artifacts."""
 LOCK = ".lock"
 SCHEMA = 1
 
@@ -75,6 +77,7 @@ class Run:
             step=step,
             weights=hashlib.sha256(weights).hexdigest(),
             program=program(),
+            compressed=_read_compression(self.folder),
         )
         return network.eval(), source
 
@@ -211,6 +214,29 @@ def read_networks(path: Path, generators: tuple[str, ...]) -> dict[str, dict[str
     except (SafetensorError, OSError) as error:
         raise ArtifactError(f"init {path} is damaged, or not safetensors: {error}") from error
     return {stem if stem in generators else generators[0]: state for stem, state in loaded.items()}
+
+
+def write_compression(folder: Path, facts: Mapping[str, Any]) -> None:
+    """Write what a student was compressed from and how near it came."""
+    write_whole(folder / COMPRESSION, json.dumps(facts, indent=2) + "\n")
+
+
+def _read_compression(folder: Path) -> dict[str, Any]:
+    """What a student was compressed from; empty for other runs, and before its training ended.
+
+    Raises:
+        ArtifactError: the file is damaged.
+    """
+    path = folder / COMPRESSION
+    if not path.exists():
+        return {}
+    try:
+        facts = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise ArtifactError(f"{path} cannot be read: {error}") from error
+    if not isinstance(facts, dict):
+        raise ArtifactError(f"{path} is damaged: no JSON object; delete it and resume with gan-compress")
+    return facts
 
 
 @contextlib.contextmanager

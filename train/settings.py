@@ -21,6 +21,7 @@ JUDGED = 5000
 
 Device = Literal["auto", "cpu", "cuda"]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
+WeightGradients = Literal["auto", "library", "im2col"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +64,12 @@ class Settings:
     """Devices or processes to train on; each takes its share of the batch. For several machines use torchrun, which
     needs no --devices. On CPUs BatchNorm sees each process's share alone."""
     precision: Precision = "auto"
-    """Arithmetic: auto takes bf16 where this device is fast at it, else fp32."""
+    """Arithmetic: auto measures on this machine whether bf16 is faster than fp32, in at most 2 % of the training, where
+    bf16 is known to keep the quality. A measurement is remembered, and can differ when repeated: name the precision for
+    runs that must be the same bit for bit. Too short trainings and those with --compile take fp32."""
+    weight_gradients: WeightGradients = "auto"
+    """How wide strided convolutions compute their weight gradients in fp32 on a CPU: by PyTorch's library, by one
+    matrix product (im2col), or as auto measures like --precision."""
     compile: bool = False
     """Compile the networks with torch.compile, for which it needs a C++ compiler: a minute or more at first, then fewer
     and larger kernels in each step. Slower on the CPUs it was tried on."""

@@ -7,6 +7,7 @@ done, and no random state need be saved.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import math
 from functools import lru_cache
@@ -18,11 +19,11 @@ from torch import Tensor, nn
 
 from ganedge.models import Variant
 from ganedge.models.noise import collective
-from ganedge.models.variant import VariantConfig
+from ganedge.models.variant import Batch, VariantConfig
 from ganedge.runtime.errors import ArtifactError, UsageError, one_line
 from ganedge.train import checkpoint, compiling, data, instance_norm, run_folder
-from ganedge.train.im2col import use_columns
-from ganedge.train.settings import Settings
+from ganedge.train.im2col import use_columns, use_library
+from ganedge.train.settings import Precision, Settings, WeightGradients
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -52,11 +53,10 @@ class Trainer:
             # Channels last: convolutions are 5 to 15 % faster in FP32 on a CPU, and more in reduced precision.
             network.to(fabric.device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
             if fabric.device.type == "cpu":
-                if not settings.compile:
-                    use_columns(network)
                 instance_norm.correct_gradients(network)
             elif fabric.world_size > 1:  # On CPUs each process keeps statistics of its own share: there is no other.
                 nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
+        self.compute(settings.precision, settings.weight_gradients)
         self.optimizers: dict[str, Any] = {
             name: fabric.setup_optimizers(optimizer) for name, optimizer in self.gan.optimizers.items()
         }
@@ -77,15 +77,37 @@ class Trainer:
         """Do one step."""
         _seed_all(_mix(self.settings.seed, 3, self.step), self.fabric.device)
         self._set_rates()
-        batch = self.items.batch(self._chosen(self.step), self.fabric.device, self.part, self._partners(self.step))
+        batch = self.fetch()
         if self.step + 1 < self.total:
             self.items.prepare(self._chosen(self.step + 1), self.part, self._partners(self.step + 1))
-        with self.fabric.autocast():
+        return self.learn(batch)
+
+    def fetch(self) -> Batch:
+        """The batch of this step, or this process's part of it."""
+        return self.items.batch(self._chosen(self.step), self.fabric.device, self.part, self._partners(self.step))
+
+    def learn(self, batch: Batch) -> dict[str, Tensor]:
+        """Train on a batch."""
+        with self._autocast():
             losses = self.gan.step(batch, self.step, self._update)
         self.step += 1
         for average in self.averages.values():
             average.update(self.step)
         return losses
+
+    def compute(self, precision: Precision, weight_gradients: WeightGradients) -> None:
+        """Set how the next steps compute: `auto` stands for FP32 and the library's weight gradients here."""
+        self._is_bf16 = precision == "bf16"
+        for network in self.gan.networks.values():
+            use_library(network)
+            if weight_gradients == "im2col" and self.fabric.device.type == "cpu" and not self.settings.compile:
+                use_columns(network)
+
+    def _autocast(self) -> contextlib.AbstractContextManager[object]:
+        """Around the passes of a step; Fabric knows FP32 and FP16."""
+        if self._is_bf16:
+            return torch.autocast(self.fabric.device.type, torch.bfloat16)
+        return self.fabric.autocast()
 
     def _chosen(self, step: int) -> Tensor:
         """Places of the items of a step's whole batch."""

@@ -63,13 +63,13 @@ Say = Callable[[str], object]
 
 def make(folder: Path) -> None:
     """Train a generator for a moment, export it, and put it there under both names."""
-    from ganedge.export.artifact import export_run
+    from ganedge.export import export
     from ganedge.models import find
     from ganedge.train.loop import train
     from ganedge.train.settings import Settings
 
     run = train(find("dcgan"), SYSTEM, Settings(data="digits", out=folder / "run", steps=20, device="cpu"))
-    artifact, _ = export_run(run)
+    artifact = export(run).path
     for name in NAMES:
         shutil.copy(artifact, folder / name)
 

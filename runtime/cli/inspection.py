@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +13,9 @@ import typer
 from ganedge.runtime.engines import EngineOptions
 from ganedge.runtime.errors import GanEdgeError, UsageError
 from ganedge.runtime.manifest import read_artifact
+from ganedge.runtime.ncnn_file import NcnnIdentity, param_path, read_network
+from ganedge.runtime.ncnn_file import read_sidecar as read_ncnn
+from ganedge.runtime.web_folder import NAME as WEB
 
 from . import terminal
 from .options import argument, option
@@ -71,8 +75,12 @@ class DoctorOptions:
 
 def info(file: Path, options: InfoOptions) -> None:
     """Show what an artifact is, where it comes from and what was proven of it."""
-    identity = None
-    if file.suffix == ".engine":
+    identity: EngineIdentity | NcnnIdentity | None = None
+    param = param_path(file)
+    if param is not None:
+        manifest, identity = read_ncnn(param)
+        size = sum(map(len, read_network(param, identity)))
+    elif file.suffix == ".engine":
         from ganedge.runtime.engine_file import check_engine, read_sidecar
 
         manifest, identity = read_sidecar(file)
@@ -81,10 +89,11 @@ def info(file: Path, options: InfoOptions) -> None:
         manifest, model = read_artifact(file)
         size = len(model)
     if options.json:
-        engine = {} if identity is None else {"engine": asdict(identity)}
+        section = "engine" if param is None else "ncnn"
+        engine = {} if identity is None else {section: asdict(identity)}
         typer.echo(json.dumps(json.loads(manifest.to_json()) | engine, indent=2))
         return
-    _print(describe(manifest, size) + ([] if identity is None else _describe_engine(identity)))
+    _print(describe(manifest, size) + _describe_identity(identity))
     terminal.note(f"next: {_next_command(file, manifest)}")
 
 
@@ -124,8 +133,11 @@ def verify(file: Path, options: VerifyOptions) -> None:
         checks = proof.verify(file)
     for check in checks:
         terminal.note(str(check))
+    failed = read_artifact(file)[0].failed if file.suffix == ".onnx" else {}
+    for name in failed:
+        terminal.note(f"{name}: not compared, it failed the export's proof (gan-run info {file}) and nothing uses it")
     terminal.note(_verdict(checks))
-    if file.is_dir() and not options.browser:
+    if (file / WEB).is_file() and not options.browser:
         terminal.note(f"next: gan-run verify {file} --browser, which runs it in Chromium")
     if not all(check.passed for check in checks):
         raise typer.Exit(1)
@@ -202,8 +214,12 @@ def _next_command(file: Path, manifest: Manifest) -> str:
     """What to do with an artifact that people look at."""
     if manifest.unproven:
         return f"gan-run verify {file}, on the device that will run it"
+    roles = {port.role for port in manifest.interface.inputs[1:]}
+    needed = {"mask": " --mask MASK", "image": " --style PICTURE2"}
+    more = "".join(option for role, option in needed.items() if role in roles)
     if manifest.interface.kind == "image-to-image":
-        return f"gan-run translate {file} PICTURE -o result.png"
+        label = f" --label {shlex.quote(manifest.interface.classes[0])}" if "label" in roles else ""
+        return f"gan-run translate {file} PICTURE{label}{more} -o result.png"
     return f"gan-run sample {file} -o grid.png"
 
 
@@ -224,8 +240,16 @@ def _verdict(checks: Sequence[Check]) -> str:
     return f"other pictures than at the export with {', '.join(failed)}: {remedy}"
 
 
-def _describe_engine(identity: EngineIdentity) -> list[tuple[str, str]]:
-    """What a TensorRT engine was built for, as rows for people."""
+def _describe_identity(identity: EngineIdentity | NcnnIdentity | None) -> list[tuple[str, str]]:
+    """What a TensorRT engine was built for, or an ncnn network was made by, as rows for people."""
+    if identity is None:
+        return []
+    if isinstance(identity, NcnnIdentity):
+        proven = f"proven in ncnn {identity.version}" if identity.version else "not proven in ncnn yet"
+        rows = [("network", f"by {identity.converter}, {proven}"), ("from ONNX", f"sha256:{identity.onnx_digest}")]
+        blobs = f"{', '.join(identity.inputs)} to {identity.output}"
+        label = f"; the class is a vector of {identity.classes}" if identity.classes else ""
+        return [*rows, ("blobs", blobs + label)]
     targets = ", ".join(identity.targets) or identity.compute_capability or "unknown"
     reach = ", and for newer versions and GPUs" if identity.portable else ""
     rows = [("engine", f"{identity.flavour} {identity.version}, for {targets}{reach}"), ("built from", identity.onnx)]

@@ -1,4 +1,4 @@
-"""Where the four commands begin: Ctrl-C is one line and exit code 130 from here on, also while packages are imported.
+"""Where the commands begin: Ctrl-C is one line and exit code 130 from here on, also while packages are imported.
 
 Nothing is in work before the imports are done, so the process simply ends; afterwards `terminal` takes over.
 """
@@ -22,6 +22,11 @@ def gan_train() -> None:
 def gan_export() -> None:
     """Entry point of `gan-export`."""
     _start("gan-export", "ganedge.export.__main__")
+
+
+def gan_compress() -> None:
+    """Entry point of `gan-compress`."""
+    _start("gan-compress", "ganedge.export.gan_compress")
 
 
 def gan_run() -> None:

@@ -24,14 +24,14 @@ if TYPE_CHECKING:
 
 MODULES = {"onnxruntime": "ort", "openvino": "ov"}
 """Engine names, in the order that `auto` tries them, and the modules that hold them."""
-EXTRAS = {"onnxruntime": "cpu", "openvino": "openvino"}
+EXTRAS = {"onnxruntime": "cpu", "openvino": "openvino", "ncnn": "ncnn"}
 """The extra that installs each engine."""
 ALIASES = {"ort": "onnxruntime", "ov": "openvino", "trt": "tensorrt"}
 """Other names that people use for the engines."""
 ONNXRUNTIME_WHEELS = ("onnxruntime", "onnxruntime-gpu")
 """Packages that bring the module `onnxruntime`; only one may be installed."""
-DEVICES = ("auto", "cpu", "cuda", "tensorrt")
-"""What `device` may be; `tensorrt` is ONNX Runtime's provider of that name, on CUDA."""
+DEVICES = ("auto", "cpu", "cuda", "tensorrt", "vulkan")
+"""What `device` may be; `tensorrt` is ONNX Runtime's provider of that name, on CUDA; `vulkan` is for ncnn."""
 
 
 @dataclass(frozen=True)
@@ -39,13 +39,13 @@ class EngineInfo:
     """What really runs: recorded from the engine, not from the request."""
 
     name: str
-    """onnxruntime or openvino."""
+    """onnxruntime, openvino, ncnn, tensorrt or tensorrt_rtx."""
     version: str
     """Of the engine's package."""
     provider: str
     """The part of the engine that computes: an execution provider or a plugin."""
     device: str
-    """cpu or cuda."""
+    """cpu, cuda or vulkan."""
     precision: str
     """What it computes in, and what the weights are where that differs."""
 
@@ -58,7 +58,7 @@ def canonical(name: str) -> str:
     """The name of an engine as manifests and reports have it, from a name that a user gave.
 
     Args:
-        name: onnxruntime, openvino or tensorrt, one of their aliases (ort, ov, trt), or "auto", which stays.
+        name: onnxruntime, openvino, ncnn or tensorrt, one of their aliases (ort, ov, trt), or "auto", which stays.
 
     Raises:
         UsageError: no engine has this name.
@@ -67,10 +67,8 @@ def canonical(name: str) -> str:
     'onnxruntime'
     """
     engine = ALIASES.get(name.lower(), name.lower())
-    if engine == "ncnn":
-        raise UsageError("engine 'ncnn' is not available yet: choose onnxruntime or openvino")
-    if engine not in ("auto", *MODULES, "tensorrt", "tensorrt_rtx"):
-        raise UsageError(f"unknown engine {name!r}: choose auto, {', '.join(MODULES)} or tensorrt")
+    if engine not in ("auto", *MODULES, "ncnn", "tensorrt", "tensorrt_rtx"):
+        raise UsageError(f"unknown engine {name!r}: choose auto, {', '.join(MODULES)}, ncnn or tensorrt")
     return engine
 
 
@@ -79,9 +77,9 @@ class EngineOptions:
     """Which engine runs an artifact, and where."""
 
     engine: str = "auto"
-    """auto, onnxruntime, openvino or tensorrt (or ort, ov, trt); auto takes what was measured as fastest here."""
+    """auto, onnxruntime, openvino, ncnn or tensorrt (or ort, ov, trt); auto takes what was measured as fastest here."""
     device: str = "auto"
-    """auto, cpu, cuda, or tensorrt (ONNX Runtime's provider)."""
+    """auto, cpu, cuda, tensorrt (ONNX Runtime's provider), or vulkan (ncnn)."""
     threads: int | None = None
     """Threads of the engine; the engine chooses by default."""
     tune: bool = field(default=True, metadata=option(flag="--tune/--no-tune"))
@@ -195,6 +193,7 @@ def start(
     threads: int | None,
     compute: str | None = None,
     proven: Collection[str] = (),
+    failed: Collection[str] = (),
 ) -> Engine:
     """Load a model into an engine.
 
@@ -208,6 +207,7 @@ def start(
         compute: Compute in another precision than the model's, such as "bf16"; only what was proven to be close enough
             is asked for.
         proven: Engines whose results were proven for this model.
+        failed: Engines that compute this model wrongly: "auto" never takes them.
 
     Raises:
         UsageError: an unknown engine or device, an engine that runs no .onnx, or a thread count below one.
@@ -220,10 +220,12 @@ def start(
             f"engine {name!r} runs .engine files, not .onnx: make one with gan-export --format trt, "
             "or choose device tensorrt"
         )
+    if name == "ncnn" or device == "vulkan":
+        raise UsageError("ncnn and vulkan run ncnn artifacts, not .onnx: make one with gan-export --format ncnn")
     able = readers(precision) if device in ("auto", "cpu") else ("onnxruntime",)
     order = sorted(MODULES, key=lambda known: (known not in able, known not in proven)) if name == "auto" else [name]
     for candidate in order:
-        if installed(candidate):
+        if installed(candidate) and not (name == "auto" and candidate in failed):
             module = importlib.import_module(f".{MODULES[candidate]}", __name__)
             engine: Engine = module.start(model, precision, device, threads, compute)
             return engine

@@ -18,7 +18,7 @@ from ganedge.runtime.errors import GanEdgeError, InputError, UsageError
 
 from . import images
 from .pipeline import ordered
-from .reader import ENDINGS
+from .reader import ENDINGS, listed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -117,7 +117,7 @@ def _expand(source: Path, output: Path) -> Iterator[tuple[Path, Path]]:
         yield source, Path(source.name)
         return
     if source.is_dir():
-        inside = [path for path in _walk(source) if not _within(path, output) or _within(source, output)]
+        inside = [path for path in listed(source) if not _within(path, output) or _within(source, output)]
         if not inside:
             raise InputError(f"{source}: no picture in this folder ({', '.join(sorted(ENDINGS))})")
         yield from ((path, path.relative_to(source)) for path in inside)
@@ -129,16 +129,6 @@ def _expand(source: Path, output: Path) -> Iterator[tuple[Path, Path]]:
         raise InputError(f"{source}: {'nothing matches this pattern' if pattern else 'no such file or folder'}")
     root = Path(os.path.commonpath([path.parent for path in files]))
     yield from ((path, path.relative_to(root)) for path in files)
-
-
-def _walk(folder: Path) -> list[Path]:
-    """Pictures below a folder in order; hidden files and folders, and links to folders, are left out."""
-    pictures = []
-    for current, folders, files in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        paths = (Path(current) / name for name in files if not name.startswith("."))
-        pictures += [path for path in paths if path.suffix.lower() in ENDINGS]
-    return sorted(pictures)
 
 
 def _within(path: Path, folder: Path) -> bool:

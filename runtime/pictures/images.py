@@ -33,8 +33,9 @@ FORMATS = {
     ".bmp": "BMP",
     ".tif": "TIFF",
     ".tiff": "TIFF",
+    ".npy": "NPY",
 }
-"""File endings that can be written, and Pillow's names for them."""
+"""File endings that can be written, and Pillow's names for them; NPY is NumPy's own, for any number of channels."""
 FEW = 4096
 """Values up to which each is looked at when asked whether all are finite."""
 
@@ -216,6 +217,11 @@ def encode(picture: NDArray[Any], name: str, stream: IO[bytes], effort: int = 6)
         MissingExtra: Pillow is not installed.
         UsageError: the format cannot hold a picture so large.
     """
+    if name == "NPY":
+        np.save(stream, picture, allow_pickle=False)
+        return
+    if picture.shape[-1] not in (1, 3, 4):
+        raise UsageError(f"{name} holds no picture of {picture.shape[-1]} channels: write .npy")
     most = MAX_SIDES.get(name)
     if most is not None and max(picture.shape[:2]) > most:
         raise UsageError(f"{name} holds {most} pixels a side, this is {picture.shape[1]} × {picture.shape[0]}: use PNG")

@@ -20,6 +20,7 @@ from typing import IO, TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from ganedge.runtime.errors import InputError, MissingExtra, PictureWarning
+from ganedge.runtime.manifest import MAX_CHANNELS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -77,6 +78,8 @@ def read(source: Any, max_pixels: int = MAX_PIXELS, depth: Depth = 8) -> Pixels:
         return to_depth(_checked(source, max_pixels), depth)
     if isinstance(source, (str, os.PathLike)):
         path = Path(source)
+        if path.suffix.lower() == ".npy":
+            return to_depth(_checked(_load_array(path), max_pixels), depth)
         try:
             with path.open("rb") as stream:
                 return _decode(stream, str(path), max_pixels, depth)
@@ -114,10 +117,28 @@ def is_grey(path: Path) -> bool | None:
         return None
 
 
+def shorter_side(path: Path) -> int | None:
+    """The shorter side of a picture by its header alone, pixels; None where it cannot be read."""
+    image_module = pillow(f"reading {path}")
+    try:
+        with image_module.open(path) as image:
+            return int(min(image.size))
+    except Exception:  # noqa: BLE001 - what is wrong with the file is reported when it is decoded
+        return None
+
+
 def listed(folder: Path) -> list[Path]:
-    """The pictures of a folder and its subfolders, sorted; hidden files and folders are left out."""
-    files = (path for path in folder.rglob("*") if path.suffix.lower() in ENDINGS and path.is_file())
-    return sorted(path for path in files if not any(part.startswith(".") for part in path.relative_to(folder).parts))
+    """The pictures of a folder and its subfolders, sorted.
+
+    Hidden files and folders, links to folders, and what is no file (pipes, sockets) are left out. A link to a file that
+    is missing is in the list, so that reading it names it.
+    """
+    pictures = []
+    for current, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        paths = (Path(current) / name for name in files if not name.startswith("."))
+        pictures += [path for path in paths if path.suffix.lower() in ENDINGS and (path.is_file() or path.is_symlink())]
+    return sorted(pictures)
 
 
 def to_depth(pixels: Pixels, depth: Depth) -> Pixels:
@@ -145,8 +166,11 @@ def to_channels(pixels: Pixels, channels: int) -> Pixels:
     """
     if pixels.shape[-1] == channels:
         return pixels
-    if channels not in (1, 3, 4):
-        raise InputError(f"this generator takes images of {channels} channels: use run() with arrays of that kind")
+    if channels not in (1, 3, 4) or pixels.shape[-1] not in (1, 3, 4):
+        raise InputError(
+            f"a picture has {pixels.shape[-1]} channels, and {channels} are needed: give an array or a .npy file of "
+            f"shape [H, W, {channels}]"
+        )
     colours = over_white(pixels) if pixels.shape[-1] == 4 else pixels
     if channels == 1:
         return _luma(colours)
@@ -196,12 +220,23 @@ def pillow(purpose: str) -> Any:
     return Image
 
 
+def _load_array(path: Path) -> NDArray[Any]:
+    """A picture that NumPy saved. Raises InputError."""
+    try:
+        array: NDArray[Any] = np.load(path, allow_pickle=False, mmap_mode="r")
+    except (OSError, ValueError, EOFError) as error:
+        raise InputError(f"cannot read {path}: it is no .npy file of an array") from error
+    return array
+
+
 def _checked(array: NDArray[Any], max_pixels: int) -> Pixels:
     picture = array[..., None] if array.ndim == 2 else array
     if array.dtype not in (np.uint8, np.uint16):
         raise InputError(f"a picture is {array.dtype}: give uint8, 0 to 255, or uint16, 0 to 65535")
-    if picture.ndim != 3 or picture.shape[-1] not in (1, 3, 4) or picture.size == 0:
-        raise InputError(f"a picture has shape {array.shape}: give [H, W] or [H, W, C] with 1, 3 or 4 channels")
+    if picture.ndim != 3 or not 1 <= picture.shape[-1] <= MAX_CHANNELS or picture.size == 0:
+        raise InputError(
+            f"a picture has shape {array.shape}: give [H, W] or [H, W, C] with 1 to {MAX_CHANNELS} channels"
+        )
     check_pixels(picture.shape[0], picture.shape[1], "this array", max_pixels)
     return picture
 

@@ -10,6 +10,7 @@ difference is left where it does reach further. All tiles have one size, so that
 from __future__ import annotations
 
 import math
+from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -36,6 +37,10 @@ MAX_SIDE = 1024
 """The largest tile: beyond it the overlap costs little and memory grows."""
 SHARE = 0.75
 """The part of a memory budget that is planned with; the rest is for what cannot be foreseen."""
+MAX_DENOMINATOR = 4
+"""Of a scale that a generator may have: 1/2, 3/2, 4/3."""
+SCALES = tuple(map(Fraction, ("1", "2", "4", "3", "8", "1/2", "3/2", "1/4")))
+"""Scales that are looked for where a border is missing."""
 UNKNOWN_COST = 16_384
 """Bytes per pixel of a tile taken for granted where the system does not tell how much memory a process holds."""
 
@@ -62,20 +67,45 @@ def up(size: int, multiple: int) -> int:
     return -(-size // multiple) * multiple
 
 
-def scale_of(output: NDArray[np.generic], port: Port, height: int, width: int) -> int:
-    """How many output pixels stand for one input pixel along each side.
+def geometry(output: NDArray[np.generic], port: Port, height: int, width: int) -> tuple[Fraction, int]:
+    """How an output lies over the input that it was made from.
+
+    Returns:
+        Output pixels for one input pixel along each side, and how many the output is short of that, because
+        convolutions without padding cut the same border off on both sides.
 
     Raises:
-        InputError: the output is no whole multiple of the input, so that nothing says which part belongs where.
+        InputError: nothing says which part of the output belongs where.
     """
-    rows, columns = output.shape[2:] if port.layout == "NCHW" else output.shape[1:3]
-    scale = int(rows) // height
-    if scale < 1 or (rows, columns) != (scale * height, scale * width):
-        raise InputError(
-            f"this generator turned {width} × {height} pixels into {columns} × {rows}, not a whole multiple: "
-            "give it pictures of exactly the size it takes, through run()"
-        )
-    return scale
+    rows, columns = (int(size) for size in (output.shape[2:] if port.layout == "NCHW" else output.shape[1:3]))
+    exact = Fraction(rows, height)
+    if exact == Fraction(columns, width) and exact.denominator <= MAX_DENOMINATOR:
+        return exact, 0
+    for scale in SCALES:
+        border = scale * height - rows
+        if (
+            border == scale * width - columns
+            and border.denominator == 1
+            and 0 < 2 * border < scale * min(height, width)
+        ):
+            return scale, int(border)
+    raise InputError(
+        f"this generator turned {width} × {height} pixels into {columns} × {rows}, neither in proportion nor less a "
+        "border: give it pictures of exactly the size it takes, through run()"
+    )
+
+
+def scale_of(output: NDArray[np.generic], port: Port, height: int, width: int) -> int:
+    """How many output pixels stand for one input pixel along each side, where tiles are put together.
+
+    Raises:
+        InputError: the output is no whole multiple of the input.
+    """
+    scale, border = geometry(output, port, height, width)
+    if border or scale.denominator > 1:
+        shape = f"{float(scale):g} times the size" + (f" less a border of {border} pixels" if border else "")
+        raise InputError(f"this generator returns {shape}, which tiles cannot be put together from: allow more memory")
+    return int(scale)
 
 
 class Cost:
@@ -102,7 +132,7 @@ class Cost:
         while True:
             with Peak() as peak:
                 tensor = run(np.zeros((side, side, channels or port.channels), np.uint8))
-                self.scale = scale_of(tensor, output, side, side)
+                self.scale = math.ceil(geometry(tensor, output, side, side)[0])
                 to_pixels(tensor, output.range or (0.0, 1.0), output.layout)
             known = base is not None and peak.bytes is not None
             # A page or two is no measurement: an engine may have room left from before.

@@ -55,7 +55,7 @@ class Options:
     tiles: Tiles = "auto"
     """Tiles where the memory does not suffice: auto only where the result is the same, shared with statistics from the
     reduced picture, always with each tile's own, or never."""
-    overlap: int = CONTEXT
+    overlap: int | None = field(default=None, metadata=option(default="as the artifact says, else 64"))
     """Pixels that a tile sees beyond the part it decides."""
     max_pixels: int = field(default=reader.MAX_PIXELS, metadata=option(type=str, default="268.4"))
     """Refuse larger pictures before they are decoded: millions of pixels. In Python: pixels."""
@@ -77,7 +77,7 @@ class Options:
             raise UsageError(f"tiles is {self.tiles!r}: choose {', '.join(get_args(Tiles))}")
         if self.memory is not None and self.memory < 1:
             raise UsageError(f"memory is {self.memory}: give a number of bytes above 0")
-        if not 0 <= self.overlap <= tiles.MAX_SIDE // 4:
+        if self.overlap is not None and not 0 <= self.overlap <= tiles.MAX_SIDE // 4:
             raise UsageError(f"overlap is {self.overlap}: give 0 to {tiles.MAX_SIDE // 4} pixels")
         if self.max_pixels < 1:
             raise UsageError(f"max_pixels is {self.max_pixels}: give 1 or more")
@@ -133,6 +133,8 @@ def translate(
         raise UsageError(f"this generator turns {interface.kind.replace('-', ' ')}: it takes no picture to translate")
     conditions = Conditions(options.label, options.style, options.mask, options.seed)
     stack = Stack(interface, conditions, options.resize, options.max_pixels)
+    if options.overlap is None:
+        options = replace(options, overlap=CONTEXT if interface.reach is None else interface.reach)
     run = stack.run(compute)
     shared = _shared(manifest, share) if options.tiles == "shared" else None
     if options.memory is not None and None in sides(port):
@@ -189,14 +191,15 @@ def _translate(
                 "give that size, or ask for resize (--resize)"
             )
         result = _whole(run, manifest, images.resize(picture, tall, wide))
-        scale = result.shape[0] // tall
-        return images.resize(result, scale * height, scale * width)
+        rows, columns = result.shape[:2]
+        return images.resize(result, max(1, round(rows * height / tall)), max(1, round(columns * width / wide)))
     side = _tile_side(run, manifest, height, width, options, state, stack)
     if shared is not None and (side is not None or options.memory is not None):
         most = side if side is not None else max(height, width)
         run = shared(_reduced(picture, port, most))
     if side is None:
         return _whole(run, manifest, picture)
+    assert options.overlap is not None  # `translate` has put the artifact's in its place.
     return tiles.blend(picture, run, port, manifest.interface.output, side, options.overlap)
 
 
@@ -208,8 +211,9 @@ def _whole(run: Run, manifest: Manifest, picture: NDArray[Any]) -> NDArray[Any]:
     tensor = run(tiles.padded(picture, tall, wide))
     depth = 16 if picture.dtype == np.uint16 else 8
     result = images.to_pixels(tensor, output.range or (0.0, 1.0), output.layout, depth)[0]
-    scale = tiles.scale_of(tensor, output, tall, wide)
-    return np.ascontiguousarray(result[: scale * height, : scale * width])
+    scale, border = tiles.geometry(tensor, output, tall, wide)
+    rows, columns = (max(1, round(scale * size) - border) for size in (height, width))
+    return np.ascontiguousarray(result[:rows, :columns])
 
 
 def _reduced(picture: NDArray[Any], port: Port, side: int) -> NDArray[Any]:
@@ -250,6 +254,7 @@ def _tile_side(
 
 def _cost(run: Run, manifest: Manifest, options: Options, state: State, channels: int) -> tiles.Cost:
     assert options.memory is not None
+    assert options.overlap is not None
     port, output = manifest.interface.inputs[0], manifest.interface.output
     key = (options.memory, options.overlap, options.tiles)
     with state.lock:

@@ -9,9 +9,7 @@ import pytest
 from PIL import Image
 
 from ganedge.benchmarks.studies import folder
-from ganedge.export.artifact import ExportSpec, export
-from ganedge.export.modules import of_source
-from ganedge.export.source import SourceSpec
+from ganedge.export import export
 from ganedge.runtime.errors import InputError, UsageError
 
 NETS = """
@@ -24,11 +22,7 @@ def make():
 
 def test_both_are_timed_on_every_picture(tmp_path: Path, artifact: Path) -> None:
     (tmp_path / "nets.py").write_text(NETS)
-    file, _ = export(
-        of_source(f"{tmp_path}/nets.py:make", SourceSpec(input="3xHxW", kind="image")),
-        ExportSpec(),
-        tmp_path / "g.onnx",
-    )
+    file = export(f"{tmp_path}/nets.py:make", input="3xHxW", kind="image", output=tmp_path / "g.onnx").path
     pictures = tmp_path / "pictures"
     pictures.mkdir()
     random = np.random.default_rng(0)

@@ -11,9 +11,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from ganedge.export.artifact import ExportSpec as As
-from ganedge.export.artifact import VerifiedArtifact, export, write_artifact_file
-from ganedge.export.from_onnx import of_onnx
+from ganedge.export import export
+from ganedge.export.artifact import write_artifact_file
 from ganedge.export.source import SourceSpec
 from ganedge.runtime import load
 from ganedge.runtime import verify as verifying
@@ -52,8 +51,9 @@ def fixed(path: Path, batch: int) -> Path:
 def test_export_and_run(tmp_path: Path, batch: int, precision: Any) -> None:
     """Batches that divide neither the number of a proof's inputs nor what is asked for later."""
     theirs = fixed(tmp_path / "theirs.onnx", batch)
-    path, proven = export(of_onnx(theirs, LATENT), As(precision=precision), tmp_path / "g.onnx")
-    assert all(proof.samples % batch == 0 for proof in proven.manifest.parity)
+    artifact = export(theirs, kind="latent", precision=precision, output=tmp_path / "g.onnx")
+    path = artifact.path
+    assert all(proof.samples % batch == 0 for proof in artifact.parity)
     assert all(check.passed for check in verify(path))
     with load(path) as generator:
         pictures = generator.sample(batch + 3, seed=1)
@@ -77,28 +77,28 @@ def test_many_classes_are_spread(tmp_path: Path) -> None:
 
 def test_a_proof_is_kept_for_later_and_belongs_to_its_artifact(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A device with one engine verifies, and an older artifact's proof is not taken for a newer one's."""
-    _, proven = export(of_onnx(fixed(tmp_path / "theirs.onnx", 7), LATENT), As(), tmp_path / "g.onnx")
+    theirs = fixed(tmp_path / "theirs.onnx", 7)
+    artifact = export(theirs, kind="latent", output=tmp_path / "g.onnx")
     proof = tmp_path / "g.onnx.proof.npz"
     with np.load(proof) as stored:
         assert len(stored["input0"]) == len(stored["output"]) == 21
     with monkeypatch.context() as patch:
         patch.setattr(verifying, "installed", lambda name: name == "onnxruntime")
         assert [check.against for check in verify(tmp_path / "g.onnx")] == [proof.name]
-    assert [check.against for check in verify(tmp_path / "g.onnx")] == [proof.name] * 2
+    assert [check.against for check in verify(tmp_path / "g.onnx")] == [proof.name] * len(artifact.parity)
     kept = proof.read_bytes()
-    write_artifact_file(tmp_path / "g.onnx", replace(proven, cases=()))
+    write_artifact_file(tmp_path / "g.onnx", replace(artifact, cases=()))
     assert not proof.exists()
     monkeypatch.setattr(verifying, "installed", lambda name: name == "onnxruntime")
     with pytest.raises(EngineError, match="nothing to compare with"):
         verify(tmp_path / "g.onnx")
 
-    other = of_onnx(fixed(tmp_path / "others.onnx", 8), LATENT)
-    path, again = export(other, As(), tmp_path / "other.onnx")
-    assert isinstance(again, VerifiedArtifact)
+    others = fixed(tmp_path / "others.onnx", 8)
+    path = export(others, kind="latent", output=tmp_path / "other.onnx").path
     path.with_name("other.onnx.proof.npz").write_bytes(kept)
     with pytest.raises(ArtifactError, match="other weights"):
         verify(path)
-    path, _ = export(of_onnx(fixed(tmp_path / "theirs.onnx", 7), LATENT), As(io="uint8"), tmp_path / "bytes.onnx")
+    path = export(theirs, kind="latent", io="uint8", output=tmp_path / "bytes.onnx").path
     path.with_name("bytes.onnx.proof.npz").write_bytes(kept)
     with pytest.raises(ArtifactError, match="another form"):
         verify(path)

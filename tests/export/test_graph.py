@@ -59,3 +59,24 @@ def test_nodes_are_replaced_by_copies_and_tensors_renamed_everywhere() -> None:
 
 def test_examples_run() -> None:
     assert doctest.testmod(graph).failed == 0
+
+
+def test_sizes_that_are_divided_are_known_too() -> None:
+    """Of a pixel unshuffle at any size, which computes its reshapes by Shape and Div."""
+    import torch
+    from torch import nn
+
+    from ganedge.export.from_torch import of_network
+    from ganedge.export.graph import shapes_for
+    from ganedge.runtime.manifest import Interface, Port, Source
+
+    port, output = (
+        Port(name, "image", "float32", ("batch", 3, "height", "width"), "NCHW", (0.0, 1.0))
+        for name in ("input", "image")
+    )
+    network = nn.Sequential(nn.PixelUnshuffle(2), nn.Conv2d(12, 12, 3, padding=1), nn.PixelShuffle(2))
+    model = of_network(network, Interface("image-to-image", (port,), (output,)), Source()).model
+    _, shapes = shapes_for(model, {"input": (2, 3, 64, 48)})
+    assert shapes["image"] == [2, 3, 64, 48]
+    assert [2, 12, 32, 24] in shapes.values()
+    assert torch.is_tensor(network(torch.zeros(1, 3, 8, 8)))

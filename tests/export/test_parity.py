@@ -9,13 +9,17 @@ import numpy as np
 import onnx
 import pytest
 from onnx import numpy_helper
+from PIL import Image
 
-from ganedge.export import artifact as exporting
-from ganedge.export import export_all, from_torch, to_onnx
+from ganedge.export import export, export_all, from_torch, to_onnx
+from ganedge.export.artifact import make
+from ganedge.export.open_source import open_source
+from ganedge.export.source import SourceSpec
 from ganedge.export.spec import ExportSpec
-from ganedge.runtime import engines
+from ganedge.runtime import engines, load, tuning
 from ganedge.runtime import verify as verification
 from ganedge.runtime.errors import EngineError, GanEdgeError, UsageError
+from ganedge.runtime.fidelity import read_gate
 from ganedge.runtime.manifest import read_artifact
 
 
@@ -34,8 +38,104 @@ def test_a_wrong_artifact_is_not_written(tiny_run: Path, tmp_path: Path, monkeyp
 
     monkeypatch.setattr(from_torch, "to_onnx", spoilt)
     with pytest.raises(GanEdgeError, match="other pictures than the generator"):
-        exporting.export_run(tiny_run, tmp_path / "wrong.onnx")
+        export(tiny_run, output=tmp_path / "wrong.onnx")
     assert not list(tmp_path.iterdir())
+
+
+class Wrong:
+    """An engine whose results are too bright."""
+
+    def __init__(self, engine: engines.Engine) -> None:
+        self._engine, self.info = engine, engine.info
+
+    def run(self, feeds: Any) -> Any:
+        """As an engine does."""
+        return [output + np.float32(0.3) for output in self._engine.run(feeds)]
+
+    def close(self) -> None:
+        """As an engine does."""
+        self._engine.close()
+
+
+@pytest.fixture
+def wrong(monkeypatch: pytest.MonkeyPatch) -> set[str]:
+    """The engines in this set compute wrongly; the set may be changed."""
+    start, names = engines.start, {"openvino"}
+
+    def started(model: bytes, precision: str, name: str, *more: Any, **options: Any) -> Any:
+        engine = start(model, precision, name, *more, **options)
+        return Wrong(engine) if engine.info.name in names else engine
+
+    monkeypatch.setattr(engines, "start", started)
+    return names
+
+
+@pytest.mark.usefixtures("wrong")
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_an_engine_that_computes_wrongly_does_not_veto(
+    tiny_run: Path, tmp_path: Path, precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("GANEDGE_TUNE", "0")
+    lines: list[str] = []
+    out = tmp_path / "g.onnx"
+    (made,) = export_all(tiny_run, precision=precision, output=out, progress=lines.append)
+    assert made.manifest.proven == ("onnxruntime",)
+    assert list(read_artifact(out)[0].failed) == ["openvino"]
+    (line,) = [line for line in lines if "auto will not choose it" in line]
+    assert "openvino gives other pictures" in line
+    assert "% of the output's range" in line
+    assert "worst for a batch of" in line
+    # In use: auto takes the other engine, also where this one was remembered; asked for, it is refused.
+    manifest = made.manifest
+    tuning.remember(read_artifact(out)[0].digest, tuning.Choice("openvino", "2026.4", "cpu"))
+    with load(out) as generator:
+        assert generator.engine.name == "onnxruntime"
+    with pytest.raises(EngineError, match=r"openvino failed the proof.*% of the output's range.*use --engine auto"):
+        load(out, "openvino")
+    assert [choice for choice, _ in tuning.ways(manifest)] == ["onnxruntime"]
+    assert [check.engine.split()[0] for check in verification.verify(out)] == ["onnxruntime"]
+    with pytest.raises(GanEdgeError, match="other pictures than the generator"):
+        export_all(tiny_run, precision=precision, output=tmp_path / "h.onnx", engines="openvino")
+    assert not (tmp_path / "h.onnx").exists()
+
+
+@pytest.mark.usefixtures("wrong")
+def test_an_unchanged_artifact_keeps_its_verdicts(tiny_run: Path, tmp_path: Path) -> None:
+    out = tmp_path / "g.onnx"
+    export(tiny_run, output=out)
+    (again,) = export_all(out, output=tmp_path / "again.onnx")
+    assert list(again.manifest.failed) == ["openvino"]
+    with pytest.raises(GanEdgeError, match="openvino"):
+        export_all(out, output=tmp_path / "third.onnx", engines="openvino")
+
+
+def test_where_only_failed_engines_are_installed(
+    tiny_run: Path, tmp_path: Path, wrong: set[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "g.onnx"
+    export(tiny_run, output=out)
+    monkeypatch.setattr(tuning, "installed", lambda name: name == "openvino")
+    with pytest.raises(EngineError, match=r"openvino failed the proof .* install onnxruntime, which passed"):
+        load(out)
+
+
+def test_no_engine_passes(tiny_run: Path, tmp_path: Path, wrong: set[str]) -> None:
+    wrong.add("onnxruntime")
+    with pytest.raises(GanEdgeError) as refused:
+        export_all(tiny_run, precision="int8", output=tmp_path / "g.onnx")
+    message = str(refused.value)
+    for part in ("onnxruntime", "openvino", "% of the output's range", "where the gate is 35 dB", "--calibrate 500"):
+        assert part in message, part
+    assert "--tolerance psnr=" in message
+    assert not list(tmp_path.glob("g*"))
+
+
+def test_the_engine_of_for_has_to_pass(tiny_run: Path, tmp_path: Path, wrong: set[str]) -> None:
+    with pytest.raises(GanEdgeError, match=r"openvino .* is off by .* onnxruntime passed"):
+        export_all(tiny_run, precision="int8", engine="openvino", output=tmp_path / "g.onnx")
+    (made,) = export_all(tiny_run, precision="int8", engine="onnxruntime", output=tmp_path / "g.onnx")
+    assert (made.manifest.made_for, made.manifest.proven) == ("onnxruntime", ("onnxruntime",))
 
 
 @pytest.fixture
@@ -76,3 +176,87 @@ def test_engines_are_checked() -> None:
     with pytest.raises(UsageError, match="unknown engine"):
         ExportSpec(engines="tensorflow")
     assert ExportSpec(engines="ort").engines == ("onnxruntime",)
+
+
+ROUGH = '''
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+
+class Rough(nn.Module):
+    """Normalises what hardly varies: what FP32 rounds off there shows in the pictures."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.layers = nn.ModuleList([nn.Conv2d(3, 16, 3, padding=1), nn.Conv2d(16, 16, 3, padding=1)])
+        self.head = nn.Conv2d(16, 3, 3, padding=1)
+
+    def forward(self, x):
+        for layer in self.layers:
+            x = F.relu(F.instance_norm(layer(x) * 0.04 + 3.0, eps=1e-9))
+        return torch.tanh(self.head(x))
+
+
+class Fine(Rough):
+    """The same without that."""
+
+    def forward(self, x):
+        for layer in self.layers:
+            x = F.relu(layer(x))
+        return torch.tanh(self.head(x))
+'''
+
+
+@pytest.mark.parametrize(
+    ("name", "share", "passes"), [("Rough", 1.3e-4, True), ("Rough", 1e-2, False), ("Fine", 1.3e-4, False)]
+)
+def test_the_gate_of_fp32_tells_rounding_from_faults(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, share: float, passes: bool
+) -> None:
+    """An engine that is off by more than 1e-4 in one place passes where eager FP32 itself is far from FP64."""
+    (tmp_path / "nets.py").write_text(ROUGH)
+    model = open_source(f"{tmp_path / 'nets.py'}:{name}", SourceSpec(input="3x32x32", kind="image"))
+    reference = model.reference
+    assert reference is not None
+
+    class Off:
+        """An engine that gives what eager PyTorch gives, but for one value of each picture."""
+
+        info = engines.EngineInfo("onnxruntime", "1", "CPU", "cpu", "fp32")
+
+        def run(self, feeds: Any) -> Any:
+            """As an engine does."""
+            output = np.array(reference(list(feeds.values())))
+            output[:, 0, 0, 0] += np.float32(2 * share)  # The range is 2.
+            return [output]
+
+        def close(self) -> None:
+            """As an engine does."""
+
+    monkeypatch.setattr(engines, "start", lambda *_, **__: Off())
+    if not passes:
+        with pytest.raises(GanEdgeError, match="other pictures than the generator"):
+            make(model, ExportSpec())
+        return
+    made = make(model, ExportSpec())
+    assert any("rounds much in FP32" in note for note in made.notes)
+    gate = read_gate(made.parity[0].tolerance)
+    assert gate.max_abs is not None
+    assert 1e-4 < gate.max_abs < 1e-3
+    assert gate.psnr is not None
+    assert 75 <= gate.psnr <= 100
+
+
+def test_the_size_to_prove_at_is_that_of_the_folder_where_nothing_else_says(tmp_path: Path) -> None:
+    (tmp_path / "nets.py").write_text(ROUGH)
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for index, size in enumerate(((48, 40), (56, 72), (200, 40))):
+        Image.fromarray(np.random.default_rng(index).integers(0, 256, (*size, 3), np.uint8)).save(
+            folder / f"{index}.png"
+        )
+    model = open_source(f"{tmp_path / 'nets.py'}:Fine", SourceSpec(input="3xHxW", kind="image"))
+    made = make(model, ExportSpec(calibrate=folder))
+    assert all((40, 40) in proof.sizes for proof in made.parity)

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -43,12 +44,22 @@ PHOTOS = [real_inputs(PICTURE, 8, 3)]
 TARGETS: tuple[quantize.Target, ...] = ("openvino", "onnxruntime")
 
 
-def graph(interface: Interface, nodes: list[Any], weights: dict[str, np.ndarray]) -> ModelProto:
+def ports(given: tuple[int | str, ...], made: tuple[int | str, ...]) -> Any:
+    """An interface with any number of channels, from `x` to `image`."""
+    return SimpleNamespace(
+        inputs=[SimpleNamespace(name="x", shape=given)], outputs=[SimpleNamespace(name="image", shape=made)]
+    )
+
+
+def graph(
+    interface: Interface, nodes: list[Any], weights: dict[str, np.ndarray], whole: dict[str, np.ndarray] | None = None
+) -> ModelProto:
     ports = [
         [helper.make_tensor_value_info(port.name, TensorProto.FLOAT, port.shape) for port in kind]
         for kind in (interface.inputs, interface.outputs)
     ]
     tensors = [numpy_helper.from_array(value.astype(np.float32), name) for name, value in weights.items()]
+    tensors += [numpy_helper.from_array(value, name) for name, value in (whole or {}).items()]
     made = helper.make_model(
         helper.make_graph(nodes, "g", *ports, tensors), opset_imports=[helper.make_opsetid("", 18)], ir_version=10
     )
@@ -77,24 +88,28 @@ def run(model: ModelProto, *arrays: np.ndarray) -> np.ndarray:
     ("kernel", "stride", "pad", "extra"),
     [(4, 2, 1, 0), (3, 2, 1, 1), (2, 2, 0, 0), (5, 2, 2, 1), (6, 2, 2, 0), (3, 3, 0, 0), (3, 1, 1, 0)],
 )
-@pytest.mark.parametrize("rows", [False, True])
-def test_transposed_convolutions_as_pixel_shuffles(kernel: int, stride: int, pad: int, extra: int, rows: bool) -> None:
+@pytest.mark.parametrize(("rows", "channels"), [(False, 3), (True, 3), (True, 50)], ids=["plain", "blocks", "crop"])
+def test_transposed_convolutions_as_pixel_shuffles(
+    kernel: int, stride: int, pad: int, extra: int, rows: bool, channels: int
+) -> None:
     random = np.random.default_rng(0)
     side = 8 * stride
-    output = Port("image", "image", "float32", ("batch", 3, side, side), "NCHW", (-1.0, 1.0))
-    interface = Interface("image-to-image", PICTURE.inputs, (output,))
+    interface = ports(("batch", 3, 8, 8), ("batch", channels, side, side))
     said = {"strides": [stride] * 2, "pads": [pad] * 4, "output_padding": [extra] * 2}
     nodes = [
         helper.make_node("ConvTranspose", ["x", "w", "b"], ["y"], "up", **said),
         helper.make_node("LeakyRelu", ["y"], ["image"], "act", alpha=0.2),
     ]
-    full = graph(interface, nodes, {"w": random.normal(size=(3, 3, kernel, kernel)), "b": random.normal(size=3)})
+    weights = {"w": random.normal(size=(3, channels, kernel, kernel)), "b": random.normal(size=channels)}
+    full = graph(interface, nodes, weights)
     shuffled = ModelProto()
     shuffled.CopyFrom(full)
     assert rewrite.transposed_to_shuffle(shuffled, channels_last=rows) == 1
     shuffled = rewrite.tidy(shuffled, {"batch"})
-    assert ("Reshape" in {node.op_type for node in shuffled.graph.node}) == (rows and stride > 1)
-    assert "ConvTranspose" not in {node.op_type for node in shuffled.graph.node}
+    kinds = {node.op_type for node in shuffled.graph.node}
+    assert ("Reshape" in kinds) == (rows and (stride > 1 or channels == 3))
+    assert ("Slice" in kinds) == (channels == 50 and kernel == 4), "2 × 2 weights instead of 3 × 3, and a crop"
+    assert "ConvTranspose" not in kinds
     x = random.normal(size=(3, 3, 8, 8)).astype(np.float32)
     np.testing.assert_allclose(run(shuffled, x), run(full, x), atol=1e-5)
 
@@ -120,6 +135,43 @@ def test_doubling_as_a_pixel_shuffle(kernel: int, rows: bool) -> None:
     np.testing.assert_allclose(run(shuffled, x), run(full, x), atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("before", "side"),
+    [
+        ([], 8),
+        ([helper.make_node("Pad", ["x", "pads"], ["p"], "pad", mode="reflect")], 8),
+        ([helper.make_node("DepthToSpace", ["x"], ["p"], "up", blocksize=2)], "height"),
+    ],
+    ids=["static", "padded", "doubled"],
+)
+def test_few_channels_in_blocks(before: list[Any], side: int | str) -> None:
+    """A convolution with few output channels computes blocks of pixels, where sides are known to be multiples."""
+    random = np.random.default_rng(0)
+    sizes = (side, side) if side == 8 else ("height", "width")
+    interface = ports(("batch", 12, *sizes), ("batch", 3, *(sizes if side == 8 else ("a", "b"))))
+    channels, pads = (3, 1) if before and before[0].op_type == "DepthToSpace" else (12, 0 if before else 1)
+    conv = helper.make_node("Conv", ["p" if before else "x", "w", "bias"], ["image"], "last", pads=[pads] * 4)
+    tensors = {"w": random.normal(size=(3, channels, 3, 3)), "bias": random.normal(size=3)}
+    full = graph(interface, [*before, conv], tensors, {"pads": np.array([0, 0, 1, 1] * 2)} if pads == 0 else {})
+    blocks = ModelProto()
+    blocks.CopyFrom(full)
+    assert rewrite.few_channels_to_blocks(blocks) == 1
+    assert {tuple(tensor.dims[2:]) for tensor in blocks.graph.initializer if tensor.name.startswith("w_")} == (
+        {(6, 6)} if side == 8 else {(4, 4)}
+    )
+    blocks = rewrite.tidy(blocks, rewrite.symbols(full))
+    for height, width in ((8, 8),) if side == 8 else ((8, 8), (5, 7)):
+        x = random.normal(size=(2, 12, height, width)).astype(np.float32)
+        np.testing.assert_allclose(run(blocks, x), run(full, x), atol=1e-5)
+
+
+def test_unknown_sides_take_no_blocks() -> None:
+    shape = ("batch", 3, "height", "width")
+    conv = helper.make_node("Conv", ["x", "w"], ["image"], "last", pads=[1] * 4)
+    full = graph(ports(shape, shape), [conv], {"w": np.ones((3, 3, 3, 3))})
+    assert rewrite.few_channels_to_blocks(full) == 0
+
+
 def test_int8_forms() -> None:
     full, inputs = dcgan(), [real_inputs(LATENT, 16, 5)]
     wanted = run(full, *inputs[0])
@@ -132,11 +184,55 @@ def test_int8_forms() -> None:
         kinds = {tensor.data_type for tensor in low.graph.initializer}
         assert (TensorProto.INT32 in kinds) == (target == "onnxruntime"), "TensorRT's parser takes no quantised bias"
         assert (TensorProto.UINT8 in kinds) == (target == "onnxruntime"), "and no unsigned values"
-        assert ("ConvTranspose" in {node.op_type for node in low.graph.node}) == (target != "onnxruntime")
+        assert ("ConvTranspose" in {node.op_type for node in low.graph.node}) == (target == "openvino")
     low, share, _ = quantize.to_int8(full, inputs, "openvino", frozenset({"second"}))
     assert 0 < share < 1
     with pytest.raises(GanEdgeError, match="nothing in this generator"):
         quantize.to_int8(full, inputs, "openvino", frozenset({"first", "second"}))
+
+
+@pytest.mark.parametrize(("slower", "first"), [(0.5, "onnxruntime"), (1.05, "onnxruntime"), (2.0, "openvino")])
+def test_the_choice_of_engine_has_a_margin(monkeypatch: pytest.MonkeyPatch, slower: float, first: str) -> None:
+    """Engines that are about as fast do not take turns from export to export."""
+    clock = [0.0]
+
+    def start(_model: bytes, _precision: str, name: str, *_: Any) -> Any:
+        cost = slower if name == "onnxruntime" else 1.0
+        return SimpleNamespace(run=lambda _: clock.append(clock[-1] + cost), close=lambda: None)
+
+    monkeypatch.setattr(quantize, "runnable_targets", lambda: ["onnxruntime", "openvino"])
+    monkeypatch.setattr(quantize, "to_int8", lambda model, *_: (model, 1.0, ""))
+    monkeypatch.setattr(artifact.engines, "start", start)
+    monkeypatch.setattr(artifact.time, "perf_counter", lambda: clock[-1])
+    inputs = [real_inputs(LATENT, 2)]
+    source = SourceModel(dcgan(), LATENT, "none", Source(), None, Path())
+    variants = artifact._targets(source, artifact.ExportSpec(precision="int8"), inputs, inputs)
+    assert variants[0][0].engine == first
+    assert {spec.engine for spec, _ in variants} == {"onnxruntime", "openvino"}
+    assert f"made for {first}" in variants[0][1][0]
+
+
+def test_more_latents_then_the_other_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the gate is missed INT8 is calibrated with more latents, and the other engine's variant is tried."""
+    seen: list[tuple[str | None, int]] = []
+    convert = artifact._convert
+
+    def note(source: Any, kind: Any, spec: Any, keep: Any, calibrated: Any) -> Any:
+        seen.append((spec.engine, len(calibrated[0][0])))
+        return convert(source, kind, spec, keep, calibrated)
+
+    def no_layers(*_: Any) -> Any:
+        return SimpleNamespace(kept=lambda _, keep: keep, worst="the first layer")
+
+    monkeypatch.setattr(artifact, "_convert", note)
+    monkeypatch.setattr(artifact, "losses_of", no_layers)
+    monkeypatch.setattr(
+        artifact, "_targets", lambda _source, spec, *_: [(replace(spec, engine=name), ()) for name in TARGETS]
+    )
+    source = SourceModel(dcgan(), LATENT, "none", Source(), lambda arrays: run(dcgan(), *arrays), Path())
+    with pytest.raises(GanEdgeError, match=r"onnxruntime|openvino"):
+        artifact.make(source, artifact.ExportSpec(precision="int8", tolerance="psnr=99"))
+    assert seen == [(name, count) for name in TARGETS for count in (artifact.LATENTS, artifact.MORE_LATENTS)]
 
 
 def lopsided() -> ModelProto:

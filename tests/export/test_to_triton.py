@@ -11,6 +11,7 @@ from google.protobuf import text_format
 
 from ganedge.export import to_triton
 from ganedge.export.abilities import abilities
+from ganedge.export.spec import FORMATS
 from ganedge.runtime.manifest import Interface, Manifest, Port, read_artifact
 
 Command = Callable[..., Any]
@@ -93,7 +94,7 @@ def test_what_this_machine_can_do(command: Command, monkeypatch: pytest.MonkeyPa
     done = command("gan-export", "--list")
     assert done.code == 0, done.err
     lines = done.out.splitlines()
-    assert len(lines) == 1 + 12
+    assert len(lines) == 1 + 4 * len(FORMATS), "a row for each format and precision"
     assert any(line.startswith("onnx") and "int8" in line and "onnxruntime 1." in line for line in lines)
     half = next(line for line in lines if line.startswith("onnx") and "bf16" in line)
     assert "onnxruntime" not in half, "it has no bf16 on the CPU"

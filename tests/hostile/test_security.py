@@ -328,7 +328,7 @@ def test_the_tuning_cache_is_advice(
     monkeypatch.setenv("XDG_CACHE_HOME", str(here / "cache"))
     path = tuning.cache_file()
     path.parent.mkdir(parents=True)
-    path.write_text(json.dumps({tuning._key(read_artifact(artifact)[0].digest): entry}))
+    path.write_text(json.dumps({tuning._key(read_artifact(artifact)[0].digest, None): entry}))
     done = command("gan-run", "sample", artifact, "-n", 1, "--seed", 0, "-o", "x.png")
     assert done.code == 0, done.err
 

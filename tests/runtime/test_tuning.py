@@ -104,7 +104,7 @@ def test_one_that_gives_nan_is_never_chosen(artifact: Path, monkeypatch: pytest.
         def close(self) -> None: ...
 
     found = [(Choice(name, "1", "cpu"), Fake(output)) for name, output in (("a", whole), ("b", holed))]
-    monkeypatch.setattr(tuning, "_engines", lambda *_: found)
+    monkeypatch.setattr(tuning, "started", lambda *_: found)
     monkeypatch.setattr(timing, "median_seconds", lambda *_: [2.0, 1.0])
     assert tuning.best(tuning.tune(model, manifest, 1, 0.01, None)).choice.engine == "a"
 
@@ -210,7 +210,11 @@ def test_doctor(command: Command, tmp_path: Path) -> None:
         assert np.asarray(image).std() > 10
     report = json.loads(command("gan-run", "doctor", "--json").out)
     built_here = filter(engines.installed, doctor.FLAVOURS)
-    assert {engine["name"] for engine in report["engines"]} == {*engines.MODULES, *built_here}
+    assert {engine["name"] for engine in report["engines"]} == {
+        *engines.MODULES,
+        *built_here,
+        *filter(engines.installed, ("ncnn",)),
+    }
     assert report["packages"]["numpy"] == np.__version__
 
 

@@ -17,7 +17,7 @@ from PIL import Image
 from ganedge.models import find
 from ganedge.models.noise import Dropout
 from ganedge.runtime.errors import GanEdgeError, UsageError
-from ganedge.train import checkpoint, data, devices, loop
+from ganedge.train import arithmetic, checkpoint, data, devices, loop
 from ganedge.train.loop import train
 from ganedge.train.settings import Settings
 
@@ -182,6 +182,9 @@ def test_dropout_drops_the_share_it_says() -> None:
 
 
 def test_auto_takes_no_emulated_bf16(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation)
-    assert devices.settled_precision(Settings(data="digits", out=tmp_path)) == "fp32"
+    """Older GPUs emulate bf16, slower than FP32: it is not even measured there."""
+    dcgan, settings = find("dcgan"), Settings(data="digits", out=tmp_path)
+    for emulated, precisions in ((True, ["fp32"]), (False, ["fp32", "bf16"])):
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True, e=emulated: not e)
+        ways = arithmetic._ways(dcgan, dcgan.config_class(), settings, torch.device("cuda"))
+        assert [way.precision for way in ways] == precisions

@@ -62,7 +62,7 @@ def test_amounts_are_read_once_for_every_caller() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("sample", "x.onnx", "-o", "x.png", "--engine", "ncnn"), "'ncnn' is not available yet"),
+        (("sample", "x.onnx", "-o", "x.png", "--engine", "magic"), "unknown engine 'magic'"),
         (("sample", "x.onnx", "-o", "x.png", "--threads", "0"), "threads is 0"),
         (("tune", "x.onnx", "--threads", "-1"), "threads is -1"),
         (("serve", "x.onnx", "--max-items", "0"), "max-items is 0"),

@@ -33,8 +33,8 @@ def test_an_engine_has_one_name_and_aliases(name: str, engine: str) -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("magic", "unknown engine 'magic': choose auto, onnxruntime, openvino or tensorrt"),
-        ("ncnn", "engine 'ncnn' is not available yet"),
+        ("magic", "unknown engine 'magic': choose auto, onnxruntime, openvino, ncnn or tensorrt"),
+        ("ncnn", "ncnn and vulkan run ncnn artifacts, not .onnx: make one with gan-export --format ncnn"),
         ("trt", "engine 'tensorrt' runs .engine files"),
     ],
 )

@@ -221,7 +221,7 @@ def test_one_list_of_endings(tmp_path: Path) -> None:
 
 
 def test_arrays_of_another_kind() -> None:
-    for array in (np.zeros((4, 4), np.float32), np.zeros((4, 4, 2), np.uint8), np.zeros((0, 4), np.uint8)):
+    for array in (np.zeros((4, 4), np.float32), np.zeros((4, 4, 9), np.uint8), np.zeros((0, 4), np.uint8)):
         with pytest.raises(InputError):
             reader.read(array)
     with pytest.raises(InputError, match="channels"):

@@ -12,9 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ganedge.export.artifact import ExportSpec, export
-from ganedge.export.modules import of_source
-from ganedge.export.source import SourceSpec
+from ganedge.export import export
 from ganedge.runtime import load
 from ganedge.runtime.engines import start
 from ganedge.runtime.errors import ArtifactError, InputError, MissingExtra, UsageError
@@ -43,8 +41,7 @@ def normalising(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(1)
     folder = tmp_path_factory.mktemp("shared")
     (folder / "nets.py").write_text(NETS)
-    original = of_source(f"{folder}/nets.py:make", SourceSpec(input="3xHxW", kind="image"))
-    return export(original, ExportSpec(), folder / "g.onnx")[0]
+    return export(f"{folder}/nets.py:make", input="3xHxW", kind="image", output=folder / "g.onnx").path
 
 
 def landscape(height: int, width: int) -> Any:
@@ -139,10 +136,9 @@ def test_other_normalisations_over_the_picture_are_known(tmp_path: Path, kind: s
         "def make():\n"
         f"    return nn.Sequential(nn.Conv2d(3, 8, 3, 1, 1), {norm}, nn.Conv2d(8, 3, 3, 1, 1), nn.Tanh())\n"
     )
-    original = of_source(f"{tmp_path}/nets.py:make", SourceSpec(input="3xHxW", kind="image"))
-    path, proven = export(original, ExportSpec(), tmp_path / "g.onnx")
-    assert proven.manifest.norm_mode == "instance"
-    with load(path) as generator, pytest.raises(UsageError, match="tiles 'shared': this generator"):
+    artifact = export(f"{tmp_path}/nets.py:make", input="3xHxW", kind="image", output=tmp_path / "g.onnx")
+    assert artifact.manifest.norm_mode == "instance"
+    with load(artifact.path) as generator, pytest.raises(UsageError, match="tiles 'shared': this generator"):
         generator.translate(landscape(1000, 1300), memory=MEMORY, tiles="shared")
 
 

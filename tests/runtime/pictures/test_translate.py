@@ -15,7 +15,7 @@ from PIL import Image
 from ganedge.runtime import EngineError, InputError, UsageError, load
 from ganedge.runtime.errors import PictureWarning
 from ganedge.runtime.latents import LatentStream, between
-from ganedge.runtime.pictures import reader
+from ganedge.runtime.pictures import images, reader
 from ganedge.runtime.pictures.tiles import reflected
 
 Make = Callable[..., Path]
@@ -123,7 +123,8 @@ def test_files_and_images(make: Make, tmp_path: Path) -> None:
     [
         (np.zeros((4, 4, 3), np.float32), "float32: give uint8"),
         (np.zeros((0, 4, 3), np.uint8), "shape"),
-        (np.zeros((4, 4, 5), np.uint8), "shape"),
+        (np.zeros((4, 4, 9), np.uint8), "shape"),
+        (np.zeros((4, 4, 5), np.uint8), "5 channels, and 3 are needed"),
         (np.zeros((1, 4, 4, 3), np.uint8), "shape"),
         (None, "NoneType"),
         ("missing.png", "missing.png: No such file"),
@@ -289,3 +290,36 @@ def test_truncation() -> None:
     for noise, value in (("normal", 0.0), ("normal", -1.0), ("uniform", 1.5), ("normal", float("nan"))):
         with pytest.raises(UsageError, match="truncation"):
             LatentStream(noise, (2,), 0, truncation=value)
+
+
+def test_half_the_size_and_a_border_less(make: Make) -> None:
+    """Scales below one, and convolutions without padding: what comes out is where it belongs."""
+    picture = np.random.default_rng(5).integers(0, 256, (20, 31, 3), np.uint8)
+    halved = [helper.make_node("AveragePool", ["x"], ["y"], kernel_shape=[2, 2], strides=[2, 2])]
+    with load(make(halved, multiple=4, out=("0.5*height", "0.5*width")), engine="onnxruntime") as generator:
+        result = generator.translate(picture)
+        assert result.shape == (10, 16, 3)
+        exact = picture[:, :30].reshape(10, 2, 15, 2, 3).mean((1, 3))
+        assert np.abs(result[:, :15] - exact).max() <= 1
+        with pytest.raises(InputError, match=r"0.5 times the size, which tiles cannot be put together from"):
+            generator.translate(np.zeros((900, 900, 3), np.uint8), memory=9_000_000)
+    kernel = np.zeros((3, 3, 3, 3), np.float32)
+    for channel in range(3):
+        kernel[channel, channel, 1, 1] = 1.0
+    valid = [helper.make_node("Conv", ["x", "w"], ["y"])]
+    with load(make(valid, {"w": kernel}, size=(20, 31), out=(18, 29))) as generator:
+        np.testing.assert_array_equal(generator.translate(picture), picture[1:-1, 1:-1])
+
+
+def test_channels_without_a_usual_meaning(make: Make, tmp_path: Path) -> None:
+    array = np.random.default_rng(6).integers(0, 256, (9, 8, 6), np.uint8)
+    with load(make(NEGATIVE, channels=6)) as generator:
+        np.testing.assert_array_equal(generator.translate(array), 255 - array)
+        np.save(tmp_path / "six.npy", array)
+        np.testing.assert_array_equal(generator.translate(tmp_path / "six.npy"), 255 - array)
+        with pytest.raises(InputError, match="a picture has 3 channels, and 6 are needed"):
+            generator.translate(array[..., :3])
+    images.save(array[..., :2], tmp_path / "two.npy")
+    np.testing.assert_array_equal(np.load(tmp_path / "two.npy"), array[..., :2])
+    with pytest.raises(UsageError, match=r"PNG holds no picture of 2 channels: write .npy"):
+        images.save(array[..., :2], tmp_path / "two.png")

@@ -1,0 +1,259 @@
+"""Find what a network's forward takes beside its first input, and call it with the inputs in the artifact's order.
+
+    network, spec, notes = arrange(network, SourceSpec(input="3xHxW", kind="image"), torch.zeros(2, 3, 64, 64))
+
+Inputs that the user names are matched with forward's parameters; required parameters that nobody names are tried with
+what their names and the network's layers suggest, and the notes say what was found.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from itertools import islice, product
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ganedge.export.further import EXAMPLE, NAMES, FurtherInput, candidates, role_by_name
+from ganedge.export.source import SourceSpec
+from ganedge.runtime.errors import UsageError, one_line
+from ganedge.runtime.manifest import Role
+
+EACH, TRIES = 24, 300
+"""Candidates for one parameter, and combinations tried for all of them."""
+LABEL = "label"
+"""What the input of class numbers is called."""
+
+
+def arrange(network: nn.Module, spec: SourceSpec, first: Tensor) -> tuple[nn.Module, SourceSpec, tuple[str, ...]]:
+    """Complete a specification by the inputs beside the first.
+
+    Args:
+        network: In evaluation mode.
+        spec: With the further inputs and classes that the user stated.
+        first: An example of the first input, a batch of two.
+
+    Returns:
+        A network that takes the first input and then those of the specification's `further`, in that order; the
+        specification, where a label is one of them; and notes for the user.
+
+    Raises:
+        UsageError: a required parameter that nothing fits, or an input that forward does not take.
+    """
+    required, optional, is_open = _parameters(network)
+    stated = list(spec.further)
+    if spec.classes and not any(item.role == "label" for item in stated):
+        stated.append(FurtherInput(LABEL, (), "label"))
+    if len(required) <= 1 and not stated:
+        return network, spec, ()
+    if is_open or not required:
+        return _one_hot(network, replace(spec, further=tuple(stated)), first)
+
+    # Match what is stated with parameters by name, and by order where the names differ.
+    by_name = {item.name: item for item in stated if item.name in (*required, *optional)}
+    main = min((name for name in required if name not in by_name), key=_may_be_further, default=required[0])
+    unnamed = [item for item in stated if item.name not in by_name]
+    chosen = dict(by_name)
+    open_names = [name for name in required if name != main and name not in by_name]
+    for name in open_names:
+        item = _take(unnamed, role_by_name(name))
+        if item is not None:
+            chosen[name] = item
+    for name in sorted((name for name in open_names if name not in chosen), key=lambda n: role_by_name(n) is not None):
+        if unnamed:
+            chosen[name] = unnamed.pop(0)
+    for name in [name for name in optional if name not in chosen]:
+        if unnamed:
+            chosen[name] = unnamed.pop(0)
+    if unnamed:
+        known = ", ".join((*required, *optional))
+        raise UsageError(f"--input {unnamed[0]}: forward takes {known}, and nothing is left for it")
+    missing = [name for name in required if name != main and name not in chosen]
+    notes: tuple[str, ...] = ()
+    for name in [name for name in missing if name.lower() in NAMES["label"] and not spec.classes]:
+        classes = _embedded(network, first, main, chosen, name) if len(missing) == 1 else 0
+        if classes:
+            spec = replace(spec, classes=tuple(map(str, range(classes))))
+            chosen[name], missing = FurtherInput(name, (), "label"), []
+            notes = (f"{name} is taken for one of {classes} classes, by its embedding; --classes names them",)
+    if missing:
+        guessed = _guess(network, spec, first, main, chosen, missing)
+        chosen.update(guessed)
+        notes = tuple(f"{item} is taken for forward's {name}; --input states another" for name, item in guessed.items())
+
+    # Put them in forward's order, and pass them by name where that is not simply one after the other.
+    order = [name for name in (*required, *optional) if name in chosen]
+    spec = _with_classes(replace(spec, further=tuple(chosen[name] for name in order)))
+    if [main, *order] != [*required, *optional][: len(order) + 1]:
+        network = Named(network, (main, *order))
+    network, spec, label_notes = _one_hot(network, spec, first)
+    return network, spec, (*notes, *label_notes)
+
+
+def examples(further: Sequence[FurtherInput], first: Tensor, classes: int = 0) -> list[Tensor]:
+    """A batch of two of each further input, of random values."""
+    made = []
+    for item in further:
+        if item.role == "label":
+            indices = torch.arange(2) % max(classes, 1)
+            made.append(torch.eye(int(item.shape[0]))[indices] if item.shape else indices)
+            continue
+        sides = {"height": first.shape[-2], "width": first.shape[-1]} if first.ndim == 4 else {}
+        made.append(torch.rand(2, *(size if isinstance(size, int) else sides.get(size, 64) for size in item.shape)))
+    return made
+
+
+class Named(nn.Module):
+    """A network whose inputs are passed by the names of forward's parameters."""
+
+    def __init__(self, network: nn.Module, names: Sequence[str]) -> None:
+        super().__init__()
+        self.network, self.names = network, tuple(names)
+
+    def forward(self, *inputs: Tensor) -> Any:
+        """Pass each by its name."""
+        return self.network(**dict(zip(self.names, inputs, strict=True)))
+
+
+class OneHot(nn.Module):
+    """A network that takes a vector with a one for each class, given class numbers as its input `index`."""
+
+    def __init__(self, network: nn.Module, classes: int, index: int = 1) -> None:
+        super().__init__()
+        self.network, self.index = network, index
+        self.register_buffer("vectors", torch.eye(classes), persistent=False)
+
+    def forward(self, *inputs: Tensor) -> Any:
+        """Look the vectors up, then compute."""
+        changed = list(inputs)
+        changed[self.index] = self.get_buffer("vectors")[changed[self.index]]
+        return self.network(*changed)
+
+
+def runs(network: nn.Module, *inputs: Tensor) -> bool:
+    """Whether a network takes such inputs, and returns as many items."""
+    return _failure(network, *inputs) is None
+
+
+def _failure(network: nn.Module, *inputs: Tensor) -> str | None:
+    """Why a network does not take such inputs; None where it does, and returns as many items."""
+    try:
+        with torch.no_grad():
+            result = network(*inputs)
+    except Exception as error:  # noqa: BLE001 - a foreign module may raise anything
+        return f"{type(error).__name__}: {one_line(error)}"
+    while isinstance(result, (list, tuple, dict)) and len(result):
+        result = next(iter(result.values())) if isinstance(result, dict) else result[0]
+    whole = isinstance(result, Tensor) and result.ndim > 0 and len(result) == len(inputs[0])
+    return None if whole else "it returns another number of items"
+
+
+def _parameters(network: nn.Module) -> tuple[list[str], list[str], bool]:
+    """Forward's required and optional parameters in order, and whether it takes any number."""
+    required: list[str] = []
+    optional: list[str] = []
+    for parameter in inspect.signature(network.forward).parameters.values():
+        if parameter.kind is inspect.Parameter.VAR_POSITIONAL:
+            return [], [], True
+        if parameter.kind is inspect.Parameter.VAR_KEYWORD:
+            continue
+        (required if parameter.default is inspect.Parameter.empty else optional).append(parameter.name)
+    return required, optional, False
+
+
+def _may_be_further(name: str) -> bool:
+    """Whether a parameter's name says that it is a mask, label, noise or style, and so not the first input."""
+    return role_by_name(name) in ("mask", "label", "noise") or name.lower().startswith("style")
+
+
+def _take(items: list[FurtherInput], role: Role | None) -> FurtherInput | None:
+    """Take the first stated input of a role; None where there is none."""
+    index = next((index for index, item in enumerate(items) if item.role == role), None)
+    return None if index is None else items.pop(index)
+
+
+def _guess(
+    network: nn.Module,
+    spec: SourceSpec,
+    first: Tensor,
+    main: str,
+    chosen: dict[str, FurtherInput],
+    missing: Sequence[str],
+) -> dict[str, FurtherInput]:
+    """Try what the parameters that nobody stated may be.
+
+    Raises:
+        UsageError: nothing that was tried runs.
+    """
+    options = [list(islice(_candidates(network, spec, first, name), EACH)) for name in missing]
+    reason = ""
+    for combination in islice(product(*options), TRIES):
+        every = {**chosen, **dict(zip(missing, combination, strict=True))}
+        named = Named(network, (main, *every))
+        failure = _failure(named, first, *examples(list(every.values()), first, len(spec.classes)))
+        if failure is None:
+            return dict(zip(missing, combination, strict=True))
+        reason = reason or failure
+    shown = " and ".join(missing)
+    raise UsageError(
+        f"forward takes {shown} beside {main}: state what goes in, such as {EXAMPLE}, or the classes with --classes"
+        + (f" (tried {' '.join(str(option[0]) for option in options)}: {reason})" if all(options) else "")
+    )
+
+
+def _embedded(network: nn.Module, first: Tensor, main: str, chosen: dict[str, FurtherInput], name: str) -> int:
+    """The classes of a parameter whose numbers an embedding looks up; 0 where there is none that fits."""
+    every = {**chosen, name: FurtherInput(name, (), "label")}
+    for layer in network.modules():
+        if isinstance(layer, nn.Embedding):
+            named = Named(network, (main, *every))
+            if runs(named, first, *examples(list(every.values()), first, layer.num_embeddings)):
+                return layer.num_embeddings
+    return 0
+
+
+def _candidates(network: nn.Module, spec: SourceSpec, first: Tensor, name: str) -> Iterator[FurtherInput]:
+    """What a parameter may be by its name and the network's layers, the likeliest first."""
+    modules = list(network.modules())
+    widths = [layer.in_features for layer in modules if isinstance(layer, nn.Linear)]
+    convolutions = [layer for layer in modules if isinstance(layer, nn.modules.conv._ConvNd)]
+    beyond = [layer.in_channels - first.shape[1] for layer in convolutions if layer.in_channels > first.shape[1]]
+    beyond += [width - first.shape[1] for width in widths if first.ndim == 2 and width > first.shape[1]]
+    shape: tuple[int | str, ...] = tuple(first.shape[1:])
+    if spec.kind == "image":
+        shape = (first.shape[1], "height", "width") if _is_dynamic(spec) else shape
+    if name.lower() in NAMES["label"]:
+        for width in dict.fromkeys((*beyond, *widths)):
+            yield FurtherInput(name, (width,), "label")
+    yield from candidates(name, str(spec.kind), shape, widths, beyond)
+
+
+def _is_dynamic(spec: SourceSpec) -> bool:
+    """Whether the first input's height and width may be any."""
+    if spec.size is not None:
+        return spec.size == "dynamic" or "," in spec.size
+    return spec.input is not None and not spec.input.replace("x", "").isdigit()
+
+
+def _with_classes(spec: SourceSpec) -> SourceSpec:
+    """Name the classes by numbers where a label was found by its width."""
+    label = next((item for item in spec.further if item.role == "label"), None)
+    if label is None or spec.classes or not label.shape:
+        return spec
+    return replace(spec, classes=tuple(map(str, range(int(label.shape[0])))))
+
+
+def _one_hot(network: nn.Module, spec: SourceSpec, first: Tensor) -> tuple[nn.Module, SourceSpec, tuple[str, ...]]:
+    """Let class numbers go into a network that takes a vector with a one."""
+    labels = [index for index, item in enumerate(spec.further) if item.role == "label"]
+    plain = tuple(FurtherInput(LABEL, (), "label") if item.role == "label" else item for item in spec.further)
+    spec = replace(spec, further=plain)
+    if not labels or not spec.classes or runs(network, first, *examples(plain, first, len(spec.classes))):
+        return network, spec, ()
+    vectors = OneHot(network, len(spec.classes), labels[0] + 1)
+    if not runs(vectors, first, *examples(plain, first, len(spec.classes))):
+        return network, spec, ()
+    return vectors, spec, ("it takes a vector with a one for the class: made from the class number inside",)
