@@ -43,7 +43,11 @@ VENDORED = "onnxruntime"
 RUNTIME = re.compile(r"^const RUNTIME = (\{.*?^\});$", re.MULTILINE | re.DOTALL)
 """Where `ganedge.js` says which onnxruntime-web it takes, as JSON."""
 COMMENT = re.compile(r"^ *(//|/\*\*|\*).*\n", re.MULTILINE)
-"""Lines of the module that hold a comment alone; they are left out of the copy that is downloaded."""
+"""Lines of the module that hold a comment alone."""
+TEXT = re.compile(r'("(?:[^"\\\n]|\\.)*"|`(?:[^`\\\n]|\\.)*`)')
+"""A string or a template; the module has no template within a template, and none over several lines."""
+SPACE = re.compile(r"(?: *//.*$)|(?:^ +)|(?: ?([{}(),;:=?<>&|*]+) ?)", re.MULTILINE)
+"""Comments at the end of a line, indentation, and spaces around signs, which mean nothing outside strings."""
 HEADER = (
     "// ganedge.js: run an artifact that gan-export wrote, in a browser. Its functions are described in docs/web.md.\n"
 )
@@ -151,8 +155,7 @@ def _assemble(part: Path, artifact: VerifiedArtifact, vendor: Path | None) -> We
     shutil.copyfile(STYLE, part / STYLE.name)
     base = f"./{VENDORED}/" if vendor is not None else about["base"]
     constant = json.dumps({**about, "base": base}, indent=1)
-    module = COMMENT.sub("", RUNTIME.sub(lambda _: f"const RUNTIME = {constant};", _source()))
-    write_whole(part / SCRIPT, HEADER + module.replace("\n\n", "\n"))
+    write_whole(part / SCRIPT, compact(RUNTIME.sub(lambda _: f"const RUNTIME = {constant};", _source())))
     if vendor is not None:
         (part / VENDORED).mkdir()
         for name, path in vendored(vendor).items():
@@ -162,6 +165,13 @@ def _assemble(part: Path, artifact: VerifiedArtifact, vendor: Path | None) -> We
     folder = WebFolder(manifest, about["version"], origin, unproven="it is about to be")
     write_description(part, folder)
     return folder
+
+
+def compact(module: str) -> str:
+    """The module as it is downloaded: without comments, indentation and spaces, and otherwise as it was written."""
+    parts = TEXT.split(COMMENT.sub("", module))
+    parts[::2] = [SPACE.sub(lambda match: match[1] or "", code) for code in parts[::2]]
+    return HEADER + re.sub(r"\n{2,}", "\n", "".join(parts)).lstrip()
 
 
 def _source() -> str:

@@ -22,9 +22,12 @@ const RUNTIME = {
 
 const SCHEMA = 2, MAX_SIDE = 65536, MAX_ITEMS = 2 ** 20, MAX_SEED = 2 ** 32 - 1, MIN_TRUNCATION = 0.01;
 const BATCH_ELEMENTS = 2 ** 22, MAX_BATCH = 64; // In one run of the engine.
-const FEATHER = 16; // Pixels in which two tiles fade into each other.
+const FEATHER = 16, CONTEXT = 64; // Pixels in which two tiles fade into each other, and that a tile sees beyond its own.
+const SCALES = [1, 2, 4, 3, 8, 0.5, 1.5, 0.25]; // That are looked for where a border is missing.
+const TRIED = 64; // Side of the pictures of a first run, pixels.
 const NOT_FINITE = "the generator gave NaN or infinite values: try the other engine, or a higher precision";
 const KINDS = ["latent-to-image", "image-to-image", "latent-to-points"];
+const ROLES = ["latent", "label", "image", "points", "mask", "vector", "noise"], NOISES = ["normal", "uniform"];
 const TYPES = { float32: Float32Array, uint8: Uint8Array, int32: Int32Array, int64: globalThis.BigInt64Array };
 
 /** An error that a person can fix; its `code`: browser, download, artifact, digest, engine, usage, tiles or output. */
@@ -69,8 +72,9 @@ export class Generator {
   }
 
   /**
-   * Draw n items: ImageData[], or points as a Float32Array of x, y, x, y, … Options: seed; label (a class; without one all
-   * in turn); truncation (keep latents within ± this); inputs (arrays for further inputs, by name).
+   * Draw n items: ImageData[], or points as a Float32Array of x, y, x, y, … Options: seed; label (number or name of a class;
+   * without it all in turn); truncation (keep latents within ± this); inputs (numbers for vectors, by the input's name;
+   * without them they are drawn from the seed).
    */
   sample(n = 1, options = {}) { return this.call("sample", { n, ...options }); }
 
@@ -86,16 +90,25 @@ export class Generator {
   /**
    * Turn a picture (ImageData, Blob, canvas, image, video) into another: ImageData at its own size times the scale.
    * Options: resize (to the one size that a generator takes, and back); tiles, for more than maxPixels: "auto" refuses them
-   * where the generator normalises over the whole picture, "always", "never"; overlap (of tiles, pixels); label; inputs.
+   * where the generator normalises over the whole picture, "always", "never"; overlap (of tiles, pixels); label; inputs
+   * (masks and further pictures, or numbers for vectors, by the input's name); seed (of vectors and noise left out).
    */
-  async translate(picture, { resize = false, ...options } = {}) {
-    const port = this.manifest.interface.inputs.find(({ role }) => role === "image");
-    check(port, "usage", "this generator takes no picture: call sample");
-    const image = await pixelsOf(picture), [height, width] = sides(port).map((side, axis) => side ?? [image.height, image.width][axis]);
-    if (width === image.width && height === image.height) return this.call("translate", { image, ...options });
-    check(resize, "usage", `this generator takes ${width} × ${height} pixels: ask for resize`);
-    const result = await this.call("translate", { image: scaled(image, width, height), ...options }), scale = result.width / width;
-    return scaled(result, Math.round(scale * image.width), Math.round(scale * image.height));
+  async translate(picture, { resize = false, inputs = {}, ...options } = {}) {
+    const { inputs: [port, ...further] } = this.manifest.interface;
+    check(port.role === "image", "usage", "this generator takes no picture: call sample");
+    const image = await pixelsOf(picture), [height, width] = fitted(port, image), beside = {};
+    check(resize || (width === image.width && height === image.height), "usage", `this generator takes ${width} × ${height} pixels: ask for resize`);
+    for (const other of further.filter(isPicture)) {
+      check(inputs[other.name], "usage", `this generator also takes a ${other.role}: give inputs: { ${other.name}: … }`);
+      const pixels = await pixelsOf(inputs[other.name]), aligned = isAligned(other, port);
+      check(!aligned || resize || (pixels.width === width && pixels.height === height), "usage",
+        `${other.name} has ${pixels.width} × ${pixels.height} pixels and the picture ${width} × ${height}: ask for resize`);
+      const [tall, wide] = aligned ? [height, width] : fitted(other, pixels);
+      beside[other.name] = scaled(pixels, wide, tall);
+    }
+    const result = await this.call("translate", { image: scaled(image, width, height), ...options, inputs: { ...inputs, ...beside } });
+    const [x, y] = [image.width / width, image.height / height];
+    return scaled(result, Math.max(1, Math.round(x * result.width)), Math.max(1, Math.round(y * result.height)));
   }
 
   close() { this.#finish(fail("usage", "this generator is closed: load it again")); }
@@ -141,6 +154,7 @@ async function pixelsOf(picture) {
 
 /** ImageData at another size. */
 export function scaled(image, width, height) {
+  if (width === image.width && height === image.height) return image;
   const from = contextOf(image.width, image.height), context = contextOf(width, height);
   from.putImageData(image, 0, 0);
   context.imageSmoothingQuality = "high";
@@ -148,10 +162,16 @@ export function scaled(image, width, height) {
   return context.getImageData(0, 0, width, height);
 }
 
-/** Height and width of a picture port; undefined where any will do. */
-function sides({ layout, shape }) {
-  return (layout === "NCHW" ? shape.slice(2) : shape.slice(1, 3)).map(fixedOf);
-}
+/** Height and width of a picture, mask or noise map; a text where any will do. */
+function sides({ layout, shape }) { return layout === "NCHW" ? shape.slice(2) : shape.slice(1, 3); }
+
+/** Height and width that a port takes of a picture. */
+function fitted(port, { width, height }) { return sides(port).map((side, axis) => fixedOf(side) ?? [height, width][axis]); }
+
+function isPicture({ role }) { return role === "image" || role === "mask"; }
+
+/** Whether a further input lies over the first, pixel for pixel. */
+function isAligned(port, first) { return port.shape.length === 4 && isPicture(first) && String(sides(port)) === String(sides(first)); }
 
 function fixedOf(size) { return typeof size === "number" ? size : undefined; }
 
@@ -159,7 +179,7 @@ function channelsOf({ layout, shape }) { return shape[layout === "NCHW" ? 1 : 3]
 
 function shownChannels(port) {
   const channels = channelsOf(port);
-  check([1, 3, 4].includes(channels), "usage", `${port.name} has ${channels} channels, which no picture has: call run`);
+  check([1, 3, 4].includes(channels), "usage", `${port.name} has ${channels} channels, which no picture of a browser has: call run`);
   return channels;
 }
 
@@ -234,14 +254,18 @@ function residue(n, s, d) {
   return n - product - (((sh * dh - product) + sh * dl + sl * dh) + sl * dl);
 }
 
+function anySeed() { return Math.floor(Math.random() * 2 ** 32); }
+
+/** The seed of a generator's input, counted from 0, as ganedge.runtime.latents has it. */
+function seedOf(index, seed) { return (seed + 0x9e3779b1 * index) % 2 ** 32; }
+
 /** Latents as ganedge.runtime.latents draws them. */
 class LatentStream {
   constructor(noise, size, seed, truncation) {
     const most = noise === "uniform" ? 1 : Infinity;
     check(truncation === undefined || (truncation >= MIN_TRUNCATION && truncation <= most), "usage", `truncation ${truncation}: give ${MIN_TRUNCATION} to ${most}`);
-    const chosen = seed ?? Math.floor(Math.random() * 2 ** 32);
-    check(Number.isInteger(chosen) && chosen >= 0 && chosen <= MAX_SEED, "usage", `seed ${seed} is out of range: give 0 to ${MAX_SEED}`);
-    Object.assign(this, { noise, size, truncation, random: new RandomState(chosen) });
+    check(Number.isInteger(seed) && seed >= 0 && seed <= MAX_SEED, "usage", `seed ${seed} is out of range: give 0 to ${MAX_SEED}`);
+    Object.assign(this, { noise, size, truncation, random: new RandomState(seed) });
   }
 
   take(count) {
@@ -341,13 +365,16 @@ function checkManifest(manifest) {
   check(manifest.schema <= SCHEMA, "artifact", "the artifact is from a newer ganedge: export the folder with that one");
   const { interface: about, source = {} } = manifest;
   must(KINDS.includes(about?.kind) && [about.inputs, about.outputs].every((ports) => Array.isArray(ports) && ports.length), "interface");
-  for (const { name, role, dtype, shape, layout, range, multiple = 1 } of [...about.inputs, ...about.outputs]) {
-    must(text(name) && text(role) && TYPES[dtype] && whole(multiple) && Array.isArray(shape) && shape.every((side) => text(side) || whole(side)), `port ${name}`);
-    if (role !== "image") continue;
-    must(["NCHW", "NHWC"].includes(layout) && shape.length === 4 && whole(channelsOf({ layout, shape })), `layout of ${name}`);
+  must(about.inputs[0].role === about.kind.split("-")[0] && (about.reach == null || about.reach === 0 || whole(about.reach)), "interface");
+  for (const { name, role, dtype, shape, layout, range, multiple = 1, distribution = "normal" } of [...about.inputs, ...about.outputs]) {
+    must(text(name) && ROLES.includes(role) && TYPES[dtype] && whole(multiple) && NOISES.includes(distribution), `port ${name}`);
+    must(Array.isArray(shape) && shape.length && shape.every((side) => text(side) || whole(side)), `shape of ${name}`);
+    if (shape.length === 4) must(["NCHW", "NHWC"].includes(layout), `layout of ${name}`);
+    if (!isPicture({ role })) continue;
+    must(shape.length === 4 && whole(channelsOf({ layout, shape })), `shape of ${name}`);
     must(range?.length === 2 && range.every(Number.isFinite) && range[1] > range[0], `range of ${name}`);
   }
-  must(["normal", "uniform"].includes(about.noise) === about.kind.startsWith("latent"), "noise");
+  must(NOISES.includes(about.noise) === about.kind.startsWith("latent"), "noise");
   must(Array.isArray(about.classes ?? []) && (about.classes ?? []).every(text), "classes");
   must([manifest.precision, manifest.norm_mode, manifest.digest, source.variant ?? "", source.data ?? ""].every(text), "source");
 }
@@ -399,6 +426,16 @@ function toChannels({ data, width, height }, channels) {
   return { colours, alpha: opaque ? null : alpha };
 }
 
+/** Output pixels for one input pixel, and how many the output is short of that: a border that convolutions cut off. */
+function geometry(rows, columns, height, width) {
+  if (rows * width === columns * height && [1, 2, 3, 4].some((part) => (part * rows) % height === 0)) return [rows / height, 0];
+  for (const scale of SCALES) {
+    const border = scale * height - rows;
+    if (border === scale * width - columns && Number.isInteger(border) && border > 0 && 2 * border < scale * Math.min(height, width)) return [scale, border];
+  }
+  throw fail("engine", `${width} × ${height} pixels became ${columns} × ${rows}, neither in proportion nor less a border: call run`);
+}
+
 /** Mirror an index into an axis of `size`, without repeating the edge. */
 function reflected(index, size) {
   if (size === 1) return 0;
@@ -422,6 +459,27 @@ function tilesOf(total, side, overlap, multiple) {
     return weight;
   }));
   return { starts, weights: raw.map((weights, tile) => Float32Array.from(weights, (weight, i) => weight / sum[starts[tile] + i])) };
+}
+
+/** A picture in tiles, summed up with their weights: `add` makes the sum at the first of them, and checks each. */
+async function blend(compute, output, down, across, add, progress) {
+  const planar = output.layout === "NCHW", channels = channelsOf(output), total = down.starts.length * across.starts.length;
+  let sum = null, done = 0;
+  for (const [row, top] of down.starts.entries()) {
+    for (const [column, left] of across.starts.entries()) {
+      const tile = await compute(top, left), [height, width] = planar ? tile.dims.slice(2) : tile.dims.slice(1, 3), { scale } = sum = add(sum, tile);
+      for (let y = 0; y < height; y++) {
+        const weight = down.weights[row][Math.floor(y / scale)];
+        for (let x = 0; x < width; x++) {
+          const share = Math.fround(weight * across.weights[column][Math.floor(x / scale)]);
+          const to = ((scale * top + y) * sum.width + scale * left + x) * channels;
+          for (let c = 0; c < channels; c++) sum.data[to + c] += Math.fround(tile.data[planar ? (c * height + y) * width + x : (y * width + x) * channels + c] * share);
+        }
+      }
+      progress({ phase: "tile", done: ++done, total });
+    }
+  }
+  return sum;
 }
 
 /** A window of a picture that goes on as its own mirror image, as the port takes it. */
@@ -520,7 +578,7 @@ class Model {
     if (engine === "wasm") return;
     progress({ phase: "first" });
     await this.run({ arrays: Object.fromEntries(this.about.inputs.map(({ name, dtype, shape, multiple = 1 }) => {
-      const dims = shape.map((size, axis) => fixedOf(size) ?? (axis ? 16 * multiple : 1));
+      const dims = shape.map((size, axis) => fixedOf(size) ?? (axis ? Math.ceil(TRIED / multiple) * multiple : 1));
       return [name, { dims, data: new TYPES[dtype](dims.reduce((a, b) => a * b, 1)) }];
     })) });
   }
@@ -536,32 +594,45 @@ class Model {
     return { data: data.slice(), dims: [...dims] };
   }
 
-  /** The arrays of one batch, from each input's role or by its name; the last item fills the rest of a fixed batch. */
-  #arrays(begin, count, size, { latents, labels, image, given = {} }) {
-    return Object.fromEntries(this.about.inputs.map(({ name, role, dtype, shape }) => {
-      let part, dims = shape.slice(1);
-      if (given[name]) part = Array(count).fill([...given[name]]).flat();
-      else if (role === "latent" && latents) part = latents.subarray((begin * latents.length) / labels.length, ((begin + count) * latents.length) / labels.length);
-      else if (role === "image" && image) ({ data: part, dims } = image);
-      else {
-        check(role === "label", "usage", `this generator also takes ${name} (${role}): give inputs: { ${name}: … }`);
-        part = labels.slice(begin, begin + count).map(dtype === "int64" ? BigInt : Number);
-      }
-      const each = part.length / count, data = new TYPES[dtype](each * size);
-      data.set(part);
-      for (let extra = count; extra < size; extra++) data.copyWithin(extra * each, (count - 1) * each, count * each);
-      return [name, { data, dims: [size, ...dims] }];
+  /** Items `begin` to `begin + count` of n values for each input; the last fills the rest of a fixed batch. */
+  #batch(values, n = 1, begin = 0, count = 1) {
+    const size = fixedOf(this.about.inputs[0].shape[0]) ?? count;
+    return Object.fromEntries(Object.entries(values).map(([name, { data, dims }]) => {
+      const each = data.length / n, part = new data.constructor(each * size);
+      part.set(data.subarray(begin * each, (begin + count) * each));
+      for (let extra = count; extra < size; extra++) part.copyWithin(extra * each, (count - 1) * each, count * each);
+      return [name, { data: part, dims: [size, ...dims] }];
     }));
   }
 
-  /** Items from latents and labels, in batches that the artifact takes. */
-  async #items(drawn) {
-    const fixed = fixedOf(this.about.inputs[0].shape[0]), [output] = this.about.outputs, n = drawn.labels.length, results = [];
+  /** What goes into one input for n items: { data, dims } of one item after the other. */
+  #value({ name, role, dtype, shape, distribution }, index, n, { seed, label, truncation, inputs = {} }, dims = shape.slice(1)) {
+    const size = dims.reduce((product, side) => product * side, 1), numbers = inputs[name];
+    if (role === "label") return { data: TYPES[dtype].from(this.#labels(n, label), dtype === "int64" ? BigInt : Number), dims };
+    if (role === "latent") return { data: new LatentStream(this.about.noise, size, seed, truncation).take(n), dims };
+    if (role === "vector" && numbers) {
+      check(numbers.length === size && [...numbers].every(Number.isFinite), "usage", `${name} takes ${size} numbers`);
+      return { data: Float32Array.from({ length: n * size }, (_, i) => numbers[i % size]), dims };
+    }
+    const how = isPicture({ role }) ? "give it to run" : "give numbers in inputs";
+    check(distribution, "usage", `this generator also takes ${name} (${role}), ${dims.join(" × ")}: ${how}`);
+    return { data: new LatentStream(distribution, size, seedOf(index, seed)).take(n), dims };
+  }
+
+  /** All inputs for n items from latents. */
+  #values(n, { seed = anySeed(), ...options }) {
+    check(this.about.inputs[0].role === "latent", "usage", "this generator has no latents to sample: call translate");
+    return Object.fromEntries(this.about.inputs.map((port, index) => [port.name, this.#value(port, index, n, { seed, ...options })]));
+  }
+
+  /** Items from values for each input, in batches that the artifact takes. */
+  async #items(values, n) {
+    const fixed = fixedOf(this.about.inputs[0].shape[0]), [output] = this.about.outputs, results = [];
     const elements = output.shape.slice(1).reduce((product, side) => product * (fixedOf(side) ?? 1), 1);
     const most = fixed ?? Math.max(1, Math.min(MAX_BATCH, Math.floor(BATCH_ELEMENTS / elements)));
     for (let begin = 0; begin < n; begin += most) {
       const count = Math.min(most, n - begin), size = fixed ?? count;
-      const { data, dims } = await this.run({ arrays: this.#arrays(begin, count, size, drawn) });
+      const { data, dims } = await this.run({ arrays: this.#batch(values, n, begin, count) });
       check(dims[0] === size, "engine", `the engine gave ${dims[0]} items for ${size}`);
       const kept = data.subarray(0, (data.length / size) * count);
       if (output.role === "image") results.push(...toImages(kept, [count, ...dims.slice(1)], output));
@@ -572,76 +643,96 @@ class Model {
     return Float32Array.from(results);
   }
 
-  #stream({ seed, truncation }) {
-    const port = this.about.inputs.find(({ role }) => role === "latent");
-    check(port, "usage", "this generator has no latents to sample: call translate");
-    return new LatentStream(this.about.noise, port.shape.slice(1).reduce((a, b) => a * b, 1), seed, truncation);
+  /** A class for each item: the one that was asked for, or all in turn. */
+  #labels(n, label) {
+    const names = this.about.classes ?? [], number = typeof label === "string" ? names.indexOf(label) : label;
+    const has = names.length ? "classes 0 to " + (names.length - 1) : "no classes";
+    check(label === undefined || (Number.isInteger(number) && number >= 0 && number < names.length), "usage", `label ${label}: this generator has ${has}`);
+    return Array.from({ length: n }, (_, i) => number ?? i % names.length);
   }
 
-  /** A class for each item: the one that was asked for, or all in turn, or the first. */
-  #labels(n, label, first = false) {
-    const classes = this.about.classes?.length ?? 0;
-    check(classes || label === undefined, "usage", `label ${label}: this generator has no classes`);
-    check(label === undefined || (Number.isInteger(label) && label >= 0 && label < classes), "usage", `label ${label} is out of range: give 0 to ${classes - 1}`);
-    return Array.from({ length: n }, (_, i) => label ?? (classes && !first ? i % classes : 0));
+  #check(n, what, least, label) {
+    check(Number.isInteger(n) && n >= least && n <= MAX_ITEMS, "usage", `${what} is ${n}: give ${least} to ${MAX_ITEMS}`);
+    this.#labels(0, label);
   }
 
-  latents({ n, ...options }) {
-    check(Number.isInteger(n) && n >= 1 && n <= MAX_ITEMS, "usage", `n is ${n}: give 1 to ${MAX_ITEMS}`);
-    return this.#stream(options).take(n);
+  latents({ n, label, ...options }) {
+    this.#check(n, "n", 1, label);
+    return this.#values(n, options)[this.about.inputs[0].name].data;
   }
 
-  sample({ n, label, inputs, ...options }) {
-    return this.#items({ latents: this.latents({ n, ...options }), labels: this.#labels(n, label), given: inputs });
+  sample({ n, ...options }) {
+    this.#check(n, "n", 1, options.label);
+    return this.#items(this.#values(n, options), n);
   }
 
-  interpolate({ seedA, seedB, steps, label, inputs, truncation }) {
-    check(Number.isInteger(steps) && steps >= 2 && steps <= MAX_ITEMS, "usage", `steps is ${steps}: give 2 to ${MAX_ITEMS}`);
-    const [start, end] = [seedA, seedB].map((seed) => this.#stream({ seed, truncation }).take(1));
-    return this.#items({ latents: between(this.about.noise, start, end, steps), labels: this.#labels(steps, label, true), given: inputs });
+  interpolate({ seedA, seedB, steps, label, ...options }) {
+    this.#check(steps, "steps", 2, label);
+    const [first, last] = [seedA, seedB].map((seed) => this.#values(1, { ...options, label: label ?? (this.about.classes?.length ? 0 : undefined), seed }));
+    const { name } = this.about.inputs[0], dims = first[name].dims, path = between(this.about.noise, first[name].data, last[name].data, steps);
+    for (const value of Object.values(first)) value.data = value.data.constructor.from({ length: steps * value.data.length }, (_, i) => value.data[i % value.data.length]);
+    return this.#items({ ...first, [name]: { data: path, dims } }, steps);
   }
 
   /** One picture, whole or in tiles, which are summed up with their weights. */
-  async translate({ image, tiles = "auto", maxPixels = 768 * 768, overlap = 64, label, inputs }, progress) {
-    const port = this.about.inputs.find(({ role }) => role === "image"), output = this.about.outputs[0];
-    check(output.role === "image", "usage", "this generator returns no picture");
+  async translate({ image, tiles = "auto", maxPixels = 768 * 768, overlap = this.about.reach ?? CONTEXT, seed = 0, label, inputs }, progress) {
+    const { inputs: [port], outputs: [output] } = this.about;
+    check(!this.about.classes?.length || label !== undefined, "usage", `this generator needs a class: give label, 0 to ${this.about.classes?.length - 1}`);
+    this.#labels(0, label);
+    check(Number.isInteger(overlap) && overlap >= 0, "usage", `overlap is ${overlap}: give pixels, 0 or more`);
     const multiple = port.multiple ?? 1, up = (size) => Math.ceil(size / multiple) * multiple;
-    const [rows, columns] = [up(image.height), up(image.width)], fixed = sides(port).every(Boolean);
-    const large = !fixed && tiles !== "never" && rows * columns > maxPixels;
+    const [rows, columns] = [up(image.height), up(image.width)];
+    const large = !sides(port).every(fixedOf) && tiles !== "never" && rows * columns > maxPixels, size = `${image.width} × ${image.height} pixels are too many at once`;
     check(!large || tiles === "always" || !["instance", "batch"].includes(this.manifest.norm_mode), "tiles",
-      `${image.width} × ${image.height} pixels are too many at once, and tiles would look different, since this generator normalises over the whole picture: scale it down, or accept tiles (always)`);
+      `${size}, and tiles would look different, since this generator normalises over the whole picture: scale it down, or accept tiles (always)`);
     const side = large ? Math.floor(Math.sqrt(maxPixels) / multiple) * multiple : Math.max(rows, columns);
     const [tall, wide] = [Math.min(side, rows), Math.min(side, columns)];
-    const down = tilesOf(rows, tall, overlap, multiple), across = tilesOf(columns, wide, overlap, multiple);
-    const { colours, alpha } = toChannels(image, shownChannels(port)), labels = this.#labels(1, label, true);
-    const channels = channelsOf(output), planar = output.layout === "NCHW";
-    let sum = null, scale = 1;
-    for (const [row, top] of down.starts.entries()) {
-      for (const [column, left] of across.starts.entries()) {
-        const window = windowOf(colours, image, port, top, left, tall, wide);
-        const { data, dims } = await this.run({ arrays: this.#arrays(0, 1, fixedOf(port.shape[0]) ?? 1, { image: window, labels, given: inputs }) });
-        const [height, width] = planar ? dims.slice(2) : dims.slice(1, 3);
-        scale = Math.floor(height / tall);
-        check(scale >= 1 && height === scale * tall && width === scale * wide, "engine", `${wide} × ${tall} pixels became ${width} × ${height}, which is no whole multiple`);
-        sum ??= new Float32Array(scale * rows * scale * columns * channels);
-        for (let y = 0; y < height; y++) {
-          const weight = down.weights[row][Math.floor(y / scale)];
-          for (let x = 0; x < width; x++) {
-            const share = Math.fround(weight * across.weights[column][Math.floor(x / scale)]);
-            const to = ((scale * top + y) * scale * columns + scale * left + x) * channels;
-            for (let c = 0; c < channels; c++) sum[to + c] += Math.fround(data[planar ? (c * height + y) * width + x : (y * width + x) * channels + c] * share);
-          }
-        }
-        progress({ phase: "tile", done: row * across.starts.length + column + 1, total: down.starts.length * across.starts.length });
-      }
+
+    // Compute the whole, or tiles that are blended.
+    const compute = this.#windows(image, { seed, label, inputs }, tall, wide, large ? `${size}, and tiles would repeat the noise` : "");
+    const geometryOf = ({ dims }) => geometry(...(output.layout === "NCHW" ? dims.slice(2) : dims.slice(1, 3)), tall, wide);
+    let padded, scale, border = 0;
+    if (large) {
+      const add = (sum, tile) => {
+        [scale, border] = geometryOf(tile);
+        check(!border && Number.isInteger(scale), "usage", `${size}, and this generator returns no whole multiple of its input, which tiles need: scale it down`);
+        return sum ?? { data: new Float32Array(scale * rows * scale * columns * channelsOf(output)), scale, width: scale * columns };
+      };
+      const down = tilesOf(rows, tall, overlap, multiple), across = tilesOf(columns, wide, overlap, multiple);
+      const { data } = await blend(compute, output, down, across, add, progress), shape = [1, scale * rows, scale * columns, channelsOf(output)];
+      [padded] = toImages(data, shape, { ...output, layout: "NHWC", shape });
+    } else {
+      const tile = await compute(0, 0);
+      [scale, border] = geometryOf(tile);
+      [padded] = toImages(tile.data, [1, ...tile.dims.slice(1)], output);
     }
-    const shape = [1, scale * rows, scale * columns, channels];
-    const [padded] = toImages(sum, shape, { ...output, layout: "NHWC", shape }), result = new ImageData(scale * image.width, scale * image.height);
-    for (let y = 0; y < result.height; y++) result.data.set(padded.data.subarray(4 * y * padded.width, 4 * (y * padded.width + result.width)), 4 * y * result.width);
-    for (let i = 3, pixel = 0; alpha && channels < 4 && i < result.data.length; i += 4, pixel++) { // It travels beside the colours.
-      result.data[i] = alpha[Math.floor(Math.floor(pixel / result.width) / scale) * image.width + Math.floor((pixel % result.width) / scale)];
+
+    // Cut off what was padded, and scale alpha, which travels beside the colours.
+    const result = new ImageData(...[image.width, image.height].map((length) => Math.max(1, Math.round(scale * length) - border))), { width, height } = result;
+    for (let y = 0; y < height; y++) result.data.set(padded.data.subarray(4 * y * padded.width, 4 * (y * padded.width + width)), 4 * y * width);
+    const { alpha } = toChannels(image, shownChannels(port));
+    for (let pixel = 0; alpha && channelsOf(output) < 4 && pixel < width * height; pixel++) {
+      result.data[4 * pixel + 3] = alpha[Math.floor((Math.floor(pixel / width) * image.height) / height) * image.width + Math.floor(((pixel % width) * image.width) / width)];
     }
     return result;
+  }
+
+  /** A function that computes a window of a picture: what lies over it is cut with it, and the rest is the same everywhere. */
+  #windows(image, { seed, label, inputs }, tall, wide, noMaps) {
+    const [port, ...further] = this.about.inputs, pixelsFor = (other, picture) => toChannels(picture, shownChannels(other)).colours;
+    const layers = [[port, pixelsFor(port, image)]], fixed = {};
+    for (const [index, other] of further.entries()) {
+      const { name, role, multiple = 1 } = other, picture = inputs[name], aligned = isAligned(other, port);
+      const map = role === "noise" && aligned && sides(other).some((side) => !fixedOf(side));
+      check(!map || !noMaps, "usage", `${noMaps} ${name}: scale it down`);
+      if (!isPicture(other)) fixed[name] = this.#value(other, index + 1, 1, { seed, label, inputs }, map ? [other.shape[1], tall, wide] : undefined);
+      else if (aligned) layers.push([other, pixelsFor(other, picture)]);
+      else fixed[name] = windowOf(pixelsFor(other, picture), picture, other, 0, 0, ...fitted(other, picture).map((side) => Math.ceil(side / multiple) * multiple));
+    }
+    return (top, left) => {
+      const cut = layers.map(([layer, pixels]) => [layer.name, windowOf(pixels, image, layer, top, left, tall, wide)]);
+      return this.run({ arrays: this.#batch({ ...Object.fromEntries(cut), ...fixed }) });
+    };
   }
 }
 

@@ -7,6 +7,7 @@ const STEPS = 25, CAMERA_SIDE = 320, MAX_PIXELS = 768 * 768;
 const KINDS = { "latent-to-image": "New pictures", "image-to-image": "Pictures to pictures", "latent-to-points": "New points" };
 const ENGINES = { wasm: "WASM", webgpu: "WebGPU" };
 let generator = null, items = null, newest = 0, timer = 0, last = null, stream = null;
+const beside = {}; // Masks and further pictures, by the name of their input.
 
 function say(text, state = "busy") {
   get("status").textContent = text;
@@ -144,13 +145,15 @@ function showPicture(id, image) {
 
 async function translate(source, options = {}) {
   for (const id of ["shrink", "tile"]) get(id).hidden = true;
-  const label = generator.manifest.interface.classes.length ? number("style") : undefined;
   const result = await work("Translating …", async () => {
     const image = source instanceof ImageData ? source : await read(source);
     last = image;
     get("pair").hidden = false;
     showPicture("before", image);
-    return generator.translate(image, { resize: true, maxPixels: MAX_PIXELS, label, ...options });
+    const missing = needed(isPicture).find(({ name }) => !beside[name]);
+    if (missing) throw new Error(`This generator also takes a ${missing.role === "mask" ? "mask" : "second picture"}: choose one for ${missing.name}.`);
+    const label = needed(isLabel).length ? number("style") : undefined;
+    return generator.translate(image, { resize: true, maxPixels: MAX_PIXELS, label, seed: seed("style-seed"), inputs: beside, ...options });
   });
   get("translated").hidden = !result;
   if (!result) return false;
@@ -199,11 +202,34 @@ function stopCamera() {
   get("camera").textContent = "Use the camera";
 }
 
+function isPicture({ role }) { return role === "image" || role === "mask"; }
+function isLabel({ role }) { return role === "label"; }
+function isDrawn({ distribution }) { return Boolean(distribution); }
+
+/** Inputs beside the first. */
+function needed(kind) { return generator.manifest.interface.inputs.slice(1).filter(kind); }
+
+function prepareBeside(classes) {
+  const again = () => last && translate(last);
+  get("styles").hidden = !needed(isLabel).length;
+  get("style-label").hidden = !needed(isDrawn).length;
+  get("beside").hidden = get("styles").hidden && get("style-label").hidden && !needed(isPicture).length;
+  classes.forEach((name, index) => get("style").add(new Option(name, index)));
+  for (const id of ["style", "style-seed"]) get(id).addEventListener("input", again);
+  for (const { name, role } of needed(isPicture)) {
+    const label = document.createElement("label"), input = Object.assign(document.createElement("input"), { type: "file", accept: "image/*" });
+    label.append(role === "mask" ? `Mask ${name} (white is 1) ` : `Picture ${name} `, input);
+    get("beside").append(label);
+    input.addEventListener("change", async () => {
+      beside[name] = input.files.length ? await read(input.files[0]).catch((error) => { say(error.message, "wrong"); }) : undefined;
+      if (beside[name]) again();
+    });
+  }
+}
+
 function preparePictures({ classes }) {
   get("pictures").hidden = false;
-  get("styles").hidden = !classes.length;
-  classes.forEach((name, index) => get("style").add(new Option(name, index)));
-  get("style").addEventListener("input", () => last && translate(last));
+  prepareBeside(classes);
   get("file").addEventListener("change", () => { if (get("file").files.length) translate(get("file").files[0]); });
   for (const name of ["dragover", "drop", "dragleave"]) {
     window.addEventListener(name, (event) => {
@@ -246,9 +272,10 @@ async function start() {
     generator.manifest.checked ? "" : "its digest is not checked, which needs HTTPS or localhost",
   ];
   get("about").textContent = notes.filter(Boolean).join(" · ");
-  const needed = inputs.slice(1).filter(({ role }) => role !== "label").map(({ name, role }) => `${name} (${role})`);
-  if (needed.length) throw new Error(`This generator also takes ${needed.join(", ")}, which this page cannot give: use ganedge.js.`);
-  await (kind === "image-to-image" ? preparePictures : prepareLatent)({ classes, noise });
+  const translates = kind === "image-to-image", given = (port) => isLabel(port) || isDrawn(port) || (translates && isPicture(port));
+  const missing = inputs.slice(1).filter((port) => !given(port)).map(({ name, role }) => `${name} (${role})`);
+  if (missing.length) throw new Error(`This generator also takes ${missing.join(", ")}, which this page cannot give: use ganedge.js.`);
+  await (translates ? preparePictures : prepareLatent)({ classes, noise });
 }
 
 start().catch((error) => {

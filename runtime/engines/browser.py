@@ -16,6 +16,7 @@ import http.server
 import os
 import shutil
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
@@ -26,7 +27,7 @@ from ganedge.runtime.web_folder import WebFolder, read_web_folder
 from . import EngineInfo, on_cpu
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
     from types import TracebackType
 
@@ -63,28 +64,15 @@ CALL = """async ([method, argument]) => {
     for (let at = 0; at < bytes.length; at += 32768) parts.push(String.fromCharCode(...bytes.subarray(at, at + 32768)));
     return { dims, data: btoa(parts.join("")) };
   };
-  const arrays = (feeds) => Object.fromEntries(Object.entries(feeds).map(([name, array]) => [name, decode(array)]));
   const methods = {
     async load(options) {
       const { load } = await import("/ganedge.js");
       globalThis.generator = await load(options.artifact, options);
-      return { engine: globalThis.generator.engine };
     },
-    async run(feeds) { return encode(await globalThis.generator.run(arrays(feeds))); },
-    async fill(pool) { globalThis.pool = pool.map(arrays); },
-    async turn({ first, least_calls, shortest, longest, wakes }) {
-      const { pool, generator } = globalThis, times = [];
-      let call = first + pool.length, total = 0;
-      if (wakes) await generator.run(pool[(call - 1) % pool.length]);
-      while (!times.length || (total < longest && (total < shortest || times.length < least_calls))) {
-        const begin = performance.now();
-        await generator.run(pool[call++ % pool.length]);
-        times.push((performance.now() - begin) / 1000);
-        total += times.at(-1);
-      }
-      return times;
+    async run(feeds) {
+      const arrays = Object.entries(feeds).map(([name, array]) => [name, decode(array)]);
+      return encode(await globalThis.generator.run(Object.fromEntries(arrays)));
     },
-    async close() { globalThis.generator?.close(); },
   };
   const late = new Promise((_, reject) => setTimeout(() => reject(new Error("no answer in LIMIT ms")), LIMIT));
   try {
@@ -128,28 +116,18 @@ class Browser:
         path = chromium()
         if path is None:
             raise EngineError(missing())
-        from playwright.sync_api import Error, sync_playwright
+        from playwright.sync_api import Error
 
-        self._server = _Server(folder, self.folder)
-        self._playwright = sync_playwright().start()
+        self._server = FolderServer(folder, self.folder.policy())
+        # Playwright drives a browser from one thread without an event loop, which the caller's may have: a notebook's.
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="ganedge-browser")
         try:
-            self._chromium = self._playwright.chromium.launch(
-                executable_path=path, args=list(WEBGPU_FLAGS), chromium_sandbox=False
-            )
+            self._playwright, self._chromium = self._do(_launch, path)
         except Error as error:
-            self._playwright.stop()
+            self._thread.shutdown()
             self._server.close()
             raise EngineError(f"{path} does not start: {one_line(error)}") from error
-        self.version = self._chromium.version
-
-    @property
-    def url(self) -> str:
-        """Where the folder is served, with a slash at the end."""
-        return self._server.url
-
-    def page(self, **settings: Any) -> Any:
-        """Open a new, empty page of playwright in a context of its own; `settings` are those of `new_page`."""
-        return self._chromium.new_page(**settings)
+        self.version: str = self._do(lambda: self._chromium.version)
 
     def start(self, provider: Provider, threads: int | None = None) -> BrowserEngine:
         """Load the folder's artifact into one engine of the browser.
@@ -161,8 +139,6 @@ class Browser:
         Raises:
             EngineError: it cannot be loaded, or the engine cannot run it.
         """
-        page = self.page()
-        page.goto(self.url.rstrip("/") + BLANK)
         where = "SwiftShader, " if provider == "webgpu" else ""
         info = EngineInfo(
             "onnxruntime-web",
@@ -171,15 +147,28 @@ class Browser:
             "cpu",
             self.folder.manifest.precision if provider == "webgpu" else on_cpu(self.folder.manifest.precision),
         )
-        engine = BrowserEngine(page, info, self.folder)
-        engine.call("load", {"artifact": f"/{self.folder.artifact}", "engine": provider, "threads": threads})
+        engine = BrowserEngine(self._do, self._do(self._blank_page), info, self.folder)
+        try:
+            engine.call("load", {"artifact": f"/{self.folder.artifact}", "engine": provider, "threads": threads})
+        except EngineError:
+            engine.close()
+            raise
         return engine
 
     def close(self) -> None:
         """End Chromium and the server."""
-        self._chromium.close()
-        self._playwright.stop()
+        self._do(self._chromium.close)
+        self._do(self._playwright.stop)
+        self._thread.shutdown()
         self._server.close()
+
+    def _blank_page(self) -> Any:
+        page = self._chromium.new_page()
+        page.goto(self._server.url.rstrip("/") + BLANK)
+        return page
+
+    def _do(self, function: Callable[..., Any], *arguments: object) -> Any:
+        return self._thread.submit(function, *arguments).result()
 
     def __enter__(self) -> Browser:
         return self
@@ -190,11 +179,25 @@ class Browser:
         self.close()
 
 
-class BrowserEngine:
-    """An artifact in one engine of a browser; an `Engine` as the others, from the thread that made it."""
+def _launch(path: str) -> tuple[Any, Any]:
+    """Start Playwright and a Chromium."""
+    from playwright.sync_api import Error, sync_playwright
 
-    def __init__(self, page: Any, info: EngineInfo, folder: WebFolder) -> None:
+    playwright = sync_playwright().start()
+    try:
+        flags = list(WEBGPU_FLAGS)
+        return playwright, playwright.chromium.launch(executable_path=path, args=flags, chromium_sandbox=False)
+    except Error:
+        playwright.stop()
+        raise
+
+
+class BrowserEngine:
+    """An artifact in one engine of a browser."""
+
+    def __init__(self, do: Callable[..., Any], page: Any, info: EngineInfo, folder: WebFolder) -> None:
         self.info = info
+        self._do = do
         self._page = page
         self._folder = folder
 
@@ -203,27 +206,6 @@ class BrowserEngine:
         result = self.call("run", _encoded(feeds))
         dtype = self._folder.manifest.interface.output.dtype
         return [np.frombuffer(base64.b64decode(result["data"]), dtype).reshape(result["dims"])]
-
-    def fill(self, pool: Sequence[Mapping[str, NDArray[np.generic]]]) -> None:
-        """Put inputs into the page, of which `turn` takes one after the other."""
-        self.call("fill", [_encoded(arrays) for arrays in pool])
-
-    def turn(self, first: int, least_calls: int, shortest: float, longest: float, wakes: bool) -> list[float]:
-        """Call the generator in the page with the inputs of `fill`, and time that by the page's own clock.
-
-        Args:
-            first: Number of the first call, which says what goes in.
-            least_calls: Calls at least.
-            shortest: Seconds at least.
-            longest: Seconds after which it ends with fewer calls, but never with none.
-            wakes: Whether a call that is not timed comes first.
-
-        Returns:
-            Seconds of each call, from arrays to arrays in the page.
-        """
-        settings = {"first": first, "least_calls": least_calls, "shortest": shortest, "longest": longest}
-        times: list[float] = self.call("turn", {**settings, "wakes": wakes})
-        return times
 
     def call(self, method: str, argument: object) -> Any:
         """Call one of the methods of `CALL` in the page.
@@ -234,7 +216,7 @@ class BrowserEngine:
         from playwright.sync_api import Error
 
         try:
-            answer = self._page.evaluate(CALL, [method, argument])
+            answer = self._do(self._page.evaluate, CALL, [method, argument])
         except Error as error:
             raise EngineError(f"{self.info}: {one_line(error)}") from error
         if "error" in answer:
@@ -243,7 +225,7 @@ class BrowserEngine:
 
     def close(self) -> None:
         """Close the page."""
-        self._page.close()
+        self._do(self._page.close)
 
 
 def _has_playwright() -> bool:
@@ -307,11 +289,16 @@ class _QuietServer(http.server.ThreadingHTTPServer):
         """Say nothing: a page that is closed breaks off its downloads."""
 
 
-class _Server:
-    """A web server for one folder on a free port of this machine."""
+class FolderServer:
+    """A web server for one folder on a free port of this machine.
 
-    def __init__(self, path: Path, folder: WebFolder) -> None:
-        handler = functools.partial(_Handler, directory=os.fspath(path), policy=folder.policy())
+    Args:
+        path: The folder.
+        policy: The Content-Security-Policy it sends.
+    """
+
+    def __init__(self, path: Path, policy: str) -> None:
+        handler = functools.partial(_Handler, directory=os.fspath(path), policy=policy)
         self._server = _QuietServer(("127.0.0.1", 0), handler)
         self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
         self._thread.start()
