@@ -16,7 +16,7 @@ from ganedge.export.spec import FORMATS, ExportSpec
 from ganedge.export.to_ncnn import check_convertible, write_ncnn
 from ganedge.export.to_tensorrt import BATCH, Settings, write_engine
 from ganedge.export.to_triton import write_repository
-from ganedge.export.to_web import check_folder, write_web
+from ganedge.export.to_web import check_folder, check_web, write_web
 from ganedge.runtime.errors import ArtifactError, UsageError
 from ganedge.runtime.manifest import read_artifact, read_bytes
 from ganedge.runtime.ncnn_file import PARAM, network_size
@@ -32,6 +32,7 @@ def plan(source: Path, model: SourceModel, spec: ExportSpec) -> dict[str, Path]:
             an unrelated file.
     """
     precision, output = spec.precision or model.precision, spec.output
+    check_web(spec.format, precision, None)
     if "ncnn" in spec.format:
         check_convertible(model, precision, spec.io)
     if output is not None and len(spec.format) > 1 and output.suffix in (".onnx", ".engine"):

@@ -30,7 +30,7 @@ from ganedge.runtime import fidelity, serving
 from ganedge.runtime.engines import browser
 from ganedge.runtime.errors import EngineError, GanEdgeError, UsageError
 from ganedge.runtime.files import write_whole
-from ganedge.runtime.manifest import read_bytes
+from ganedge.runtime.manifest import Parity, read_bytes
 from ganedge.runtime.web_folder import ARTIFACT, NAME, WebFolder, read_web_folder, write_description
 
 SOURCES = Path(__file__).with_name("web")
@@ -66,6 +66,11 @@ def runtime_files() -> dict[str, str]:
     return {name: digest for engine in browser.PROVIDERS for name, digest in runtime()[engine].items()}
 
 
+def integrity(content: bytes) -> str:
+    """The hash of a file as browsers check it (Subresource Integrity)."""
+    return f"sha384-{base64.b64encode(hashlib.sha384(content).digest()).decode()}"
+
+
 def check_web(formats: tuple[str, ...], precision: str, vendor: Path | None) -> None:
     """Refuse what no browser runs, and a runtime of another version, before anything is computed.
 
@@ -93,8 +98,7 @@ def vendored(vendor: Path) -> dict[str, Path]:
     for name, path in files.items():
         if not path.is_file():
             raise UsageError(f"--vendor {vendor}: there is no {name} in {folder}: {get}")
-        digest = base64.b64encode(hashlib.sha384(path.read_bytes()).digest()).decode()
-        if runtime_files()[name] != f"sha384-{digest}":
+        if runtime_files()[name] != integrity(path.read_bytes()):
             raise UsageError(f"--vendor {vendor}: {name} is damaged, or not of version {version}: {get}")
     return files
 
@@ -127,7 +131,7 @@ def write_web(
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", suffix=".part", dir=folder.parent) as scratch:
         part = Path(scratch)
         description = _assemble(part, artifact, vendor)
-        description = _proven(part, description, artifact, gate)
+        description = _proven(part, description, artifact, gate, say)
         write_description(part, description)
         _move(part, folder, vendor is not None)
     for proof in description.parity:
@@ -178,28 +182,43 @@ def _source() -> str:
     return (SOURCES / SCRIPT).read_text("utf-8")
 
 
-def _proven(part: Path, folder: WebFolder, artifact: VerifiedArtifact, gate: fidelity.Gate | None) -> WebFolder:
-    """The folder's description with what was proven in a browser, or why nothing was."""
+def _proven(
+    part: Path,
+    folder: WebFolder,
+    artifact: VerifiedArtifact,
+    gate: fidelity.Gate | None,
+    say: Callable[[str], None],
+) -> WebFolder:
+    """The folder's description with what was proven in a browser, or why nothing was.
+
+    WASM has to pass, because every browser has it; a WebGPU that does not is left to those who ask for it.
+    """
     reason = browser.missing() or ("" if artifact.cases else "there is no reference to compare with")
     if reason:
         return replace(folder, unproven=reason)
     gate = gate or fidelity.gate_of(folder.manifest.precision, folder.manifest.interface)
-    proofs, refusals = [], {}
+    proofs: dict[str, Parity] = {}
+    refusals: dict[str, str] = {}
     with browser.Browser(part) as chromium:
         for provider in browser.PROVIDERS:
             try:
                 engine = chromium.start(provider)
-                proofs.append(parity.prove_in(engine, folder.manifest, artifact.cases, gate))
+                proofs[provider] = parity.prove_in(engine, folder.manifest, artifact.cases, gate)
                 engine.close()
             except EngineError as error:  # noqa: PERF203 - two engines
                 refusals[provider] = str(error)
-    failed = [proof for proof in proofs if not proof.passed]
-    if failed and str(gate) != "none":
-        raise GanEdgeError(f"not exported, the browser gives other pictures than the generator: {failed[0]}")
+    if str(gate) == "none":
+        proofs = {provider: replace(proof, passed=True) for provider, proof in proofs.items()}
+    failed = {provider for provider, proof in proofs.items() if not proof.passed}
+    if failed and ("wasm" in failed or len(failed) == len(proofs)):
+        raise GanEdgeError(f"not exported, the browser gives other pictures than the generator: {proofs[min(failed)]}")
+    for name, refusal in refusals.items():
+        say(f"{name} does not run it: {refusal}")
     if not proofs:
         return replace(folder, unproven=refusals["wasm"].replace(";", ","))
-    proofs = [replace(proof, passed=True) for proof in proofs]
-    return replace(folder, parity=tuple(proofs), refused=tuple(refusals), unproven="")
+    if failed | refusals.keys() == {"webgpu"}:
+        say("the page takes WASM in every browser, because of WebGPU's proof")
+    return replace(folder, parity=tuple(proofs.values()), refused=tuple(sorted(failed | refusals.keys())), unproven="")
 
 
 def _move(part: Path, folder: Path, with_runtime: bool) -> None:

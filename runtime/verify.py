@@ -110,7 +110,7 @@ def verify_in_browser(folder: Path) -> tuple[list[Check], dict[str, str]]:
         folder: What `gan-export --format web` wrote.
 
     Returns:
-        The comparisons, and by engine why it did not run the artifact, which it did not at the export either.
+        The comparisons, and by engine why it does not run the artifact as it should, as at the export.
 
     Raises:
         ArtifactError: no such folder, or a file in it was exchanged or damaged.
@@ -138,7 +138,11 @@ def verify_in_browser(folder: Path) -> tuple[list[Check], dict[str, str]]:
                     raise
                 refusals[provider] = str(error)
                 continue
-            checks.append(_check(str(engine.info), proof.name, output, reference, about.manifest, gate, 1.0))
+            check = _check(str(engine.info), proof.name, output, reference, about.manifest, gate, 1.0)
+            if check.passed or provider not in about.refused:
+                checks.append(check)
+            else:
+                refusals[provider] = str(check)
     return checks, refusals
 
 

@@ -43,7 +43,7 @@ class WebFolder:
     unproven: str = ""
     """Why nothing was, where nothing was; empty otherwise."""
     refused: tuple[str, ...] = ()
-    """Engines of the browser that did not run it when it was exported: wasm or webgpu."""
+    """Engines of the browser that did not run it or gave other pictures when it was exported: wasm or webgpu."""
     artifact: str = ARTIFACT
     """Name of the artifact in the folder."""
 

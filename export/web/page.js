@@ -268,7 +268,7 @@ async function start() {
   document.title = get("title").textContent = KINDS[kind];
   const notes = [
     source.variant, source.data, precision, ENGINES[generator.engine], generator.note,
-    refused ? "WebGPU did not run it at the export" : "",
+    refused ? "WebGPU did not pass at the export" : "",
     generator.manifest.checked ? "" : "its digest is not checked, which needs HTTPS or localhost",
   ];
   get("about").textContent = notes.filter(Boolean).join(" · ");

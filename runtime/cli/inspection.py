@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +16,7 @@ from ganedge.runtime.manifest import read_artifact
 from ganedge.runtime.ncnn_file import NcnnIdentity, param_path, read_network
 from ganedge.runtime.ncnn_file import read_sidecar as read_ncnn
 from ganedge.runtime.web_folder import NAME as WEB
+from ganedge.runtime.web_folder import read_web_folder
 
 from . import terminal
 from .options import argument, option
@@ -85,6 +86,10 @@ def info(file: Path, options: InfoOptions) -> None:
 
         manifest, identity = read_sidecar(file)
         size = len(check_engine(file, identity))
+    elif (file / WEB).is_file():
+        folder = read_web_folder(file)
+        manifest = replace(folder.manifest, parity=folder.manifest.parity + folder.parity)
+        size = (file / folder.artifact).stat().st_size
     else:
         manifest, model = read_artifact(file)
         size = len(model)
@@ -128,7 +133,7 @@ def verify(file: Path, options: VerifyOptions) -> None:
     if options.browser:
         checks, refusals = proof.verify_in_browser(file)
         for engine, reason in refusals.items():
-            terminal.note(f"{engine} does not run it, and did not at the export: {reason}")
+            terminal.note(f"{engine} is not used, it did not pass at the export either: {reason}")
     else:
         checks = proof.verify(file)
     for check in checks:
@@ -212,6 +217,8 @@ def _measured(item: Measurement) -> str:
 
 def _next_command(file: Path, manifest: Manifest) -> str:
     """What to do with an artifact that people look at."""
+    if (file / WEB).is_file():
+        return f"python3 -m http.server --directory {file}"
     if manifest.unproven:
         return f"gan-run verify {file}, on the device that will run it"
     roles = {port.role for port in manifest.interface.inputs[1:]}

@@ -139,13 +139,13 @@ class Browser:
         Raises:
             EngineError: it cannot be loaded, or the engine cannot run it.
         """
-        where = "SwiftShader, " if provider == "webgpu" else ""
+        precision = self.folder.manifest.precision
         info = EngineInfo(
             "onnxruntime-web",
-            self.folder.runtime,
-            f"{provider}, {where}Chromium {self.version}",
+            f"{self.folder.runtime} {provider}",
+            f"SwiftShader, Chromium {self.version}" if provider == "webgpu" else f"Chromium {self.version}",
             "cpu",
-            self.folder.manifest.precision if provider == "webgpu" else on_cpu(self.folder.manifest.precision),
+            precision if provider == "webgpu" else on_cpu(precision),
         )
         engine = BrowserEngine(self._do, self._do(self._blank_page), info, self.folder)
         try:
