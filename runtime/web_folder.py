@@ -15,10 +15,12 @@ from typing import TYPE_CHECKING, Any
 
 from .errors import ArtifactError
 from .files import write_whole
-from .manifest import Manifest, Parity, read_artifact
+from .manifest import read_artifact, read_parity
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from .manifest import Manifest, Parity
 
 SCHEMA = 1
 """The version of the format that this program writes, and the newest that it reads."""
@@ -102,11 +104,11 @@ def read_web_folder(path: Path) -> WebFolder:
             manifest,
             _text(description, "runtime"),
             _text(description, "origin"),
-            tuple(Parity(**{**proof, "batches": tuple(proof["batches"])}) for proof in description["parity"]),
+            tuple(map(read_parity, description["parity"])),
             _text(description, "unproven"),
             tuple(str(engine) for engine in description["refused"]),
         )
-    except (KeyError, TypeError, ValueError, ArtifactError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError, ArtifactError) as error:
         raise ArtifactError(f"{file} is damaged: {type(error).__name__} {error}") from error
 
 
