@@ -5,7 +5,7 @@ FILE ?= demo/generator.onnx
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: check clean demo demo-check docs figures format gpu help honesty hostile install-matrix layout matrix options results soak startup stations test
+.PHONY: check clean demo demo-check docs figures format gpu help honesty hostile install-matrix layout matrix mutants options results soak startup stations test
 SOAK_SECONDS ?= 3600
 SOAK_LOADS ?= 500
 
@@ -79,6 +79,11 @@ hostile: $(VENV)/test.stamp ## 2000 damaged files, 3000 damaged requests, 66 kil
 
 stations: $(BIN)/python ## The tests of each station with its own extras alone, in fresh environments (STATIONS="runtime export")
 	$(BIN)/python tests/stations.py $(STATIONS)
+
+GROUP ?=
+SAMPLE ?= 0
+mutants: $(VENV)/test.stamp ## Plant faults that tests must notice, SAMPLE= for each file of GROUP= (SAMPLE=40: hours; every fault: days)
+	$(BIN)/python tests/hostile/mutants.py $(GROUP) --sample $(SAMPLE)
 
 soak: $(VENV)/test.stamp ## One hour (SOAK_SECONDS=) of FILE under load, loaded 500 times (SOAK_LOADS=)
 	$(BIN)/python tests/hostile/soak.py $(FILE) --seconds $(SOAK_SECONDS) --loads $(SOAK_LOADS) --report tests/hostile/results/soak.json

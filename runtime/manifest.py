@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 SCHEMA = 2
 """The newest version of the format that this program reads. Version 2 has further roles of inputs; a manifest without
 them is written as version 1, which older programs read."""
+CHECKPOINTS = (".pt", ".pth", ".ckpt", ".pkl", ".safetensors", ".tar")
+"""Endings of files that hold weights without a network."""
 KEY = "ganedge"
 """The key of the manifest in an ONNX file's metadata."""
 MAX_SIDE = 65_536
@@ -474,7 +476,10 @@ def read_artifact(path: Path) -> tuple[Manifest, bytes]:
     """
     if path.is_dir():
         raise ArtifactError(f"{path} is a folder, not an artifact: give the .onnx file that gan-export wrote")
-    return read_bytes(read_file(path), str(path))
+    data = read_file(path)
+    if path.suffix in CHECKPOINTS:
+        raise ArtifactError(f"{path} is a checkpoint, not an artifact: make one of it with gan-export {path}")
+    return read_bytes(data, str(path))
 
 
 def read_bytes(model: bytes, name: str) -> tuple[Manifest, bytes]:
