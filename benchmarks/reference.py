@@ -24,6 +24,7 @@ from ganedge.export.arrange import OneHot
 from ganedge.export.checkpoints import LoadedModule
 from ganedge.export.from_torch import per_picture, unwrap
 from ganedge.export.further import FurtherInput
+from ganedge.export.open_source import check_format
 from ganedge.export.source import SourceSpec, kind_of
 from ganedge.runtime.cli.terminal import note
 from ganedge.runtime.errors import EngineError, GanEdgeError, InputError, UsageError, one_line
@@ -79,6 +80,7 @@ def open_reference(reference: ReferenceSpec, manifest: Manifest) -> nn.Module:
         UsageError: no such module.
         InputError: it takes or returns something else than the artifact.
     """
+    check_format(Path(reference.source))
     if reference.is_run:
         network, span = _of_run(Path(reference.source), manifest)
         network = unwrap(network).eval().float()
@@ -89,7 +91,9 @@ def open_reference(reference: ReferenceSpec, manifest: Manifest) -> nn.Module:
         network = per_picture(network)
     if "uint8" in (manifest.interface.inputs[0].dtype, manifest.interface.output.dtype):
         network = Bytes(network, manifest.interface, span)
-    return network.requires_grad_(False)
+    for parameter in network.parameters():  # TorchScript has no requires_grad_ of the whole.
+        parameter.requires_grad_(False)
+    return network
 
 
 def _open_module(reference: ReferenceSpec, manifest: Manifest) -> LoadedModule:

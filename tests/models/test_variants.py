@@ -203,7 +203,7 @@ def test_translators_start_from_networks_alone(every_data: dict[str, str], tmp_p
 def test_every_objective_on_every_latent_variant(name: str, objective: str, autocast: bool) -> None:
     torch.manual_seed(0)
     extra = {} if name == "circles" else {"augment": "color,translation,cutout"}
-    gan = build(name, **{**SMALL[name], "objective": objective, "r1": 1.0, "spectral_norm": True, **extra})
+    gan = build(name, **{**SMALL[name], "objective": objective, "r1": 1.0, "r2": 1.0, "spectral_norm": True, **extra})
     before = {key: [p.detach().clone() for p in network.parameters()] for key, network in gan.networks.items()}
 
     def update(key: str, loss: torch.Tensor, keep_graph: bool = False) -> None:
