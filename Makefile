@@ -21,7 +21,7 @@ $(VENV)/demo.stamp: $(BIN)/python pyproject.toml constraints.txt
 	@touch $@
 
 $(VENV)/test.stamp: $(VENV)/demo.stamp
-	$(PIP) --editable '.[train,export,cpu,openvino,rtx,sr,video,serve,report,docs,ncnn,pnnx,dev]'
+	$(PIP) --editable '.[train,export,cpu,openvino,rtx,sr,video,serve,report,browser,docs,ncnn,pnnx,dev]'
 	@touch $@
 
 .typecheck/ganedge:
@@ -43,6 +43,7 @@ demo-check: demo/generator.onnx ## Are the demo's digits legible and varied? Run
 
 WORKERS ?= auto
 test: check ## Checks, then every test, in a process for each core (WORKERS=1: in one), four at most
+	@$(BIN)/python tests/onnxruntime_web.py
 	$(BIN)/python -m pytest --numprocesses $(WORKERS) --maxprocesses 4 --dist worksteal
 
 check: $(VENV)/test.stamp .typecheck/ganedge ## Format, lint, types and layout
