@@ -436,7 +436,7 @@ class Manifest:
                     **_known(cls, data),
                     "interface": _interface(data["interface"]),
                     "source": Source(**_known(Source, data.get("source", {}))),
-                    "parity": tuple(_parity(item) for item in data.get("parity", ())),
+                    "parity": tuple(read_parity(item) for item in data.get("parity", ())),
                     "measured": tuple(Measurement(**_known(Measurement, item)) for item in data.get("measured", ())),
                 }
             )
@@ -544,7 +544,8 @@ def _port(data: Any) -> Port:
     )
 
 
-def _parity(data: Any) -> Parity:
+def read_parity(data: Any) -> Parity:
+    """A proof as JSON has it."""
     sizes = tuple(tuple(_check_count(side, "a proof's size", 1, MAX_SIDE) for side in pair) for pair in _sizes(data))
     batches = tuple(_check_count(size, "batch", 1, 2**31) for size in data["batches"])
     return Parity(**{**_known(Parity, data), "batches": batches, "sizes": sizes})
