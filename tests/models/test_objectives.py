@@ -93,6 +93,33 @@ def test_accuracy() -> None:
     assert accuracy(REAL, FAKE, 0.0) == pytest.approx((2 / 3 + 1 / 3) / 2)
 
 
+def test_an_output_on_the_boundary_counts_as_generated() -> None:
+    assert accuracy(torch.tensor([0.5, 1.0]), torch.tensor([0.5, 0.0]), 0.5) == pytest.approx(0.75)
+
+
+def test_the_penalties_teach_the_discriminator() -> None:
+    """Their gradients reach its weights: of a line with slope w, R1 is w² and the gradient penalty (w - 1)²."""
+    x = torch.ones(3, 1, requires_grad=True)
+    w = torch.tensor([[3.0]], requires_grad=True)
+    (of_w,) = torch.autograd.grad(r1_penalty(x @ w, x), w)
+    assert of_w.item() == pytest.approx(6)
+    penalty = gradient_penalty(lambda y: y @ w, torch.zeros(2, 1), torch.ones(2, 1), torch.rand(2, 1))
+    (of_w,) = torch.autograd.grad(penalty, w)
+    assert of_w.item() == pytest.approx(4)
+
+
+def test_the_gradient_penalty_looks_between_fake_and_real() -> None:
+    seen: list[torch.Tensor] = []
+
+    def judge(x: torch.Tensor) -> torch.Tensor:
+        seen.append(x.detach())
+        return x.sum(1)
+
+    real, fake = torch.tensor([[2.0], [4.0]]), torch.tensor([[0.0], [8.0]])
+    gradient_penalty(judge, real, fake, torch.tensor([[0.25], [0.75]]))
+    torch.testing.assert_close(seen[0], torch.tensor([[0.5], [5.0]]))
+
+
 def test_paired_accuracy() -> None:
     assert paired_accuracy(REAL, FAKE) == pytest.approx(2 / 3)
     assert paired_accuracy(REAL, REAL) == 0
