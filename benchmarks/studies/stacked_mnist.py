@@ -105,8 +105,10 @@ def draw(generator: nn.Module, count: int) -> Tensor:
     return ((drawn + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
 
 
-def run_arm(arm: dict[str, Any], pictures: Tensor, classifier: nn.Module, steps: int, looks: int) -> dict[str, Any]:
-    """Train one arm and look at its modes now and then."""
+def run_arm(
+    arm: dict[str, Any], pictures: Tensor, classifier: nn.Module, steps: int, evaluations: int
+) -> dict[str, Any]:
+    """Train one arm and count its modes now and then."""
     variant = find("dcgan")
     config = variant.config_class(**SHARED, **arm)
     items = data.Data((InMemory({"images": pictures}),), "stacked", Wants("images", SIZE, 3))
@@ -115,9 +117,9 @@ def run_arm(arm: dict[str, Any], pictures: Tensor, classifier: nn.Module, steps:
     with tempfile.TemporaryDirectory() as folder:
         settings = Settings(data="stacked", out=Path(folder), steps=steps, device="cpu", precision="fp32")
         trainer = Trainer(make_fabric(settings), variant, config, settings, items)
-        for look in range(1, looks + 1):
+        for number in range(1, evaluations + 1):
             begun = time.perf_counter()
-            while trainer.step < steps * look // looks:
+            while trainer.step < steps * number // evaluations:
                 losses = trainer.advance()
             seconds += time.perf_counter() - begun
             if not all(math.isfinite(float(value)) for value in losses.values()):
@@ -126,7 +128,7 @@ def run_arm(arm: dict[str, Any], pictures: Tensor, classifier: nn.Module, steps:
             drawn = draw(trainer.generators["generator"], SAMPLES)
             seen.append({"step": trainer.step, **coverage(classifier, drawn)})
             print(f"  step {trainer.step}: {seen[-1]['modes']} modes, KL {seen[-1]['kl']}", flush=True)
-    return {**seen[-1], "seconds": round(seconds), "looks": seen}
+    return {**seen[-1], "seconds": round(seconds), "evaluations": seen}
 
 
 def main() -> None:
@@ -134,19 +136,19 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--data", default="digits", help="digits, or mnist:DIR")
     parser.add_argument("--steps", type=int, default=5000)
-    parser.add_argument("--looks", type=int, default=5)
+    parser.add_argument("--evaluations", type=int, default=5)
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
     parser.add_argument("--out", type=Path)
-    given = parser.parse_args()
-    items = data.open_data(given.data, Wants("images", SIZE, 1, labels=True))
+    arguments = parser.parse_args()
+    items = data.open_data(arguments.data, Wants("images", SIZE, 1, labels=True))
     places = torch.arange(len(items))
     taken = items.sources[0].take(places)
     digits, labels = taken["images"], taken["labels"]
     classifier, accuracy = train_classifier(digits, labels)
     pictures = stack(digits, 60_000)
     report: dict[str, Any] = {
-        "data": given.data.partition(":")[0],
-        "steps": given.steps,
+        "data": arguments.data.partition(":")[0],
+        "steps": arguments.steps,
         "threads": torch.get_num_threads(),
         "machine": machine(torch.get_num_threads()),
         "classifier_accuracy": round(accuracy, 4),
@@ -154,11 +156,11 @@ def main() -> None:
         "arms": {},
     }
     print(f"classifier {accuracy:.1%}; real pictures: {report['real']}", flush=True)
-    for name in given.arms:
+    for name in arguments.arms:
         print(name, flush=True)
-        report["arms"][name] = run_arm(ARMS[name], pictures, classifier, given.steps, given.looks)
-        if given.out is not None:
-            given.out.write_text(json.dumps(report, indent=2) + "\n")
+        report["arms"][name] = run_arm(ARMS[name], pictures, classifier, arguments.steps, arguments.evaluations)
+        if arguments.out is not None:
+            arguments.out.write_text(json.dumps(report, indent=2) + "\n")
 
 
 if __name__ == "__main__":
