@@ -35,8 +35,8 @@ from ganedge.export.source_model import SourceModel
 from ganedge.runtime.errors import GanEdgeError, UsageError, one_line
 from ganedge.runtime.manifest import MAX_CHANNELS, Interface, Layout, Port, Source, program
 
-TRIED_SIDE = 256
-"""Height and width to try a network with where it takes any, pixels: every usual multiple divides it."""
+TRIED_SIDES = (32, 64, 128, 256)
+"""Heights and widths to try a network with where it takes any, the first that it takes or the last, pixels."""
 
 
 def open_module(source: str, spec: SourceSpec) -> LoadedModule:
@@ -186,7 +186,7 @@ def _adapt_io(loaded: LoadedModule) -> LoadedModule:
     if spec.mean or spec.std:
         network = Normalised(network, spec.mean, spec.std)
         spec = replace(spec, range=(0.0, 1.0), output_range=spec.output_range or spec.range)
-    first = torch.zeros(2, *_tried_sizes(spec))
+    first, _ = _try(network, spec)
     network, spec, arranged = arrange(network, spec, first)
     further = examples(spec.further, first, len(spec.classes))
 
@@ -240,13 +240,19 @@ def _tensors(result: Any, path: tuple[int | str, ...] = ()) -> Iterator[tuple[tu
             yield from _tensors(value, (*path, index))
 
 
-def _tried_sizes(spec: SourceSpec) -> list[int]:
-    """Return one input's shape to try a network with."""
+def _try(network: nn.Module, spec: SourceSpec) -> tuple[Tensor, Any]:
+    """Return a batch of two that a network takes, small where it may be, and its result; None where it takes none."""
     assert spec.input is not None
-    sizes = [TRIED_SIDE if isinstance(size, str) else size for size in dimensions(spec.input, "--input")]
+    shape = dimensions(spec.input, "--input")
     if spec.kind == "image" and spec.size is not None and spec.size != "dynamic" and "," not in spec.size:
-        sizes[1:] = read_size(spec.size)
-    return sizes
+        shape = (shape[0], *read_size(spec.size))
+    is_open = any(isinstance(size, str) for size in shape)
+    for side in TRIED_SIDES if is_open else TRIED_SIDES[:1]:
+        first = torch.zeros(2, *(side if isinstance(size, str) else size for size in shape))
+        result = _result(network, first, *examples(spec.further, first, len(spec.classes)))
+        if result is not None:
+            break
+    return first, result
 
 
 def _inferred(network: nn.Module, spec: SourceSpec) -> SourceSpec:
@@ -264,7 +270,7 @@ def _inferred(network: nn.Module, spec: SourceSpec) -> SourceSpec:
             return spec
         if spec.classes:
             return spec
-        result = _result(network, torch.zeros(2, *_tried_sizes(inferred)))
+        _, result = _try(network, inferred)
         shape = result.shape if isinstance(result, Tensor) else ()
         is_image = len(shape) == 4 and shape[1] in CHANNELS
         return inferred if is_image or _image_of(result) or tuple(shape[1:]) == (2,) else spec
@@ -359,11 +365,11 @@ def _interface(network: nn.Module, spec: SourceSpec) -> Interface:
 def _output(network: nn.Module, ports: tuple[Port, ...], spec: SourceSpec) -> Port:
     """Describe what comes out, by running it once."""
     dynamic = ports[0].role == "image" and isinstance(ports[0].shape[-1], str)
-    side = TRIED_SIDE if dynamic else int(ports[0].sides[0]) if ports[0].role == "image" else 0
-    wide = TRIED_SIDE if dynamic else int(ports[0].sides[1]) if ports[0].role == "image" else 0
-    first = torch.zeros(1, *(ports[0].item_shape if not side else (ports[0].channels, side, wide)))
-    more = examples(spec.further, first, len(spec.classes))
-    returned = try_run(network.eval(), (first, *(tensor[:1] for tensor in more)))[1:]
+    first, result = _try(network.eval(), spec)
+    if not isinstance(result, Tensor):
+        more = examples(spec.further, first, len(spec.classes))
+        result = torch.empty(try_run(network, (first[:1], *(tensor[:1] for tensor in more))))
+    returned = tuple(result.shape[1:])
     shape: tuple[int | str, ...] = returned
     if spec.output_shape is not None:
         shape = _stated_shape(spec.output_shape, returned)

@@ -11,6 +11,7 @@ from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 
+from ganedge.export import phases
 from ganedge.export.sizes import read_size
 from ganedge.export.source import SourceSpec, check_applies, kind_of
 from ganedge.export.source_model import SourceModel
@@ -30,6 +31,7 @@ def open_source(source: str, spec: SourceSpec, given: Collection[str] = ()) -> S
         ArtifactError: it does not exist, is damaged, or its content does not fit.
         GanEdgeError: it cannot be exported.
     """
+    phases.start(f"opening {source}")
     kind = kind_of(source, spec.arch)
     check_applies(source, kind, spec, given)
     if kind in ("an artifact", "an .onnx file"):
