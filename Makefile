@@ -5,7 +5,7 @@ FILE ?= demo/generator.onnx
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: check clean demo demo-check docs figures format gpu help honesty hostile install-matrix layout matrix options results soak startup stations test
+.PHONY: check clean demo demo-check docs figures format gpu help honesty hostile install-matrix layout matrix mutants options results soak startup stations test
 SOAK_SECONDS ?= 3600
 SOAK_LOADS ?= 500
 
@@ -21,7 +21,7 @@ $(VENV)/demo.stamp: $(BIN)/python pyproject.toml constraints.txt
 	@touch $@
 
 $(VENV)/test.stamp: $(VENV)/demo.stamp
-	$(PIP) --editable '.[train,export,cpu,openvino,rtx,sr,video,serve,report,docs,ncnn,pnnx,dev]'
+	$(PIP) --editable '.[train,export,cpu,openvino,rtx,sr,video,serve,report,browser,docs,ncnn,pnnx,dev]'
 	@touch $@
 
 .typecheck/ganedge:
@@ -43,6 +43,7 @@ demo-check: demo/generator.onnx ## Are the demo's digits legible and varied? Run
 
 WORKERS ?= auto
 test: check ## Checks, then every test, in a process for each core (WORKERS=1: in one), four at most
+	@$(BIN)/python tests/onnxruntime_web.py
 	$(BIN)/python -m pytest --numprocesses $(WORKERS) --maxprocesses 4 --dist worksteal
 
 check: $(VENV)/test.stamp .typecheck/ganedge ## Format, lint, types and layout
@@ -78,6 +79,11 @@ hostile: $(VENV)/test.stamp ## 2000 damaged files, 3000 damaged requests, 66 kil
 
 stations: $(BIN)/python ## The tests of each station with its own extras alone, in fresh environments (STATIONS="runtime export")
 	$(BIN)/python tests/stations.py $(STATIONS)
+
+GROUP ?=
+SAMPLE ?= 0
+mutants: $(VENV)/test.stamp ## Plant faults that tests must notice, SAMPLE= for each file of GROUP= (SAMPLE=40: hours; every fault: days)
+	$(BIN)/python tests/hostile/mutants.py $(GROUP) --sample $(SAMPLE)
 
 soak: $(VENV)/test.stamp ## One hour (SOAK_SECONDS=) of FILE under load, loaded 500 times (SOAK_LOADS=)
 	$(BIN)/python tests/hostile/soak.py $(FILE) --seconds $(SOAK_SECONDS) --loads $(SOAK_LOADS) --report tests/hostile/results/soak.json

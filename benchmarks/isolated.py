@@ -4,11 +4,11 @@
         failed = stage.add({"a": Recipe(partial(open_a, file), host="a"), "b": ...})
         turns = timing.interleaved(stage.timed(pool), seconds=3.0, iterations=50)
 
-Engines keep their threads spinning for a while after each call, ONNX Runtime's for 45 ms, on the cores that the next
-competitor needs. In one process all that helps is to wait until they sleep, and by then the machine is another: what
-neighbours do to shared cores changes within 50 ms. A process can be stopped at once, threads and all, so that a round
-of turns of 5 ms is over before that. In the same time, ratios are known three to five times as well
-(benchmarks/LOG.md). An engine that crashes while it is timed ends its own process alone.
+Engines keep their threads spinning after each call (ONNX Runtime for 45 ms) on cores that the next competitor needs.
+Within one process we would have to wait until those threads sleep, and the load on a shared machine changes within
+50 ms. A separate process can be stopped at once with all its threads, so a round of 5 ms turns finishes before the
+load changes: in the same time, ratios are three to five times as precise (benchmarks/LOG.md). An engine that crashes
+while it is timed ends only its own process.
 """
 
 from __future__ import annotations
@@ -39,31 +39,31 @@ from ganedge.runtime.errors import EngineError, GanEdgeError, one_line
 SCRIPT = (
     "import sys; sys.path[:] = sys.argv[2:]; from ganedge.benchmarks.isolated import serve; serve(int(sys.argv[1]))"
 )
-"""What a process runs; the number is its end of a pipe, and the rest is where modules come from, as here."""
+"""Code of a child process. Arguments: the file descriptor of its end of the pipe, then this process's `sys.path`."""
 LIMIT = 600.0
 """Seconds without an answer after which a process counts as stuck."""
 STANDS = os.WSTOPPED | os.WEXITED | os.WNOWAIT | os.WNOHANG if hasattr(os, "waitid") else 0
-"""To ask whether a process has stopped, or ended."""
+"""Options of `os.waitid` that report whether a process has stopped or ended."""
 POLL_SECONDS = 2e-5
-"""Between two such questions."""
+"""Interval between two such checks."""
 PARENT_DIED = 1
 """PR_SET_PDEATHSIG of Linux."""
 Pool = Sequence[Sequence[NDArray[np.generic]]]
 
 
 class Piece(Protocol):
-    """What a recipe makes."""
+    """Something to time, as a recipe makes it."""
 
     def over(self, pool: Pool) -> timing.Competitor:
-        """A function of a number that calls it with the inputs of that number."""
+        """Return a function of an iteration number that runs one call with the pool's inputs of that number."""
 
     @property
     def renew(self) -> Callable[[], None] | None:
-        """Starts it anew; None where it cannot be."""
+        """Restarts it; None if it cannot be restarted."""
 
     @property
     def close(self) -> Callable[[], None]:
-        """Lets it go."""
+        """Frees its resources."""
 
 
 @dataclass(frozen=True)
@@ -71,27 +71,30 @@ class Recipe:
     """How to make a competitor in another process."""
 
     make: Callable[[], Piece]
-    """A function of a module, or a `functools.partial` of one: it is sent there."""
+    """A module-level function or a `functools.partial` of one: it is pickled and sent to the process."""
     host: str
-    """Those of one host share a process: one library, whose threads are the same for all."""
+    """Recipes with the same host share a process, because their library shares its threads."""
 
 
 def possible(device: str) -> bool:
-    """Whether processes can be stopped here, and nothing goes on outside them meanwhile, as it does on a GPU."""
+    """Whether competitors can be paused by stopping their process: on a CPU, and with SIGSTOP.
+
+    A GPU keeps computing while the process that uses it is stopped.
+    """
     return device == "cpu" and hasattr(signal, "SIGSTOP")
 
 
 class Stage:
-    """The processes; while turns are taken, all but one are stopped.
+    """The processes of all competitors; at most one runs at a time, the others are stopped.
 
     Args:
-        device: Where competitors compute. On a GPU they stay in this process: what it does cannot be stopped, and each
+        device: Where competitors compute. On a GPU they stay in this process: its work cannot be stopped, and each
             process would take some hundred megabytes of its memory.
     """
 
     def __init__(self, device: str) -> None:
         self.able = possible(device)
-        """Whether recipes are made in other processes; in this one otherwise."""
+        """Whether recipes are made in other processes rather than in this process."""
         self._hosts: list[_Host] = []
         self._timed: dict[str, timing.Timed] = {}
         self._here: dict[str, Piece] = {}
@@ -104,22 +107,22 @@ class Stage:
     def __exit__(
         self, _kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
     ) -> None:
-        """End all."""
+        """End all processes and close what was made here."""
         for host in self._hosts:
-            host.kill()  # All of them before any is waited for: one that is stopped would stay.
+            host.kill()  # Kill all before waiting for any of them, so that none stays behind if a wait is interrupted.
         for host in self._hosts:
             host.end()
         for piece in self._made:
             piece.close()
 
     def add(self, competitors: Mapping[str, Recipe | Piece]) -> dict[str, Exception]:
-        """Start processes and make competitors in them, all at the same time.
+        """Start the processes and make competitors in them, all at the same time.
 
         Args:
-            competitors: By name: how to make them, or such as are made and stay here.
+            competitors: By name: recipes, or finished competitors that stay in this process.
 
         Returns:
-            The errors of those that could not be made.
+            The errors of the competitors that could not be made, by name.
         """
         failed: dict[str, Exception] = {}
         by_host: dict[str, dict[str, Callable[[], Piece]]] = {}
@@ -150,29 +153,29 @@ class Stage:
         return failed
 
     def _started(self, names: Collection[str], failed: dict[str, Exception]) -> _Host | None:
-        """A process for these, or a line in `failed` for each of them."""
+        """Start a process for these competitors; if that fails, note the error in `failed` for each of them."""
         try:
             self._hosts.append(_Host())
         except OSError as error:
-            failed |= {name: EngineError(f"no process for it: {error.strerror}") for name in names}
+            failed |= {name: EngineError(f"could not start its process: {error.strerror}") for name in names}
             return None
         return self._hosts[-1]
 
     def timed(self, pool: Pool) -> dict[str, timing.Timed]:
-        """All, ready to take turns with these inputs.
+        """All competitors, ready to take turns with these inputs.
 
         Args:
-            pool: Batches, each an array for each input. They lie in files that the processes share.
+            pool: Batches, each with one array per input. They are written to files that the processes share.
 
         Raises:
-            GanEdgeError: there is no room for them.
+            GanEdgeError: the disk has no room for the files.
         """
         if any(host.lives for host in self._hosts):
             try:
                 with tempfile.TemporaryDirectory(prefix="gan-bench-") as folder:
                     paths = _written(pool, Path(folder))
                     for host in self._hosts:
-                        with suppress(EngineError):  # It is said when its turn comes, here as below.
+                        with suppress(EngineError):  # Reported when the competitor takes its turn, like those below.
                             host.tell(("pool", paths, len(pool)))
                     for host in self._hosts:
                         with suppress(EngineError, MemoryError):
@@ -186,51 +189,51 @@ class Stage:
         return self._timed | {name: timing.here(piece.over(pool), piece.renew) for name, piece in self._here.items()}
 
     def used(self) -> float:
-        """Seconds of processor time that the processes have used."""
+        """Processor time that the processes have used, seconds."""
         return sum(host.used() for host in self._hosts if host.lives)
 
 
 class _Host:
-    """One process, from this side."""
+    """Handle of one child process."""
 
     def __init__(self) -> None:
         self._pipe, there = Pipe()
         line = [sys.executable, "-c", SCRIPT, str(there.fileno()), *sys.path]
-        quiet = subprocess.DEVNULL  # What it has to say comes through the pipe; what libraries print twice, does not.
+        quiet = subprocess.DEVNULL  # Results come through the pipe; messages that libraries print are dropped.
         self._process = subprocess.Popen(  # noqa: S603 - our own
             line, pass_fds=(there.fileno(),), stdin=quiet, stdout=quiet, stderr=quiet
         )
         there.close()
         self.lives = True
-        """Whether it has not ended."""
+        """Whether the process is still alive."""
 
     def begin(self, makers: Mapping[str, Callable[[], Piece]]) -> None:
-        """Send what to make; `answer` waits for it."""
-        with suppress(OSError):  # It has ended; the answer says so.
+        """Send the recipes; `answer` waits until they are made."""
+        with suppress(OSError):  # The process has ended; `answer` reports it.
             self._pipe.send_bytes(pickle.dumps(makers))
 
-    def ask(self, *what: Any) -> Any:
-        """Let it go on, ask for something, and stop it again when the answer is there.
+    def ask(self, *request: Any) -> Any:
+        """Resume the process, send a request, and stop the process again when its answer has arrived.
 
         Raises:
-            EngineError: it could not, or it has ended.
-            MemoryError: it has not enough.
+            EngineError: the request failed, or the process has ended.
+            MemoryError: the process ran out of memory.
         """
-        self.tell(what)
+        self.tell(request)
         return self.answer()
 
-    def tell(self, what: tuple[Any, ...]) -> None:
-        """Let it go on, and ask for something."""
+    def tell(self, request: tuple[Any, ...]) -> None:
+        """Send a request and resume the process."""
         if not self.lives:
             raise EngineError("its process has ended")
         try:
-            self._pipe.send(what)  # First: what goes on would keep this one from a core for a while.
+            self._pipe.send(request)  # Before resuming: the running process could keep this one from a core.
             os.kill(self._process.pid, signal.SIGCONT)
         except OSError as error:
             raise self._gone() from error
 
     def answer(self) -> Any:
-        """Wait for what it was asked for, and stop it."""
+        """Wait for the answer to the last request, then stop the process."""
         if not self.lives:
             raise EngineError("its process has ended")
         try:
@@ -246,14 +249,14 @@ class _Host:
         raise MemoryError(result) if result.startswith("MemoryError") else EngineError(result)
 
     def _stop(self) -> None:
-        """Stop it, and come back when all of its threads stand still."""
+        """Stop the process, and return when all of its threads have stopped."""
         os.kill(self._process.pid, signal.SIGSTOP)
         while hasattr(os, "waitid") and not os.waitid(os.P_PID, self._process.pid, STANDS):
-            time.sleep(POLL_SECONDS)  # It needs a core to stop.
-            os.kill(self._process.pid, signal.SIGSTOP)  # Somebody may have let it go on: the shell, after Ctrl-Z.
+            time.sleep(POLL_SECONDS)  # The process needs a core in order to stop.
+            os.kill(self._process.pid, signal.SIGSTOP)  # Again: a shell resumes it after Ctrl-Z and fg.
 
     def used(self) -> float:
-        """Seconds of processor time; 0 where the system does not tell."""
+        """Processor time used, seconds; 0 if the system does not report it."""
         try:
             parts = Path(f"/proc/{self._process.pid}/stat").read_text("utf-8").rpartition(")")[2].split()
         except OSError:
@@ -261,19 +264,19 @@ class _Host:
         return sum(map(int, parts[11:13])) / os.sysconf("SC_CLK_TCK")
 
     def kill(self) -> None:
-        """What a process that is stopped hears too."""
+        """Send SIGKILL, which also reaches a stopped process."""
         self._process.kill()
 
     def end(self) -> None:
-        """Kill it, and wait for it."""
+        """Kill the process and wait until it has ended."""
         self.kill()
         self._process.wait()
         self._pipe.close()
         self.lives = False
 
     def _gone(self) -> EngineError:
-        """What to say of one that has ended by itself."""
-        with suppress(subprocess.TimeoutExpired):  # Its pipe is closed a moment before it has ended.
+        """The error for a process that ended by itself."""
+        with suppress(subprocess.TimeoutExpired):  # The pipe closes a moment before the process has ended.
             self._process.wait(1.0)
         self.end()
         code = self._process.returncode
@@ -281,13 +284,13 @@ class _Host:
 
 
 def serve(pipe: int) -> None:
-    """The other side: make competitors, then do what is asked until the pipe is closed.
+    """Run in the child process: make competitors, then answer requests until the pipe is closed.
 
     Args:
-        pipe: File descriptor of this end.
+        pipe: File descriptor of this end of the pipe.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the one that asks.
-    if sys.platform == "linux":  # What stands still would stay for ever if that one were killed.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # The parent handles Ctrl-C.
+    if sys.platform == "linux":  # Without this, a stopped child would stay for ever if the parent were killed.
         ctypes.CDLL(None).prctl(PARENT_DIED, signal.SIGKILL)
     os.set_inheritable(pipe, False)
     link: Connection[Any, Any] = Connection(pipe)
@@ -303,16 +306,16 @@ def serve(pipe: int) -> None:
         link.send((True, (can_renew, {name: str(error) for name, error in errors.items()})))
         worker = _Worker(pieces)
         while True:
-            what, *arguments = link.recv()
+            method, *arguments = link.recv()
             try:
-                answer = True, getattr(worker, what)(*arguments)
-            except Exception as error:  # noqa: BLE001 - the one that asks decides
+                answer = True, getattr(worker, method)(*arguments)
+            except Exception as error:  # noqa: BLE001 - the parent decides what to do with it
                 answer = False, line(error)
             link.send(answer)
 
 
 def _written(pool: Pool, folder: Path) -> list[str]:
-    """Each input's arrays in one file, one after the other: never twice in memory."""
+    """Write the arrays of each input to one file, one after the other, so that they are never in memory twice."""
     paths = []
     for number, first in enumerate(pool[0]):
         path = folder / f"{number}.npy"
@@ -330,46 +333,48 @@ def _written(pool: Pool, folder: Path) -> list[str]:
 
 
 class _Worker:
-    """What can be asked for."""
+    """The requests that a child process answers."""
 
     def __init__(self, pieces: Mapping[str, Piece]) -> None:
         self._pieces = pieces
         self._calls: dict[str, timing.Competitor] = {}
 
     def pool(self, paths: Sequence[str], count: int) -> None:
-        """Take inputs from files: `count` batches."""
+        """Load the inputs from files: `count` batches."""
         self._calls = {}
         arrays = [np.asarray(np.load(path, mmap_mode="c")) for path in paths]
         for array in arrays:
-            array.reshape(-1).view(np.uint8)[:: os.sysconf("SC_PAGE_SIZE")].max()  # No call waits for a page.
+            array.reshape(-1).view(np.uint8)[
+                :: os.sysconf("SC_PAGE_SIZE")
+            ].max()  # Load all pages: no timed call waits for one.
         batch = len(arrays[0]) // count
         pool = [[array[i * batch : (i + 1) * batch] for array in arrays] for i in range(count)]
         self._calls = {name: piece.over(pool) for name, piece in self._pieces.items()}
 
     def turn(self, name: str, first: int, least: float, wakes: bool) -> NDArray[np.float64]:
-        """One turn's times."""
+        """Take one turn; return the time of each call, seconds."""
         if name not in self._calls:
             raise EngineError("it could not take the inputs: there may be too little memory for all processes")
         return timing.take_turn(self._calls[name], first, least, wakes)
 
     def renew(self, name: str) -> float:
-        """Start it anew; the seconds that took."""
+        """Restart a competitor; return how long that took, seconds."""
         renew = self._pieces[name].renew
-        assert renew is not None, "it was said that it could not be"
+        assert renew is not None, "this competitor cannot be restarted"
         return timing.renewed(renew, self._calls[name])
 
 
 def _made(name: str, make: Callable[[], Piece], failed: dict[str, Exception]) -> Piece | None:
-    """What a recipe makes, or else a line in `failed`."""
+    """Make a competitor; if that fails, note the error in `failed` and return None."""
     try:
         return make()
-    except Exception as error:  # noqa: BLE001 - an engine's own, of any kind; the one that asks decides
+    except Exception as error:  # noqa: BLE001 - engines raise any type; the parent decides what to do with it
         failed[name] = EngineError(line(error))
         return None
 
 
 def line(error: Exception) -> str:
-    """What an error says, in one line, with its kind where it is not one of ours."""
+    """The message of an error in one line, with its type if it is not a GanEdgeError."""
     text = one_line(error)
     known = isinstance(error, GanEdgeError)
     return text if known and text else f"{type(error).__name__}: {text}" if text else type(error).__name__

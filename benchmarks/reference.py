@@ -24,6 +24,7 @@ from ganedge.export.arrange import OneHot
 from ganedge.export.checkpoints import LoadedModule
 from ganedge.export.from_torch import per_picture, unwrap
 from ganedge.export.further import FurtherInput
+from ganedge.export.open_source import check_format
 from ganedge.export.source import SourceSpec, kind_of
 from ganedge.runtime.cli.terminal import note
 from ganedge.runtime.errors import EngineError, GanEdgeError, InputError, UsageError, one_line
@@ -79,17 +80,21 @@ def open_reference(reference: ReferenceSpec, manifest: Manifest) -> nn.Module:
         UsageError: no such module.
         InputError: it takes or returns something else than the artifact.
     """
+    check_format(Path(reference.source))
     if reference.is_run:
         network, span = _of_run(Path(reference.source), manifest)
-        network = unwrap(network).eval().float()
+        network, output_span = unwrap(network).eval().float(), span
     else:
         loaded = _open_module(reference, manifest)
         network, span = loaded.network.eval(), loaded.spec.range
+        output_span = loaded.spec.output_range or span
     if manifest.norm_mode == "batch":
         network = per_picture(network)
     if "uint8" in (manifest.interface.inputs[0].dtype, manifest.interface.output.dtype):
-        network = Bytes(network, manifest.interface, span)
-    return network.requires_grad_(False)
+        network = Bytes(network, manifest.interface, span, output_span)
+    for parameter in network.parameters():  # TorchScript has no requires_grad_ of the whole.
+        parameter.requires_grad_(False)
+    return network
 
 
 def _open_module(reference: ReferenceSpec, manifest: Manifest) -> LoadedModule:
@@ -148,22 +153,37 @@ def _of_run(folder: Path, manifest: Manifest) -> tuple[nn.Module, tuple[float, f
 
 
 class Bytes(nn.Module):
-    """A network of floats with the bytes `[N, H, W, C]` that an artifact made with `--io uint8` takes and gives."""
+    """A network of floats with the bytes `[N, H, W, C]` that an artifact made with `--io uint8` takes and returns.
 
-    def __init__(self, network: nn.Module, interface: Interface, span: tuple[float, float]) -> None:
+    Args:
+        network: Takes and returns floats, `[N, C, H, W]`.
+        interface: Of the artifact.
+        span: Values of black and white in the network's input.
+        output_span: The same in its output.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        interface: Interface,
+        span: tuple[float, float],
+        output_span: tuple[float, float],
+    ) -> None:
         super().__init__()
-        self.network, self.low, self.high = network, *span
+        self.network, self.span, self.output_span = network, span, output_span
         self.decodes = interface.inputs[0].dtype == "uint8"
         self.encodes = interface.output.dtype == "uint8"
 
     def forward(self, first: Tensor, *rest: Tensor) -> Tensor:
         """Decode, compute, encode."""
         if self.decodes:
-            first = first.permute(0, 3, 1, 2).float() * ((self.high - self.low) / 255) + self.low
+            low, high = self.span
+            first = first.permute(0, 3, 1, 2).float() * ((high - low) / 255) + low
         images: Tensor = self.network(first, *rest)
         if not self.encodes:
             return images
-        levels = ((images - self.low) * (255 / (self.high - self.low)) + 0.5).clamp(0, 255).floor()
+        low, high = self.output_span
+        levels = ((images - low) * (255 / (high - low)) + 0.5).clamp(0, 255).floor()
         return levels.to(torch.uint8).permute(0, 2, 3, 1).contiguous()
 
 

@@ -30,8 +30,11 @@ from ganedge.runtime.manifest import Port
 
 REFERENCE, DISTANCE = "Generator to compare with", "FID and KID"
 """Headings of the help."""
-SOURCE_FIELDS = ("kwargs", "weights", "output_shape", "arch", "norm", "range", "trust")
-"""Fields of `SourceSpec` that say something of a generator to compare with; the artifact tells the others."""
+SOURCE_FIELDS = (
+    *("kwargs", "weights", "output_shape", "result", "arch", "norm"),
+    *("range", "output_range", "mean", "std", "noise_seed", "trust"),
+)
+"""Fields of `SourceSpec` that describe the generator to compare with; the artifact states the others."""
 
 
 class WithPath(Protocol):

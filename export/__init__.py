@@ -84,6 +84,7 @@ def _export_all(path: str, say: Callable[[str], None], settings: dict[str, Any])
     from ganedge.export.speed import measured
     from ganedge.export.to_tensorrt import Settings
     from ganedge.export.to_triton import check_backend
+    from ganedge.export.to_web import check_web
 
     # Check all settings before anything that takes time.
     source_names, spec_names = ({item.name for item in fields(cls)} for cls in (SourceSpec, ExportSpec))
@@ -92,6 +93,7 @@ def _export_all(path: str, say: Callable[[str], None], settings: dict[str, Any])
     spec = ExportSpec(**{name: value for name, value in settings.items() if name in spec_names})
     check_formats(spec, settings, about.size)
     check_backend(spec.triton_backend, spec.format, spec.precision or "", spec.triton_name, spec.gpus)
+    check_web(spec.format, spec.precision or "", spec.vendor)
     build = Settings.read(
         spec.batch, about.size, spec.workspace, spec.level, spec.portable, spec.gpus, spec.timing_cache, spec.dla
     )

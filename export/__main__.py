@@ -6,6 +6,7 @@ gan-export nets.py:Generator --kwargs '{"width": 64}' --weights netG.pth --input
 gan-export latest_net_G.pth --arch resnet_9blocks --calibrate pictures/
 gan-export generator.onnx --format trt --fp16
 gan-export generator.onnx --format triton -o models
+gan-export runs/digits --format web -o digits-web
 gan-export --list
 """
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from ganedge.export.precision import PRECISIONS
 from ganedge.export.spec import FORMATS
 from ganedge.runtime import engines, ncnn_file
-from ganedge.runtime.engines import trt_builder
+from ganedge.runtime.engines import browser, trt_builder
 from ganedge.runtime.errors import EngineError
 
 
@@ -47,6 +47,8 @@ def table() -> list[str]:
 
 
 def _build(fmt: str, precision: str) -> str:
+    if (fmt, precision) == ("web", "bf16"):
+        return "no: no browser computes bf16"
     if fmt == "ncnn":
         if precision not in ncnn_file.PRECISIONS:
             return f"no: an ncnn artifact is {' or '.join(ncnn_file.PRECISIONS)}"
@@ -79,6 +81,9 @@ def _run(fmt: str, precision: str) -> str:
         return f"yes, ncnn {engines.package_version('ncnn')}" if ready else "no: pip install 'ganedge[ncnn]'"
     if fmt == "triton":
         return "not here: a Triton server does"
+    if fmt == "web":
+        reason = "no browser computes bf16" if precision == "bf16" else browser.missing()
+        return f"no: {reason}" if reason else "yes, in Chromium: gan-run verify FOLDER --browser"
     if fmt == "trt":
         if not any(map(engines.installed, trt_builder.FLAVOURS)):
             return "no: no TensorRT"

@@ -135,10 +135,10 @@ class OneHot(nn.Module):
 
 def runs(network: nn.Module, *inputs: Tensor) -> bool:
     """Whether a network takes such inputs, and returns as many items."""
-    return _failure(network, *inputs) is None
+    return failure(network, *inputs) is None
 
 
-def _failure(network: nn.Module, *inputs: Tensor) -> str | None:
+def failure(network: nn.Module, *inputs: Tensor) -> str | None:
     """Why a network does not take such inputs; None where it does, and returns as many items."""
     try:
         with torch.no_grad():
@@ -155,6 +155,10 @@ def _parameters(network: nn.Module) -> tuple[list[str], list[str], bool]:
     """Forward's required and optional parameters in order, and whether it takes any number."""
     required: list[str] = []
     optional: list[str] = []
+    if isinstance(network, torch.jit.ScriptModule):
+        arguments = network.forward.schema.arguments[1:]  # type: ignore[attr-defined]
+        default = [argument.name for argument in arguments if argument.has_default_value()]
+        return [argument.name for argument in arguments if argument.name not in default], default, False
     for parameter in inspect.signature(network.forward).parameters.values():
         if parameter.kind is inspect.Parameter.VAR_POSITIONAL:
             return [], [], True
@@ -193,10 +197,10 @@ def _guess(
     for combination in islice(product(*options), TRIES):
         every = {**chosen, **dict(zip(missing, combination, strict=True))}
         named = Named(network, (main, *every))
-        failure = _failure(named, first, *examples(list(every.values()), first, len(spec.classes)))
-        if failure is None:
+        refusal = failure(named, first, *examples(list(every.values()), first, len(spec.classes)))
+        if refusal is None:
             return dict(zip(missing, combination, strict=True))
-        reason = reason or failure
+        reason = reason or refusal
     shown = " and ".join(missing)
     raise UsageError(
         f"forward takes {shown} beside {main}: state what goes in, such as {EXAMPLE}, or the classes with --classes"

@@ -23,6 +23,8 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor, nn
 
+from ganedge.export.compiled import read_compiled
+from ganedge.export.foreign_files import near_names, refuse_foreign, zip_content
 from ganedge.export.source import SourceSpec
 from ganedge.runtime.errors import ArtifactError, UsageError, one_line
 from ganedge.runtime.files import read_file
@@ -35,13 +37,10 @@ AVERAGES = ("ema", "ge", "gs", "shadow", "averaged", "average", "avg", "swa", "p
 """Words in the name of a part that hold weights averaged over training, which generate better images."""
 GENERATORS = ("generator", "netg", "g", "gen")
 """Words in the name of a part that is a generator, best first."""
+MAGIC = 0x1950A86A20F9469CFC6C.to_bytes(10, "little")
+"""Number that torch.save wrote first before PyTorch 1.6."""
 PREFIX_LEVELS = 3
 """How many components of the names in one state dict may belong to its wrapping: `model.generator.`."""
-SCRIPT = (
-    "{} is TorchScript, a module compiled without its source: give that, FILE.py:NAME, with its state dict as --weights"
-)
-"""Message for files of torch.jit.save."""
-
 
 Part = tuple[str, dict[str, Tensor]]
 """The path to a state dict in a checkpoint, and the weights in it; names `#0`, `#1`, … stand for a list of tensors."""
@@ -129,12 +128,14 @@ def read_checkpoint(path: Path, trust: bool = False, script: ModuleType | None =
     Raises:
         ArtifactError: the file is missing, empty, damaged, needs code that is not here, or needs to be trusted.
     """
+    refuse_foreign(path)
+    if not path.exists():
+        raise ArtifactError(f"{path} does not exist{near_names(path)}; give a file of weights")
     data = read_file(path, "the weights")
-    if not data:
-        raise ArtifactError(f"{path} is empty (0 bytes): copy or download it again")
-    if data[:64].lstrip()[:14].lower() in (b"<!doctype html", b"<html>") or data[:64].lstrip().startswith(b"<html"):
-        raise ArtifactError(f"{path} is a web page, not the weights: download the file itself")
     digest = hashlib.sha256(data).hexdigest()
+    content = zip_content(path)
+    if content in ("torchscript", "exported"):
+        return read_compiled(path, content, trust), digest
     try:
         if path.suffix == ".safetensors":
             import safetensors.torch
@@ -142,6 +143,8 @@ def read_checkpoint(path: Path, trust: bool = False, script: ModuleType | None =
             return safetensors.torch.load(data), digest
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # PyTorch's remarks on how a checkpoint was pickled.
+            if trust and _is_plain_pickle(data):
+                return _load_pickle(data, script), digest
             if trust:
                 return torch.load(path, map_location="cpu", weights_only=False, pickle_module=_pickle(script)), digest
             return torch.load(path, map_location="cpu", weights_only=True), digest
@@ -153,10 +156,12 @@ def _pickle(script: ModuleType | None) -> Any:
     """Return a pickle module that looks classes of `__main__` up in a script."""
 
     class Unpickler(pickle.Unpickler):
-        """Classes of the script that saved the file are found in `script`."""
+        """Classes of the script that saved the file are found in `script`, and tensors of a GPU go to the CPU."""
 
         def find_class(self, module_name: str, name: str) -> Any:
             """Look a class up."""
+            if (module_name, name) == ("torch.storage", "_load_from_bytes"):
+                return lambda data: torch.load(io.BytesIO(data), map_location="cpu", weights_only=False)
             if module_name == "__main__" and script is not None and hasattr(script, name):
                 return getattr(script, name)
             return super().find_class(module_name, name)
@@ -165,6 +170,15 @@ def _pickle(script: ModuleType | None) -> Any:
         return Unpickler(file, **options).load()
 
     return SimpleNamespace(Unpickler=Unpickler, load=load, __name__="pickle")
+
+
+def _is_plain_pickle(data: bytes) -> bool:
+    """Whether a file is what pickle.dump wrote, as StyleGAN2-ADA does, and not torch.save."""
+    return data[:1] == b"\x80" and MAGIC not in data[:64]
+
+
+def _load_pickle(data: bytes, script: ModuleType | None) -> Any:
+    return _pickle(script).load(io.BytesIO(data))
 
 
 def _unreadable(path: Path, data: bytes, error: Exception) -> str:
@@ -183,8 +197,11 @@ def _unreadable(path: Path, data: bytes, error: Exception) -> str:
             f"{path} needs code that cannot be imported here ({one_line(error)}): "
             "run gan-export in the folder of the repository that saved it, or give FILE.py:NAME --weights"
         )
-    if "TorchScript" in reason:
-        return SCRIPT.format(path)
+    if _is_plain_pickle(data):
+        return (
+            f"{path} was written by pickle.dump, as StyleGAN2 does, and reading that can execute code: add --trust if "
+            "you trust where it comes from, and run this in the folder of the repository that it needs"
+        )
     if isinstance(error, pickle.UnpicklingError) and ("weights_only" in reason.lower() or "Unsupported" in reason):
         needs = _refused_classes(data, reason)
         return (
@@ -285,22 +302,15 @@ def ranked(parts: Sequence[Part], path: Path, part: str | None = None) -> list[P
     return sorted(chosen, key=lambda item: (_rank(item[0]), item[0].count(".")))
 
 
-def load_part(
-    network: nn.Module,
-    parts: Sequence[Part],
-    path: Path,
-    part: str | None = None,
-    advice: Callable[[dict[str, Tensor]], str] | None = None,
-) -> Match:
+def load_part(network: nn.Module, parts: Sequence[Part], path: Path, part: str | None = None) -> Match:
     """Load the best part that fits into a network; arguments and errors as for `ranked` and `match_weights`."""
-    return match_weights(ranked(parts, path, part), path, lambda _: network, advice)
+    return match_weights(ranked(parts, path, part), path, lambda _: network)
 
 
 def match_weights(
     parts: Sequence[Part],
     path: Path,
     make: Callable[[dict[str, Tensor]], nn.Module],
-    advice: Callable[[dict[str, Tensor]], str] | None = None,
 ) -> Match:
     """Find the part to take, and fill its network with it.
 
@@ -308,7 +318,6 @@ def match_weights(
         parts: The best name first.
         path: The checkpoint, for messages.
         make: Makes the network for a part; an ArtifactError where the part belongs to another kind of network.
-        advice: What to do about a part that nearly fits.
 
     Raises:
         ArtifactError: none fits; the message names the differences of the part that nearly does.
@@ -316,7 +325,7 @@ def match_weights(
     """
     fitting: list[Match] = []
     lists: list[Part] = []
-    nearest: tuple[int, str, dict[str, Tensor]] | None = None
+    nearest: tuple[int, str] | None = None
     for name, weights in parts:
         if any(key.startswith("#") for key in weights):
             lists.append((name, weights))
@@ -324,7 +333,7 @@ def match_weights(
         try:
             network = make(weights)
         except ArtifactError as error:
-            nearest = nearest or (-1, str(error), {})
+            nearest = nearest or (-1, str(error))
             continue
         expected = network.state_dict()
         state = _without_old_statistics(network, _aligned(weights, expected))
@@ -334,11 +343,11 @@ def match_weights(
             continue
         alike = sum(1 + (expected[key].shape == value.shape) for key, value in state.items() if key in expected)
         if nearest is None or alike > nearest[0]:
-            nearest = (alike, f"{path} does not fit this generator: {_misfit(expected, state)}", state)
+            nearest = (alike, f"{path} does not fit this generator: {_misfit(expected, state)}")
     if not fitting:
         if nearest is None:
             raise ArtifactError(f"{path} holds lists of tensors without names, and no state dict that they belong to")
-        raise ArtifactError(nearest[1] + (advice(nearest[2]) if advice and nearest[2] else ""))
+        raise ArtifactError(nearest[1])
     fitting += [match for item in lists if (match := _of_list(item, fitting[0])) is not None]
     return _best(fitting, path)
 
@@ -409,6 +418,9 @@ def _aligned(weights: dict[str, Tensor], expected: Mapping[str, Tensor]) -> dict
     names = {_unwrapped(key): key for key in expected}
     if len(names) < len(expected):  # The network's own names need their wrappers.
         return weights
+    first = f"{next(iter(expected), '').partition('.')[0]}."
+    if all(key.startswith(first) for key in expected) and not any(key.startswith(first) for key in weights):
+        names |= {_unwrapped(key.removeprefix(first)): key for key in expected}  # Saved without the outermost module.
     aligned = {key if key in expected else names.get(_unwrapped(key), _unwrapped(key)): weights[key] for key in weights}
     return {key: value for key, value in aligned.items() if key in expected or key not in COUNTERS}
 

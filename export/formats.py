@@ -1,4 +1,4 @@
-"""Where each format goes, and writing them all: .onnx, TensorRT engine, Triton repository, ncnn. No torch here.
+"""Where each format goes, and writing them all: .onnx, TensorRT engine, Triton, ncnn, web folder. No torch here.
 
 files = plan(source, model, spec)
 artifacts = write(source, model, make(model, spec), files, spec, settings, print)
@@ -16,6 +16,7 @@ from ganedge.export.spec import FORMATS, ExportSpec
 from ganedge.export.to_ncnn import check_convertible, write_ncnn
 from ganedge.export.to_tensorrt import BATCH, Settings, write_engine
 from ganedge.export.to_triton import write_repository
+from ganedge.export.to_web import check_folder, check_web, write_web
 from ganedge.runtime.errors import ArtifactError, UsageError
 from ganedge.runtime.manifest import read_artifact, read_bytes
 from ganedge.runtime.ncnn_file import PARAM, network_size
@@ -31,6 +32,7 @@ def plan(source: Path, model: SourceModel, spec: ExportSpec) -> dict[str, Path]:
             an unrelated file.
     """
     precision, output = spec.precision or model.precision, spec.output
+    check_web(spec.format, precision, None)
     if "ncnn" in spec.format:
         check_convertible(model, precision, spec.io)
     if output is not None and len(spec.format) > 1 and output.suffix in (".onnx", ".engine"):
@@ -51,6 +53,8 @@ def plan(source: Path, model: SourceModel, spec: ExportSpec) -> dict[str, Path]:
             _check_companion(source, files["onnx"], precision)
     if "onnx" in files and files["onnx"].suffix == ".engine":
         raise UsageError(f"-o {output}: gan-run takes that ending for a TensorRT engine; give .onnx")
+    if "web" in files:
+        check_folder(files["web"])
     keeps_source = "onnx" not in spec.format and is_unchanged(model, spec)
     if "onnx" in files and _is_source(source, files["onnx"]) and not keeps_source:
         raise UsageError(f"{files['onnx']} is the source itself: name another file with -o")
@@ -98,12 +102,16 @@ def write(
         written["ncnn"] = write_ncnn(files["ncnn"], model, artifact, say)
         size = network_size(written["ncnn"] / PARAM) / 1e6
         say(f"{written['ncnn']}: {size:.1f} MB, {artifact.manifest.precision}, for ncnn")
+    if "web" in files:
+        written["web"] = write_web(files["web"], artifact, spec.gate, spec.vendor, say)
     for fmt in ("onnx", "trt"):
         if fmt in written:
             size = written[fmt].stat().st_size / 1e6
             say(f"{written[fmt]}: {size:.1f} MB, {artifact.manifest.precision}")
     if "triton" in written:
         say(f"{written['triton']}: tritonserver --model-repository {files['triton']}")
+    if "web" in written:
+        say(f"{written['web']}: python3 -m http.server --directory {written['web']}")
     return [replace(artifact, path=written[fmt]) for fmt in spec.format]
 
 

@@ -7,11 +7,16 @@ Naming a module is trusting it: its file is executed.
 
 from __future__ import annotations
 
+import contextlib
+import difflib
 import importlib
 import importlib.util
+import io
 import json
+import os
 import re
 import sys
+import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -23,16 +28,28 @@ import torch
 from torch import Tensor, nn
 
 from ganedge.export import architectures
-from ganedge.export.arguments import fitting_arguments
-from ganedge.export.arrange import arrange, examples
-from ganedge.export.checkpoints import SCRIPT, LoadedModule, load_part, part_note, parts_of, read_checkpoint
+from ganedge.export.arguments import SECONDS, Fit, fitting_arguments, stored_arguments
+from ganedge.export.arrange import arrange, examples, failure
+from ganedge.export.checkpoints import (
+    WRAPPERS,
+    LoadedModule,
+    Part,
+    load_part,
+    part_note,
+    parts_of,
+    ranked,
+    read_checkpoint,
+)
+from ganedge.export.code_listing import networks_in, refuse_code, training_line
+from ganedge.export.compiled import PerItem, program_input
 from ganedge.export.from_torch import of_network, try_run, unwrap
 from ganedge.export.frozen import freeze
 from ganedge.export.inner_noise import keep_noise
+from ganedge.export.on_cpu import OnCpu, is_about_cuda, on_cpu
 from ganedge.export.sizes import CHANNELS, dimensions, flat_image, main_result, read_size
 from ganedge.export.source import SourceSpec
 from ganedge.export.source_model import SourceModel
-from ganedge.runtime.errors import GanEdgeError, UsageError, one_line
+from ganedge.runtime.errors import ArtifactError, GanEdgeError, UsageError, one_line
 from ganedge.runtime.manifest import MAX_CHANNELS, Interface, Layout, Port, Source, program
 
 TRIED_SIDES = (32, 64, 128, 256)
@@ -56,19 +73,58 @@ def open_module(source: str, spec: SourceSpec) -> LoadedModule:
     if isinstance(content, nn.Module) and isinstance(factory, type) and type(content) is factory:
         return LoadedModule(content, spec, source, digest, (), spec.weights.stem)  # It knows its own arguments.
     parts = list(parts_of(content))
+    stored = stored_arguments(content)
 
-    def advice(weights: Mapping[str, Tensor]) -> str:
-        arguments = fitting_arguments(factory, spec.kwargs or {}, weights)
-        return "" if arguments is None else f"; they fit with --kwargs '{json.dumps(arguments)}'"
+    # Make it as it was stated, else with the arguments that its weights imply.
+    network, failed = _try_make(source, factory, spec.kwargs)
+    if network is not None:
+        try:
+            match = load_part(network, parts, spec.weights, spec.part)
+            return LoadedModule(network, spec, source, digest, match.notes(spec.weights), spec.weights.stem)
+        except ArtifactError as error:
+            failed = error
+    assert failed is not None
+    if network is None and not isinstance(failed.__cause__, TypeError):
+        raise failed
+    fit = _implied(factory, spec, parts, stored)
+    if fit is None:
+        raise failed
+    shown = f"--kwargs '{json.dumps(fit.arguments, default=str)}'"
+    if fit.undetermined:
+        raise GanEdgeError(
+            f"{failed}; the weights fit with {shown}, where they do not tell {', '.join(fit.undetermined)}"
+        )
+    if any(fit.arguments.get(name) != value for name, value in (spec.kwargs or {}).items()):
+        raise type(failed)(f"{failed}; they fit with {shown}") from failed
+    network = _make(source, factory, fit.arguments)
+    match = load_part(network, parts, spec.weights, spec.part)
+    notes = (*match.notes(spec.weights), f"made with {shown}, as its weights imply")
+    return LoadedModule(network, spec, source, digest, notes, spec.weights.stem)
 
+
+def _try_make(
+    source: str, factory: Any, kwargs: Mapping[str, Any] | None
+) -> tuple[nn.Module | None, GanEdgeError | None]:
+    """Make a module, or return the error."""
     try:
-        network = _make(source, factory, spec.kwargs)
+        return _make(source, factory, kwargs), None
+    except UsageError:
+        raise
     except GanEdgeError as error:
-        hints = (advice(weights) for _, weights in parts) if isinstance(error.__cause__, TypeError) else ()
-        hint = next((hint for hint in hints if hint), "")
-        raise GanEdgeError(f"{error}{hint.replace('they', f'the weights in {spec.weights}')}") from error
-    match = load_part(network, parts, spec.weights, spec.part, advice)
-    return LoadedModule(network, spec, source, digest, match.notes(spec.weights), spec.weights.stem)
+        return None, error
+
+
+def _implied(factory: Any, spec: SourceSpec, parts: Sequence[Part], stored: Mapping[str, Any]) -> Fit | None:
+    """Find constructor arguments at which a part of a checkpoint fits, the part with the best name first."""
+    assert spec.weights is not None
+    end = time.monotonic() + SECONDS
+    for _, weights in ranked(parts, spec.weights, spec.part):
+        plain = {
+            ".".join(part for part in key.split(".") if part not in WRAPPERS): value for key, value in weights.items()
+        }
+        if fit := fitting_arguments(factory, spec.kwargs or {}, plain, stored, end - time.monotonic()):
+            return fit
+    return None
 
 
 def open_pickle(path: Path, spec: SourceSpec) -> LoadedModule:
@@ -94,8 +150,6 @@ def open_pickle(path: Path, spec: SourceSpec) -> LoadedModule:
             raise UsageError(f"{path} holds {len(modules)} modules: choose one with --part {'|'.join(modules)}")
         for name, module in modules.items():
             content, notes = module, part_note(path, name)
-    if isinstance(content, torch.jit.ScriptModule):
-        raise UsageError(SCRIPT.format(path))
     if not isinstance(content, nn.Module):
         raise UsageError(f"{path} is weights alone: give their module, FILE.py:NAME --weights {path}, or --arch auto")
     return LoadedModule(content, spec, path.name, digest, notes, path.stem)
@@ -187,6 +241,7 @@ def _adapt_io(loaded: LoadedModule) -> LoadedModule:
         network = Normalised(network, spec.mean, spec.std)
         spec = replace(spec, range=(0.0, 1.0), output_range=spec.output_range or spec.range)
     first, _ = _try(network, spec)
+    network, adapted = _runnable(network, first)
     network, spec, arranged = arrange(network, spec, first)
     further = examples(spec.further, first, len(spec.classes))
 
@@ -194,7 +249,7 @@ def _adapt_io(loaded: LoadedModule) -> LoadedModule:
     network, noise_notes = keep_noise(network, (first, *further), spec.noise_seed)
     network, frozen_notes = freeze(network, (first, *further))
     result = _result(network, first, *further)
-    notes = (*notes, *arranged, *noise_notes)
+    notes = (*notes, *adapted, *arranged, *noise_notes)
 
     # Select one of several results, and recognise flat images.
     if not isinstance(result, Tensor) and result is not None:
@@ -207,6 +262,21 @@ def _adapt_io(loaded: LoadedModule) -> LoadedModule:
         spec = replace(spec, output_shape=shape)
         notes = (*notes, f"its flat output is taken for an image of {shape}; --output-shape states another")
     return replace(loaded, network=network, spec=spec, notes=(*notes, *frozen_notes))
+
+
+def _runnable(network: nn.Module, first: Tensor) -> tuple[nn.Module, tuple[str, ...]]:
+    """Let a network run that asks for a GPU which is not here, or that takes one item at a time; notes say so."""
+    notes: tuple[str, ...] = ()
+    reasons = [failure(network, first)]
+    if reasons[0] is not None:
+        reasons.append(failure(network, first[:1]))
+    if any(is_about_cuda(reason) for reason in reasons if reason):
+        network = OnCpu(network)
+        notes = ("it asks for a GPU, which is not here: computed on the CPU",)
+        reasons[0] = failure(network, first)
+    if reasons[0] is not None and isinstance(_result(network, first[:1]), Tensor):
+        return PerItem(network), (*notes, "it takes one input at a time")
+    return network, notes
 
 
 def _select_result(network: nn.Module, result: Any, spec: SourceSpec) -> tuple[nn.Module, Any, tuple[str, ...]]:
@@ -257,13 +327,16 @@ def _try(network: nn.Module, spec: SourceSpec) -> tuple[Tensor, Any]:
 
 def _inferred(network: nn.Module, spec: SourceSpec) -> SourceSpec:
     """Complete a specification by the input that a network's first layer takes, where it then returns an image."""
+    program = program_input(network)
+    if program is not None:
+        return replace(spec, kind=program[0], input=program[1])
     for layer in network.modules():
-        if isinstance(layer, nn.Conv2d) and layer.in_channels in CHANNELS:
-            inferred = replace(spec, kind="image", input=f"{layer.in_channels}xHxW")
-        elif isinstance(layer, nn.ConvTranspose2d):
-            inferred = replace(spec, kind="latent", input=f"{layer.in_channels}x1x1")
-        elif isinstance(layer, nn.Linear):
-            inferred = replace(spec, kind="latent", input=str(layer.in_features))
+        if (channels := _channels(layer, nn.Conv2d)) in CHANNELS:
+            inferred = replace(spec, kind="image", input=f"{channels}xHxW")
+        elif (channels := _channels(layer, nn.ConvTranspose2d)) is not None:
+            inferred = replace(spec, kind="latent", input=f"{channels}x1x1")
+        elif (features := _channels(layer, nn.Linear)) is not None:
+            inferred = replace(spec, kind="latent", input=str(features))
         elif any(True for _ in layer.children()) or not any(True for _ in layer.parameters()):
             continue
         else:
@@ -277,6 +350,16 @@ def _inferred(network: nn.Module, spec: SourceSpec) -> SourceSpec:
     return spec
 
 
+def _channels(layer: nn.Module, kind: type[nn.Conv2d | nn.ConvTranspose2d | nn.Linear]) -> int | None:
+    """Return the channels or features that a layer of a class takes; None where it is of another class."""
+    if isinstance(layer, kind):
+        return layer.in_features if isinstance(layer, nn.Linear) else layer.in_channels
+    if getattr(layer, "original_name", "") != kind.__name__:  # TorchScript keeps the name of the class.
+        return None
+    weight = next((tensor for key, tensor in layer.named_parameters(recurse=False) if key == "weight"), None)
+    return None if weight is None else int(weight.shape[0 if kind is nn.ConvTranspose2d else 1])
+
+
 def _image_of(result: Any) -> str | None:
     """Return the square image that a flat output of 784 or 3072 values is: 1x28x28, 3x32x32."""
     return flat_image(result.shape) if isinstance(result, Tensor) else None
@@ -285,7 +368,7 @@ def _image_of(result: Any) -> str | None:
 def _result(network: nn.Module, *inputs: Tensor) -> Any:
     """Run a network; None where it does not take such inputs, which is reported where it matters."""
     try:
-        with torch.no_grad():
+        with torch.no_grad(), on_cpu():
             return network(*inputs)
     except Exception:  # noqa: BLE001 - a foreign module may raise anything
         return None
@@ -410,19 +493,43 @@ def _lookup(source: str) -> tuple[Any, ModuleType]:
     """Import the file or package of a source, and return what its name stands for, and the Python module."""
     path, _, name = source.rpartition(":")
     try:
-        script = _import(path)
+        with _undisturbed(path), on_cpu():
+            script = _import(path)
     except GanEdgeError:
         raise
     except Exception as error:
         raise GanEdgeError(_blame(source, error)) from error
-    if not hasattr(script, name):
-        networks = [
-            key for key, value in vars(script).items() if isinstance(value, type) and issubclass(value, nn.Module)
-        ]
-        own = [key for key in networks if getattr(script, key).__module__ == script.__name__]
-        hint = f" (it defines {', '.join(own[:6])})" if own else ""
-        raise UsageError(f"{path} has no {name}{hint}: give {path}:NAME of a class, a function or an instance")
-    return getattr(script, name), script
+    if hasattr(script, name):
+        return getattr(script, name), script
+    own = networks_in(Path(script.__file__)) if script.__file__ else []
+    networks = [key for key, value in vars(script).items() if isinstance(value, type) and issubclass(value, nn.Module)]
+    names = own or networks
+    near = difflib.get_close_matches(name, [*own, *networks], 1, 0.7)
+    hint = f"did you mean {path}:{near[0]}? " if near else ""
+    shown = f" (it defines {', '.join(names[:6])})" if names else ""
+    raise UsageError(f"{path} has no {name}{shown}: {hint}give {path}:NAME of a class, a function or an instance")
+
+
+@contextlib.contextmanager
+def _undisturbed(name: str) -> Iterator[None]:
+    """Import a script without our command line, and without waiting for a keyboard."""
+    arguments, keyboard, printed = sys.argv, sys.stdin, io.StringIO()
+    try:
+        with open(os.devnull, encoding="utf-8") as sys.stdin, contextlib.redirect_stderr(printed):  # noqa: PTH123
+            sys.argv = [name]
+            yield
+    except (SystemExit, EOFError) as error:
+        frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename.endswith(name)]
+        line = f", line {frames[-1].lineno}" if frames else ""
+        reason = printed.getvalue().strip().splitlines()[-1:] or [type(error).__name__]
+        raise GanEdgeError(
+            f"{name} cannot be imported: it reads arguments or the keyboard, or ends ({reason[0]}{line}): put that "
+            'under if __name__ == "__main__":'
+        ) from error
+    else:
+        sys.stderr.write(printed.getvalue())
+    finally:
+        sys.argv, sys.stdin = arguments, keyboard
 
 
 def _make(source: str, factory: Any, kwargs: Mapping[str, Any] | None) -> nn.Module:
@@ -431,7 +538,8 @@ def _make(source: str, factory: Any, kwargs: Mapping[str, Any] | None) -> nn.Mod
             raise UsageError(f"{source} is a module that exists already: it takes no --kwargs")
         return factory
     try:
-        network = factory(**(kwargs or {}))
+        with on_cpu():
+            network = factory(**(kwargs or {}))
     except Exception as error:
         raise GanEdgeError(_blame(source, error)) from error
     if not isinstance(network, nn.Module):
@@ -442,13 +550,19 @@ def _make(source: str, factory: Any, kwargs: Mapping[str, Any] | None) -> nn.Mod
 def _import(name: str) -> ModuleType:
     path = Path(name)
     if path.suffix == ".ipynb":
-        raise UsageError(f"{path} is a notebook: save the cell with the generator as a file, FILE.py:NAME")
+        refuse_code(path)
     if path.suffix != ".py":
         sys.path.insert(0, str(Path.cwd()))
         return importlib.import_module(name)
     if not path.is_file():
         raise UsageError(f"{path} does not exist: give a Python file with the generator in it")
     path = path.resolve()
+    line = training_line(path)
+    if line is not None:
+        raise UsageError(
+            f'{path} trains when it is imported (line {line}): put that under if __name__ == "__main__":, or copy the '
+            "class into another file"
+        )
     sys.path.insert(0, str(path.parent))  # So that it finds the modules beside it.
     try:
         return _import_file(path)
@@ -498,11 +612,22 @@ def _import_in_package(path: Path) -> ModuleType:
 
 def _blame(source: str, error: Exception) -> str:
     """Say in one line what a module's code raised, and where."""
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename != __file__]
+    frames = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if frame.filename != __file__ and not frame.filename.startswith("<")
+    ]
     where = f" at {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
     hint = ""
     if isinstance(error, TypeError):
         hint = "; arguments are given as --kwargs '{\"name\": value}'"
+    elif isinstance(error, ModuleNotFoundError) and source.startswith(str(error.name)):
+        return f"{source}: no module {error.name} here: run this in the folder that holds it, or give FILE.py:NAME"
     elif isinstance(error, ModuleNotFoundError):
-        hint = "; is it installed, and is the name right?"
+        return (
+            f"{source} needs the Python module {error.name}{where.replace(' at', ', imported at')}, which is not here: "
+            "install the package that brings it, or run this in the folder of the repository that holds it"
+        )
+    elif is_about_cuda(str(error)):
+        hint = "; this machine has no GPU: remove what needs one, such as compiled operators"
     return f"{source} cannot be made: {type(error).__name__}: {one_line(error)}{where}{hint}"

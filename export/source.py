@@ -161,7 +161,7 @@ def check_applies(source: str, kind: str, spec: SourceSpec, given: Collection[st
 
 
 def kind_of(source: str, arch: str | None = None) -> str:
-    """The kind of a source, one of `APPLIES`: by ending, colon or `arch`; anything else counts as a run."""
+    """The kind of a source, one of `APPLIES`: by ending, colon or `arch`; other files are pickles, folders are runs."""
     path = Path(source)
     if path.suffix == ".onnx":
         return "an artifact" if path.is_file() and _has_manifest(path) else "an .onnx file"
@@ -169,7 +169,7 @@ def kind_of(source: str, arch: str | None = None) -> str:
         return "weights to recognise" if arch == "auto" else "weights of a named architecture"
     if ":" in source and not path.exists():
         return "a module"
-    return "a pickled module" if path.suffix in PICKLES else "a run"
+    return "a pickled module" if path.suffix in PICKLES or path.is_file() else "a run"
 
 
 def _has_manifest(path: Path) -> bool:

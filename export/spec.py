@@ -20,9 +20,9 @@ from ganedge.runtime.manifest import Precision
 
 Target = Literal["onnxruntime", "openvino", "tensorrt"]
 """The engine that an INT8 graph is made for."""
-FORMATS: Mapping[str, str] = {"onnx": "onnx", "trt": "engine", "triton": "triton", "ncnn": "ncnn"}
+FORMATS: Mapping[str, str] = {"onnx": "onnx", "trt": "engine", "triton": "triton", "ncnn": "ncnn", "web": "web"}
 """Formats that can be written, with the ending of their files or folders."""
-BEST, PROOF, DEPLOY = "With --auto", "Proof", "TensorRT and Triton"
+BEST, PROOF, DEPLOY, WEB = "With --auto", "Proof", "TensorRT and Triton", "Web"
 """Headings of the help."""
 
 
@@ -37,7 +37,7 @@ class ExportSpec:
     """
 
     format: tuple[str, ...] = ("onnx",)
-    """What to write: onnx, trt, triton, ncnn, or several with commas."""
+    """What to write: onnx, trt, triton, ncnn, web, or several with commas."""
     precision: Precision | None = field(
         default=None,
         metadata=option(
@@ -93,6 +93,8 @@ class ExportSpec:
     """Instances of the model on each device of the Triton server."""
     triton_name: str | None = field(default=None, metadata=option(panel=DEPLOY))
     """Name of the model on the Triton server; that of the file by default."""
+    vendor: Path | None = field(default=None, metadata=option(panel=WEB))
+    """Unpacked npm package onnxruntime-web to put into the folder, for use offline; a CDN serves it by default."""
 
     def __post_init__(self) -> None:
         """Convert what is given as text, and check it."""
@@ -106,6 +108,7 @@ class ExportSpec:
             "batch": _joined(self.batch),
             "gpus": _joined(self.gpus),
             "timing_cache": None if self.timing_cache is None else Path(self.timing_cache),
+            "vendor": None if self.vendor is None else Path(self.vendor),
         }
         for name, value in normal.items():
             object.__setattr__(self, name, value)
@@ -151,6 +154,7 @@ NEEDS: Mapping[str, tuple[str, ...]] = {
     "triton_backend": ("triton",),
     "instances": ("triton",),
     "triton_name": ("triton",),
+    "vendor": ("web",),
 }
 """Fields of `ExportSpec` that have an effect on some formats only."""
 

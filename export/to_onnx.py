@@ -25,6 +25,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from ganedge.export import rewrite
+from ganedge.export.compiled import is_script
 from ganedge.runtime.errors import GanEdgeError, one_line
 from ganedge.runtime.inputs import sides
 from ganedge.runtime.manifest import Interface, NormMode, Port
@@ -70,8 +71,14 @@ def to_onnx(network: nn.Module, interface: Interface) -> onnx.ModelProto:
 def _export(network: nn.Module, interface: Interface, version: int) -> onnx.ModelProto:
     """Run PyTorch's exporter; its errors become one line that names the place in the generator's code."""
     shapes = tuple(_dynamic(port) for port in interface.inputs)
+    names: dict[str, Any] = {
+        "input_names": [port.name for port in interface.inputs],
+        "output_names": [port.name for port in interface.outputs],
+    }
     with _quiet() as output, _Attention():
         try:
+            if is_script(network):
+                return _export_script(network, interface, version, names)
             program = torch.onnx.export(
                 network,
                 example_inputs(interface),
@@ -79,19 +86,38 @@ def _export(network: nn.Module, interface: Interface, version: int) -> onnx.Mode
                 optimize=True,
                 verbose=False,
                 opset_version=version,
-                input_names=[port.name for port in interface.inputs],
-                output_names=[port.name for port in interface.outputs],
                 dynamic_shapes=(shapes,) if _takes_varargs(network) else shapes,
+                **names,
             )
         except Exception as error:
             root = _root(error)
             where = _where(error, output.getvalue())
+            hint = "; give its source, FILE.py:NAME, with its weights" if is_script(network) else ""
             raise GanEdgeError(
-                f"this generator cannot be exported to ONNX{where}: {type(root).__name__}: {one_line(root)}"
+                f"this generator cannot be exported to ONNX{where}: {type(root).__name__}: {one_line(root)}{hint}"
             ) from error
     assert program is not None
     model: onnx.ModelProto = program.model_proto
     return model
+
+
+def _export_script(network: nn.Module, interface: Interface, version: int, names: Mapping[str, Any]) -> onnx.ModelProto:
+    """Run PyTorch's exporter of TorchScript, which knows operator sets up to 20."""
+    written = io.BytesIO()
+    ports = (*interface.inputs, *interface.outputs)
+    axes = {p.name: {axis: size for axis, size in enumerate(p.shape) if isinstance(size, str)} for p in ports}
+    torch._C._jit_set_onnx_log_enabled(False)  # It would print the graph where it fails.
+    with torch.no_grad():
+        torch.onnx.export(
+            network,
+            example_inputs(interface),
+            written,  # type: ignore[arg-type]
+            dynamo=False,
+            opset_version=min(version, 20),
+            dynamic_axes={name: open_axes for name, open_axes in axes.items() if open_axes},
+            **names,
+        )
+    return onnx.load_model_from_string(written.getvalue())
 
 
 def _defined(model: onnx.ModelProto, version: int) -> bool:

@@ -10,12 +10,13 @@ from ganedge.models.dcgan import DCGAN
 from ganedge.models.digit import Digit
 from ganedge.models.mlp import MLP
 from ganedge.models.pix2pix import Pix2Pix
+from ganedge.models.stargan import StarGAN
 from ganedge.models.student import LatentStudent, PictureStudent
 from ganedge.models.variant import Variant
 from ganedge.models.wgan import WGAN
 from ganedge.runtime.errors import UsageError
 
-VARIANTS: tuple[type[Variant], ...] = (Circles, MLP, Digit, DCGAN, WGAN, Pix2Pix, CycleGAN)
+VARIANTS: tuple[type[Variant], ...] = (Circles, MLP, Digit, DCGAN, WGAN, Pix2Pix, CycleGAN, StarGAN)
 """Every variant, in the order of `gan-train --list`."""
 STUDENTS: tuple[type[Variant], ...] = (PictureStudent, LatentStudent)
 """What `gan-compress` trains; a run of it is opened as that of any variant."""

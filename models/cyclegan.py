@@ -22,13 +22,13 @@ from ganedge.models.noise import all_gather, rows
 from ganedge.models.objectives import OBJECTIVES
 from ganedge.models.optimizers import adams
 from ganedge.models.patchgan import PatchGAN
-from ganedge.models.translation import TranslationConfig, to_pictures
+from ganedge.models.translation import JitterConfig, to_pictures
 from ganedge.models.variant import Batch, Update, VariantConfig, Wants, require, usual
 from ganedge.runtime.manifest import Interface
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(TranslationConfig):
+class Config(JitterConfig):
     """Sizes, weights of the losses and optimisation of a CycleGAN."""
 
     epochs: int = 200

@@ -34,8 +34,8 @@ class Config(ConditionalConfig, AdamConfig):
 
     @property
     def trains_in_bf16(self) -> bool:
-        """Measured, also with the penalty R1; not with that of wgan-gp (benchmarks/LOG.md)."""
-        return self.objective != "wgan-gp"
+        """Measured, also with the penalty R1; not with that of wgan-gp, nor with pairs and R2 (benchmarks/LOG.md)."""
+        return self.objective not in ("wgan-gp", "rpgan") and self.r2 == 0
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work."""

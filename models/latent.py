@@ -21,7 +21,9 @@ from ganedge.models.objectives import (
     Name,
     accuracy,
     gradient_penalty,
+    paired_accuracy,
     r1_penalty,
+    r2_penalty,
     smoothed_bce_discriminator,
 )
 from ganedge.models.variant import Batch, Update, VariantConfig, only_with, require
@@ -46,7 +48,9 @@ class LatentConfig(VariantConfig):
     """With the objective wgan-gp, weight of the gradient penalty. Its discriminator has layer normalisation in place
     of BatchNorm, with which the penalty would not be each item's own."""
     r1: float = 0.0
-    """Weight of the R1 gradient penalty on real items; 0 leaves it out."""
+    """Weight γ of the gradient penalty R1 on real items, γ/2 ‖∇D(x)‖²; 0 leaves it out."""
+    r2: float = 0.0
+    """Weight γ of the gradient penalty R2 on generated items, γ/2 ‖∇D(G(z))‖²; 0 leaves it out."""
     spectral_norm: bool = False
     """Divide each weight of the discriminator by its largest singular value."""
 
@@ -61,6 +65,7 @@ class LatentConfig(VariantConfig):
         require(self.clip > 0, "clip", self.clip, "more than 0")
         require(self.gp > 0, "gp", self.gp, "more than 0")
         require(self.r1 >= 0, "r1", self.r1, "0 or more")
+        require(self.r2 >= 0, "r2", self.r2, "0 or more")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,21 +187,34 @@ class LatentGAN:
         losses: dict[str, Tensor] = {}
         with torch.set_grad_enabled(turn):
             fake = self.draw(len(real), labels, real.device)
+
+        # Judge both.
         self._clip()
-        verdict = self.discriminate(fake if shared else fake.detach(), labels)
+        seen = fake if shared else fake.detach()
+        r1, r2 = self.settings.r1 > 0, self.settings.r2 > 0
+        if r1:
+            real.requires_grad_()
+        if r2:
+            seen.requires_grad_()
+        fake_logits = self.discriminate(seen, labels, twice=r2)
+        real_logits = self.discriminate(real, labels, twice=r1)
 
         # Update the generator, with one step each.
         if shared:
-            losses["loss_g"] = self._update_generator(verdict, update, keep_graph=True)
+            losses["loss_g"] = self._update_generator(fake_logits, real_logits, update, keep_graph=True)
 
         # Update the discriminator.
-        loss_d, of_d = self.discriminator_loss(real, fake.detach(), verdict, labels)
+        loss_d, of_d = self.discriminator_loss(real, seen, real_logits, fake_logits, labels)
         update("discriminator", loss_d)
 
         # Update the generator, after a round.
         if turn and not shared:
             self._clip()
-            losses["loss_g"] = self._update_generator(self.discriminate(fake, labels), update)
+            fake_logits = self.discriminate(fake, labels)
+            if OBJECTIVES[self.settings.objective].is_paired:
+                with torch.no_grad():
+                    real_logits = self.discriminate(real, labels)
+            losses["loss_g"] = self._update_generator(fake_logits, real_logits, update)
         return {**of_d, **losses}
 
     def _clip(self) -> None:
@@ -204,39 +222,47 @@ class LatentGAN:
         if self.settings.objective == "wgan":
             clip_weights(self.networks["discriminator"], self.settings.clip)
 
-    def _update_generator(self, verdict: Tensor, update: Update, keep_graph: bool = False) -> Tensor:
+    def _update_generator(
+        self, fake_logits: Tensor, real_logits: Tensor, update: Update, keep_graph: bool = False
+    ) -> Tensor:
         """Take the generator's step for what the discriminator says of its items; give the loss."""
-        loss = OBJECTIVES[self.settings.objective].generator(verdict)
+        objective = OBJECTIVES[self.settings.objective]
+        logits = (fake_logits, real_logits.detach()) if objective.is_paired else (fake_logits,)
+        loss = objective.generator(*logits)
         update("generator", loss, keep_graph=keep_graph)
         return loss.detach()
 
     def discriminator_loss(
-        self, real: Tensor, fake: Tensor, fake_logits: Tensor, labels: Tensor | None
+        self, real: Tensor, fake: Tensor, real_logits: Tensor, fake_logits: Tensor, labels: Tensor | None
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """What the discriminator minimises, penalties included, and what to report of it."""
         config, objective = self.settings, OBJECTIVES[self.settings.objective]
-        real.requires_grad_(config.r1 > 0)
-        real_logits = self.discriminate(real, labels, twice=config.r1 > 0)
         if config.real_label == 1:
             loss = objective.discriminator(real_logits, fake_logits)
         else:
             loss = smoothed_bce_discriminator(real_logits, fake_logits, config.real_label)
         loss = loss * self.d_factor
-        losses = {"loss_d": loss.detach()}
-        with torch.no_grad():
-            if objective.boundary is None:
-                sign = -1 if self.low_is_real else 1  # Reported as the network gives them.
-                losses |= {"real_d": sign * real_logits.mean(), "fake_d": sign * fake_logits.mean()}
-            else:
-                losses["accuracy_d"] = accuracy(real_logits, fake_logits, objective.boundary)
+        losses = {"loss_d": loss.detach(), **self._verdicts(real_logits.detach(), fake_logits.detach())}
         if config.r1 > 0:
             loss = loss + config.r1 / 2 * r1_penalty(real_logits, real)
+        if config.r2 > 0:
+            loss = loss + config.r2 / 2 * r2_penalty(fake_logits, fake)
         if config.objective == "wgan-gp":
             shape = (1,) * (real.ndim - 1)
             mix = rows(len(real), lambda n: torch.rand(n, *shape, device=real.device))
-            penalty = gradient_penalty(lambda items: self.discriminate(items, labels, twice=True), real, fake, mix)
-            loss = loss + config.gp * penalty
+            judge = lambda items: self.discriminate(items, labels, twice=True)  # noqa: E731 - read in one place
+            loss = loss + config.gp * gradient_penalty(judge, real, fake.detach(), mix)
         return loss, losses
+
+    def _verdicts(self, real_logits: Tensor, fake_logits: Tensor) -> dict[str, Tensor]:
+        """How well the discriminator tells real from fake: as a share where its objective has a boundary or pairs."""
+        objective = OBJECTIVES[self.settings.objective]
+        if objective.is_paired:
+            return {"accuracy_d": paired_accuracy(real_logits, fake_logits)}
+        if objective.boundary is not None:
+            return {"accuracy_d": accuracy(real_logits, fake_logits, objective.boundary)}
+        sign = -1 if self.low_is_real else 1  # Reported as the network gives them.
+        return {"real_d": sign * real_logits.mean(), "fake_d": sign * fake_logits.mean()}
 
 
 @torch.no_grad()

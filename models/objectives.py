@@ -3,7 +3,7 @@
     loss = OBJECTIVES["hinge"].discriminator(real_logits, fake_logits)
 
 Every function takes the discriminator's raw outputs ("logits", any shape) and returns one scalar to minimise. D's
-losses are real + fake, not halved.
+losses are real + fake, not halved. The weight γ of a penalty R1 or R2 is for γ/2 ‖∇D‖², as the papers write them.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-Name = Literal["bce", "lsgan", "wgan", "wgan-gp", "hinge"]
+Name = Literal["bce", "lsgan", "wgan", "wgan-gp", "hinge", "rpgan"]
 """The objectives that a latent variant can be trained with."""
 
 
@@ -59,13 +59,30 @@ def negated(fake: Tensor) -> Tensor:
     return -fake.mean()
 
 
+def rpgan_discriminator(real: Tensor, fake: Tensor) -> Tensor:
+    """-log σ(D(x) - D(G(z))) over pairs, Jolicoeur-Martineau 2018 (arXiv:1807.00734), eq. 6.
+
+    Huang et al. 2024 (arXiv:2501.05441), eq. 2 with f(t) = -log(1 + exp(-t)): real and fake are judged relative to each
+    other, so that a mode which the generator drops costs it. With R1 and R2 on both sides it converges locally.
+    """
+    return F.softplus(fake - real).mean()
+
+
+def rpgan_generator(fake: Tensor, real: Tensor) -> Tensor:
+    """-log σ(D(G(z)) - D(x)) over pairs, Jolicoeur-Martineau 2018, eq. 7; the mirror image of D's."""
+    return F.softplus(real - fake).mean()
+
+
 class Objective(NamedTuple):
     """The two sides of one objective."""
 
     discriminator: Callable[[Tensor, Tensor], Tensor]
-    generator: Callable[[Tensor], Tensor]
+    generator: Callable[..., Tensor]
+    """Takes the logits of fakes; of real items too, in pairs with the fakes, where `is_paired`."""
     boundary: float | None = None
     """The output above which a picture counts as taken for real; None where there is no such line."""
+    is_paired: bool = False
+    """Whether each fake is judged relative to a real item."""
 
 
 OBJECTIVES: dict[Name, Objective] = {
@@ -74,6 +91,7 @@ OBJECTIVES: dict[Name, Objective] = {
     "wgan": Objective(critic, negated),
     "wgan-gp": Objective(critic, negated),
     "hinge": Objective(hinge_discriminator, negated, 0.0),
+    "rpgan": Objective(rpgan_discriminator, rpgan_generator, is_paired=True),
 }
 
 
@@ -84,8 +102,23 @@ def r1_penalty(real_logits: Tensor, real: Tensor) -> Tensor:
         real_logits: D's output for `real`, which must require gradients.
         real: `[N, ...]`.
     """
-    (gradient,) = torch.autograd.grad(real_logits.sum(), real, create_graph=True)
-    return gradient.square().flatten(1).sum(1).mean()
+    return _squared_gradient(real_logits, real)
+
+
+def r2_penalty(fake_logits: Tensor, fake: Tensor) -> Tensor:
+    """‖∇D(G(z))‖² averaged over the batch, Mescheder et al. 2018, eq. 10 without γ/2.
+
+    Args:
+        fake_logits: D's output for `fake`, which must require gradients. Those of D's weights are the penalty's alone:
+            the generator learns nothing from it.
+        fake: `[N, ...]`.
+    """
+    return _squared_gradient(fake_logits, fake)
+
+
+def _squared_gradient(logits: Tensor, items: Tensor) -> Tensor:
+    (gradient,) = torch.autograd.grad(logits.sum(), items, create_graph=True)
+    return gradient.float().square().flatten(1).sum(1).mean()  # Fakes, and so their gradients, may be bf16.
 
 
 def gradient_penalty(judge: Callable[[Tensor], Tensor], real: Tensor, fake: Tensor, mix: Tensor) -> Tensor:
@@ -107,3 +140,8 @@ def gradient_penalty(judge: Callable[[Tensor], Tensor], real: Tensor, fake: Tens
 def accuracy(real: Tensor, fake: Tensor, boundary: float) -> Tensor:
     """Share of the pictures that the discriminator tells right, 0 to 1."""
     return ((real > boundary).float().mean() + (fake <= boundary).float().mean()) / 2
+
+
+def paired_accuracy(real: Tensor, fake: Tensor) -> Tensor:
+    """Share of the pairs in which the discriminator prefers the real picture, 0 to 1: ½ where it cannot tell."""
+    return (real > fake).float().mean()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ganedge.models.optimizers import AdamConfig
@@ -28,8 +29,6 @@ class TranslationConfig(AdamConfig):
     """1 grey, 3 colour."""
     width: int = 64
     """Features after the first convolution of all networks."""
-    jitter: bool = True
-    """Scale pictures up by 286/256, cut out a random square and mirror it at random."""
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work."""
@@ -37,20 +36,32 @@ class TranslationConfig(AdamConfig):
         require(self.channels in (1, 3), "channels", self.channels, "1 or 3")
         require(self.width >= 1, "width", self.width, "1 or more")
 
+
+@dataclass(frozen=True, kw_only=True)
+class JitterConfig(TranslationConfig):
+    """The settings of those that see each picture a little larger, moved and perhaps mirrored."""
+
+    jitter: bool = True
+    """Scale pictures up by 286/256, cut out a random square and mirror it at random."""
+
     @property
     def load_size(self) -> int:
         """Height and width that pictures are scaled to before the cut, pixels; 0: no cut."""
         return round(self.size * JITTER) if self.jitter else 0
 
 
-def to_pictures(config: TranslationConfig, multiple: int) -> Interface:
+def to_pictures(
+    config: TranslationConfig, multiple: int, further: Sequence[Port] = (), classes: tuple[str, ...] = ()
+) -> Interface:
     """The interface of a generator that turns pictures in -1 to 1 into pictures of the same size.
 
     Args:
         config: For the channels.
         multiple: What height and width are multiples of.
+        further: What it takes beside the picture.
+        classes: Names of the classes, where one of these is a label.
     """
     shape = ("batch", config.channels, "height", "width")
     ports = (Port(name, "image", "float32", shape, "NCHW", (-1.0, 1.0), multiple) for name in ("input", "output"))
     source, target = ports
-    return Interface("image-to-image", (source,), (target,))
+    return Interface("image-to-image", (source, *further), (target,), classes=classes)

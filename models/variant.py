@@ -118,6 +118,11 @@ class Wants:
     """Whether pictures are mirrored left to right at random."""
     reverse: bool = False
     """Whether the second picture of a pair is the input and the first the target."""
+    examples: bool = False
+    """Whether previews need a few single pictures; of pairs and of two sets they always have some."""
+    attributes: tuple[str, ...] | None = None
+    """Attributes that a table gives each picture, whose combinations are the classes; empty: all of the table; None
+    where a variant does not learn from such a table."""
 
 
 class Variant(Protocol):
@@ -171,7 +176,11 @@ class Arranged(Protocol):
 
 @runtime_checkable
 class Translator(Protocol):
-    """A variant that turns pictures into pictures, and can show what it does with some."""
+    """A variant that turns pictures into pictures, and can show what it does with some.
+
+    Its generators take a picture and perhaps more, as their interfaces say: a class, or a vector to be drawn. What
+    measures them gives each picture the next class, and new values of what is drawn.
+    """
 
     sources: Mapping[str, str]
     """For each generator, where a batch holds its inputs."""
@@ -187,7 +196,8 @@ class Translator(Protocol):
             batch: What a step takes.
 
         Returns:
-            Float `[N, C, H, W]` each, in the wanted range.
+            Float `[N, C, H, W]` each, in the wanted range: the inputs, then outputs (one for each class or drawn
+            vector, where a generator takes these), then what they are compared with.
         """
         ...
 

@@ -61,7 +61,7 @@ class Config(PictureConfig):
     @property
     def trains_in_bf16(self) -> bool:
         """Measured with clipped weights (benchmarks/LOG.md)."""
-        return self.r1 == 0 and self.objective == "wgan"
+        return self.r1 == self.r2 == 0 and self.objective == "wgan"
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work."""

@@ -88,24 +88,44 @@ class InputStream:
     ) -> None:
         if interface.noise is None:
             raise UsageError(f"this generator turns {interface.kind.replace('-', ' ')}: it has no latents to sample")
-        refuse_unused(interface, conditions)
         self._latents = LatentStream(interface.noise, interface.inputs[0].item_shape, seed, truncation)
+        self._further = FurtherStream(interface, conditions, seed)
+
+    def take(self, count: int) -> list[NDArray[np.generic]]:
+        """The next `count` items: one array per input, in the interface's order."""
+        return [self._latents.take(count), *self._further.take(count)]
+
+
+class FurtherStream:
+    """Every input beside the first, in batches: the same seed gives the same items in any batches.
+
+    Args:
+        interface: What the generator takes.
+        conditions: What the caller says; classes come in turn, and vectors and noise are drawn, where it says nothing.
+        seed: Of what is drawn, 0 to 2³² - 1; None draws new ones.
+
+    Raises:
+        UsageError: a value for an input that is not there, or none where one is needed.
+    """
+
+    def __init__(self, interface: Interface, conditions: Conditions, seed: int | None) -> None:
+        refuse_unused(interface, conditions)
         self._sources = [
             _Further(port, interface, conditions, None if seed is None else seed_of(index, seed))
             for index, port in enumerate(interface.inputs[1:], 1)
         ]
 
     def take(self, count: int) -> list[NDArray[np.generic]]:
-        """The next `count` items: one array per input, in the interface's order."""
-        return [self._latents.take(count), *(source.take(count) for source in self._sources)]
+        """The next `count` items: one array per input beside the first, in the interface's order."""
+        return [source.take(count) for source in self._sources]
 
 
 class _Further:
-    """The values of one input beside the latent: classes in turn, one value for all, or new ones for each item."""
+    """The values of one input beside the first: classes in turn, one value for all, or new ones for each item."""
 
     def __init__(self, port: Port, interface: Interface, conditions: Conditions, seed: int | None) -> None:
         if port.is_picture:
-            raise UsageError(f"this generator needs a picture, {port.name}, beside its latent: use run() with arrays")
+            raise UsageError(f"this generator needs a picture, {port.name}, beside its first: use run() with arrays")
         self._classes = len(interface.classes) if port.role == "label" else 0
         self._fixed: NDArray[np.generic] | None = None
         self._stream: LatentStream | None = None

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 SCHEMA = 2
 """The newest version of the format that this program reads. Version 2 has further roles of inputs; a manifest without
 them is written as version 1, which older programs read."""
+CHECKPOINTS = (".pt", ".pth", ".ckpt", ".pkl", ".safetensors", ".tar")
+"""Endings of files that hold weights without a network."""
 KEY = "ganedge"
 """The key of the manifest in an ONNX file's metadata."""
 MAX_SIDE = 65_536
@@ -434,7 +436,7 @@ class Manifest:
                     **_known(cls, data),
                     "interface": _interface(data["interface"]),
                     "source": Source(**_known(Source, data.get("source", {}))),
-                    "parity": tuple(_parity(item) for item in data.get("parity", ())),
+                    "parity": tuple(read_parity(item) for item in data.get("parity", ())),
                     "measured": tuple(Measurement(**_known(Measurement, item)) for item in data.get("measured", ())),
                 }
             )
@@ -474,7 +476,10 @@ def read_artifact(path: Path) -> tuple[Manifest, bytes]:
     """
     if path.is_dir():
         raise ArtifactError(f"{path} is a folder, not an artifact: give the .onnx file that gan-export wrote")
-    return read_bytes(read_file(path), str(path))
+    data = read_file(path)
+    if path.suffix in CHECKPOINTS:
+        raise ArtifactError(f"{path} is a checkpoint, not an artifact: make one of it with gan-export {path}")
+    return read_bytes(data, str(path))
 
 
 def read_bytes(model: bytes, name: str) -> tuple[Manifest, bytes]:
@@ -539,7 +544,8 @@ def _port(data: Any) -> Port:
     )
 
 
-def _parity(data: Any) -> Parity:
+def read_parity(data: Any) -> Parity:
+    """A proof as JSON has it."""
     sizes = tuple(tuple(_check_count(side, "a proof's size", 1, MAX_SIDE) for side in pair) for pair in _sizes(data))
     batches = tuple(_check_count(size, "batch", 1, 2**31) for size in data["batches"])
     return Parity(**{**_known(Parity, data), "batches": batches, "sizes": sizes})

@@ -153,8 +153,8 @@ def interleaved(
 ) -> Turns:
     """Time every competitor until each has run for `seconds` and `iterations` times.
 
-    On a machine that is not quiet that is too little: it goes on until ratios are known to `PRECISE`, or one of those
-    that they are of has run for `LONGEST` times the time.
+    On a busy machine this goes on until ratios are known to `PRECISE`, or a competitor has run for `LONGEST` times
+    `seconds`; where there are ratios, there are at least `FEWEST` rounds, so that each has an interval.
 
     Args:
         competitors: What to time, by name.
@@ -181,7 +181,8 @@ def interleaved(
     while names:
         if all(timed[name] >= seconds and calls[name] >= iterations for name in names):
             unsure = [pair for pair in pairs if turns.keys() >= set(pair)]
-            if not unsure or max(timed[name] for pair in unsure for name in pair) >= LONGEST * seconds:
+            longest = max((timed[name] for pair in unsure for name in pair), default=0.0)
+            if not unsure or (rounds >= FEWEST and longest >= LONGEST * seconds):
                 break
             if rounds >= look:
                 if not _vague(turns, unsure):

@@ -27,6 +27,7 @@ from .fidelity import Difference, Gate, difference, gate_of, read_gate
 from .inputs import real_inputs, sides
 from .manifest import read_artifact
 from .tuning import refuse_failed
+from .web_folder import NAME, read_web_folder
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -64,7 +65,8 @@ def verify(path: Path) -> list[Check]:
     """Compare every installed engine, or the one that a file is made for, with the stored reference.
 
     Without a stored reference the engines that run an .onnx are compared with the first of them. Engines that failed
-    the export's proof are left out: nothing takes them.
+    the export's proof are left out: nothing takes them. Of a folder for the browser it is the artifact in it;
+    `verify_in_browser` is for the browser.
 
     Raises:
         ArtifactError: no artifact, or a stored reference that does not belong to it.
@@ -77,6 +79,8 @@ def verify(path: Path) -> list[Check]:
     if param is not None:
         manifest, network = ncnn_file.read_sidecar(param)
         return [_of_engine(param, manifest, network.tolerance)]
+    if (path / NAME).is_file():
+        path = path / read_web_folder(path).artifact
     manifest, model = read_artifact(path)
     proof = path.with_name(path.name + ".proof.npz")
     if proof.is_file():
@@ -97,6 +101,49 @@ def verify(path: Path) -> list[Check]:
         reference = outputs.pop(against)
     gate = _gate(manifest)
     return [_check(name, against, output, reference, manifest, gate, slack) for name, output in outputs.items()]
+
+
+def verify_in_browser(folder: Path) -> tuple[list[Check], dict[str, str]]:
+    """Compare both engines of a browser, WASM and WebGPU, with the reference stored in a folder.
+
+    Args:
+        folder: What `gan-export --format web` wrote.
+
+    Returns:
+        The comparisons, and by engine why it does not run the artifact as it should, as at the export.
+
+    Raises:
+        ArtifactError: no such folder, or a file in it was exchanged or damaged.
+        MissingExtra: playwright is not installed.
+        EngineError: no Chromium is found, or an engine that has to run the artifact does not.
+    """
+    from .engines.browser import PROVIDERS, Browser
+
+    about = read_web_folder(folder)
+    proof = folder / f"{about.artifact}.proof.npz"
+    if not proof.is_file():
+        raise EngineError(f"nothing to compare with: there is no {proof}; export the folder again")
+    inputs, reference = _stored(proof, about.manifest)
+    gate = _gate(about.manifest, next((proved.tolerance for proved in about.parity), ""))
+    checks: list[Check] = []
+    refusals: dict[str, str] = {}
+    with Browser(folder) as browser:
+        for provider in PROVIDERS:
+            try:
+                engine = browser.start(provider)
+                output = _run(engine, about.manifest, inputs)
+                engine.close()
+            except EngineError as error:
+                if provider not in about.refused:
+                    raise
+                refusals[provider] = str(error)
+                continue
+            check = _check(str(engine.info), proof.name, output, reference, about.manifest, gate, 1.0)
+            if check.passed or provider not in about.refused:
+                checks.append(check)
+            else:
+                refusals[provider] = str(check)
+    return checks, refusals
 
 
 def _outputs(model: bytes, manifest: Manifest, inputs: list[NDArray[np.generic]]) -> dict[str, NDArray[np.generic]]:

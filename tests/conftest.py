@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib
 import os
+import runpy
 import shutil
 import sys
 from collections.abc import Callable
@@ -172,3 +173,17 @@ def pictures(tmp_path: Path) -> Path:
         pixels = random.integers(0, 256, (20, 24, 3), np.uint8)
         Image.fromarray(pixels).save(folder / ("more" if index % 2 else ".") / f"{index:02d}.png")
     return folder
+
+
+@pytest.fixture(scope="session")
+def vendor() -> Path:
+    """An unpacked onnxruntime-web, for tests that need it and a Chromium."""
+    from ganedge.runtime.engines import browser
+
+    reason = browser.missing()
+    if not reason:
+        package = runpy.run_path(str(Path(__file__).with_name("onnxruntime_web.py")))
+        reason = package["missing"]()
+    if reason:
+        pytest.skip(f"needs a browser: {reason}")
+    return Path(package["FOLDER"])

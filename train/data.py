@@ -57,6 +57,8 @@ class Options:
     """Threads that decode pictures; one per core by default."""
     fit: Fit = "crop"
     """How pictures from files become squares."""
+    attributes: Path | None = None
+    """A table of attributes, see `layouts.attributed`; None where there is none."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,8 @@ class Data:
     """Where the pictures of pairs or of two sets lie; empty for others."""
     cut: str = ""
     """What the middle squares leave out, where that is much; else empty."""
+    attributes: tuple[str, ...] = ()
+    """Attributes whose combinations are the classes."""
 
     def __len__(self) -> int:
         return max(map(len, self.sources))
@@ -101,6 +105,8 @@ class Data:
     def facts(self) -> dict[str, int | str]:
         """What a config may leave for the data to say."""
         facts: dict[str, int | str] = {"class_names": ",".join(self.names)} if self.names else {}
+        if self.attributes:
+            facts["attribute_names"] = ",".join(self.attributes)
         if self.wants.kind == "images":
             facts["channels"] = self.take("images", torch.tensor([0])).shape[1]
         return facts
@@ -255,6 +261,7 @@ def open_data(spec: str, wants: Wants, options: Options | None = None) -> Data:
     """
     options = options or Options()
     wants = replace(wants, classes=_classes(wants, options))
+    _check_attributes(wants, spec, options)
     if wants.kind == "latents" or spec == LATENTS:
         _check_kind(wants, spec, "latents")
         return Data((InMemory({"latents": torch.zeros(LATENT_ITEMS, 1)}),), spec, wants)
@@ -268,7 +275,9 @@ def open_data(spec: str, wants: Wants, options: Options | None = None) -> Data:
         pictures, labels, names = BUILT_IN[name](source_folder, options.download)
         kept = _choose(labels, names, wants, options, spec)
         source = _built_in(pictures[kept], _wanted_labels(labels[kept], wants), wants, options)
-        return Data((source,), spec, wants, _number_classes(source, names, spec))
+        data = Data((source,), spec, wants, _number_classes(source, names, spec))
+        few = torch.randperm(len(data), generator=torch.Generator().manual_seed(0))[:EXAMPLES]
+        return replace(data, examples=data.preview(few)) if wants.examples else data
     if name == CELEBA and built_in:
         _check_kind(wants, spec, "images")
         folder = celeba(source_folder, options.download)
@@ -281,6 +290,9 @@ def open_data(spec: str, wants: Wants, options: Options | None = None) -> Data:
         what = "is a file, not a folder" if folder.exists() else "is neither a built-in data set nor a folder"
         known = ", ".join([*BUILT_IN, CELEBA, CIRCLES])
         raise UsageError(f"data {spec!r} {what}: give {known}, mnist:DIR, a folder of pictures or a .csv of path,label")
+    if options.attributes is not None:
+        layout = layouts.attributed(folder, spec, options.attributes, wants.attributes or ())
+        return _single(layout, spec, wants, options)
     if wants.kind == "images":
         return _single(layouts.single(folder, spec), spec, wants, options)
     layout = layouts.pairs(folder, spec, wants.reverse) if wants.kind == "pairs" else layouts.unpaired(folder, spec)
@@ -304,7 +316,10 @@ def _single(layout: Layout, spec: str, wants: Wants, options: Options) -> Data:
     labelled = Group(group.keys, [group.items[index] for index in kept])
     (source,) = _open([labelled], spec, wants, options, _wanted_labels(labels[kept], wants))
     cut = _describe_cut([labelled], spec, options)
-    return Data((source,), spec, wants, _number_classes(source, names, spec), cut=cut)
+    numbered = _number_classes(source, names, spec)
+    left_out = list(layout.left_out)
+    data = Data((source,), spec, wants, numbered, left_out=left_out, cut=cut, attributes=layout.attributes)
+    return _with_examples(data, layout.examples, options.fit) if wants.examples else data
 
 
 def _describe_cut(groups: Sequence[Group], spec: str, options: Options) -> str:
@@ -336,6 +351,20 @@ def _classes(wants: Wants, options: Options) -> tuple[str, ...]:
             f"classes is {given}, but an option of this variant says {own}: leave out --classes, and give that option"
         )
     return options.classes or wants.classes
+
+
+def _check_attributes(wants: Wants, spec: str, options: Options) -> None:
+    """Refuse a table of attributes that would have no effect, and names of attributes without a table."""
+    if options.attributes is None:
+        if wants.attributes:
+            names = ",".join(wants.attributes)
+            raise UsageError(f"attribute-names is {names}, but has an effect with --attributes only: give the table")
+    elif wants.attributes is None:
+        raise UsageError(f"attributes is {options.attributes}: this variant does not learn attributes, leave it out")
+    elif not _expanded(spec).is_dir():
+        raise UsageError(
+            f"attributes is {options.attributes}, but data {spec!r} is no folder: give that of the pictures"
+        )
 
 
 def _check_kind(wants: Wants, spec: str, kind: str) -> None:

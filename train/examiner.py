@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from ganedge.models import Variant
 from ganedge.models.variant import Translator
+from ganedge.runtime.conditions import Conditions, FurtherStream, InputStream
 from ganedge.runtime.errors import UsageError
-from ganedge.runtime.latents import LatentStream
 from ganedge.runtime.manifest import Interface
 from ganedge.runtime.pictures import images
 from ganedge.train.data import Data
@@ -94,27 +94,31 @@ class Examiner:
     def _draw(self, name: str, networks: Mapping[str, nn.Module], count: int) -> Tensor:
         """Pictures from latents, uint8 `[count, C, H, W]`, each class in turn."""
         interface = self._interfaces[name]
-        assert interface.noise is not None
-        stream = LatentStream(interface.noise, interface.inputs[0].item_shape, SEED)
+        stream = InputStream(interface, Conditions(), SEED, None)
         drawn: list[Tensor] = []
         with evaluating(networks[name]):
             for begin in range(0, count, CHUNK):
-                size = min(CHUNK, count - begin)
-                inputs = [torch.from_numpy(stream.take(size)).to(self._device)]
-                if interface.classes:
-                    inputs.append(torch.arange(begin, begin + size, device=self._device) % len(interface.classes))
+                arrays = stream.take(min(CHUNK, count - begin))
+                inputs = [torch.from_numpy(array).to(self._device) for array in arrays]
                 drawn.append(_to_bytes(networks[name](*inputs), interface))
         return torch.cat(drawn)
 
     @torch.no_grad()
     def _translate(self, gan: Translator, name: str, networks: Mapping[str, nn.Module], count: int) -> Tensor:
-        """Pictures from the first pictures of the data, uint8 `[count, C, H, W]` or fewer where there are fewer."""
+        """Pictures from pictures evenly spread over the data, uint8 `[count, C, H, W]` or fewer where there are fewer.
+
+        Each gets the next class, and new values of what is drawn, where the generator takes these.
+        """
+        interface = self._interfaces[name]
+        further = FurtherStream(interface, Conditions(), SEED)
         drawn: list[Tensor] = []
-        few = min(count, *map(len, self._items.sources))
+        least = min(map(len, self._items.sources))
+        places = torch.linspace(0, least - 1, min(count, least)).long()
         with evaluating(networks[name]):
-            for chunk in torch.split(torch.arange(few), CHUNK // 10):
-                inputs = self._items.preview(chunk)[gan.sources[name]].to(self._device)
-                drawn.append(_to_bytes(networks[name](inputs), self._interfaces[name]))
+            for chunk in torch.split(places, CHUNK // 10):
+                picture = self._items.preview(chunk)[gan.sources[name]].to(self._device)
+                others = [torch.from_numpy(array).to(self._device) for array in further.take(len(chunk))]
+                drawn.append(_to_bytes(networks[name](picture, *others), interface))
         return torch.cat(drawn)
 
 

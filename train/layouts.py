@@ -1,4 +1,4 @@
-"""Which folder layout training pictures lie in: classes, lists, pairs, halves of one file, or two sets.
+"""Which folder layout training pictures lie in: classes, lists, attributes, pairs, halves of one file, or two sets.
 
     layout = pairs(Path("facades"), "facades", reverse=False)
     print(layout.description)               # "pairs of the same name in train_A and train_B"
@@ -36,6 +36,10 @@ LOOKED_AT = 16
 """Pictures whose shape decides whether a folder holds pairs side by side."""
 MEASURED = 64
 """Pictures of a set whose shapes say how much of them the middle square leaves out."""
+MOST_ATTRIBUTES = 8
+"""Attributes of a table that are all taken where nobody chooses some."""
+YES, NO = ("1", "true", "yes"), ("-1", "0", "false", "no", "")
+"""What a table of attributes says; upper and lower case are the same."""
 WIDTHS = (1.6, 2.5)
 """Width over height of files that hold two pictures side by side, from and to."""
 
@@ -63,6 +67,8 @@ class Layout:
     """Items for previews, of the test split where there is one."""
     left_out: Sequence[str] = field(default=())
     """Files that are not part of any item, each with its reason."""
+    attributes: tuple[str, ...] = ()
+    """Attributes whose combinations are the classes."""
 
 
 def single(folder: Path, spec: str) -> Layout:
@@ -78,7 +84,10 @@ def single(folder: Path, spec: str) -> Layout:
         endings = ", ".join(sorted(ENDINGS))
         raise InputError(f"data {spec!r}: no pictures in {root} ({endings}, searched recursively)")
     classes = [path.relative_to(root).parts[0] if path.parent != root else "" for path in paths]
-    return Layout((Group(("images",), [(path,) for path in paths]),), f"pictures in {root}", classes)
+    tests = [path for name in ("test", "val") if root != folder and (path := folder / name).is_dir()]
+    shown = find_pictures(tests[0]) if tests else []
+    group, examples = (Group(("images",), [(path,) for path in each]) for each in (paths, shown or paths))
+    return Layout((group,), f"pictures in {root}", classes, (examples,))
 
 
 def listed(file: Path) -> Layout:
@@ -96,7 +105,79 @@ def listed(file: Path) -> Layout:
         raise InputError(f"{file} is empty: give lines of path,label without a header")
     classes = [row[1].strip() if len(row) > 1 else "" for row in rows]
     items = [(file.parent / row[0].strip(),) for row in rows]
-    return Layout((Group(("images",), items),), f"pictures that {file} lists", classes)
+    group = Group(("images",), items)
+    return Layout((group,), f"pictures that {file} lists", classes, (group,))
+
+
+def attributed(folder: Path, spec: str, table: Path, chosen: Sequence[str]) -> Layout:
+    """Pictures of a folder with the combination of attributes that a table gives each as its class: `Blond+Young`.
+
+    The table is a CSV file whose header names the attributes, with the pictures in its first column, or a text in the
+    layout of CelebA's `list_attr_celeba.txt`: a count, the names, then lines of a picture and -1 or 1 for each name.
+
+    Args:
+        folder: Where the pictures lie, anywhere below it.
+        spec: What the user called it.
+        table: The file.
+        chosen: Attributes to take; all of the table, 8 at most, where there are none.
+
+    Raises:
+        UsageError: attributes that the table does not have, or too many to take all.
+        InputError: the table cannot be read, says something else than yes and no, or names no picture of the folder.
+    """
+    names, rows = _read_attributes(table)
+    unknown = [name for name in chosen if name not in names]
+    if unknown or (not chosen and len(names) > MOST_ATTRIBUTES):
+        what = f"has no {unknown[0]!r}" if unknown else f"has {len(names)}"
+        raise UsageError(f"attributes {table} {what}: choose --attribute-names out of {', '.join(names)}")
+    columns = [names.index(name) for name in chosen or names]
+    paths = {}
+    for path in find_pictures(folder):
+        paths[path.name] = paths[str(path.relative_to(folder))] = path
+    items, classes = [], []
+    for picture, values in rows:
+        if picture in paths:
+            items.append((paths[picture],))
+            parts = [names[column] for column in columns if _is_yes(values[column], table, picture)]
+            classes.append("+".join(parts) or "none")
+    if not items:
+        raise InputError(f"data {spec!r}: {table} names none of the pictures in {folder}")
+    without = len(set(paths.values()) - {path for (path,) in items})
+    left_out = [f"{folder}: {without} pictures that {table} does not name"] if without else []
+    group = Group(("images",), items)
+    used = tuple(names[column] for column in columns)
+    return Layout((group,), f"pictures in {folder}", classes, (group,), left_out, used)
+
+
+def _read_attributes(table: Path) -> tuple[list[str], list[tuple[str, list[str]]]]:
+    """The names of a table of attributes, and its rows: a picture and what the table says of each attribute."""
+    try:
+        text = table.read_text("utf-8-sig")
+        first, _, rest = text.partition("\n")
+        if first.strip().isdecimal():  # CelebA's own layout; its header does not name the pictures' column.
+            header, *lines = [line.split() for line in rest.splitlines() if line.strip()]
+            header = ["", *header]
+        else:
+            header, *lines = [row for row in csv.reader(text.splitlines()) if row]
+    except (OSError, ValueError, csv.Error) as error:
+        raise InputError(f"attributes {table} cannot be read: {error}") from error
+    names = [name.strip() for name in header[1:]]
+    bad = next((name for name in names if not name or "+" in name or "," in name or names.count(name) > 1), None)
+    if not names or not lines or bad is not None:
+        what = "needs a header of names and a line for each picture" if bad is None else f"has a bad name, {bad!r}"
+        raise InputError(f"attributes {table} {what}; names are different, without + and commas")
+    uneven = next((row for row in lines if len(row) != len(header)), None)
+    if uneven is not None:
+        raise InputError(f"attributes {table}: the line of {uneven[0]} has {len(uneven) - 1} values, not {len(names)}")
+    return names, [(row[0].strip(), row[1:]) for row in lines]
+
+
+def _is_yes(value: str, table: Path, picture: str) -> bool:
+    """What a table says of one attribute."""
+    word = value.strip().lower()
+    if word not in (*YES, *NO):
+        raise InputError(f"attributes {table}: {picture} has {value!r}: give 1 or 0, 1 or -1, or yes or no")
+    return word in YES
 
 
 def pairs(folder: Path, spec: str, reverse: bool) -> Layout:

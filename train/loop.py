@@ -280,11 +280,13 @@ def _check_norms(config: VariantConfig, networks: Mapping[str, nn.Module], share
         raise UsageError(
             f"batch is {config.batch}: BatchNorm needs more than one item on each device, give a larger --batch"
         )
-    discriminator, r1 = networks.get("discriminator"), getattr(config, "r1", 0.0)
-    if r1 and discriminator is not None and _has_sync_batchnorm(discriminator):
+    discriminator = networks.get("discriminator")
+    penalty = next((name for name in ("r1", "r2") if getattr(config, name, 0.0)), None)
+    if penalty is not None and discriminator is not None and _has_sync_batchnorm(discriminator):
         raise UsageError(
-            f"r1 is {r1}, but on several CUDA devices the gradient of the discriminator's BatchNorm has no gradient of "
-            "its own: give --devices 1, --r1 0, or --objective wgan-gp, whose discriminator has no BatchNorm"
+            f"{penalty} is {getattr(config, penalty)}, but on several CUDA devices the gradient of the discriminator's "
+            f"BatchNorm has no gradient of its own: give --devices 1, --{penalty} 0, or --objective wgan-gp, whose "
+            "discriminator has no BatchNorm"
         )
 
 

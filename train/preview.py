@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from torch import nn
 
 from ganedge.models.variant import Batch, Translator
+from ganedge.runtime.conditions import Conditions, InputStream
 from ganedge.runtime.errors import MissingExtra
 from ganedge.runtime.files import whole_file
-from ganedge.runtime.latents import LatentStream
 from ganedge.runtime.manifest import Interface
 from ganedge.runtime.pictures import images
 
@@ -47,12 +47,9 @@ def draw(network: nn.Module, interface: Interface, device: torch.device, count: 
     Returns:
         The raw output, float32 `[count, ...]`; 5000 where they are points.
     """
-    assert interface.noise is not None
     count = POINTS if interface.kind == "latent-to-points" else count
-    latents = LatentStream(interface.noise, interface.inputs[0].item_shape, SEED).take(count)
-    inputs = [torch.from_numpy(latents).to(device)]
-    if interface.classes:
-        inputs.append(torch.arange(count, device=device) % len(interface.classes))
+    arrays = InputStream(interface, Conditions(), SEED, None).take(count)
+    inputs = [torch.from_numpy(array).to(device) for array in arrays]
     with evaluating(network):
         output: NDArray[np.generic] = network(*inputs).float().cpu().numpy()
     return output

@@ -17,11 +17,12 @@ from ganedge.train import run_folder
 from ganedge.train.settings import Settings
 from ganedge.train.trainer import Trainer
 
-FIXED = ("data", "seed", "classes", "fraction", "fit", "precision", "weight_gradients", "compile")
+FIXED = ("data", "seed", "classes", "attributes", "fraction", "fit", "precision", "weight_gradients", "compile")
 """Settings that a resumed run must not change: with another value it would be another training."""
 KEPT = (
     "seed",
     "classes",
+    "attributes",
     "fraction",
     "fit",
     "precision",

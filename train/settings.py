@@ -41,6 +41,9 @@ class Settings:
     """Start from the networks of this run folder, or from the generator in this .safetensors file."""
     classes: str = ""
     """Train on these classes only, separated by commas."""
+    attributes: str = ""
+    """A table that gives the pictures of --data attributes, for variants that learn them: a .csv with a header and the
+    pictures' names first, or CelebA's list_attr_celeba.txt."""
     fraction: float = 1.0
     """Share of the data to use, more than 0, up to 1: a quick look."""
     memory: float = 4.0
@@ -130,6 +133,7 @@ class Settings:
             memory=self.memory,
             workers=self.workers,
             fit=self.fit,
+            attributes=Path(self.attributes).expanduser() if self.attributes else None,
         )
 
     def to_json(self) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +15,8 @@ from ganedge.runtime.errors import GanEdgeError, UsageError
 from ganedge.runtime.manifest import read_artifact
 from ganedge.runtime.ncnn_file import NcnnIdentity, param_path, read_network
 from ganedge.runtime.ncnn_file import read_sidecar as read_ncnn
+from ganedge.runtime.web_folder import NAME as WEB
+from ganedge.runtime.web_folder import read_web_folder
 
 from . import terminal
 from .options import argument, option
@@ -53,6 +55,14 @@ class TuneOptions:
 
 
 @dataclass(frozen=True)
+class VerifyOptions:
+    """Where to repeat the proof."""
+
+    browser: bool = False
+    """In a headless Chromium, WASM and WebGPU, for a folder that gan-export --format web wrote."""
+
+
+@dataclass(frozen=True)
 class DoctorOptions:
     """What to examine."""
 
@@ -76,6 +86,10 @@ def info(file: Path, options: InfoOptions) -> None:
 
         manifest, identity = read_sidecar(file)
         size = len(check_engine(file, identity))
+    elif (file / WEB).is_file():
+        folder = read_web_folder(file)
+        manifest = replace(folder.manifest, parity=folder.manifest.parity + folder.parity)
+        size = (file / folder.artifact).stat().st_size
     else:
         manifest, model = read_artifact(file)
         size = len(model)
@@ -110,17 +124,26 @@ def tune(file: Path, options: TuneOptions) -> None:
     terminal.note(f"fastest: {choice.engine}{f' in {choice.compute}' if choice.compute else ''}{gain}; {note}")
 
 
-def verify(file: Path) -> None:
+def verify(file: Path, options: VerifyOptions) -> None:
     """Repeat the export's proof on this machine. Exit code 1: an engine gives other pictures."""
-    from ganedge.runtime.verify import verify as checks_of
+    from ganedge.runtime import verify as proof
 
-    checks = checks_of(file)
+    if options.browser and not file.is_dir():
+        raise UsageError(f"--browser is for a folder that gan-export --format web wrote, and {file} is none")
+    if options.browser:
+        checks, refusals = proof.verify_in_browser(file)
+        for engine, reason in refusals.items():
+            terminal.note(f"{engine} is not used, it did not pass at the export either: {reason}")
+    else:
+        checks = proof.verify(file)
     for check in checks:
         terminal.note(str(check))
     failed = read_artifact(file)[0].failed if file.suffix == ".onnx" else {}
     for name in failed:
         terminal.note(f"{name}: not compared, it failed the export's proof (gan-run info {file}) and nothing uses it")
     terminal.note(_verdict(checks))
+    if (file / WEB).is_file() and not options.browser:
+        terminal.note(f"next: gan-run verify {file} --browser, which runs it in Chromium")
     if not all(check.passed for check in checks):
         raise typer.Exit(1)
 
@@ -194,6 +217,8 @@ def _measured(item: Measurement) -> str:
 
 def _next_command(file: Path, manifest: Manifest) -> str:
     """What to do with an artifact that people look at."""
+    if (file / WEB).is_file():
+        return f"python3 -m http.server --directory {file}"
     if manifest.unproven:
         return f"gan-run verify {file}, on the device that will run it"
     roles = {port.role for port in manifest.interface.inputs[1:]}

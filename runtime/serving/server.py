@@ -526,7 +526,8 @@ def _array(array: NDArray[np.generic]) -> bytes:
 @cache
 def _page_and_policy() -> tuple[str, str]:
     """The page, and a policy that lets a browser run its own script and style and nothing else."""
-    page = Path(__file__).with_name("page.html").read_text("utf-8")
+    page, style = (Path(__file__).with_name(f"page.{suffix}").read_text("utf-8") for suffix in ("html", "css"))
+    page = page.replace('<link rel="stylesheet" href="page.css">', f"<style>\n{style}</style>")
     hashes = {
         tag: base64.b64encode(hashlib.sha256(page.partition(f"<{tag}>")[2].partition(f"</{tag}>")[0].encode()).digest())
         for tag in ("script", "style")

@@ -69,3 +69,18 @@ def test_no_share_of_the_peak_above_the_peak() -> None:
         row["peak_share"] = 1.79
     assert "179%" not in words.table(report, verbose=True)
     assert "busy while its peak was measured" in words.table(report)
+
+
+@pytest.mark.parametrize("io", ["float", "uint8"])
+def test_normalised_inputs_are_described_as_in_the_export(tmp_path: Path, io: str) -> None:
+    pytest.importorskip("torch")
+    from ganedge.export import export
+
+    (tmp_path / "nets.py").write_text(
+        "import torch\n\nclass Net(torch.nn.Module):\n    def forward(self, x):\n        return torch.sigmoid(x)\n"
+    )
+    about = {"mean": (0.5, 0.4, 0.3), "std": (0.2, 0.3, 0.4), "output_range": (0, 1)}
+    net = f"{tmp_path}/nets.py:Net"
+    made = export(net, kind="image", input="3x16x16", output=tmp_path / "g.onnx", io=io, **about).path
+    report = bench([made], against=net, batch=[1], **about, **QUICK)
+    assert report.data["results"][1]["same"] is True

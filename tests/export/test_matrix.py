@@ -32,12 +32,15 @@ SYSTEMS: dict[str, tuple[str, str | None, dict[str, Any]]] = {
     "pix2pix": ("pix2pix", None, {"size": 32, "width": 8}),
     "cyclegan-conv": ("cyclegan", "conv", {"size": 32, "width": 8, "blocks": 1}),
     "cyclegan-resnet": ("cyclegan", "resnet", {"size": 32, "width": 8, "blocks": 1}),
+    "stargan": ("stargan", None, {"size": 32, "width": 8, "blocks": 1, "batch": 4, "d_steps": 1}),
 }
 """Variant, preset and the settings that make it tiny."""
 BOTH_WAYS = [(name, which) for name in SYSTEMS for which in (("a2b", "b2a") if "cyclegan" in name else (None,))]
 PRECISIONS = [("fp32", None), ("fp16", None), ("bf16", None), ("int8", "onnxruntime"), ("int8", "openvino")]
 ENGINES = [(name, kind) for name in SYSTEMS for kind in ("fp32", "fp16")]
-ENGINES += [(name, kind) for name in ("dcgan", "cyclegan-resnet", "cyclegan-conv") for kind in ("bf16", "int8")]
+ENGINES += [
+    (name, kind) for name in ("dcgan", "cyclegan-resnet", "cyclegan-conv", "stargan") for kind in ("bf16", "int8")
+]
 Trained = Callable[[str, bool], Path]
 
 

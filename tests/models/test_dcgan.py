@@ -10,6 +10,7 @@ from torch import nn
 
 from ganedge.models import VARIANTS, find
 from ganedge.models.dcgan import DCGAN, Config
+from ganedge.models.objectives import OBJECTIVES
 from ganedge.runtime.errors import UsageError
 
 
@@ -39,10 +40,10 @@ def test_shapes(size: int, channels: int) -> None:
     assert gan.discriminator(pictures).shape == (2, 1)
 
 
-@pytest.mark.parametrize("objective", ["bce", "lsgan", "wgan", "wgan-gp", "hinge"])
+@pytest.mark.parametrize("objective", OBJECTIVES)
 def test_a_step_updates_each_network_with_its_own_loss(objective: Any) -> None:
     torch.manual_seed(0)
-    gan = DCGAN(Config(size=16, width=4, channels=1, objective=objective, r1=1.0))
+    gan = DCGAN(Config(size=16, width=4, channels=1, objective=objective, r1=1.0, r2=0.5))
     touched: list[tuple[str, set[str]]] = []
 
     def update(name: str, loss: torch.Tensor, keep_graph: bool = False) -> None:
@@ -64,9 +65,46 @@ def test_a_step_updates_each_network_with_its_own_loss(objective: Any) -> None:
     assert all(value.ndim == 0 and not value.requires_grad for value in losses.values())
 
 
+@pytest.mark.parametrize("d_steps", [1, 2])
+def test_the_losses_with_pairs_and_both_penalties_are_the_papers(d_steps: int) -> None:
+    """Huang et al. 2024 (arXiv:2501.05441), algorithm of section 2, written out plainly."""
+    torch.manual_seed(0)
+    gan = DCGAN(Config(size=16, width=4, channels=1, objective="rpgan", r1=3.0, r2=0.5, d_steps=d_steps))
+    for network in gan.networks.values():
+        network.eval()  # BatchNorm as a constant.
+    losses: dict[str, torch.Tensor] = {}
+    reported: dict[str, torch.Tensor] = {}
+    real = torch.rand(8, 1, 16, 16) * 2 - 1
+
+    def collect(name: str, loss: torch.Tensor, keep_graph: bool = False) -> None:
+        losses[name] = loss
+
+    torch.manual_seed(1)
+    reported = gan.step({"images": real.clone()}, d_steps - 1, collect)
+    torch.manual_seed(1)
+    latent = torch.randn(8, 100)
+    x, y = real.clone().requires_grad_(), gan.generator(latent).detach().requires_grad_()
+    of_x, of_y = gan.discriminator(x), gan.discriminator(y)
+    penalties = []
+    for logits, items in ((of_x, x), (of_y, y)):
+        (slope,) = torch.autograd.grad(logits.sum(), items, create_graph=True)
+        penalties.append(slope.flatten(1).norm(dim=1).square().mean())
+    adversarial = torch.log(1 + torch.exp(-(of_x - of_y))).mean()
+    torch.testing.assert_close(losses["discriminator"], adversarial + 1.5 * penalties[0] + 0.25 * penalties[1])
+    torch.testing.assert_close(losses["generator"], torch.log(1 + torch.exp(of_x - of_y)).mean())
+    torch.testing.assert_close(reported["loss_d"], adversarial.detach())
+    assert reported["accuracy_d"] == (of_x > of_y).float().mean()
+    own = list(gan.discriminator.parameters())
+    expected = torch.autograd.grad(adversarial + 1.5 * penalties[0] + 0.25 * penalties[1], own, allow_unused=True)
+    gradients = torch.autograd.grad(losses["discriminator"], own, allow_unused=True)
+    torch.testing.assert_close(gradients, expected)
+
+
 @pytest.mark.parametrize(
     ("field", "value"),
     [
+        ("r1", -1),
+        ("r2", -1),
         ("size", 30),
         ("size", 8),
         ("channels", 2),

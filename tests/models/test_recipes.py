@@ -87,11 +87,20 @@ DEFAULTS: list[tuple[str, str | None, type, dict[str, Any], dict[str, dict[str, 
         {"size": 128, "decay": 1.0, "blocks": 6, "cycle": 10.0, "identity": 0.0, "halved": False, "replay": 0},
         {"generators": ADAM, "discriminator-a": ADAM, "discriminator-b": ADAM},
     ),
+    (
+        "stargan",
+        "celeba",
+        torch.optim.Adam,
+        {"epochs": 20, "batch": 16, "size": 128, "decay": 0.5, "blocks": 6, "depth": 6, "d_steps": 5, "mirror": True}
+        | {"classification": 1.0, "reconstruction": 10.0, "gp": 10.0},
+        {"generator": {"lr": 1e-4, "betas": (0.5, 0.999)}, "discriminator": {"lr": 1e-4, "betas": (0.5, 0.999)}},
+    ),
 ]
 
 
 def build(name: str, preset: str | None = None, **given: Any) -> Any:
     variant = find(name)
+    given = {"class_names": "a,b,c", **given} if name == "stargan" else given
     return variant(variant.config_class(**{**variant.presets.get(preset or "", {}), **given}))
 
 
@@ -115,7 +124,7 @@ def test_the_defaults_are_the_write_ups(
         assert {option: group[option] for option in wanted} == wanted
     slopes = {module.negative_slope for net in gan.networks.values() for module in net.modules() if is_leaky(module)}
     leaky = name in ("mlp", "dcgan", "wgan", "pix2pix") or preset == "resnet"
-    assert slopes == ({0.2} if leaky else set())
+    assert slopes == ({0.01} if name == "stargan" else {0.2} if leaky else set())
 
 
 def is_leaky(module: nn.Module) -> bool:
@@ -187,6 +196,45 @@ def test_the_losses_of_cyclegan(preset: str) -> None:
     (both,) = gan.optimizers["generators"].param_groups
     wanted = [*gan.a2b.parameters(), *gan.b2a.parameters()]
     assert [id(parameter) for parameter in both["params"]] == [id(parameter) for parameter in wanted]
+
+
+@pytest.mark.parametrize("attributes", [None, "x,y"])
+def test_the_losses_of_stargan(attributes: str | None) -> None:
+    names = "x,x+y,y" if attributes else "a,b,c"
+    gan = build("stargan", size=16, width=2, blocks=1, d_steps=1, attribute_names=attributes, class_names=names)
+    real, source = torch.rand(4, 3, 16, 16) * 2 - 1, torch.tensor([0, 1, 2, 2])
+    torch.manual_seed(3)
+    minimised, said = losses_of(gan, {"images": real, "labels": source})
+    torch.manual_seed(3)
+    target, mix = source[torch.randperm(4)], torch.rand(4, 1, 1, 1)
+    fake = gan.generator(real, target)
+    verdicts = {key: gan.discriminator(items) for key, items in {"real": real, "fake": fake}.items()}
+    between = (mix * real + (1 - mix) * fake.detach()).requires_grad_()
+    (gradient,) = torch.autograd.grad(gan.discriminator(between)[0].sum(), between)
+    penalty = ((gradient.flatten(1).norm(dim=1) - 1) ** 2).mean()
+
+    def told(logits: Tensor, labels: Tensor) -> Tensor:
+        if attributes is None:
+            return nn.functional.cross_entropy(logits, labels)
+        wanted = torch.tensor([[1.0, 0], [1, 1], [0, 1]])[labels]
+        return bce(logits, wanted, reduction="none").sum(1).mean()
+
+    of_real, of_fake = verdicts["real"][0].mean(), verdicts["fake"][0].mean()
+    loss_d = of_fake - of_real + told(verdicts["real"][1], source) + 10 * penalty
+    torch.testing.assert_close(minimised["discriminator"], loss_d.detach())
+    back = (gan.generator(fake, source) - real).abs().mean()
+    loss_g = -of_fake + told(verdicts["fake"][1], target) + 10 * back
+    torch.testing.assert_close(minimised["generator"], loss_g.detach())
+    torch.testing.assert_close((said["loss_d"], said["reconstruction"]), ((of_fake - of_real).detach(), back.detach()))
+
+
+def test_stargans_generator_follows_five_steps_of_the_discriminator() -> None:
+    gan = build("stargan", size=16, width=2, blocks=0)
+    batch = {"images": torch.zeros(2, 3, 16, 16), "labels": torch.tensor([0, 1])}
+    taken: list[str] = []
+    for step in range(10):
+        gan.step(batch, step, lambda name, loss, keep_graph=False: taken.append(name))
+    assert taken == [*["discriminator"] * 5, "generator"] * 2
 
 
 @pytest.mark.parametrize("name", ["mlp", "dcgan"])

@@ -33,6 +33,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "wgan": {"size": 16, "width": 4, "batch": 8, "d_steps": 2},
     "pix2pix": {"size": 32, "width": 4},
     "cyclegan": {"size": 32, "width": 4, "blocks": 1},
+    "stargan": {"size": 16, "width": 4, "blocks": 1, "batch": 4, "d_steps": 2},
 }
 CASES = [(variant.name, preset) for variant in VARIANTS for preset in (*variant.presets, None)]
 
@@ -42,9 +43,9 @@ def build(name: str, **given: Any) -> Any:
     return variant(variant.config_class(**given))
 
 
-def named(config: dict[str, Any]) -> dict[str, Any]:
+def named(name: str, config: dict[str, Any]) -> dict[str, Any]:
     """A config with the class names that the data would have filled in."""
-    return {**config, "class_names": "even,odd"} if config.get("conditional") else config
+    return {**config, "class_names": "even,odd"} if config.get("conditional") or name == "stargan" else config
 
 
 def shapes(network: nn.Module) -> list[tuple[Any, ...]]:
@@ -108,14 +109,17 @@ def test_it_trains_and_resumes_bit_for_bit(
             for key, tensor in whole[1]["networks"][network].items()
         )
         assert moved, f"{network} did not learn"
-    generators = variant(variant.config_class(**named(config))).generators()
+    generators = variant(variant.config_class(**named(name, config))).generators()
     for generator in generators:
         assert (tmp_path / "whole" / f"{generator}.safetensors").is_file()
         assert (tmp_path / "whole" / "samples" / f"{generator}-00000005.png").is_file()
     assert (tmp_path / "whole" / "samples" / "losses.png").is_file()
 
 
-@pytest.mark.parametrize(("name", "one", "other"), [("mlp", "batchnorm", "dropout"), ("cyclegan", "resnet", "conv")])
+@pytest.mark.parametrize(
+    ("name", "one", "other"),
+    [("mlp", "batchnorm", "dropout"), ("cyclegan", "resnet", "conv"), ("stargan", "celeba", "rafd")],
+)
 def test_the_default_preset_undoes_the_other(name: str, one: str, other: str) -> None:
     variant = find(name)
     assert set(variant.presets[one]) == set(variant.presets[other])
@@ -127,7 +131,7 @@ def test_the_default_preset_undoes_the_other(name: str, one: str, other: str) ->
 @pytest.mark.parametrize(("name", "preset"), CASES)
 def test_a_generator_does_what_its_interface_says(name: str, preset: str | None) -> None:
     variant = find(name)
-    gan = build(name, **named({**variant.presets.get(preset or "", {}), **SMALL[name]}))
+    gan = build(name, **named(name, {**variant.presets.get(preset or "", {}), **SMALL[name]}))
     for key, interface in gan.generators().items():
         multiple = interface.inputs[0].multiple
 
@@ -199,7 +203,7 @@ def test_translators_start_from_networks_alone(every_data: dict[str, str], tmp_p
 def test_every_objective_on_every_latent_variant(name: str, objective: str, autocast: bool) -> None:
     torch.manual_seed(0)
     extra = {} if name == "circles" else {"augment": "color,translation,cutout"}
-    gan = build(name, **{**SMALL[name], "objective": objective, "r1": 1.0, "spectral_norm": True, **extra})
+    gan = build(name, **{**SMALL[name], "objective": objective, "r1": 1.0, "r2": 1.0, "spectral_norm": True, **extra})
     before = {key: [p.detach().clone() for p in network.parameters()] for key, network in gan.networks.items()}
 
     def update(key: str, loss: torch.Tensor, keep_graph: bool = False) -> None:
@@ -438,6 +442,39 @@ def test_cyclegan_shapes() -> None:
     assert all(module.bias is None for module in judge.modules() if isinstance(module, nn.Conv2d))
 
 
+def test_stargan_shapes() -> None:
+    gan = build("stargan", class_names="a,b,c,d,e")
+    generator = shapes(gan.generator)
+    assert generator[0] == ("conv", 3 + 5, 64, 7, 1, "plain")
+    assert generator[2:6:2] == [("conv", 64, 128, 4, 2, "plain"), ("conv", 128, 256, 4, 2, "plain")]
+    assert generator.count(("conv", 256, 256, 3, 1, "plain")) == 12
+    ups = [shape for shape in generator if shape[0] == "up"]
+    assert ups == [("up", 256, 128, 4, 2, "plain"), ("up", 128, 64, 4, 2, "plain")]
+    assert generator[-1] == ("conv", 64, 3, 7, 1, "plain")
+    norms = [module for module in gan.generator.modules() if isinstance(module, nn.InstanceNorm2d)]
+    assert len(norms) == 3 + 12 + 2
+    assert all(norm.affine for norm in norms)
+    downs = [("conv", 64 << level >> 1 if level else 3, 64 << level, 4, 2, "bias") for level in range(6)]
+    heads = [("conv", 2048, 1, 3, 1, "plain"), ("conv", 2048, 5, 2, 1, "plain")]
+    assert shapes(gan.discriminator) == [*downs, *heads]
+    verdict, logits = gan.discriminator(torch.zeros(2, 3, 128, 128))
+    assert (verdict.shape, logits.shape) == ((2, 1, 2, 2), (2, 5))
+
+
+def test_a_domain_of_stargan_may_be_a_combination_of_attributes() -> None:
+    given = {**SMALL["stargan"], "attribute_names": "Blond,Male", "class_names": "Blond,Blond+Male,Male,none"}
+    gan = build("stargan", **given)
+    assert gan.generator.codes.tolist() == [[1, 0], [1, 1], [0, 1], [0, 0]]
+    assert gan.generators()["generator"].classes == ("Blond", "Blond+Male", "Male", "none")
+    logits = torch.tensor([[2.0, -1.0]])
+    wanted = F.softplus(torch.tensor([-2.0, -1.0])).sum()
+    torch.testing.assert_close(gan.tell(logits, torch.tensor([0])), wanted)
+    with pytest.raises(UsageError, match="class-names is Blond,Grey: give combinations of Blond, Male"):
+        build("stargan", attribute_names="Blond,Male", class_names="Blond,Grey")
+    with pytest.raises(UsageError, match="class-names is one: give two domains or more"):
+        build("stargan", class_names="one")
+
+
 def test_the_replay_buffer() -> None:
     torch.manual_seed(0)
     replay = Replay(2, (1, 1, 1))
@@ -466,6 +503,8 @@ def test_the_replay_buffer() -> None:
         ("cyclegan", {"size": 33}, "size is 33"),
         ("cyclegan", {"size": 100, "nets": "conv"}, "size is 100: give a multiple of 8 with --nets conv, 32 or more"),
         ("cyclegan", {"decay": 2}, "decay is 2"),
+        ("stargan", {"size": 30}, "size is 30: give a multiple of 4, 16 or more"),
+        ("stargan", {"size": 48, "d_layers": 5}, "d-layers is 5: give 1 to 4: so often does 48 halve evenly"),
     ],
 )
 def test_a_config_that_cannot_work_names_the_option(name: str, given: dict[str, Any], said: str) -> None:

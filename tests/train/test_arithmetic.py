@@ -113,7 +113,7 @@ def test_it_is_remembered_for_trainings_alike(
         monkeypatch.setitem(PROCESSORS["AMX"], name, 1.0)
     assert _settle(_settings(tmp_path, 20)).precision == "bf16"
     assert "computing in bf16, the fastest here when it was measured" in capsys.readouterr().err
-    others = [{"width": 8}, {"batch": 8}, {"d_steps": 2}, {"r1": 1.0}, {"size": 20}]
+    others = [{"width": 8}, {"batch": 8}, {"d_steps": 2}, {"r1": 1.0}, {"r2": 1.0}, {"size": 20}]
     for other in others:
         config = Config(**{**TINY, **other})  # type: ignore[arg-type]
         assert _settle(_settings(tmp_path, 10_000), config).precision == "fp32"

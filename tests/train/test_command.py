@@ -36,6 +36,20 @@ def test_train_from_a_folder_and_resume(command: Command, pictures: Path, tmp_pa
     assert "step 5/5" in again.err
 
 
+def test_pairs_and_penalties_resume_bit_for_bit(command: Command, tmp_path: Path) -> None:
+    options = ("gan-train", "dcgan", "--data", "digits", "--precision", "bf16", "--objective", "rpgan")
+    penalties = ("--r1", 0.5, "--r2", 0.5, "--d-steps", 2)
+    for out, steps, more in (("whole", 6, ()), ("parts", 3, ()), ("parts", 6, ("--resume",))):
+        done = command(*options, *penalties, "--out", tmp_path / out, *TINY, "--steps", steps, *more)
+        assert done.code == 0, done.err
+    whole, parts = (safetensors.torch.load_file(tmp_path / out / "generator.safetensors") for out in ("whole", "parts"))
+    torch.testing.assert_close(parts, whole, rtol=0, atol=0)
+    config = json.loads((tmp_path / "parts" / "config.json").read_text())["config"]
+    assert (config["objective"], config["r1"], config["r2"]) == ("rpgan", 0.5, 0.5)
+    last = json.loads((tmp_path / "whole" / "metrics.jsonl").read_text().splitlines()[-1])
+    assert 0 <= last["accuracy_d"] <= 1
+
+
 def test_list_and_help(command: Command) -> None:
     listed = command("gan-train", "--list")
     assert [line.split()[0] for line in listed.out.splitlines()] == [variant.name for variant in VARIANTS]

@@ -25,10 +25,13 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "dcgan, without an average": ("dcgan", {**TINY, "ema": 0.0}),
     "dcgan, of classes": ("dcgan", {**TINY, "conditional": True}),
     "dcgan, whose gradient is differentiated": ("dcgan", {**TINY, "r1": 1.0, "spectral_norm": True}),
+    "dcgan, in pairs": ("dcgan", {**TINY, "objective": "rpgan"}),
+    "dcgan, in pairs with penalties": ("dcgan", {**TINY, "objective": "rpgan", "r1": 1.0, "r2": 1.0}),
     "wgan": ("wgan", {"size": 16, "width": 4, "batch": 8, "d_steps": 2}),
     "wgan, with a penalty": ("wgan", {"size": 16, "width": 4, "batch": 8, "d_steps": 2, "objective": "wgan-gp"}),
     "pix2pix": ("pix2pix", {"size": 32, "width": 4, "dropout": 0.0}),
     "cyclegan": ("cyclegan", {"size": 32, "width": 4, "blocks": 1}),
+    "stargan": ("stargan", {"size": 16, "width": 4, "blocks": 1, "batch": 4, "d_steps": 2}),
     "cyclegan, conv": ("cyclegan", {"nets": "conv", "size": 32, "width": 4, "blocks": 1}),
 }
 

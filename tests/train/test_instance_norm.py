@@ -49,6 +49,12 @@ STEPS: list[tuple[str, str | None, int, dict[str, Any]]] = [
     ("pix2pix", None, 1, {"size": 32, "width": 4, "jitter": False, "dropout": 0.0}),
     ("cyclegan", "resnet", 1, {"size": 32, "width": 4, "blocks": 1, "jitter": False}),
     ("cyclegan", "conv", 1, {"size": 32, "width": 4, "blocks": 1}),
+    (
+        "stargan",
+        "celeba",
+        1,
+        {"size": 32, "channels": 1, "width": 4, "blocks": 1, "d_steps": 1, "class_names": ",".join("0123456789")},
+    ),
     ("digit", None, 1, {}),
     ("dcgan", None, 2, {"size": 16, "width": 4}),
     ("wgan", None, 2, {"size": 16, "width": 4, "d_steps": 1}),
@@ -84,7 +90,7 @@ def test_the_gradients_of_a_training_step(
             found[name] = torch.cat([part.double().flatten() for part in parts])
 
         torch.manual_seed(0)
-        gan.step({key: value.to(dtype) for key, value in batch.items()}, 0, update)
+        gan.step({key: value if key == "labels" else value.to(dtype) for key, value in batch.items()}, 0, update)
         return found
 
     found = gradients(gan, torch.float32)

@@ -289,6 +289,8 @@ def test_r1_with_batchnorm_over_several_gpus_is_refused() -> None:
     check(r1=1.0, objective="wgan-gp")  # Whose discriminator has no BatchNorm.
     with pytest.raises(UsageError, match=r"r1 is 1\.0, but on several CUDA devices"):
         check(r1=1.0)
+    with pytest.raises(UsageError, match=r"r2 is 0\.5, but on several CUDA devices .*--r2 0"):
+        check(r2=0.5)
 
 
 def test_weights_to_start_from_are_numbers(tmp_path: Path) -> None:
@@ -411,6 +413,41 @@ def test_the_average_follows() -> None:
     torch.testing.assert_close(average.network.weight, torch.full((2,), 2.0))
     assert average.network.num_batches_tracked == 7
     assert trainer.Average(network, 0.0).network is network
+
+
+def test_the_decay_of_the_average_rises_over_the_first_steps() -> None:
+    """As (1 + t) / (10 + t), up to the one that was asked for: the average forgets its random start."""
+    network = torch.nn.Linear(1, 1, bias=False)
+    average = trainer.Average(network, 0.5)
+    assert not average.network.weight.requires_grad
+    expected = float(network.weight.detach())
+    for step in range(1, 13):
+        with torch.no_grad():
+            network.weight.fill_(float(step))
+        average.update(step)
+        decay = min(0.5, (1 + step) / (10 + step))
+        expected = decay * expected + (1 - decay) * step
+        assert float(average.network.weight) == pytest.approx(expected, rel=1e-5)
+    with torch.no_grad():
+        network.weight = torch.nn.Parameter(torch.full((1, 1), 3.0))
+    still = trainer.Average(network, 0.0)
+    still.update(1)
+    assert still.network is network
+    assert float(network.weight) == 3.0
+
+
+def test_the_random_numbers_of_a_step_are_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pinned: another stream would train another generator from a seed that somebody noted down."""
+    assert [trainer._mix(*each) for each in ((0, 1, 2), (7, 3, 0), (2**40, 2, 10**6))] == [
+        7516344943822082542,
+        7299484271657422945,
+        6105097720391181781,
+    ]
+    seeds: list[int] = []
+    seed_all = trainer._seed_all
+    monkeypatch.setattr(trainer, "_seed_all", lambda seed, device: (seeds.append(seed), seed_all(seed, device)))
+    train(find("circles"), {"batch": 50}, settings(tmp_path / "run", data="circles", steps=3, seed=5))
+    assert seeds == [trainer._mix(5, 3, step) for step in range(3)]
 
 
 def test_damaged_runs(tiny_run: Path, tmp_path: Path) -> None:

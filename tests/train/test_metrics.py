@@ -112,6 +112,21 @@ def test_both_directions_of_a_translator_are_measured() -> None:
     assert figures["fid"] == pytest.approx((figures["fid_a2b"] + figures["fid_b2a"]) / 2)
 
 
+def test_a_translator_to_classes_is_measured_over_all_of_them() -> None:
+    variant = find("stargan")
+    gan = variant(variant.config_class(size=16, width=2, blocks=0, channels=1, class_names="a,b,c"))
+    items = torch.arange(40).mul(6).byte()[:, None, None, None].expand(-1, 1, 16, 16).contiguous()
+    data = Data((InMemory({"images": items}, torch.arange(40) % 3),), "random", Wants("images", 16, 1, labels=True))
+    seen: list[tuple[torch.Tensor, torch.Tensor]] = []
+    gan.networks["generator"].register_forward_pre_hook(lambda _, given: seen.append((given[0], given[1])))
+    examiner = Examiner(gan, data, "small", 20, torch.device("cpu"))
+    figures = examiner(gan.networks)
+    assert figures == examiner(gan.networks), "the same pictures and classes each time"
+    assert torch.cat([labels for _, labels in seen]).tolist() == [0, 1, 2] * 6 + [0, 1] + [0, 1, 2] * 6 + [0, 1]
+    first = torch.cat([pictures[:, 0, 0, 0] for pictures, _ in seen[:2]])
+    assert (first[0], first[-1]) == (-1, pytest.approx(39 * 6 * 2 / 255 - 1)), "spread over all of the data"
+
+
 def test_points_are_no_pictures(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="makes points"):
         train(find("circles"), {}, Settings(data="circles", out=tmp_path / "run", steps=2, features="small"))

@@ -6,6 +6,7 @@ import math
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,16 @@ from ganedge.train.loop import train
 from ganedge.train.settings import Settings
 
 SETS = {"size": 32, "width": 2, "blocks": 1, "batch": 2, "replay": 3, "jitter": False}
+PAIRS: dict[str, Any] = {
+    "size": 8,
+    "batch": 8,
+    "hidden_g": "8",
+    "hidden_d": "8",
+    "batchnorm": False,
+    "objective": "rpgan",
+    "r1": 0.5,
+    "r2": 0.5,
+}
 PROGRAM = """
 import os, sys, torch
 from pathlib import Path
@@ -33,11 +44,12 @@ from ganedge.train.settings import Settings
 
 place, rank, small = Path(sys.argv[1]), os.environ["RANK"], {small!r}
 
-def run(out, steps, given=small, **more):
-    settings = Settings(data=str(place / "sets"), out=place / out, steps=steps, device="cpu", precision="fp32", **more)
-    train(find("cyclegan"), given, settings)
+def run(out, steps, given=small, variant="cyclegan", data=str(place / "sets"), **more):
+    settings = Settings(data=data, out=place / out, steps=steps, device="cpu", precision="fp32", **more)
+    train(find(variant), given, settings)
     torch.distributed.barrier()  # Process 0 writes to the end.
 
+run("pairs", 4, {pairs!r}, "mlp", "digits")
 run("whole", 4)
 run("parts", 2)
 run("parts", 4, {{}}, resume=True)
@@ -70,7 +82,7 @@ def sets(tmp_path: Path) -> Path:
 def test_two_processes_of_torchrun_train_as_one(sets: Path) -> None:
     settings = Settings(data=str(sets / "sets"), out=sets / "one", steps=4, device="cpu", precision="fp32")
     one = checkpoint.load_latest(train(find("cyclegan"), SETS, settings))
-    (sets / "program.py").write_text(PROGRAM.format(small=SETS))
+    (sets / "program.py").write_text(PROGRAM.format(small=SETS, pairs=PAIRS))
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     done = subprocess.run(
         [*torchrun, str(sets / "program.py"), str(sets)],
@@ -88,6 +100,11 @@ def test_two_processes_of_torchrun_train_as_one(sets: Path) -> None:
     pictures = [found[1]["networks"]["replay-a"]["pictures"] for found in (one, whole)]
     assert (pictures[1] - pictures[0]).abs().max() < 0.01 < pictures[0].std(), "rounding alone, and the same pictures"
     assert whole[1]["networks"]["replay-a"]["count"] == 3
+    alone = checkpoint.load_latest(train(find("mlp"), PAIRS, replace(settings, data="digits", out=sets / "alone")))
+    shared = checkpoint.load_latest(sets / "pairs")
+    assert alone is not None
+    assert shared is not None
+    torch.testing.assert_close(shared[1]["networks"], alone[1]["networks"], rtol=1e-4, atol=1e-6)
     for rank in (0, 1):
         assert f"refused {rank}: step is 0 in process 1 and 4 in process 0" in done.stdout, done.stdout
         assert f"refused {rank}: lr is 0.002 in process 1 and 0.001 in process 0" in done.stdout

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from ganedge.runtime.errors import GanEdgeError, InputError, UsageError
+from ganedge.runtime.manifest import Layout, Port
 from ganedge.runtime.pictures import images, reader
 
 
@@ -112,3 +115,93 @@ def test_a_damaged_image_object_is_named(tmp_path: Path) -> None:
         reader.read(Image.open(tmp_path / "x.png"))
     with pytest.raises(InputError, match=r"x\.png: it is damaged"):
         reader.read(tmp_path / "x.png")
+
+
+@pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
+@pytest.mark.parametrize("depth", [np.uint8, np.uint16])
+def test_pixels_as_a_port_takes_them(layout: Layout, depth: type[np.unsignedinteger[Any]]) -> None:
+    top = np.iinfo(depth).max
+    picture = np.random.default_rng(0).integers(0, top, (4, 6, 3), depth, endpoint=True)
+    shape = ("batch", 3, 4, 6) if layout == "NCHW" else ("batch", 4, 6, 3)
+    laid = picture.transpose(2, 0, 1) if layout == "NCHW" else picture
+    tensor = images.from_pixels(picture, Port("x", "image", "float32", shape, layout, (-1.0, 3.0)))
+    assert tensor.dtype == np.float32
+    np.testing.assert_allclose(tensor, laid[None] / top * 4 - 1, atol=1e-6)
+    np.testing.assert_array_equal(images.to_pixels(tensor, (-1.0, 3.0), layout, 8 * depth().itemsize)[0], picture)
+    plain = images.from_pixels(picture, Port("x", "image", "uint8", shape, layout, (0.0, 255.0)))
+    assert plain.dtype == np.uint8
+    assert plain.flags.c_contiguous
+    np.testing.assert_array_equal(plain, np.rint(laid[None] / (top // 255)).astype(np.uint8))
+    np.testing.assert_array_equal(
+        images.to_pixels(plain, (0.0, 255.0), layout)[0], plain[0].transpose(1, 2, 0) if layout == "NCHW" else plain[0]
+    )
+
+
+def test_resizing_keeps_every_channel() -> None:
+    picture = np.zeros((4, 6, 5), np.uint8) + np.arange(0, 50, 10, dtype=np.uint8)
+    assert images.resize(picture, 4, 6) is picture
+    for height, width in ((4, 12), (8, 6), (2, 3)):
+        np.testing.assert_array_equal(
+            images.resize(picture, height, width), np.zeros((height, width, 5), np.uint8) + picture[0, 0]
+        )
+    ramp = np.repeat(np.arange(8, dtype=np.uint8)[:, None, None] * 30, 4, 1)
+    with Image.fromarray(ramp[..., 0]) as image:
+        wanted = np.asarray(image.resize((5, 3), Image.Resampling.LANCZOS))
+    np.testing.assert_array_equal(images.resize(ramp, 3, 5)[..., 0], wanted)
+
+
+def test_many_values_that_are_finite_though_their_sum_is_not() -> None:
+    many = np.full(5000, 3e38, np.float32)
+    assert images.all_finite(many)
+    many[4321] = np.nan
+    assert not images.all_finite(many)
+    many[:] = 1
+    many[7], many[8] = np.inf, -np.inf
+    assert not images.all_finite(many)
+
+
+def test_grid_and_scatter_to_the_pixel() -> None:
+    sheet = images.grid(np.arange(3, dtype=np.uint8).reshape(3, 1, 1, 1), columns=2)
+    assert sheet.dtype == np.uint8
+    np.testing.assert_array_equal(sheet[..., 0], [[0, 255, 255, 1], [255] * 4, [255] * 4, [2, 255, 255, 255]])
+    clouds = [np.array([[2.0, 0.0]]), np.array([[0.0, 2.0]]), np.array([[0.0, 0.0]])]
+    plot = images.scatter(*clouds, size=103)
+    assert plot.shape == (103, 103, 3)
+    colours = ((31, 119, 180), (255, 127, 14), (44, 160, 44))
+    for colour, (y, x) in zip(colours, ((51, 96), (6, 51), (51, 51)), strict=True):
+        where = np.argwhere((plot == colour).all(-1))
+        np.testing.assert_array_equal(where.min(0), (y - 1, x - 1))
+        np.testing.assert_array_equal(where.max(0), (y + 1, x + 1))
+    assert images.scatter(np.zeros((1, 2)), size=11)[5, 5].tolist() == [31, 119, 180]
+
+
+def test_what_formats_hold_and_how_well() -> None:
+    random = np.random.default_rng(0)
+    picture = np.kron(random.integers(0, 256, (8, 8, 3)), np.ones((8, 8, 1))).astype(np.uint8)
+    sizes = {}
+    for name, settings in (("JPEG", {"quality": 95}), ("WEBP", {"quality": 95}), ("PNG", {"compress_level": 6})):
+        stream, same = io.BytesIO(), io.BytesIO()
+        images.encode(picture, name, stream)
+        Image.fromarray(picture).save(same, format=name, **settings)  # type: ignore[arg-type]
+        assert stream.getvalue() == same.getvalue(), name
+        sizes[name] = len(stream.getvalue())
+    none = io.BytesIO()
+    images.encode(picture, "PNG", none, effort=0)
+    assert len(none.getvalue()) > 2 * sizes["PNG"]
+    deep = random.integers(0, 65536, (4, 5, 1), np.uint16)
+    stream = io.BytesIO()
+    images.encode(deep, "PNG", stream)
+    np.testing.assert_array_equal(np.asarray(Image.open(stream)), deep[..., 0])
+    for bad, name in ((deep, "BMP"), (deep.repeat(3, -1), "PNG")):
+        stream = io.BytesIO()
+        with pytest.warns(reader.PictureWarning, match=f"8 bits per channel: {name} holds no more"):
+            images.encode(bad, name, stream)
+        np.testing.assert_array_equal(np.asarray(Image.open(stream)).reshape(4, 5, -1), reader.to_depth(bad, 8))
+    stream = io.BytesIO()
+    images.encode(np.zeros((1, 2, 7), np.uint8), "NPY", stream)
+    assert np.load(io.BytesIO(stream.getvalue())).shape == (1, 2, 7)
+    with pytest.raises(UsageError, match="PNG holds no picture of 2 channels"):
+        images.encode(np.zeros((1, 2, 2), np.uint8), "PNG", io.BytesIO())
+    images.encode(np.zeros((1, 16_383, 1), np.uint8), "WEBP", io.BytesIO())
+    with pytest.raises(UsageError, match="WEBP holds 16383 pixels a side, this is 16384 × 1"):
+        images.encode(np.zeros((1, 16_384, 1), np.uint8), "WEBP", io.BytesIO())
