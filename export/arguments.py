@@ -1,6 +1,6 @@
 """Find constructor arguments at which a module has the shapes of given weights.
 
-    fitting_arguments(Generator, {}, state)             # {"ngf": 64, "nz": 128}, or None
+    fit = fitting_arguments(Generator, {}, state)       # fit.arguments == {"ngf": 64, "nz": 128}, or None
 
 Modules are made on PyTorch's meta device, which computes shapes and allocates nothing.
 """
@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -17,23 +19,61 @@ from torch import Tensor, nn
 
 ATTEMPTS = 300
 """Modules to make at most."""
+SECONDS = 20.0
+"""Time for making them, seconds."""
+NEUTRAL: dict[str, Any] = {"ngpu": 1, "gpu_ids": [], "device": "cpu", "gpu": None, "rank": 0}
+"""Arguments that say where a module is computed, and values for a CPU."""
+STORED = ("hyper_parameters", "hparams", "config", "kwargs", "init_kwargs", "args", "opt")
+"""Names under which checkpoints keep the settings of a training."""
+PLAIN = (bool, int, float, str, list, tuple, type(None))
+"""Types of settings that can be arguments."""
+
+
+@dataclass(frozen=True)
+class Fit:
+    """Arguments at which a module has the names and shapes of given weights."""
+
+    arguments: dict[str, Any]
+    undetermined: tuple[str, ...] = ()
+    """Required arguments that have no effect on names and shapes, and got 1: only the user knows them."""
+
+
+def stored_arguments(content: Any) -> dict[str, Any]:
+    """Return the settings that a checkpoint holds beside its weights, such as Lightning's hyper_parameters.
+
+    >>> stored_arguments({"hyper_parameters": {"ngf": 32, "loss": object}, "state_dict": {}})
+    {'ngf': 32}
+    """
+    if not isinstance(content, Mapping):
+        return {}
+    stored: dict[str, Any] = {}
+    for key in STORED:
+        settings = content.get(key)
+        table = settings if isinstance(settings, Mapping) else getattr(settings, "__dict__", {})
+        stored |= {str(name): value for name, value in table.items() if isinstance(value, PLAIN)}
+    return stored
 
 
 def fitting_arguments(
-    factory: Callable[..., Any], kwargs: Mapping[str, Any], weights: Mapping[str, Tensor]
-) -> dict[str, Any] | None:
-    """Search whole-number arguments, one after the other, for those at which all shapes agree.
+    factory: Callable[..., Any],
+    kwargs: Mapping[str, Any],
+    weights: Mapping[str, Tensor],
+    stored: Mapping[str, Any] | None = None,
+    seconds: float = SECONDS,
+) -> Fit | None:
+    """Search whole numbers and switches, one argument after the other, for those at which all shapes agree.
 
     Args:
         factory: A class or function that makes a module.
         kwargs: Arguments that are given; whole numbers among them may change.
         weights: The weights, under the module's own names.
+        stored: Settings that were saved with the weights; those with the name of an argument are tried first.
+        seconds: Time for the search.
 
     Returns:
-        The arguments, or None where no combination that was tried fits. Arguments without influence on shapes
-        (a number of heads) cannot be found this way, so the user has to confirm the result.
+        The arguments, or None where no combination that was tried fits.
 
-    >>> fitting_arguments(nn.Linear, {"in_features": 3, "out_features": 2}, nn.Linear(5, 4).state_dict())
+    >>> fitting_arguments(nn.Linear, {"in_features": 3, "out_features": 2}, nn.Linear(5, 4).state_dict()).arguments
     {'in_features': 5, 'out_features': 4}
     """
     try:
@@ -41,23 +81,47 @@ def fitting_arguments(
     except (TypeError, ValueError):
         return None
     usable = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
-    values = {p.name: kwargs.get(p.name, p.default) for p in usable}
-    names = [name for name, value in values.items() if type(value) is int or value is inspect.Parameter.empty]
+    known = {p.name: (stored or {})[p.name] for p in usable if p.name in (stored or {})} | dict(kwargs)
+    required = [p.name for p in usable if p.default is p.empty and p.name not in known]
+    neutral = {name: NEUTRAL[name] for name in required if name in NEUTRAL}
+    searched = [name for name in required if name not in neutral]
+    values = {p.name: known.get(p.name, p.default) for p in usable}
+    optional = [name for name, value in values.items() if type(value) in (int, bool) and name not in neutral]
     candidates = _candidates(weights)
-    if not names or not candidates:
-        return None
-    required = {name: candidates[0] for name in names if values[name] is inspect.Parameter.empty}
-    best = {**kwargs, **required}
-    score, attempts = _agreement(factory, best, weights), 0
-    for name in [*required, *names, *names]:
-        for value in candidates:
-            if score == 1.0 or attempts > ATTEMPTS:
+    best, score = _start(factory, {**known, **neutral}, searched, candidates, weights)
+    began, attempts = time.monotonic(), 0
+    for name in [*searched, *optional, *optional]:
+        switch = type(values[name]) is bool
+        for value in [True, False] if switch else candidates:
+            if score == 1.0 or attempts > ATTEMPTS or time.monotonic() - began > seconds:
                 break
             attempts += 1
             changed = _agreement(factory, {**best, name: value}, weights)
             if changed > score:
                 best, score = {**best, name: value}, changed
-    return best if score == 1.0 else None
+    if score != 1.0:
+        return None
+    free = [name for name in searched if _agreement(factory, {**best, name: best[name] + 1}, weights) == 1.0]
+    plain = {**best, **dict.fromkeys(free, 1)}
+    best = plain if _agreement(factory, plain, weights) == 1.0 else best
+    return Fit(best, tuple(free))
+
+
+def _start(
+    factory: Callable[..., Any],
+    known: dict[str, Any],
+    searched: Sequence[str],
+    candidates: Sequence[int],
+    weights: Mapping[str, Tensor],
+) -> tuple[dict[str, Any], float]:
+    """Return the first values for required arguments at which a module can be made, and how well it agrees."""
+    best, score = known, -1.0
+    for value in (64, 4, 1, *candidates[:1]) if searched else (0,):
+        best = {**known, **dict.fromkeys(searched, value)}
+        score = _agreement(factory, best, weights)
+        if score >= 0:
+            break
+    return best, score
 
 
 def _candidates(weights: Mapping[str, Tensor]) -> list[int]:

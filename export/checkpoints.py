@@ -302,22 +302,15 @@ def ranked(parts: Sequence[Part], path: Path, part: str | None = None) -> list[P
     return sorted(chosen, key=lambda item: (_rank(item[0]), item[0].count(".")))
 
 
-def load_part(
-    network: nn.Module,
-    parts: Sequence[Part],
-    path: Path,
-    part: str | None = None,
-    advice: Callable[[dict[str, Tensor]], str] | None = None,
-) -> Match:
+def load_part(network: nn.Module, parts: Sequence[Part], path: Path, part: str | None = None) -> Match:
     """Load the best part that fits into a network; arguments and errors as for `ranked` and `match_weights`."""
-    return match_weights(ranked(parts, path, part), path, lambda _: network, advice)
+    return match_weights(ranked(parts, path, part), path, lambda _: network)
 
 
 def match_weights(
     parts: Sequence[Part],
     path: Path,
     make: Callable[[dict[str, Tensor]], nn.Module],
-    advice: Callable[[dict[str, Tensor]], str] | None = None,
 ) -> Match:
     """Find the part to take, and fill its network with it.
 
@@ -325,7 +318,6 @@ def match_weights(
         parts: The best name first.
         path: The checkpoint, for messages.
         make: Makes the network for a part; an ArtifactError where the part belongs to another kind of network.
-        advice: What to do about a part that nearly fits.
 
     Raises:
         ArtifactError: none fits; the message names the differences of the part that nearly does.
@@ -333,7 +325,7 @@ def match_weights(
     """
     fitting: list[Match] = []
     lists: list[Part] = []
-    nearest: tuple[int, str, dict[str, Tensor]] | None = None
+    nearest: tuple[int, str] | None = None
     for name, weights in parts:
         if any(key.startswith("#") for key in weights):
             lists.append((name, weights))
@@ -341,7 +333,7 @@ def match_weights(
         try:
             network = make(weights)
         except ArtifactError as error:
-            nearest = nearest or (-1, str(error), {})
+            nearest = nearest or (-1, str(error))
             continue
         expected = network.state_dict()
         state = _without_old_statistics(network, _aligned(weights, expected))
@@ -351,11 +343,11 @@ def match_weights(
             continue
         alike = sum(1 + (expected[key].shape == value.shape) for key, value in state.items() if key in expected)
         if nearest is None or alike > nearest[0]:
-            nearest = (alike, f"{path} does not fit this generator: {_misfit(expected, state)}", state)
+            nearest = (alike, f"{path} does not fit this generator: {_misfit(expected, state)}")
     if not fitting:
         if nearest is None:
             raise ArtifactError(f"{path} holds lists of tensors without names, and no state dict that they belong to")
-        raise ArtifactError(nearest[1] + (advice(nearest[2]) if advice and nearest[2] else ""))
+        raise ArtifactError(nearest[1])
     fitting += [match for item in lists if (match := _of_list(item, fitting[0])) is not None]
     return _best(fitting, path)
 

@@ -8,6 +8,7 @@ An exported graph holds constants: such a network is run until its weights settl
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -20,6 +21,9 @@ from ganedge.runtime.errors import GanEdgeError
 
 CALLS = 300
 """Calls until the weights must have settled."""
+SECONDS = 30.0
+"""Time until the weights must have settled, seconds; at least LEAST calls are made."""
+LEAST = 4
 SETTLED = 1e-6
 """Relative change of a weight in one call below which it counts as settled: FP32 keeps 7 digits."""
 SEED = 0
@@ -51,7 +55,13 @@ def freeze(network: nn.Module, inputs: Sequence[Tensor]) -> tuple[nn.Module, tup
     if not changed:
         return network, ()
     names = ", ".join(changed[:3]) + (f" and {len(changed) - 3} more" if len(changed) > 3 else "")
+    began = time.monotonic()
     for call in range(2, CALLS):
+        if call > LEAST and time.monotonic() - began > SECONDS:
+            raise GanEdgeError(
+                f"this generator changes its own weights at each call ({names}), and they have not settled after "
+                f"{call - 1} calls in {SECONDS:g} s: make them constant in evaluation mode, or give a smaller --size"
+            )
         before = after
         _runs(network, inputs)
         after = _copied(network)

@@ -16,6 +16,7 @@ import json
 import os
 import re
 import sys
+import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -27,9 +28,18 @@ import torch
 from torch import Tensor, nn
 
 from ganedge.export import architectures
-from ganedge.export.arguments import fitting_arguments
+from ganedge.export.arguments import SECONDS, Fit, fitting_arguments, stored_arguments
 from ganedge.export.arrange import arrange, examples, failure
-from ganedge.export.checkpoints import LoadedModule, load_part, part_note, parts_of, read_checkpoint
+from ganedge.export.checkpoints import (
+    WRAPPERS,
+    LoadedModule,
+    Part,
+    load_part,
+    part_note,
+    parts_of,
+    ranked,
+    read_checkpoint,
+)
 from ganedge.export.code_listing import networks_in, refuse_code, training_line
 from ganedge.export.compiled import PerItem, program_input
 from ganedge.export.from_torch import of_network, try_run, unwrap
@@ -39,11 +49,11 @@ from ganedge.export.on_cpu import OnCpu, is_about_cuda, on_cpu
 from ganedge.export.sizes import CHANNELS, dimensions, flat_image, main_result, read_size
 from ganedge.export.source import SourceSpec
 from ganedge.export.source_model import SourceModel
-from ganedge.runtime.errors import GanEdgeError, UsageError, one_line
+from ganedge.runtime.errors import ArtifactError, GanEdgeError, UsageError, one_line
 from ganedge.runtime.manifest import MAX_CHANNELS, Interface, Layout, Port, Source, program
 
-TRIED_SIDE = 256
-"""Height and width to try a network with where it takes any, pixels: every usual multiple divides it."""
+TRIED_SIDES = (32, 64, 128, 256)
+"""Heights and widths to try a network with where it takes any, the first that it takes or the last, pixels."""
 
 
 def open_module(source: str, spec: SourceSpec) -> LoadedModule:
@@ -63,19 +73,58 @@ def open_module(source: str, spec: SourceSpec) -> LoadedModule:
     if isinstance(content, nn.Module) and isinstance(factory, type) and type(content) is factory:
         return LoadedModule(content, spec, source, digest, (), spec.weights.stem)  # It knows its own arguments.
     parts = list(parts_of(content))
+    stored = stored_arguments(content)
 
-    def advice(weights: Mapping[str, Tensor]) -> str:
-        arguments = fitting_arguments(factory, spec.kwargs or {}, weights)
-        return "" if arguments is None else f"; they fit with --kwargs '{json.dumps(arguments)}'"
+    # Make it as it was stated, else with the arguments that its weights imply.
+    network, failed = _try_make(source, factory, spec.kwargs)
+    if network is not None:
+        try:
+            match = load_part(network, parts, spec.weights, spec.part)
+            return LoadedModule(network, spec, source, digest, match.notes(spec.weights), spec.weights.stem)
+        except ArtifactError as error:
+            failed = error
+    assert failed is not None
+    if network is None and not isinstance(failed.__cause__, TypeError):
+        raise failed
+    fit = _implied(factory, spec, parts, stored)
+    if fit is None:
+        raise failed
+    shown = f"--kwargs '{json.dumps(fit.arguments, default=str)}'"
+    if fit.undetermined:
+        raise GanEdgeError(
+            f"{failed}; the weights fit with {shown}, where they do not tell {', '.join(fit.undetermined)}"
+        )
+    if any(fit.arguments.get(name) != value for name, value in (spec.kwargs or {}).items()):
+        raise type(failed)(f"{failed}; they fit with {shown}") from failed
+    network = _make(source, factory, fit.arguments)
+    match = load_part(network, parts, spec.weights, spec.part)
+    notes = (*match.notes(spec.weights), f"made with {shown}, as its weights imply")
+    return LoadedModule(network, spec, source, digest, notes, spec.weights.stem)
 
+
+def _try_make(
+    source: str, factory: Any, kwargs: Mapping[str, Any] | None
+) -> tuple[nn.Module | None, GanEdgeError | None]:
+    """Make a module, or return the error."""
     try:
-        network = _make(source, factory, spec.kwargs)
+        return _make(source, factory, kwargs), None
+    except UsageError:
+        raise
     except GanEdgeError as error:
-        hints = (advice(weights) for _, weights in parts) if isinstance(error.__cause__, TypeError) else ()
-        hint = next((hint for hint in hints if hint), "")
-        raise GanEdgeError(f"{error}{hint.replace('they', f'the weights in {spec.weights}')}") from error
-    match = load_part(network, parts, spec.weights, spec.part, advice)
-    return LoadedModule(network, spec, source, digest, match.notes(spec.weights), spec.weights.stem)
+        return None, error
+
+
+def _implied(factory: Any, spec: SourceSpec, parts: Sequence[Part], stored: Mapping[str, Any]) -> Fit | None:
+    """Find constructor arguments at which a part of a checkpoint fits, the part with the best name first."""
+    assert spec.weights is not None
+    end = time.monotonic() + SECONDS
+    for _, weights in ranked(parts, spec.weights, spec.part):
+        plain = {
+            ".".join(part for part in key.split(".") if part not in WRAPPERS): value for key, value in weights.items()
+        }
+        if fit := fitting_arguments(factory, spec.kwargs or {}, plain, stored, end - time.monotonic()):
+            return fit
+    return None
 
 
 def open_pickle(path: Path, spec: SourceSpec) -> LoadedModule:
@@ -191,7 +240,7 @@ def _adapt_io(loaded: LoadedModule) -> LoadedModule:
     if spec.mean or spec.std:
         network = Normalised(network, spec.mean, spec.std)
         spec = replace(spec, range=(0.0, 1.0), output_range=spec.output_range or spec.range)
-    first = torch.zeros(2, *_tried_sizes(spec))
+    first, _ = _try(network, spec)
     network, adapted = _runnable(network, first)
     network, spec, arranged = arrange(network, spec, first)
     further = examples(spec.further, first, len(spec.classes))
@@ -261,13 +310,19 @@ def _tensors(result: Any, path: tuple[int | str, ...] = ()) -> Iterator[tuple[tu
             yield from _tensors(value, (*path, index))
 
 
-def _tried_sizes(spec: SourceSpec) -> list[int]:
-    """Return one input's shape to try a network with."""
+def _try(network: nn.Module, spec: SourceSpec) -> tuple[Tensor, Any]:
+    """Return a batch of two that a network takes, small where it may be, and its result; None where it takes none."""
     assert spec.input is not None
-    sizes = [TRIED_SIDE if isinstance(size, str) else size for size in dimensions(spec.input, "--input")]
+    shape = dimensions(spec.input, "--input")
     if spec.kind == "image" and spec.size is not None and spec.size != "dynamic" and "," not in spec.size:
-        sizes[1:] = read_size(spec.size)
-    return sizes
+        shape = (shape[0], *read_size(spec.size))
+    is_open = any(isinstance(size, str) for size in shape)
+    for side in TRIED_SIDES if is_open else TRIED_SIDES[:1]:
+        first = torch.zeros(2, *(side if isinstance(size, str) else size for size in shape))
+        result = _result(network, first, *examples(spec.further, first, len(spec.classes)))
+        if result is not None:
+            break
+    return first, result
 
 
 def _inferred(network: nn.Module, spec: SourceSpec) -> SourceSpec:
@@ -288,7 +343,7 @@ def _inferred(network: nn.Module, spec: SourceSpec) -> SourceSpec:
             return spec
         if spec.classes:
             return spec
-        result = _result(network, torch.zeros(2, *_tried_sizes(inferred)))
+        _, result = _try(network, inferred)
         shape = result.shape if isinstance(result, Tensor) else ()
         is_image = len(shape) == 4 and shape[1] in CHANNELS
         return inferred if is_image or _image_of(result) or tuple(shape[1:]) == (2,) else spec
@@ -393,11 +448,11 @@ def _interface(network: nn.Module, spec: SourceSpec) -> Interface:
 def _output(network: nn.Module, ports: tuple[Port, ...], spec: SourceSpec) -> Port:
     """Describe what comes out, by running it once."""
     dynamic = ports[0].role == "image" and isinstance(ports[0].shape[-1], str)
-    side = TRIED_SIDE if dynamic else int(ports[0].sides[0]) if ports[0].role == "image" else 0
-    wide = TRIED_SIDE if dynamic else int(ports[0].sides[1]) if ports[0].role == "image" else 0
-    first = torch.zeros(1, *(ports[0].item_shape if not side else (ports[0].channels, side, wide)))
-    more = examples(spec.further, first, len(spec.classes))
-    returned = try_run(network.eval(), (first, *(tensor[:1] for tensor in more)))[1:]
+    first, result = _try(network.eval(), spec)
+    if not isinstance(result, Tensor):
+        more = examples(spec.further, first, len(spec.classes))
+        result = torch.empty(try_run(network, (first[:1], *(tensor[:1] for tensor in more))))
+    returned = tuple(result.shape[1:])
     shape: tuple[int | str, ...] = returned
     if spec.output_shape is not None:
         shape = _stated_shape(spec.output_shape, returned)

@@ -96,7 +96,8 @@ def _quantise(
         from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
     except ImportError as error:
         raise EngineError(
-            f"--int8 needs onnxruntime's quantization, which does not import: {one_line(error)}"
+            f"--int8 needs onnxruntime's quantization, which does not import ({one_line(error)}): install the module "
+            f"{error.name or 'that it needs'}, or the onnxruntime package again with all that it depends on"
         ) from error
     symmetric = target != "onnxruntime"
     of_layer = results(model)

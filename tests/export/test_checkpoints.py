@@ -7,6 +7,7 @@ import doctest
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -156,13 +157,40 @@ def test_constructor_arguments_that_weights_imply(tmp_path: Path) -> None:
     two = modules.construct(f"{tmp_path}/sized_nets.py:Two", {"width": 8, "depth": 5})
     torch.save({"netG": two.state_dict()}, tmp_path / "w.pth")
     spec = SourceSpec(weights=tmp_path / "w.pth")
+    loaded = modules.open_module(f"{tmp_path}/sized_nets.py:Two", spec)
+    assert len(loaded.network.body) == 5
+    assert """made with --kwargs '{"width": 8, "depth": 5}', as its weights imply""" in loaded.notes
     with pytest.raises(
         ArtifactError, match=r"conv.weight is .*; they fit with --kwargs '{\"width\": 8, \"depth\": 5}'"
     ):
-        modules.open_module(f"{tmp_path}/sized_nets.py:Two", spec)
+        modules.open_module(f"{tmp_path}/sized_nets.py:Two", replace(spec, kwargs={"width": 4}))
     torch.save({"conv.weight": two.conv.weight, "conv.bias": two.conv.bias}, tmp_path / "w.pth")
-    with pytest.raises(GanEdgeError, match=r"missing 1 required.*fit with --kwargs '{\"width\": 8}'"):
-        modules.open_module(f"{tmp_path}/sized_nets.py:Net", spec)
+    assert modules.open_module(f"{tmp_path}/sized_nets.py:Net", spec).network.conv.out_channels == 8
+
+
+ARGUED = """
+from torch import nn
+class Net(nn.Module):
+    def __init__(self, ngpu, width, heads, bias=True, name="x"):
+        super().__init__()
+        self.heads = heads
+        self.conv = nn.Conv2d(3, width, 3, padding=1, bias=bias)
+    def forward(self, x):
+        return self.conv(x) * self.heads
+"""
+
+
+def test_arguments_that_weights_do_not_tell_are_asked_for_or_taken_from_the_checkpoint(tmp_path: Path) -> None:
+    (tmp_path / "argued_nets.py").write_text(ARGUED)
+    state = {"conv.weight": torch.ones(8, 3, 3, 3)}
+    spec = SourceSpec(weights=tmp_path / "w.pth")
+    torch.save(state, tmp_path / "w.pth")
+    shown = r"'{\"ngpu\": 1, \"width\": 8, \"heads\": 1, \"bias\": false}'"
+    with pytest.raises(GanEdgeError, match=rf"the weights fit with --kwargs {shown}, where they do not tell heads"):
+        modules.open_module(f"{tmp_path}/argued_nets.py:Net", spec)
+    torch.save({"state_dict": state, "hyper_parameters": {"heads": 4, "lr": 0.1}}, tmp_path / "w.pth")
+    network = modules.open_module(f"{tmp_path}/argued_nets.py:Net", spec).network
+    assert (network.heads, network.conv.bias) == (4, None)
 
 
 def test_a_file_in_a_repository_imports_from_its_root(tmp_path: Path) -> None:
@@ -276,6 +304,14 @@ def test_a_network_that_merges_its_convolutions_is_frozen() -> None:
 def test_a_network_whose_weights_never_settle_is_refused() -> None:
     with pytest.raises(GanEdgeError, match=r"changes its own weights at each call \(calls\)"):
         finished(Counting(), input="3x8x8", kind="image")
+
+
+def test_waiting_for_weights_to_settle_is_bounded_by_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(frozen, "SECONDS", 0.0)
+    net = Counting()
+    with pytest.raises(GanEdgeError, match=r"not settled after 4 calls in 0 s"):
+        frozen.freeze(net, [torch.zeros(1, 3)])
+    assert float(net.calls) < 10
 
 
 @pytest.mark.parametrize("module", [checkpoints, arguments, frozen, modules])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.abc
 import itertools
 import subprocess
 import sys
@@ -23,7 +24,7 @@ from ganedge.export.sensitivity import Sensitivity
 from ganedge.export.source import SourceSpec
 from ganedge.export.source_model import SourceModel
 from ganedge.runtime import engines, fidelity, inputs, load
-from ganedge.runtime.errors import GanEdgeError, InputError, UsageError
+from ganedge.runtime.errors import EngineError, GanEdgeError, InputError, UsageError
 from ganedge.runtime.inputs import USES, real_cases, real_inputs
 from ganedge.runtime.manifest import Interface, Port, Source, read_artifact
 from ganedge.runtime.pictures.images import to_pixels
@@ -661,3 +662,16 @@ def test_a_damaged_onnx_is_named(command: Command, tmp_path: Path) -> None:
     done = command("gan-export", path, "-o", tmp_path / "g.onnx")
     assert done.code == 1
     assert f"{path} is a text file that begins with 'nothing of the kind', not weights or a network" in done.err
+
+
+def test_a_dependency_of_the_quantiser_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Missing(importlib.abc.MetaPathFinder):
+        def find_spec(self, name: str, path: Any, target: Any = None) -> None:
+            if name == "onnxruntime.quantization":
+                raise ModuleNotFoundError("No module named 'packaging'", name="packaging")
+
+    for name in [name for name in sys.modules if name.startswith("onnxruntime.quantization")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setattr(sys, "meta_path", [Missing(), *sys.meta_path])
+    with pytest.raises(EngineError, match=r"No module named 'packaging'\): install the module packaging"):
+        quantize._quantise(onnx.ModelProto(), [], "onnxruntime", frozenset())
