@@ -22,8 +22,9 @@ from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 from torch.overrides import TorchFunctionMode
 
+from ganedge.export import phases
 from ganedge.export.from_onnx import has_global_ops
-from ganedge.export.sizes import find_multiple, sized
+from ganedge.export.sizes import SMALL, find_multiple, sized
 from ganedge.export.source_model import Arrays, Run, SourceModel
 from ganedge.export.to_onnx import example_inputs, norm_mode, to_onnx
 from ganedge.runtime.errors import GanEdgeError, UsageError, one_line
@@ -97,10 +98,12 @@ def of_network(
         network, mode = per_picture(network), "batch"
     for parameter in network.parameters():
         parameter.requires_grad_(False)
+    phases.start("finding the sizes that it takes")
     interface = find_sizes(network, interface)
     run = eager(network)
     _check_repeatable(run, interface)
     idle = _without_effect(run, interface)
+    phases.start("exporting the graph")
     model, interface, notes = _exported(network, interface)
     if mode in ("none", "eval") and interface.inputs[0].role == "image" and has_global_ops(model):
         mode = "instance"  # GroupNorm, or a normalisation written by hand.
@@ -271,7 +274,7 @@ def find_sizes(network: nn.Module, interface: Interface) -> Interface:
         larger = {} if scale == 1 else {"height": f"{scale:g}*height", "width": f"{scale:g}*width"}
         shape = tuple(larger.get(str(size), size) for size in interface.output.shape)
         interface = replace(interface, inputs=ports, outputs=(replace(interface.output, shape=shape),))
-    given = try_run(network, example_inputs(interface))
+    given = try_run(network, example_inputs(interface, 2, _small(interface)))
     out = interface.output
     if len(given) != len(out.shape) or any(
         isinstance(size, int) and size != actual for size, actual in zip(out.shape[1:], given[1:], strict=True)
@@ -282,6 +285,14 @@ def find_sizes(network: nn.Module, interface: Interface) -> Interface:
             "say what goes in with --input, and what comes out with --output"
         )
     return interface
+
+
+def _small(interface: Interface) -> tuple[int, int] | None:
+    """A small size that it takes, as `find_multiple` tried it, or its own; None where no picture goes in."""
+    port = interface.inputs[0]
+    few = -(-SMALL // port.multiple) * port.multiple
+    height, width = (side if isinstance(side, int) else few for side in port.sides) if port.is_picture else (0, 0)
+    return (height, width) if port.is_picture else None
 
 
 def _find_multiple(network: nn.Module, interface: Interface) -> tuple[int, float]:
@@ -312,7 +323,7 @@ def try_run(network: nn.Module, example: tuple[torch.Tensor, ...]) -> tuple[int,
 
 
 def _check_repeatable(run: Run, interface: Interface) -> None:
-    example = [tensor.numpy() for tensor in example_inputs(interface, 1)]
+    example = [tensor.numpy() for tensor in example_inputs(interface, 1, _small(interface))]
     with _seeded(0):
         first = run(example)
     with _seeded(1):

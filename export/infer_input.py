@@ -21,8 +21,8 @@ from ganedge.runtime.errors import UsageError, one_line
 
 LATENTS = ("z_dim", "latent_dim", "nz", "dim_z", "noise_dim", "latent_size", "z_size", "style_dim")
 """Arguments and attributes that hold the length of a latent."""
-SIDES = (256, 64, 128, 512, 32)
-"""Heights and widths to try a network with, pixels, the first where it takes any: every usual multiple divides it."""
+SIDES = (32, 64, 128, 512, 256)
+"""Heights and widths to try a network with, pixels: small ones first, as large ones take long; last the usual one."""
 
 
 def infer_input(network: nn.Module, spec: SourceSpec, arguments: Mapping[str, Any]) -> tuple[SourceSpec, str]:
@@ -101,7 +101,7 @@ def tensors_in(result: Any, path: tuple[int | str, ...] = ()) -> Iterator[tuple[
             yield from tensors_in(value, (*path, index))
 
 
-def tried_shape(spec: SourceSpec, side: int = SIDES[0]) -> list[int]:
+def tried_shape(spec: SourceSpec, side: int) -> list[int]:
     """Return one input's shape to try a network with."""
     assert spec.input is not None
     sizes = [side if isinstance(size, str) else size for size in dimensions(spec.input, "--input")]
@@ -147,17 +147,19 @@ def _channels(layer: nn.Module, kind: type[nn.Conv2d | nn.ConvTranspose2d | nn.L
 
 def _tried(network: nn.Module, guess: SourceSpec) -> tuple[SourceSpec | None, str]:
     """Try a guess; where an image of one size only can go in, that size becomes part of it."""
-    first_refusal = _refusal(network, guess, SIDES[0])
-    if guess.kind == "latent" or guess.size is not None:
-        return (guess, "") if first_refusal is None else (None, first_refusal)
-    channels = dimensions(str(guess.input), "--input")[0]
+    refusal = ""
     for side in SIDES:
-        if (first_refusal if side == SIDES[0] else _refusal(network, guess, side)) is not None:
-            continue
-        if any(_refusal(network, guess, other) is None for other in (side // 2, side * 2)):
+        reason = _refusal(network, guess, side)
+        if reason is not None:
+            refusal = reason
+        elif guess.kind == "latent" or guess.size is not None or _refusal(network, guess, 2 * side) is None:
             return guess, ""
-        return replace(guess, input=f"{channels}x{side}x{side}"), ""
-    return None, str(first_refusal)
+        else:
+            channels = dimensions(str(guess.input), "--input")[0]
+            return replace(guess, input=f"{channels}x{side}x{side}"), ""
+        if guess.kind == "latent" or guess.size is not None:
+            break
+    return None, refusal
 
 
 def _refusal(network: nn.Module, spec: SourceSpec, side: int) -> str | None:

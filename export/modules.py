@@ -52,8 +52,6 @@ from ganedge.export.source_model import SourceModel
 from ganedge.runtime.errors import ArtifactError, GanEdgeError, UsageError, one_line
 from ganedge.runtime.manifest import MAX_CHANNELS, Interface, Layout, Port, Source, program
 
-TRIED_SIDE = SIDES[0]
-"""Height and width to run a network with where it takes any, pixels."""
 UNKNOWN = (
     "the input of this generator is not known: give --kind latent|image and --input, such as 100, 100x1x1, 3x256x256 "
     "or 3xHxW"
@@ -251,7 +249,7 @@ def _adapt_io(loaded: LoadedModule) -> LoadedModule:
     if spec.mean or spec.std:
         network = Normalised(network, spec.mean, spec.std)
         spec = replace(spec, range=(0.0, 1.0), output_range=spec.output_range or spec.range)
-    first = torch.zeros(2, *tried_shape(spec))
+    first, _ = _try(network, spec)
     network, adapted = runnable(network, first)
     network, spec, arranged = arrange(network, spec, first)
     further = examples(spec.further, first, len(spec.classes))
@@ -292,6 +290,17 @@ def _select_result(network: nn.Module, result: Any, spec: SourceSpec) -> tuple[n
         raise UsageError(f"--result {spec.result}: this generator returns {', '.join(names)}")
     path = list(tensors)[index]
     return SelectedOutput(network, path), tensors[path], notes
+
+
+def _try(network: nn.Module, spec: SourceSpec) -> tuple[Tensor, Any]:
+    """Return a batch of two that a network takes, small where it may be, and its result; None where it takes none."""
+    first, result = torch.empty(0), None
+    for side in SIDES:
+        first = torch.zeros(2, *tried_shape(spec, side))
+        result = run(network, first, *examples(spec.further, first, len(spec.classes)))
+        if result is not None or tuple(first.shape[1:]) == tuple(tried_shape(spec, SIDES[-1])):
+            break
+    return first, result
 
 
 def _image_of(result: Any) -> str | None:
@@ -370,11 +379,11 @@ def _interface(network: nn.Module, spec: SourceSpec) -> Interface:
 def _output(network: nn.Module, ports: tuple[Port, ...], spec: SourceSpec) -> Port:
     """Describe what comes out, by running it once."""
     dynamic = ports[0].role == "image" and isinstance(ports[0].shape[-1], str)
-    side = TRIED_SIDE if dynamic else int(ports[0].sides[0]) if ports[0].role == "image" else 0
-    wide = TRIED_SIDE if dynamic else int(ports[0].sides[1]) if ports[0].role == "image" else 0
-    first = torch.zeros(1, *(ports[0].item_shape if not side else (ports[0].channels, side, wide)))
-    more = examples(spec.further, first, len(spec.classes))
-    returned = try_run(network.eval(), (first, *(tensor[:1] for tensor in more)))[1:]
+    first, result = _try(network.eval(), spec)
+    if not isinstance(result, Tensor):
+        more = examples(spec.further, first, len(spec.classes))
+        result = torch.empty(try_run(network, (first[:1], *(tensor[:1] for tensor in more))))
+    returned = tuple(result.shape[1:])
     shape: tuple[int | str, ...] = returned
     if spec.output_shape is not None:
         shape = _stated_shape(spec.output_shape, returned)

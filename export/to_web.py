@@ -3,7 +3,7 @@
 write_web(Path("digits-web"), artifact, gate, vendor=Path("node_modules/onnxruntime-web"), say=print)
 python3 -m http.server --directory digits-web
 
-digits-web/index.html  page.js  page.css     a page to try the generator
+digits-web/index.html, page.js, page.css, icon.svg   a page to try the generator
 digits-web/ganedge.js                        the module that a web developer imports
 digits-web/generator.onnx                    the artifact, and what proves it: generator.onnx.proof.npz
 digits-web/ganedge.json                      its digest, and what was proven in which engine of which browser
@@ -154,7 +154,7 @@ def _assemble(part: Path, artifact: VerifiedArtifact, vendor: Path | None) -> We
     about = runtime()
     write_artifact_file(part / ARTIFACT, artifact)
     for source in SOURCES.iterdir():
-        if source.suffix in (".html", ".js") and source.name != SCRIPT:
+        if source.suffix in (".html", ".js", ".svg") and source.name != SCRIPT:
             shutil.copyfile(source, part / source.name)
     shutil.copyfile(STYLE, part / STYLE.name)
     base = f"./{VENDORED}/" if vendor is not None else about["base"]

@@ -661,7 +661,7 @@ def test_a_damaged_onnx_is_named(command: Command, tmp_path: Path) -> None:
     path.write_bytes(b"nothing of the kind")
     done = command("gan-export", path, "-o", tmp_path / "g.onnx")
     assert done.code == 1
-    assert f"{path}: this is not an ONNX model" in done.err
+    assert f"{path} is a text file that begins with 'nothing of the kind', not weights or a network" in done.err
 
 
 def test_a_dependency_of_the_quantiser_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -427,13 +427,13 @@ def test_the_decay_of_the_average_rises_over_the_first_steps() -> None:
         average.update(step)
         decay = min(0.5, (1 + step) / (10 + step))
         expected = decay * expected + (1 - decay) * step
-        assert float(average.network.weight) == pytest.approx(expected, rel=1e-5)
+        assert float(average.network.weight.detach()) == pytest.approx(expected, rel=1e-5)
     with torch.no_grad():
         network.weight = torch.nn.Parameter(torch.full((1, 1), 3.0))
     still = trainer.Average(network, 0.0)
     still.update(1)
     assert still.network is network
-    assert float(network.weight) == 3.0
+    assert float(network.weight.detach()) == 3.0
 
 
 def test_the_random_numbers_of_a_step_are_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,53 @@
+"""What an export is doing, for whoever shows it. No torch here.
+
+with heard_by(lambda phase: print(phase)):
+    start("comparing in openvino", 3, 16)       # prints "comparing in openvino 3/16"
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A part of an export."""
+
+    name: str
+    """What is being done."""
+    done: int = 0
+    """Steps of it that are done."""
+    total: int = 0
+    """Steps in all; 0 where nobody knows."""
+
+    def __str__(self) -> str:
+        """As people read it.
+
+        >>> str(Phase("comparing in openvino", 3, 16)), str(Phase("timing"))
+        ('comparing in openvino 3/16', 'timing')
+        """
+        return f"{self.name} {self.done}/{self.total}" if self.total else self.name
+
+
+Listener = Callable[[Phase], None]
+_listener: ContextVar[Listener | None] = ContextVar("listener", default=None)
+
+
+def start(name: str, done: int = 0, total: int = 0) -> None:
+    """Say which phase begins, or how far it is."""
+    listener = _listener.get()
+    if listener is not None:
+        listener(Phase(name, done, total))
+
+
+@contextmanager
+def heard_by(listener: Listener | None) -> Iterator[None]:
+    """Give every phase to a listener while this lasts."""
+    token = _listener.set(listener)
+    try:
+        yield
+    finally:
+        _listener.reset(token)
