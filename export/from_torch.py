@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from onnx import ModelProto
 from torch import nn
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
+from torch.overrides import TorchFunctionMode
 
 from ganedge.export import phases
 from ganedge.export.from_onnx import has_global_ops
@@ -162,7 +163,9 @@ def eager(network: nn.Module) -> Run:
         step = 1 if inputs[0].ndim == 4 and inputs[0].shape[-1] > 1 else 64
         with torch.inference_mode():
             parts = [
-                network(*(torch.from_numpy(np.ascontiguousarray(array[i : i + step])) for array in inputs)).numpy()
+                network(
+                    *(torch.from_numpy(array[i : i + step].copy()) for array in inputs)
+                ).numpy()  # It may write there.
                 for i in range(0, len(inputs[0]), step)
             ]
         output: NDArray[np.generic] = np.concatenate(parts)
@@ -326,10 +329,32 @@ def _check_repeatable(run: Run, interface: Interface) -> None:
     with _seeded(1):
         second = run(example)
     if not np.array_equal(first, second):
-        raise GanEdgeError(
-            "this generator draws random numbers of its own at each call, so that no two results can be compared: "
-            "make the noise an input, or a constant"
+        raise GanEdgeError(_random_call(run, example))
+
+
+def _random_call(run: Run, example: Arrays) -> str:
+    """Say what is random in a generator: dropout that evaluation mode does not end, or numbers of its own."""
+    calls: list[str] = []
+
+    class Record(TorchFunctionMode):
+        def __torch_function__(
+            self, func: Callable[..., Any], _types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+        ) -> Any:
+            calls.append(getattr(func, "__name__", ""))
+            return func(*args, **(kwargs or {}))
+
+    with Record():
+        run(example)
+    dropout = next((name for name in calls if "dropout" in name), None)
+    if dropout is not None:
+        return (
+            f"this generator calls {dropout} in evaluation mode too, so that no two results can be compared: pass "
+            f"training=self.training to F.{dropout}, or use the module nn.Dropout"
         )
+    return (
+        "this generator draws random numbers of its own at each call, so that no two results can be compared: "
+        "make the noise an input, or a constant"
+    )
 
 
 @contextlib.contextmanager
