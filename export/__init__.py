@@ -63,7 +63,7 @@ def export_all(
     Args:
         source: As `export` takes it.
         progress: Takes a line of text for each step: notes, parity figures, files.
-        phase: Takes what is being done, each time that changes.
+        phase: Called with each phase as it begins, and with its progress.
         settings: As `export` takes them.
 
     Returns:
@@ -71,7 +71,7 @@ def export_all(
     """
     from ganedge.export import phases
 
-    with phases.heard_by(phase):
+    with phases.reported_to(phase):
         return _export_all(os.fspath(source), progress or (lambda _: None), settings)
 
 

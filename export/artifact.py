@@ -184,7 +184,6 @@ def make(original: SourceModel, wanted: ExportSpec) -> VerifiedArtifact:
 
     # Calibrate, and choose the engine that an INT8 graph is made for.
     changed = kind != original.precision
-    phases.start("calibrating")
     calibrated = calibration(original, wanted) if changed and kind != "bf16" else []
     few = too_few(wanted.folder) if calibrated and wanted.folder is not None else ()
     variants: list[tuple[ExportSpec, tuple[str, ...]]] = [(wanted, ())]
@@ -225,7 +224,7 @@ def _attempt(task: _Task, wanted: ExportSpec) -> _Attempt:
     best: _Attempt | None = None
     more = task.kind == "int8" and task.original.interface.noise is not None and wanted.count is None
     for attempt in range(ROUNDS):
-        phases.start(f"converting to {task.kind}" + (f", attempt {attempt + 1}" if attempt else ""))
+        phases.report(f"converting to {task.kind}" + (f", attempt {attempt + 1}" if attempt else ""))
         model, notes = _convert(task.original, task.kind, wanted, keep, task.calibrated)
         made = _prove(task, model, wanted, notes)
         result = _Attempt(made, parity.missed(made.parity, task.required))
@@ -234,7 +233,6 @@ def _attempt(task: _Task, wanted: ExportSpec) -> _Attempt:
             break
         if more:  # Rare values lie outside the range of few latents; more of them cost less than a layer in FP32.
             more = False
-            phases.start(f"calibrating with {MORE_LATENTS} latents")
             note = f"calibrated with {MORE_LATENTS} latents, as {LATENTS} missed the gate"
             task = replace(
                 task,
@@ -242,7 +240,7 @@ def _attempt(task: _Task, wanted: ExportSpec) -> _Attempt:
                 notes=(*task.notes, note),
             )
             continue
-        phases.start(f"looking for the layers that lose most in {task.kind}")
+        phases.report(f"looking for the layers that lose most in {task.kind}")
         if losses is None:
             others = partial(calibration, task.original, wanted, "foresight")
             losses = losses_of(task.kind, task.original, model, wanted, task.calibrated, others)
@@ -270,7 +268,7 @@ def _targets(
     targets = quantize.runnable_targets()
     if len(targets) < 2:
         return [(replace(wanted, engine=targets[0] if targets else "openvino"), ())]
-    phases.start("choosing the engine to make INT8 for")
+    phases.report("choosing the engine to make INT8 for")
     batch = original.interface.inputs[0].shape[0]
     item = [array[: batch if isinstance(batch, int) else 1] for array in calibrated[0]]
     feeds = {port.name: array for port, array in zip(original.interface.inputs, item, strict=True)}
@@ -402,7 +400,7 @@ def _rounding_gate(task: _Task, gate: fidelity.Gate) -> fidelity.Gate:
         return gate
     port = task.original.interface.output
     distances = []
-    phases.start("computing the generator in FP64")
+    phases.report("computing the generator in FP64")
     for case in task.cases:
         try:
             exact = task.original.exact([array[:EXACT_ITEMS] for array in case.inputs])

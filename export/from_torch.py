@@ -98,12 +98,12 @@ def of_network(
         network, mode = per_picture(network), "batch"
     for parameter in network.parameters():
         parameter.requires_grad_(False)
-    phases.start("finding the sizes that it takes")
+    phases.report("finding the sizes that it takes")
     interface = find_sizes(network, interface)
     run = eager(network)
     _check_repeatable(run, interface)
     idle = _without_effect(run, interface)
-    phases.start("exporting the graph")
+    phases.report("exporting the graph")
     model, interface, notes = _exported(network, interface)
     if mode in ("none", "eval") and interface.inputs[0].role == "image" and has_global_ops(model):
         mode = "instance"  # GroupNorm, or a normalisation written by hand.

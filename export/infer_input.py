@@ -101,12 +101,16 @@ def tensors_in(result: Any, path: tuple[int | str, ...] = ()) -> Iterator[tuple[
             yield from tensors_in(value, (*path, index))
 
 
-def tried_shape(spec: SourceSpec, side: int) -> list[int]:
-    """Return one input's shape to try a network with."""
+def tried_shapes(spec: SourceSpec) -> list[tuple[int, ...]]:
+    """Return the shapes of one input to try a network with: one for each of `SIDES` where height and width are open."""
+    return list(dict.fromkeys(_tried_shape(spec, side) for side in SIDES))
+
+
+def _tried_shape(spec: SourceSpec, side: int) -> tuple[int, ...]:
     assert spec.input is not None
-    sizes = [side if isinstance(size, str) else size for size in dimensions(spec.input, "--input")]
+    sizes = tuple(side if isinstance(size, str) else size for size in dimensions(spec.input, "--input"))
     if spec.kind == "image" and spec.size is not None and spec.size != "dynamic" and "," not in spec.size:
-        sizes[1:] = read_size(spec.size)
+        return (sizes[0], *read_size(spec.size))
     return sizes
 
 
@@ -147,24 +151,24 @@ def _channels(layer: nn.Module, kind: type[nn.Conv2d | nn.ConvTranspose2d | nn.L
 
 def _tried(network: nn.Module, guess: SourceSpec) -> tuple[SourceSpec | None, str]:
     """Try a guess; where an image of one size only can go in, that size becomes part of it."""
-    refusal = ""
-    for side in SIDES:
-        reason = _refusal(network, guess, side)
+    shapes, refusal = tried_shapes(guess), ""
+    for shape in shapes:
+        reason = _refusal(network, guess, shape)
         if reason is not None:
             refusal = reason
-        elif guess.kind == "latent" or guess.size is not None or _refusal(network, guess, 2 * side) is None:
+            continue
+        if len(shapes) == 1 or guess.size is not None:
             return guess, ""
-        else:
-            channels = dimensions(str(guess.input), "--input")[0]
-            return replace(guess, input=f"{channels}x{side}x{side}"), ""
-        if guess.kind == "latent" or guess.size is not None:
-            break
+        channels, height, width = shape
+        if _refusal(network, guess, (channels, 2 * height, 2 * width)) is None:
+            return guess, ""
+        return replace(guess, input=f"{channels}x{height}x{width}"), ""
     return None, refusal
 
 
-def _refusal(network: nn.Module, spec: SourceSpec, side: int) -> str | None:
+def _refusal(network: nn.Module, spec: SourceSpec, shape: tuple[int, ...]) -> str | None:
     """Say why a network gives no image for an input; None where it does."""
-    first = torch.zeros(2, *tried_shape(spec, side))
+    first = torch.zeros(2, *shape)
     network, _ = runnable(network, first)
     try:
         network, spec, _ = arrange(network, spec, first)

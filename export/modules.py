@@ -43,7 +43,7 @@ from ganedge.export.checkpoints import (
 from ganedge.export.code_listing import networks_in, refuse_code, training_line
 from ganedge.export.from_torch import of_network, try_run, unwrap
 from ganedge.export.frozen import freeze
-from ganedge.export.infer_input import SIDES, infer_input, run, runnable, tensors_in, tried_shape
+from ganedge.export.infer_input import infer_input, run, runnable, tensors_in, tried_shapes
 from ganedge.export.inner_noise import keep_noise
 from ganedge.export.on_cpu import is_about_cuda, on_cpu
 from ganedge.export.sizes import dimensions, flat_image, main_result, read_size
@@ -295,10 +295,10 @@ def _select_result(network: nn.Module, result: Any, spec: SourceSpec) -> tuple[n
 def _try(network: nn.Module, spec: SourceSpec) -> tuple[Tensor, Any]:
     """Return a batch of two that a network takes, small where it may be, and its result; None where it takes none."""
     first, result = torch.empty(0), None
-    for side in SIDES:
-        first = torch.zeros(2, *tried_shape(spec, side))
+    for shape in tried_shapes(spec):
+        first = torch.zeros(2, *shape)
         result = run(network, first, *examples(spec.further, first, len(spec.classes)))
-        if result is not None or tuple(first.shape[1:]) == tuple(tried_shape(spec, SIDES[-1])):
+        if result is not None:
             break
     return first, result
 

@@ -33,7 +33,7 @@ def open_source(source: str, spec: SourceSpec, given: Collection[str] = ()) -> S
         ArtifactError: it does not exist, is of another tool, is damaged, or its content does not fit.
         GanEdgeError: it cannot be exported.
     """
-    phases.start(f"opening {source}")
+    phases.report(f"opening {source}")
     path = Path(source)
     check_format(path)
     kind = kind_of(source, spec.arch)

@@ -183,7 +183,7 @@ def _run_in_batches(
     """Every input of a case through an engine, in calls of so many; `done` of all `total` calls were made before."""
     parts, begin = [], 0
     for index, size in enumerate(plan):
-        phases.start(f"comparing in {engine.info.name}", done + index, total)
+        phases.report(f"comparing in {engine.info.name}", done + index, total)
         feeds = {
             port.name: array[begin : begin + size] for port, array in zip(interface.inputs, case.inputs, strict=True)
         }

@@ -1,7 +1,7 @@
-"""What an export is doing, for whoever shows it. No torch here.
+"""Report the phases of an export to a listener, such as a progress bar. No torch here.
 
-with heard_by(lambda phase: print(phase)):
-    start("comparing in openvino", 3, 16)       # prints "comparing in openvino 3/16"
+with reported_to(lambda phase: print(phase)):
+    report("comparing in openvino", 3, 16)       # prints "comparing in openvino 3/16"
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ class Phase:
     """A part of an export."""
 
     name: str
-    """What is being done."""
+    """The work in progress, in words."""
     done: int = 0
     """Steps of it that are done."""
     total: int = 0
-    """Steps in all; 0 where nobody knows."""
+    """Steps in all; 0 if unknown."""
 
     def __str__(self) -> str:
         """As people read it.
@@ -36,16 +36,16 @@ Listener = Callable[[Phase], None]
 _listener: ContextVar[Listener | None] = ContextVar("listener", default=None)
 
 
-def start(name: str, done: int = 0, total: int = 0) -> None:
-    """Say which phase begins, or how far it is."""
+def report(name: str, done: int = 0, total: int = 0) -> None:
+    """Report that a phase begins, or how far it is."""
     listener = _listener.get()
     if listener is not None:
         listener(Phase(name, done, total))
 
 
 @contextmanager
-def heard_by(listener: Listener | None) -> Iterator[None]:
-    """Give every phase to a listener while this lasts."""
+def reported_to(listener: Listener | None) -> Iterator[None]:
+    """Call a listener with every phase that is reported inside this context."""
     token = _listener.set(listener)
     try:
         yield

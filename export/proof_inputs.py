@@ -1,4 +1,4 @@
-"""What an export is proven and calibrated with: which inputs, how many, at which sizes. No torch here.
+"""Choose the inputs of the proof and of calibration: which, how many, at which sizes. No torch here.
 
 cases = proof_cases(model, ExportSpec())
 inputs = calibration(model, ExportSpec(precision="int8"))
@@ -6,6 +6,7 @@ inputs = calibration(model, ExportSpec(precision="int8"))
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -34,24 +35,24 @@ Inputs = list[list[NDArray[np.generic]]]
 def proof_inputs(original: SourceModel, spec: ExportSpec, interface: Interface | None = None) -> Inputs:
     """The inputs of a proof, one list of arrays for each size.
 
-    The usual number, or of a generator that computes long the fewest that go through every size and through batches of
-    one and of several.
+    The usual number; for a slow generator the fewest that cover every size, and batches of one and of several.
 
     Args:
         original: The source.
         spec: With `proof`, and the folder of pictures where one was given.
         interface: What the artifact takes, where that differs from the source.
     """
-    sizes = _sizes(original, spec)
+    side = _side(original, spec)
+    sizes = _sizes(original, side)
     counts: list[int] | None = None
     if spec.proof == "short" and _is_long(original, sizes):
-        sizes = _smaller(original, spec, sizes)
-        counts = _fewest(original, sizes)
+        sizes = _smaller(original, sizes) if side is None else sizes
+        counts = _fewest(sizes)
     return real_cases(interface or original.interface, spec.folder, counts, sizes=sizes or None)
 
 
 def proof_cases(original: SourceModel, spec: ExportSpec) -> list[parity.Case]:
-    """What the proof compares: inputs as the artifact takes them, and what the FP32 generator makes of them."""
+    """The inputs of the proof as the artifact takes them, and the FP32 generator's outputs for them."""
     if original.reference is None:
         return []
     run, interface = original.reference, original.interface
@@ -60,19 +61,20 @@ def proof_cases(original: SourceModel, spec: ExportSpec) -> list[parity.Case]:
     inputs = proof_inputs(original, spec, interface)
     cases: list[parity.Case] = []
     for index, case in enumerate(inputs):
-        phases.start("computing the FP32 generator", index, len(inputs))
+        phases.report("computing the FP32 generator", index, len(inputs))
         cases.append(parity.Case(case, run(case)))
     return cases
 
 
 def calibration(original: SourceModel, spec: ExportSpec, use: Use = "calibration") -> Inputs:
-    """Inputs to look at values with: others than those of the proof, also where pictures are given."""
+    """Inputs to calibrate with: never those of the proof, also where a folder of pictures serves both."""
+    phases.report("preparing inputs for calibration")
     count = spec.count or (None if original.interface.noise is None else LATENTS)
-    return real_cases(original.interface, spec.folder, count, use, _sizes(original, spec) or None)
+    return real_cases(original.interface, spec.folder, count, use, _sizes(original, _side(original, spec)) or None)
 
 
 def too_few(folder: Path) -> tuple[str, ...]:
-    """What to say where a folder cannot be shared between what is calibrated with and what is proven with."""
+    """A note where a folder has too few pictures for calibration and proof to use different ones."""
     count = len(listed(folder))
     if count >= len(USES):
         return ()
@@ -89,10 +91,10 @@ def _side(original: SourceModel, spec: ExportSpec) -> int | None:
     return min(MOST_SIDE, int(np.median(listed_sides))) if listed_sides else None
 
 
-def _sizes(original: SourceModel, spec: ExportSpec) -> list[tuple[int, int]]:
+def _sizes(original: SourceModel, side: int | None) -> list[tuple[int, int]]:
     """Heights and widths of the pictures that go in; empty where latents do."""
     interface = original.interface
-    return [] if interface.noise is not None else sides(interface.inputs[0], _side(original, spec))
+    return [] if interface.noise is not None else sides(interface.inputs[0], side)
 
 
 def _is_long(original: SourceModel, sizes: Sequence[tuple[int, int]]) -> bool:
@@ -102,27 +104,24 @@ def _is_long(original: SourceModel, sizes: Sequence[tuple[int, int]]) -> bool:
     return PICTURES / len(sizes) * sum(_item_work(original, size) for size in sizes) > WORK
 
 
-def _smaller(original: SourceModel, spec: ExportSpec, sizes: list[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Half the size where nothing says what size people use and the result is larger than the input."""
+def _smaller(original: SourceModel, sizes: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Half the sizes where the result is larger than the input; for generators whose usual size is not known."""
     port = original.interface.inputs[0]
     enlarges = any("*" in str(side) for side in original.interface.output.shape)
-    if len(sizes) < 2 or not enlarges or _side(original, spec) is not None:
-        return sizes
 
     def half(side: int) -> int:
         return -(-side // (2 * port.multiple)) * port.multiple
 
     smaller = [(half(height), half(width)) for height, width in sizes]
-    return smaller if len(set(smaller)) == len(sizes) else sizes
+    return smaller if enlarges and len(set(smaller)) == len(sizes) else sizes
 
 
-def _fewest(original: SourceModel, sizes: Sequence[tuple[int, int]]) -> list[int]:
-    """How many inputs of each size go through batches of one and of several; several only where they cost least."""
+def _fewest(sizes: Sequence[tuple[int, int]]) -> list[int]:
+    """Inputs of each size that cover batches of one and of several; several only at the smallest size."""
     if not sizes:
         return [sum(parity.BATCHES[:2])]
-    least = min(_item_work(original, size) for size in sizes)
-    several, single = sum(parity.PICTURE_BATCHES), len(parity.PICTURE_BATCHES)
-    return [several if _item_work(original, size) == least else single for size in sizes]
+    smallest = min(sizes, key=math.prod)
+    return [sum(parity.PICTURE_BATCHES) if size == smallest else len(parity.PICTURE_BATCHES) for size in sizes]
 
 
 def _item_work(original: SourceModel, size: tuple[int, int] | None = None) -> float:

@@ -46,7 +46,7 @@ def measured(
     wanted = least is not None
     if not manifest.parity or (os.environ.get(tuning.SWITCH) == "0" and not wanted):
         return artifact, ()
-    phases.start("timing it in each engine")
+    phases.report("timing it in each engine")
     beside = _fp32(artifact, source)
     try:
         trials = tuning.tune(artifact.data, manifest, 1, SECONDS, None, beside)

@@ -113,7 +113,7 @@ class Progress:
 
 
 class Steps:
-    """Shows what a job is doing and for how long, on standard error: a line that moves, or one now and then in a log.
+    """Shows the current step of a job and the time since its start: a moving line, or a line every 10 s in a log.
 
     Nothing is shown of a job that is done within `FIRST_SECONDS`.
     """
@@ -128,12 +128,12 @@ class Steps:
         self._lock = threading.Lock()
 
     def show(self, step: object, done: int = 0, total: int = 0) -> None:
-        """Say what is being done.
+        """Show the current step.
 
         Args:
             step: What to show.
             done: Parts of it that are done.
-            total: Parts in all; 0 where nobody knows.
+            total: Parts in all; 0 if unknown.
         """
         with self._lock:
             self._text, self._share = str(step), done / total if total else None
@@ -149,7 +149,7 @@ class Steps:
                 terminal.note(text)
 
     def _watch(self) -> None:
-        """Begin to show once the job takes long; without a terminal, write a line now and then."""
+        """Start the moving line after `FIRST_SECONDS`; without a terminal, write a line every `LINE_SECONDS`."""
         shows = sys.stderr.isatty()
         while not self._stop.wait(FIRST_SECONDS if shows else LINE_SECONDS):
             with self._lock:

@@ -126,3 +126,22 @@ def test_why_nothing_was_inferred_is_told() -> None:
 
     with pytest.raises(UsageError, match=r"is not known.*\(tried image 3xHxW: ValueError: no such thing\)"):
         finished(Broken(3, 3, 3))
+
+
+class Deep(nn.Module):
+    """Takes images of 64 pixels and more, at any multiple of 64."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 3, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Compute."""
+        if x.shape[-1] % 64:
+            raise ValueError("a multiple of 64 pixels")
+        return self.conv(x)
+
+
+def test_a_dynamic_size_is_tried_at_several_sizes() -> None:
+    spec, reason = modules.infer_input(Deep().eval(), SourceSpec(size="dynamic"), {})
+    assert (spec.kind, spec.input, reason) == ("image", "3xHxW", "")

@@ -1,4 +1,4 @@
-"""A short proof: which inputs it takes, that it finds the faults that a full one finds, and what is shown meanwhile."""
+"""A short proof: its inputs, the planted faults that it must find, and the progress that is shown."""
 
 from __future__ import annotations
 
@@ -134,15 +134,15 @@ def test_an_unknown_proof_is_refused() -> None:
         ExportSpec(proof="quick")  # type: ignore[arg-type]
 
 
-def test_the_phases_of_an_export_are_told(tmp_path: Any) -> None:
+def test_an_export_reports_its_phases(tmp_path: Any) -> None:
     network = tmp_path / "nets.py"
     network.write_text(
         "from torch import nn\n\n\nclass Net(nn.Sequential):\n    def __init__(self):\n"
         "        super().__init__(nn.Conv2d(3, 3, 3, 1, 1), nn.Tanh())\n"
     )
-    told: list[phases.Phase] = []
-    export(f"{network}:Net", output=tmp_path / "net.onnx", phase=told.append)
-    names = list(dict.fromkeys(phase.name for phase in told))
+    reported: list[phases.Phase] = []
+    export(f"{network}:Net", output=tmp_path / "net.onnx", phase=reported.append)
+    names = list(dict.fromkeys(phase.name for phase in reported))
     assert names[:4] == [
         f"opening {network}:Net",
         "finding the sizes that it takes",
@@ -150,10 +150,10 @@ def test_the_phases_of_an_export_are_told(tmp_path: Any) -> None:
         "computing the FP32 generator",
     ]
     assert "comparing in onnxruntime" in names
-    counted = [phase for phase in told if phase.name == "comparing in onnxruntime"]
+    counted = [phase for phase in reported if phase.name == "comparing in onnxruntime"]
     assert [phase.done for phase in counted] == list(range(counted[0].total))
-    phases.start("nobody listens any more")
-    assert told[-1].name != "nobody listens any more"
+    phases.report("after the export")
+    assert reported[-1].name != "after the export"
 
 
 def test_steps_show_what_takes_long(monkeypatch: pytest.MonkeyPatch) -> None:
