@@ -344,9 +344,8 @@ class _Worker:
         self._calls = {}
         arrays = [np.asarray(np.load(path, mmap_mode="c")) for path in paths]
         for array in arrays:
-            array.reshape(-1).view(np.uint8)[
-                :: os.sysconf("SC_PAGE_SIZE")
-            ].max()  # Load all pages: no timed call waits for one.
+            # Load all pages, so that no timed call waits for one.
+            array.reshape(-1).view(np.uint8)[:: os.sysconf("SC_PAGE_SIZE")].max()
         batch = len(arrays[0]) // count
         pool = [[array[i * batch : (i + 1) * batch] for array in arrays] for i in range(count)]
         self._calls = {name: piece.over(pool) for name, piece in self._pieces.items()}

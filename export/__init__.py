@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ganedge.export.artifact import VerifiedArtifact
+    from ganedge.export.phases import Phase
     from ganedge.train.trained_run import TrainedRun
 
 __all__ = ["compress", "export", "export_all"]
@@ -51,18 +52,30 @@ def export(source: str | os.PathLike[str], **settings: Any) -> VerifiedArtifact:
 
 
 def export_all(
-    source: str | os.PathLike[str], *, progress: Callable[[str], None] | None = None, **settings: Any
+    source: str | os.PathLike[str],
+    *,
+    progress: Callable[[str], None] | None = None,
+    phase: Callable[[Phase], None] | None = None,
+    **settings: Any,
 ) -> list[VerifiedArtifact]:
     """Export a generator in several formats: `export_all("runs/digits", format=["onnx", "trt"])`.
 
     Args:
         source: As `export` takes it.
         progress: Takes a line of text for each step: notes, parity figures, files.
+        phase: Called with each phase as it begins, and with its progress.
         settings: As `export` takes them.
 
     Returns:
         One artifact for each format, in the order that was asked for. Raises as `export` does.
     """
+    from ganedge.export import phases
+
+    with phases.reported_to(phase):
+        return _export_all(os.fspath(source), progress or (lambda _: None), settings)
+
+
+def _export_all(path: str, say: Callable[[str], None], settings: dict[str, Any]) -> list[VerifiedArtifact]:
     from ganedge.export.artifact import default_path, make
     from ganedge.export.formats import plan, write
     from ganedge.export.open_source import open_source
@@ -74,7 +87,6 @@ def export_all(
     from ganedge.export.to_web import check_web
 
     # Check all settings before anything that takes time.
-    say = progress or (lambda _: None)
     source_names, spec_names = ({item.name for item in fields(cls)} for cls in (SourceSpec, ExportSpec))
     _check_names(settings, source_names | spec_names)
     about = SourceSpec(**{name: value for name, value in settings.items() if name in source_names})
@@ -87,7 +99,6 @@ def export_all(
     )
 
     # Open the source, and decide where the files go before the proof, which may take minutes.
-    path = os.fspath(source)
     model = open_source(path, about, settings)
     _check_model(settings, spec, model)
     if spec.auto:

@@ -45,6 +45,7 @@ def _export(source: str | None = None, list_abilities: bool = False, **given: An
     from ganedge.export import export_all
     from ganedge.export.source import SourceSpec
     from ganedge.export.spec import ExportSpec
+    from ganedge.runtime.cli.progress import Steps
     from ganedge.runtime.errors import UsageError
 
     if list_abilities:
@@ -55,7 +56,13 @@ def _export(source: str | None = None, list_abilities: bool = False, **given: An
     if source is None:
         raise UsageError("nothing to export: give a run, an .onnx file or a module (gan-export --help)")
     settings = options.collect(SourceSpec, given) | options.collect(ExportSpec, given)
-    export_all(source, progress=terminal.note, **settings)
+    with Steps() as steps:
+        export_all(
+            source,
+            progress=steps.say,
+            phase=lambda phase: steps.show(phase, phase.done, phase.total),
+            **settings,
+        )
 
 
 def main() -> None:

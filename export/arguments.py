@@ -38,6 +38,15 @@ class Fit:
     """Required arguments that have no effect on names and shapes, and got 1: only the user knows them."""
 
 
+def all_arguments(factory: Callable[..., Any], kwargs: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return what a factory is called with, its defaults included; only the stated ones where it has no signature."""
+    try:
+        parameters = inspect.signature(factory).parameters.values()
+    except (TypeError, ValueError):
+        return dict(kwargs or {})
+    return {p.name: p.default for p in parameters if p.default is not p.empty} | dict(kwargs or {})
+
+
 def stored_arguments(content: Any) -> dict[str, Any]:
     """Return the settings that a checkpoint holds beside its weights, such as Lightning's hyper_parameters.
 
@@ -101,10 +110,12 @@ def fitting_arguments(
                 best, score = {**best, name: value}, changed
     if score != 1.0:
         return None
-    free = [name for name in searched if _agreement(factory, {**best, name: best[name] + 1}, weights) == 1.0]
-    plain = {**best, **dict.fromkeys(free, 1)}
-    best = plain if _agreement(factory, plain, weights) == 1.0 else best
-    return Fit(best, tuple(free))
+    free = [
+        name
+        for name in searched
+        if all(_agreement(factory, {**best, name: value}, weights) == 1.0 for value in (1, best[name] + 1))
+    ]
+    return Fit({**best, **dict.fromkeys(free, 1)}, tuple(free))
 
 
 def _start(

@@ -54,7 +54,9 @@ def arrange(network: nn.Module, spec: SourceSpec, first: Tensor) -> tuple[nn.Mod
 
     # Match what is stated with parameters by name, and by order where the names differ.
     by_name = {item.name: item for item in stated if item.name in (*required, *optional)}
-    main = min((name for name in required if name not in by_name), key=_may_be_further, default=required[0])
+    main = min(
+        (name for name in required if name not in by_name), key=lambda n: _may_be_further(n, spec), default=required[0]
+    )
     unnamed = [item for item in stated if item.name not in by_name]
     chosen = dict(by_name)
     open_names = [name for name in required if name != main and name not in by_name]
@@ -81,13 +83,23 @@ def arrange(network: nn.Module, spec: SourceSpec, first: Tensor) -> tuple[nn.Mod
             notes = (f"{name} is taken for one of {classes} classes, by its embedding; --classes names them",)
     if missing:
         guessed = _guess(network, spec, first, main, chosen, missing)
-        chosen.update(guessed)
-        notes = tuple(f"{item} is taken for forward's {name}; --input states another" for name, item in guessed.items())
+        absent = [name for name in guessed if _is_unused(network, spec, first, main, {**chosen, **guessed}, name)]
+        chosen.update({name: item for name, item in guessed.items() if name not in absent})
+        required = [name for name in required if name not in absent]
+        network = Named(network, (), absent) if absent else network
+        notes = tuple(
+            f"forward's {name} has no effect: None is passed"
+            if name in absent
+            else f"{item} is taken for forward's {name}; --input states another"
+            for name, item in guessed.items()
+        )
 
     # Put them in forward's order, and pass them by name where that is not simply one after the other.
     order = [name for name in (*required, *optional) if name in chosen]
     spec = _with_classes(replace(spec, further=tuple(chosen[name] for name in order)))
-    if [main, *order] != [*required, *optional][: len(order) + 1]:
+    if isinstance(network, Named):
+        network = Named(network.network, (main, *order), network.absent)
+    elif [main, *order] != [*required, *optional][: len(order) + 1]:
         network = Named(network, (main, *order))
     network, spec, label_notes = _one_hot(network, spec, first)
     return network, spec, (*notes, *label_notes)
@@ -107,15 +119,15 @@ def examples(further: Sequence[FurtherInput], first: Tensor, classes: int = 0) -
 
 
 class Named(nn.Module):
-    """A network whose inputs are passed by the names of forward's parameters."""
+    """A network whose inputs are passed by the names of forward's parameters, and None for those in `absent`."""
 
-    def __init__(self, network: nn.Module, names: Sequence[str]) -> None:
+    def __init__(self, network: nn.Module, names: Sequence[str], absent: Sequence[str] = ()) -> None:
         super().__init__()
-        self.network, self.names = network, tuple(names)
+        self.network, self.names, self.absent = network, tuple(names), tuple(absent)
 
     def forward(self, *inputs: Tensor) -> Any:
         """Pass each by its name."""
-        return self.network(**dict(zip(self.names, inputs, strict=True)))
+        return self.network(**dict(zip(self.names, inputs, strict=True)), **dict.fromkeys(self.absent))
 
 
 class OneHot(nn.Module):
@@ -151,6 +163,11 @@ def failure(network: nn.Module, *inputs: Tensor) -> str | None:
     return None if whole else "it returns another number of items"
 
 
+def required_inputs(network: nn.Module) -> list[str]:
+    """Return the names of forward's required parameters."""
+    return _parameters(network)[0]
+
+
 def _parameters(network: nn.Module) -> tuple[list[str], list[str], bool]:
     """Forward's required and optional parameters in order, and whether it takes any number."""
     required: list[str] = []
@@ -168,9 +185,10 @@ def _parameters(network: nn.Module) -> tuple[list[str], list[str], bool]:
     return required, optional, False
 
 
-def _may_be_further(name: str) -> bool:
+def _may_be_further(name: str, spec: SourceSpec) -> bool:
     """Whether a parameter's name says that it is a mask, label, noise or style, and so not the first input."""
-    return role_by_name(name) in ("mask", "label", "noise") or name.lower().startswith("style")
+    roles = ("mask", "label") if spec.kind == "latent" else ("mask", "label", "noise")
+    return role_by_name(name) in roles or name.lower().startswith("style")
 
 
 def _take(items: list[FurtherInput], role: Role | None) -> FurtherInput | None:
@@ -206,6 +224,30 @@ def _guess(
         f"forward takes {shown} beside {main}: state what goes in, such as {EXAMPLE}, or the classes with --classes"
         + (f" (tried {' '.join(str(option[0]) for option in options)}: {reason})" if all(options) else "")
     )
+
+
+def _is_unused(
+    network: nn.Module, spec: SourceSpec, first: Tensor, main: str, every: dict[str, FurtherInput], name: str
+) -> bool:
+    """Whether a parameter changes nothing and may be None, as the class of a StyleGAN2 without classes."""
+    others = {key: item for key, item in every.items() if key != name}
+    named, without = Named(network, (main, *every)), Named(network, (main, *others), (name,))
+    first = torch.rand(first.shape, generator=torch.Generator().manual_seed(0))
+    values = [examples([item], first, len(spec.classes))[0] for item in every.values()]
+    index = list(every).index(name)
+    changed = [*values[:index], 1 - values[index], *values[index + 1 :]]
+    results = []
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        for network_, inputs in ((named, values), (named, changed), (without, [*values[:index], *values[index + 1 :]])):
+            torch.manual_seed(0)
+            if failure(network_, first, *inputs) is not None:
+                return False
+            torch.manual_seed(0)
+            result = network_(first, *inputs)
+            while isinstance(result, (list, tuple, dict)):
+                result = next(iter(result.values())) if isinstance(result, dict) else result[0]
+            results.append(result)
+    return all(torch.equal(results[0], result) for result in results[1:])
 
 
 def _embedded(network: nn.Module, first: Tensor, main: str, chosen: dict[str, FurtherInput], name: str) -> int:

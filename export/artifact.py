@@ -20,16 +20,15 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto
 
-from ganedge.export import layers, parity, precision, quantize, uint8_io
+from ganedge.export import layers, parity, phases, precision, quantize, uint8_io
 from ganedge.export.fallback import Losses, losses_of
+from ganedge.export.proof_inputs import LATENTS, MORE_LATENTS, calibration, proof_cases, too_few
 from ganedge.export.source_model import SourceModel
 from ganedge.export.spec import ExportSpec, Target
 from ganedge.runtime import engines, fidelity
 from ganedge.runtime.errors import EngineError, GanEdgeError, UsageError
 from ganedge.runtime.files import whole_file, write_whole
-from ganedge.runtime.inputs import USES, Use, listed, real_cases
 from ganedge.runtime.manifest import Manifest, Parity, Precision, write_artifact
-from ganedge.runtime.pictures import reader
 from ganedge.runtime.verify import MAX_PROOF, io_signature
 
 ROUNDS = 5
@@ -38,8 +37,6 @@ TIMED = 20
 """Calls of each engine where the one to quantise for is chosen; the first quarter is warm-up."""
 CLEARLY = 1.15
 """How many times as fast another engine has to be to be taken before the first: the choice must not flip."""
-MEDIAN_OF, MOST_SIDE = 200, 512
-"""Pictures of a folder whose size is looked at, and the largest side to prove with, pixels."""
 EXACT_ITEMS = 2
 """Items of each size that are computed in FP64 where the gate of FP32 is missed."""
 ROUNDINGS, ROUNDING_DB, LEAST_ROUNDING, LEAST_EXACT = 17.0, 20.0, 100.0, 95.0
@@ -47,10 +44,6 @@ ROUNDINGS, ROUNDING_DB, LEAST_ROUNDING, LEAST_EXACT = 17.0, 20.0, 100.0, 95.0
 PSNR never needs to be above 100 dB; and nothing is widened where eager FP32 is below 95 dB."""
 PROOF_LATENTS, PROOF_PICTURES = 16, 4
 """Inputs and outputs stored beside every artifact."""
-LATENTS = 128
-"""Latents to look at values with: they are cheap, and few of them miss the rare large values."""
-MORE_LATENTS = 512
-"""As many where INT8 misses its gate with those."""
 
 
 @dataclass(frozen=True)
@@ -184,8 +177,7 @@ def make(original: SourceModel, wanted: ExportSpec) -> VerifiedArtifact:
     _check_change(original, kind, wanted)
 
     # Compute what the FP32 generator returns for real inputs.
-    inputs = real_cases(original.interface, wanted.folder, trained=_proof_side(original, wanted))
-    cases = _cases(original, wanted, inputs)
+    cases = proof_cases(original, wanted)
     if is_unchanged(original, wanted):
         return _as_it_is(original, wanted, cases)
     doubt = _doubtful_range(original, wanted, cases)
@@ -193,10 +185,10 @@ def make(original: SourceModel, wanted: ExportSpec) -> VerifiedArtifact:
     # Calibrate, and choose the engine that an INT8 graph is made for.
     changed = kind != original.precision
     calibrated = calibration(original, wanted) if changed and kind != "bf16" else []
-    few = _too_few(wanted.folder) if calibrated and wanted.folder is not None else ()
+    few = too_few(wanted.folder) if calibrated and wanted.folder is not None else ()
     variants: list[tuple[ExportSpec, tuple[str, ...]]] = [(wanted, ())]
     if changed and kind == "int8" and wanted.target is None:
-        variants = _targets(original, wanted, inputs, calibrated)
+        variants = _targets(original, wanted, calibrated)
 
     # Convert and prove, for each engine that it may be made for until one passes.
     required = (*wanted.engines, *((wanted.target,) if kind == "int8" and wanted.target is not None else ()))
@@ -232,6 +224,7 @@ def _attempt(task: _Task, wanted: ExportSpec) -> _Attempt:
     best: _Attempt | None = None
     more = task.kind == "int8" and task.original.interface.noise is not None and wanted.count is None
     for attempt in range(ROUNDS):
+        phases.report(f"converting to {task.kind}" + (f", attempt {attempt + 1}" if attempt else ""))
         model, notes = _convert(task.original, task.kind, wanted, keep, task.calibrated)
         made = _prove(task, model, wanted, notes)
         result = _Attempt(made, parity.missed(made.parity, task.required))
@@ -247,6 +240,7 @@ def _attempt(task: _Task, wanted: ExportSpec) -> _Attempt:
                 notes=(*task.notes, note),
             )
             continue
+        phases.report(f"looking for the layers that lose most in {task.kind}")
         if losses is None:
             others = partial(calibration, task.original, wanted, "foresight")
             losses = losses_of(task.kind, task.original, model, wanted, task.calibrated, others)
@@ -265,31 +259,18 @@ def _for_target(made: VerifiedArtifact, wanted: ExportSpec) -> bool:
     return not any(proof.engine_name in needed or not runs for proof in made.manifest.failed.values())
 
 
-def _cases(
-    original: SourceModel, wanted: ExportSpec, inputs: Sequence[Sequence[NDArray[np.generic]]]
-) -> list[parity.Case]:
-    """What the proof compares: inputs as the artifact takes them, and what the FP32 generator makes of them."""
-    if original.reference is None:
-        return []
-    run, interface = original.reference, original.interface
-    if wanted.io == "uint8":
-        run, interface = uint8_io.reference(run, interface), uint8_io.bytes_interface(interface)
-        inputs = real_cases(interface, wanted.folder, trained=_proof_side(original, wanted))
-    return [parity.Case(case, run(case)) for case in inputs]
-
-
 def _targets(
     original: SourceModel,
     wanted: ExportSpec,
-    inputs: Sequence[Sequence[NDArray[np.generic]]],
     calibrated: Sequence[Sequence[NDArray[np.generic]]],
 ) -> list[tuple[ExportSpec, tuple[str, ...]]]:
     """The graph variants of INT8 to try, that of the engine that runs this very model fastest first, and notes."""
     targets = quantize.runnable_targets()
     if len(targets) < 2:
         return [(replace(wanted, engine=targets[0] if targets else "openvino"), ())]
+    phases.report("choosing the engine to make INT8 for")
     batch = original.interface.inputs[0].shape[0]
-    item = [array[: batch if isinstance(batch, int) else 1] for array in inputs[0]]
+    item = [array[: batch if isinstance(batch, int) else 1] for array in calibrated[0]]
     feeds = {port.name: array for port, array in zip(original.interface.inputs, item, strict=True)}
     runs: dict[Target, engines.Engine] = {}
     for target in targets:
@@ -365,21 +346,6 @@ def _convert(
     return precision.to_half(original.model, "fp16", wide | levels), notes
 
 
-def calibration(original: SourceModel, wanted: ExportSpec, use: Use = "calibration") -> list[list[NDArray[np.generic]]]:
-    """Inputs to look at values with: others than those of the proof, also where pictures are given."""
-    count = wanted.count or (None if original.interface.noise is None else LATENTS)
-    return real_cases(original.interface, wanted.folder, count, use, _proof_side(original, wanted))
-
-
-def _proof_side(original: SourceModel, wanted: ExportSpec) -> int | None:
-    """Side of the pictures to prove with where they may have any size: of use, of training, or the folder's median."""
-    known = original.proof_size or original.source.size
-    if known is not None or wanted.folder is None:
-        return known
-    sides = [side for path in listed(wanted.folder)[:MEDIAN_OF] if (side := reader.shorter_side(path)) is not None]
-    return min(MOST_SIDE, int(np.median(sides))) if sides else None
-
-
 def _doubtful_range(original: SourceModel, wanted: ExportSpec, cases: Sequence[parity.Case]) -> tuple[str, ...]:
     """What to say where a foreign generator's pictures are plainly not of the range that was declared.
 
@@ -398,15 +364,6 @@ def _doubtful_range(original: SourceModel, wanted: ExportSpec, cases: Sequence[p
     low, high = declared.range
     values = " to ".join(f"{low + share * (high - low):.2f}" for share in (least, most))
     return (f"its values lie in {values}, and black and white are {low:g} and {high:g}: is that --range right?",)
-
-
-def _too_few(folder: Path) -> tuple[str, ...]:
-    """What to say where a folder cannot be shared between what is calibrated with and what is proven with."""
-    count = len(listed(folder))
-    if count >= len(USES):
-        return ()
-    seen = "so the proof, or the choice of layers, sees what it was calibrated with: give 3 or more"
-    return (f"{folder} holds {count} picture(s), {seen}",)
 
 
 def _prove(task: _Task, model: ModelProto, wanted: ExportSpec, notes: tuple[str, ...]) -> VerifiedArtifact:
@@ -443,6 +400,7 @@ def _rounding_gate(task: _Task, gate: fidelity.Gate) -> fidelity.Gate:
         return gate
     port = task.original.interface.output
     distances = []
+    phases.report("computing the generator in FP64")
     for case in task.cases:
         try:
             exact = task.original.exact([array[:EXACT_ITEMS] for array in case.inputs])

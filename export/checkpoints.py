@@ -15,7 +15,7 @@ import pickle
 import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any, NoReturn
@@ -63,6 +63,8 @@ class LoadedModule:
     """Start of its artifacts' names: the file of its weights, or its class."""
     trained: int | None = None
     """Side of the images that it was designed for, pixels, where any can go in and that is known."""
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    """What its constructor was called with, where that is known."""
 
 
 @dataclass(frozen=True)

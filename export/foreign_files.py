@@ -17,12 +17,13 @@ from typing import Literal
 
 from ganedge.runtime.errors import ArtifactError
 from ganedge.runtime.files import LFS_POINTER
+from ganedge.runtime.manifest import CHECKPOINTS
 
 HEAD = 512
 """Bytes by which a file is recognised."""
 SHOWN = 6
 """Files of a folder or archive that a message names."""
-WEIGHTS = (".pt", ".pth", ".ckpt", ".pkl", ".safetensors", ".pt2", ".bin", ".tar")
+WEIGHTS = (*CHECKPOINTS, ".pt2", ".bin")
 """Endings of files with weights, for messages."""
 CONVERT = "convert it to ONNX (pip install tf2onnx; python -m tf2onnx.convert {} {{path}} --output net.onnx)"
 KERAS = 'export it from Keras 3, model.export("net.onnx", format="onnx"), or from Keras 2 with tf2onnx'
@@ -90,7 +91,7 @@ def refuse_foreign(path: Path) -> None:
     """Refuse what another tool reads, and what is no network.
 
     Args:
-        path: A file or folder that was given as a source, or with `--weights`; where there is none, nothing happens.
+        path: A source, or the file of `--weights`; a path that does not exist passes.
 
     Raises:
         ArtifactError: it is of a format that is not read here; the message names it and the next step.
@@ -140,7 +141,7 @@ def near_names(path: Path) -> str:
 
 
 def _file_reason(path: Path) -> str | None:
-    """Say what a file is, and the next step; None where PyTorch or the .onnx reader has the word."""
+    """Say what a file is, and the next step; None for files that PyTorch or the .onnx reader may read."""
     with path.open("rb") as file:
         head = file.read(HEAD)
     if not head:

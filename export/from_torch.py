@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -20,9 +20,11 @@ from onnx import ModelProto
 from torch import nn
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
+from torch.overrides import TorchFunctionMode
 
+from ganedge.export import phases
 from ganedge.export.from_onnx import has_global_ops
-from ganedge.export.sizes import find_multiple, sized
+from ganedge.export.sizes import SMALL, find_multiple, sized
 from ganedge.export.source_model import Arrays, Run, SourceModel
 from ganedge.export.to_onnx import example_inputs, norm_mode, to_onnx
 from ganedge.runtime.errors import GanEdgeError, UsageError, one_line
@@ -96,10 +98,12 @@ def of_network(
         network, mode = per_picture(network), "batch"
     for parameter in network.parameters():
         parameter.requires_grad_(False)
+    phases.report("finding the sizes that it takes")
     interface = find_sizes(network, interface)
     run = eager(network)
     _check_repeatable(run, interface)
     idle = _without_effect(run, interface)
+    phases.report("exporting the graph")
     model, interface, notes = _exported(network, interface)
     if mode in ("none", "eval") and interface.inputs[0].role == "image" and has_global_ops(model):
         mode = "instance"  # GroupNorm, or a normalisation written by hand.
@@ -159,7 +163,9 @@ def eager(network: nn.Module) -> Run:
         step = 1 if inputs[0].ndim == 4 and inputs[0].shape[-1] > 1 else 64
         with torch.inference_mode():
             parts = [
-                network(*(torch.from_numpy(np.ascontiguousarray(array[i : i + step])) for array in inputs)).numpy()
+                network(
+                    *(torch.from_numpy(array[i : i + step].copy()) for array in inputs)
+                ).numpy()  # It may write there.
                 for i in range(0, len(inputs[0]), step)
             ]
         output: NDArray[np.generic] = np.concatenate(parts)
@@ -268,7 +274,7 @@ def find_sizes(network: nn.Module, interface: Interface) -> Interface:
         larger = {} if scale == 1 else {"height": f"{scale:g}*height", "width": f"{scale:g}*width"}
         shape = tuple(larger.get(str(size), size) for size in interface.output.shape)
         interface = replace(interface, inputs=ports, outputs=(replace(interface.output, shape=shape),))
-    given = try_run(network, example_inputs(interface))
+    given = try_run(network, example_inputs(interface, 2, _small(interface)))
     out = interface.output
     if len(given) != len(out.shape) or any(
         isinstance(size, int) and size != actual for size, actual in zip(out.shape[1:], given[1:], strict=True)
@@ -279,6 +285,14 @@ def find_sizes(network: nn.Module, interface: Interface) -> Interface:
             "say what goes in with --input, and what comes out with --output"
         )
     return interface
+
+
+def _small(interface: Interface) -> tuple[int, int] | None:
+    """A small size that it takes, as `find_multiple` tried it, or its own; None where no picture goes in."""
+    port = interface.inputs[0]
+    few = -(-SMALL // port.multiple) * port.multiple
+    height, width = (side if isinstance(side, int) else few for side in port.sides) if port.is_picture else (0, 0)
+    return (height, width) if port.is_picture else None
 
 
 def _find_multiple(network: nn.Module, interface: Interface) -> tuple[int, float]:
@@ -309,16 +323,38 @@ def try_run(network: nn.Module, example: tuple[torch.Tensor, ...]) -> tuple[int,
 
 
 def _check_repeatable(run: Run, interface: Interface) -> None:
-    example = [tensor.numpy() for tensor in example_inputs(interface, 1)]
+    example = [tensor.numpy() for tensor in example_inputs(interface, 1, _small(interface))]
     with _seeded(0):
         first = run(example)
     with _seeded(1):
         second = run(example)
     if not np.array_equal(first, second):
-        raise GanEdgeError(
-            "this generator draws random numbers of its own at each call, so that no two results can be compared: "
-            "make the noise an input, or a constant"
+        raise GanEdgeError(_random_call(run, example))
+
+
+def _random_call(run: Run, example: Arrays) -> str:
+    """Say what is random in a generator: dropout that evaluation mode does not end, or numbers of its own."""
+    calls: list[str] = []
+
+    class Record(TorchFunctionMode):
+        def __torch_function__(
+            self, func: Callable[..., Any], _types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+        ) -> Any:
+            calls.append(getattr(func, "__name__", ""))
+            return func(*args, **(kwargs or {}))
+
+    with Record():
+        run(example)
+    dropout = next((name for name in calls if "dropout" in name), None)
+    if dropout is not None:
+        return (
+            f"this generator calls {dropout} in evaluation mode too, so that no two results can be compared: pass "
+            f"training=self.training to F.{dropout}, or use the module nn.Dropout"
         )
+    return (
+        "this generator draws random numbers of its own at each call, so that no two results can be compared: "
+        "make the noise an input, or a constant"
+    )
 
 
 @contextlib.contextmanager

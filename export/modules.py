@@ -28,8 +28,8 @@ import torch
 from torch import Tensor, nn
 
 from ganedge.export import architectures
-from ganedge.export.arguments import SECONDS, Fit, fitting_arguments, stored_arguments
-from ganedge.export.arrange import arrange, examples, failure
+from ganedge.export.arguments import SECONDS, Fit, all_arguments, fitting_arguments, stored_arguments
+from ganedge.export.arrange import arrange, examples
 from ganedge.export.checkpoints import (
     WRAPPERS,
     LoadedModule,
@@ -41,19 +41,21 @@ from ganedge.export.checkpoints import (
     read_checkpoint,
 )
 from ganedge.export.code_listing import networks_in, refuse_code, training_line
-from ganedge.export.compiled import PerItem, program_input
 from ganedge.export.from_torch import of_network, try_run, unwrap
 from ganedge.export.frozen import freeze
+from ganedge.export.infer_input import infer_input, run, runnable, tensors_in, tried_shapes
 from ganedge.export.inner_noise import keep_noise
-from ganedge.export.on_cpu import OnCpu, is_about_cuda, on_cpu
-from ganedge.export.sizes import CHANNELS, dimensions, flat_image, main_result, read_size
+from ganedge.export.on_cpu import is_about_cuda, on_cpu
+from ganedge.export.sizes import dimensions, flat_image, main_result, read_size
 from ganedge.export.source import SourceSpec
 from ganedge.export.source_model import SourceModel
 from ganedge.runtime.errors import ArtifactError, GanEdgeError, UsageError, one_line
 from ganedge.runtime.manifest import MAX_CHANNELS, Interface, Layout, Port, Source, program
 
-TRIED_SIDE = 256
-"""Height and width to try a network with where it takes any, pixels: every usual multiple divides it."""
+UNKNOWN = (
+    "the input of this generator is not known: give --kind latent|image and --input, such as 100, 100x1x1, 3x256x256 "
+    "or 3xHxW"
+)
 
 
 def open_module(source: str, spec: SourceSpec) -> LoadedModule:
@@ -68,7 +70,8 @@ def open_module(source: str, spec: SourceSpec) -> LoadedModule:
     if spec.weights is None:
         if spec.part is not None:
             raise UsageError(f"--part {spec.part} is a part of a checkpoint: give that with --weights")
-        return LoadedModule(_make(source, factory, spec.kwargs), spec, source, "", stem=source.rpartition(":")[2])
+        stem, made = source.rpartition(":")[2], _make(source, factory, spec.kwargs)
+        return LoadedModule(made, spec, source, "", stem=stem, arguments=all_arguments(factory, spec.kwargs))
     content, digest = read_checkpoint(spec.weights, spec.trust, script)
     if isinstance(content, nn.Module) and isinstance(factory, type) and type(content) is factory:
         return LoadedModule(content, spec, source, digest, (), spec.weights.stem)  # It knows its own arguments.
@@ -80,7 +83,8 @@ def open_module(source: str, spec: SourceSpec) -> LoadedModule:
     if network is not None:
         try:
             match = load_part(network, parts, spec.weights, spec.part)
-            return LoadedModule(network, spec, source, digest, match.notes(spec.weights), spec.weights.stem)
+            notes, arguments = match.notes(spec.weights), all_arguments(factory, spec.kwargs)
+            return LoadedModule(network, spec, source, digest, notes, spec.weights.stem, arguments=arguments)
         except ArtifactError as error:
             failed = error
     assert failed is not None
@@ -99,7 +103,8 @@ def open_module(source: str, spec: SourceSpec) -> LoadedModule:
     network = _make(source, factory, fit.arguments)
     match = load_part(network, parts, spec.weights, spec.part)
     notes = (*match.notes(spec.weights), f"made with {shown}, as its weights imply")
-    return LoadedModule(network, spec, source, digest, notes, spec.weights.stem)
+    arguments = all_arguments(factory, fit.arguments)
+    return LoadedModule(network, spec, source, digest, notes, spec.weights.stem, arguments=arguments)
 
 
 def _try_make(
@@ -232,7 +237,11 @@ def _reshaped(network: nn.Module, spec: SourceSpec) -> nn.Module:
 def _adapt_io(loaded: LoadedModule) -> LoadedModule:
     """Make a network take class numbers and return one tensor, with constant weights; notes say what changed."""
     network, notes = loaded.network.eval(), loaded.notes
-    spec = loaded.spec if loaded.spec.input or loaded.spec.kind else _inferred(network, loaded.spec)
+    spec, reason = loaded.spec, ""
+    if not (spec.input or spec.kind):
+        spec, reason = infer_input(network, spec, loaded.arguments)
+    if reason:
+        raise UsageError(f"{UNKNOWN} ({reason})")
     if spec is not loaded.spec:
         notes = (*notes, f"input: {spec.kind} {spec.input}, read from its first layer; --kind and --input state others")
     if spec.input is None or spec.kind is None:
@@ -240,15 +249,15 @@ def _adapt_io(loaded: LoadedModule) -> LoadedModule:
     if spec.mean or spec.std:
         network = Normalised(network, spec.mean, spec.std)
         spec = replace(spec, range=(0.0, 1.0), output_range=spec.output_range or spec.range)
-    first = torch.zeros(2, *_tried_sizes(spec))
-    network, adapted = _runnable(network, first)
+    first, _ = _try(network, spec)
+    network, adapted = runnable(network, first)
     network, spec, arranged = arrange(network, spec, first)
     further = examples(spec.further, first, len(spec.classes))
 
     # Run it, to see what it draws, what it returns, and whether it changes its own weights.
     network, noise_notes = keep_noise(network, (first, *further), spec.noise_seed)
     network, frozen_notes = freeze(network, (first, *further))
-    result = _result(network, first, *further)
+    result = run(network, first, *further)
     notes = (*notes, *adapted, *arranged, *noise_notes)
 
     # Select one of several results, and recognise flat images.
@@ -264,24 +273,9 @@ def _adapt_io(loaded: LoadedModule) -> LoadedModule:
     return replace(loaded, network=network, spec=spec, notes=(*notes, *frozen_notes))
 
 
-def _runnable(network: nn.Module, first: Tensor) -> tuple[nn.Module, tuple[str, ...]]:
-    """Let a network run that asks for a GPU which is not here, or that takes one item at a time; notes say so."""
-    notes: tuple[str, ...] = ()
-    reasons = [failure(network, first)]
-    if reasons[0] is not None:
-        reasons.append(failure(network, first[:1]))
-    if any(is_about_cuda(reason) for reason in reasons if reason):
-        network = OnCpu(network)
-        notes = ("it asks for a GPU, which is not here: computed on the CPU",)
-        reasons[0] = failure(network, first)
-    if reasons[0] is not None and isinstance(_result(network, first[:1]), Tensor):
-        return PerItem(network), (*notes, "it takes one input at a time")
-    return network, notes
-
-
 def _select_result(network: nn.Module, result: Any, spec: SourceSpec) -> tuple[nn.Module, Any, tuple[str, ...]]:
     """Take the tensor that --result names, else the one that is most likely the picture; the last item is a note."""
-    tensors = dict(_tensors(result))
+    tensors = dict(tensors_in(result))
     if not tensors:
         return network, result, ()
     names = [".".join(map(str, path)) for path in tensors]
@@ -298,74 +292,20 @@ def _select_result(network: nn.Module, result: Any, spec: SourceSpec) -> tuple[n
     return SelectedOutput(network, path), tensors[path], notes
 
 
-def _tensors(result: Any, path: tuple[int | str, ...] = ()) -> Iterator[tuple[tuple[int | str, ...], Tensor]]:
-    """Yield all tensors in lists and tables, with the keys that lead to each."""
-    if isinstance(result, Tensor):
-        yield path, result
-    elif isinstance(result, Mapping):
-        for key, value in result.items():
-            yield from _tensors(value, (*path, key))
-    elif isinstance(result, (list, tuple)):
-        for index, value in enumerate(result):
-            yield from _tensors(value, (*path, index))
-
-
-def _tried_sizes(spec: SourceSpec) -> list[int]:
-    """Return one input's shape to try a network with."""
-    assert spec.input is not None
-    sizes = [TRIED_SIDE if isinstance(size, str) else size for size in dimensions(spec.input, "--input")]
-    if spec.kind == "image" and spec.size is not None and spec.size != "dynamic" and "," not in spec.size:
-        sizes[1:] = read_size(spec.size)
-    return sizes
-
-
-def _inferred(network: nn.Module, spec: SourceSpec) -> SourceSpec:
-    """Complete a specification by the input that a network's first layer takes, where it then returns an image."""
-    program = program_input(network)
-    if program is not None:
-        return replace(spec, kind=program[0], input=program[1])
-    for layer in network.modules():
-        if (channels := _channels(layer, nn.Conv2d)) in CHANNELS:
-            inferred = replace(spec, kind="image", input=f"{channels}xHxW")
-        elif (channels := _channels(layer, nn.ConvTranspose2d)) is not None:
-            inferred = replace(spec, kind="latent", input=f"{channels}x1x1")
-        elif (features := _channels(layer, nn.Linear)) is not None:
-            inferred = replace(spec, kind="latent", input=str(features))
-        elif any(True for _ in layer.children()) or not any(True for _ in layer.parameters()):
-            continue
-        else:
-            return spec
-        if spec.classes:
-            return spec
-        result = _result(network, torch.zeros(2, *_tried_sizes(inferred)))
-        shape = result.shape if isinstance(result, Tensor) else ()
-        is_image = len(shape) == 4 and shape[1] in CHANNELS
-        return inferred if is_image or _image_of(result) or tuple(shape[1:]) == (2,) else spec
-    return spec
-
-
-def _channels(layer: nn.Module, kind: type[nn.Conv2d | nn.ConvTranspose2d | nn.Linear]) -> int | None:
-    """Return the channels or features that a layer of a class takes; None where it is of another class."""
-    if isinstance(layer, kind):
-        return layer.in_features if isinstance(layer, nn.Linear) else layer.in_channels
-    if getattr(layer, "original_name", "") != kind.__name__:  # TorchScript keeps the name of the class.
-        return None
-    weight = next((tensor for key, tensor in layer.named_parameters(recurse=False) if key == "weight"), None)
-    return None if weight is None else int(weight.shape[0 if kind is nn.ConvTranspose2d else 1])
+def _try(network: nn.Module, spec: SourceSpec) -> tuple[Tensor, Any]:
+    """Return a batch of two that a network takes, small where it may be, and its result; None where it takes none."""
+    first, result = torch.empty(0), None
+    for shape in tried_shapes(spec):
+        first = torch.zeros(2, *shape)
+        result = run(network, first, *examples(spec.further, first, len(spec.classes)))
+        if result is not None:
+            break
+    return first, result
 
 
 def _image_of(result: Any) -> str | None:
     """Return the square image that a flat output of 784 or 3072 values is: 1x28x28, 3x32x32."""
     return flat_image(result.shape) if isinstance(result, Tensor) else None
-
-
-def _result(network: nn.Module, *inputs: Tensor) -> Any:
-    """Run a network; None where it does not take such inputs, which is reported where it matters."""
-    try:
-        with torch.no_grad(), on_cpu():
-            return network(*inputs)
-    except Exception:  # noqa: BLE001 - a foreign module may raise anything
-        return None
 
 
 class Normalised(nn.Module):
@@ -415,10 +355,7 @@ class Reshaped(nn.Module):
 def _interface(network: nn.Module, spec: SourceSpec) -> Interface:
     """Describe what the network takes and returns, from the specification and one run."""
     if spec.input is None or spec.kind is None:
-        raise UsageError(
-            "the input of this generator is not known: give --kind latent|image and --input, such as 100, 100x1x1, "
-            "3x256x256 or 3xHxW"
-        )
+        raise UsageError(UNKNOWN)
     shape = dimensions(spec.input, "--input")
     if spec.kind == "image":
         if len(shape) != 3:
@@ -442,11 +379,11 @@ def _interface(network: nn.Module, spec: SourceSpec) -> Interface:
 def _output(network: nn.Module, ports: tuple[Port, ...], spec: SourceSpec) -> Port:
     """Describe what comes out, by running it once."""
     dynamic = ports[0].role == "image" and isinstance(ports[0].shape[-1], str)
-    side = TRIED_SIDE if dynamic else int(ports[0].sides[0]) if ports[0].role == "image" else 0
-    wide = TRIED_SIDE if dynamic else int(ports[0].sides[1]) if ports[0].role == "image" else 0
-    first = torch.zeros(1, *(ports[0].item_shape if not side else (ports[0].channels, side, wide)))
-    more = examples(spec.further, first, len(spec.classes))
-    returned = try_run(network.eval(), (first, *(tensor[:1] for tensor in more)))[1:]
+    first, result = _try(network.eval(), spec)
+    if not isinstance(result, Tensor):
+        more = examples(spec.further, first, len(spec.classes))
+        result = torch.empty(try_run(network, (first[:1], *(tensor[:1] for tensor in more))))
+    returned = tuple(result.shape[1:])
     shape: tuple[int | str, ...] = returned
     if spec.output_shape is not None:
         shape = _stated_shape(spec.output_shape, returned)

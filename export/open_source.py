@@ -11,6 +11,7 @@ from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 
+from ganedge.export import phases
 from ganedge.export.code_listing import refuse_code
 from ganedge.export.foreign_files import near_names, refuse_foreign
 from ganedge.export.sizes import read_size
@@ -32,6 +33,7 @@ def open_source(source: str, spec: SourceSpec, given: Collection[str] = ()) -> S
         ArtifactError: it does not exist, is of another tool, is damaged, or its content does not fit.
         GanEdgeError: it cannot be exported.
     """
+    phases.report(f"opening {source}")
     path = Path(source)
     check_format(path)
     kind = kind_of(source, spec.arch)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from ganedge.export import phases
 from ganedge.runtime import engines
 from ganedge.runtime.errors import EngineError
 from ganedge.runtime.fidelity import Gate, difference, miss, span_of, worst
@@ -133,7 +134,11 @@ def prove_in(
     """Compare what a started engine gives with what it should give, in batches of these sizes or of every proof's."""
     interface = manifest.interface
     plans = [_batches(interface, len(case.reference), batches) for case in cases]
-    outputs = [_run_in_batches(engine, interface, case, plan) for case, plan in zip(cases, plans, strict=True)]
+    outputs: list[NDArray[np.generic]] = []
+    total, done = sum(len(plan) for plan in plans), 0
+    for case, plan in zip(cases, plans, strict=True):
+        outputs.append(_run_in_batches(engine, interface, case, plan, done, total))
+        done += len(plan)
     span = span_of(interface.output, *(case.reference for case in cases))
     distances = [
         difference(output, case.reference, interface.output, span) for output, case in zip(outputs, cases, strict=True)
@@ -173,11 +178,12 @@ def _batches(interface: Interface, count: int, batches: Sequence[int] | None) ->
 
 
 def _run_in_batches(
-    engine: engines.Engine, interface: Interface, case: Case, plan: Sequence[int]
+    engine: engines.Engine, interface: Interface, case: Case, plan: Sequence[int], done: int, total: int
 ) -> NDArray[np.generic]:
-    """Every input of a case through an engine, in calls of so many."""
+    """Every input of a case through an engine, in calls of so many; `done` of all `total` calls were made before."""
     parts, begin = [], 0
-    for size in plan:
+    for index, size in enumerate(plan):
+        phases.report(f"comparing in {engine.info.name}", done + index, total)
         feeds = {
             port.name: array[begin : begin + size] for port, array in zip(interface.inputs, case.inputs, strict=True)
         }

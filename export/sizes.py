@@ -41,6 +41,8 @@ def sized(interface: Interface, size: str | None) -> Interface:
     return replace(interface, inputs=inputs, outputs=outputs)
 
 
+SMALL = 48
+"""Least height and width that a generator is tried with, pixels."""
 MULTIPLES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 """Size multiples that are tried, pixels."""
 
@@ -58,7 +60,7 @@ def find_multiple(tried: Callable[[int, int], tuple[float, float]], least: int =
     """
     first = ""
     for multiple in MULTIPLES[MULTIPLES.index(least) if least in MULTIPLES else 0 :]:
-        few = -(-48 // multiple)
+        few = -(-SMALL // multiple)
         grids = [(few, few), (few + 1, few + 2), (few + 3, few)]
         ratios: set[float] = set()
         try:

@@ -69,6 +69,8 @@ class ExportSpec:
     """Folder of pictures, or number of inputs, to calibrate with; a folder also serves the proof."""
     tolerance: Gate | str | None = field(default=None, metadata=option(panel=PROOF))
     """Gate of the proof: psnr=40,maxabs=1e-3 or none; by default that of the precision."""
+    proof: Literal["short", "full"] = field(default="short", metadata=option(panel=PROOF))
+    """Inputs to prove with: full takes 32 latents or 16 images; short takes fewer where the generator is slow."""
     require_speedup: float | None = field(default=None, metadata=option(panel=PROOF, minimum=0.0))
     """Write a lower precision only if it is so many times as fast as FP32 here, in the best engine of each: 1.05."""
     batch: str | None = field(default=None, metadata=option(panel=DEPLOY, default="1,1,16; images 1,1,1"))
@@ -114,6 +116,8 @@ class ExportSpec:
             raise UsageError(f"--for {self.engine}: choose {', '.join(get_args(Target))}")
         if self.precision not in (None, *get_args(Precision)):
             raise UsageError(f"precision {self.precision}: choose {', '.join(get_args(Precision))}")
+        if self.proof not in ("short", "full"):
+            raise UsageError(f"--proof {self.proof}: choose short or full")
         if self.io not in ("float", "uint8"):
             raise UsageError(f"--io {self.io}: choose float or uint8")
 

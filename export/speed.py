@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 
-from ganedge.export import uint8_io
+from ganedge.export import phases, uint8_io
 from ganedge.export.artifact import VerifiedArtifact
 from ganedge.export.source_model import SourceModel
 from ganedge.runtime import engines, tuning
@@ -46,6 +46,7 @@ def measured(
     wanted = least is not None
     if not manifest.parity or (os.environ.get(tuning.SWITCH) == "0" and not wanted):
         return artifact, ()
+    phases.report("timing it in each engine")
     beside = _fp32(artifact, source)
     try:
         trials = tuning.tune(artifact.data, manifest, 1, SECONDS, None, beside)

@@ -47,7 +47,7 @@ COMMENT = re.compile(r"^ *(//|/\*\*|\*).*\n", re.MULTILINE)
 TEXT = re.compile(r'("(?:[^"\\\n]|\\.)*"|`(?:[^`\\\n]|\\.)*`)')
 """A string or a template; the module has no template within a template, and none over several lines."""
 SPACE = re.compile(r"(?: *//.*$)|(?:^ +)|(?: ?([{}(),;:=?<>&|*]+) ?)", re.MULTILINE)
-"""Comments at the end of a line, indentation, and spaces around signs, which mean nothing outside strings."""
+"""Comments at the end of a line, indentation, and spaces around signs, which have no effect outside strings."""
 HEADER = (
     "// ganedge.js: run an artifact that gan-export wrote, in a browser. Its functions are described in docs/web.md.\n"
 )
@@ -166,13 +166,13 @@ def _assemble(part: Path, artifact: VerifiedArtifact, vendor: Path | None) -> We
             shutil.copyfile(path, part / VENDORED / name)
     manifest, _ = read_bytes(artifact.data, ARTIFACT)
     origin = "" if vendor is not None else "/".join(about["base"].split("/")[:3])
-    folder = WebFolder(manifest, about["version"], origin, unproven="it is about to be")
+    folder = WebFolder(manifest, about["version"], origin, unproven="the proof has not run yet")
     write_description(part, folder)
     return folder
 
 
 def compact(module: str) -> str:
-    """The module as it is downloaded: without comments, indentation and spaces, and otherwise as it was written."""
+    """The module without comments, indentation and needless spaces, as it is downloaded."""
     parts = TEXT.split(COMMENT.sub("", module))
     parts[::2] = [SPACE.sub(lambda match: match[1] or "", code) for code in parts[::2]]
     return HEADER + re.sub(r"\n{2,}", "\n", "".join(parts)).lstrip()
@@ -191,7 +191,7 @@ def _proven(
 ) -> WebFolder:
     """The folder's description with what was proven in a browser, or why nothing was.
 
-    WASM has to pass, because every browser has it; a WebGPU that does not is left to those who ask for it.
+    WASM has to pass, because every browser has it. If WebGPU does not, the page uses it on request only.
     """
     reason = browser.missing() or ("" if artifact.cases else "there is no reference to compare with")
     if reason:

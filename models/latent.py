@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -255,7 +256,7 @@ class LatentGAN:
         if config.objective == "wgan-gp":
             shape = (1,) * (real.ndim - 1)
             mix = rows(len(real), lambda n: torch.rand(n, *shape, device=real.device))
-            judge = lambda items: self.discriminate(items, labels, twice=True)  # noqa: E731 - read in one place
+            judge = partial(self.discriminate, labels=labels, twice=True)
             loss = loss + config.gp * gradient_penalty(judge, real, fake.detach(), mix)
         return loss, losses
 

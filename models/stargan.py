@@ -3,9 +3,9 @@
     gan-train stargan --data styles/ --out runs/styles          # a folder for each domain
     gan-train stargan --data faces/ --attributes list_attr_celeba.txt --attribute-names Blond_Hair,Male --out runs/faces
 
-The discriminator also tells a picture's domain, and the generator has to make pictures that it takes for real and for
-pictures of the wanted domain, and from which it can make the original again. Where a table gives several attributes to
-each picture, a domain is a combination of them, such as `Blond_Hair+Male`, and each attribute is told for itself.
+The discriminator also classifies a picture's domain. The generator has to make pictures that it takes for real and for
+the target domain, and from which it can make the original again. Where a table gives each picture several attributes, a
+domain is a combination of them, such as `Blond_Hair+Male`, and each attribute is classified separately.
 
 The paper writes the penalty for a discriminator with one output; its authors' program takes the gradient of the sum
 over all patches while the loss takes their mean, and so does this one.
@@ -27,17 +27,13 @@ from ganedge.models.noise import all_gather, rows
 from ganedge.models.objectives import OBJECTIVES, gradient_penalty
 from ganedge.models.optimizers import adams
 from ganedge.models.translation import TranslationConfig, to_pictures
-from ganedge.models.variant import Batch, Update, VariantConfig, Wants, require, usual
+from ganedge.models.variant import JOIN, NONE, Batch, Update, VariantConfig, Wants, require, usual
 from ganedge.runtime.manifest import Interface, Port
 
 HALVINGS = 6
 """Strided convolutions of the discriminator, where the size of the pictures allows as many."""
 SHOWN = 16
 """Domains that a strip shows, at most."""
-JOIN = "+"
-"""What stands between the attributes of a domain."""
-NONE = "none"
-"""The domain of pictures that have none of the attributes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +55,7 @@ class Config(TranslationConfig):
     d_steps: int = 5
     """Steps of the discriminator for each one of the generator."""
     classification: float = 1.0
-    """Weight of the domain that the discriminator tells, of real and of generated pictures."""
+    """Weight of the domain's classification by the discriminator, of real and of generated pictures."""
     reconstruction: float = 10.0
     """Weight of the distance between a picture and what comes back from another domain."""
     gp: float = 10.0
@@ -113,7 +109,7 @@ class Config(TranslationConfig):
 
     @property
     def codes(self) -> Tensor:
-        """What the networks know each domain by, `[domains, K]`: one of K classes, or each of K attributes or not."""
+        """The code of each domain, `[domains, K]`: one of K classes, or each of K attributes or not."""
         if not self.attributes:
             return torch.eye(len(self.domains))
         chosen = [name.split(JOIN) for name in self.domains]
@@ -168,7 +164,7 @@ class Discriminator(nn.Module):
         self.domains = nn.Conv2d(channels, config.codes.shape[1], config.size >> config.depth, bias=False)
 
     def forward(self, pictures: Tensor) -> tuple[Tensor, Tensor]:  # [N, C, H, W] → [N, 1, H', W'], [N, K]
-        """Judge each patch, and tell the domain."""
+        """Judge each patch, and classify the domain."""
         features = self.features(pictures)
         return self.head(features).float(), self.domains(features).flatten(1).float()
 
@@ -178,7 +174,7 @@ RAFD: Mapping[str, Any] = {"epochs": 200}
 
 
 class StarGAN:
-    """The variant: one generator for all domains, and a discriminator that tells real from generated and the domain."""
+    """The variant: one generator for all domains, and a discriminator that also classifies the domain."""
 
     name: ClassVar[str] = "stargan"
     summary: ClassVar[str] = "pictures of one domain to any other with one generator (presets: celeba, rafd)"
@@ -216,7 +212,8 @@ class StarGAN:
 
         # Update the discriminator.
         (real_verdict, logits), (fake_verdict, _) = self.discriminator(real), self.discriminator(fake.detach())
-        loss_d, class_real = objective.discriminator(real_verdict, fake_verdict), self.tell(logits, source)
+        loss_d = objective.discriminator(real_verdict, fake_verdict)
+        class_real = self.classification_loss(logits, source)
         mix = rows(len(real), lambda n: torch.rand(n, 1, 1, 1, device=real.device))
         # Without a compiled network: that of its gradient cannot be differentiated again.
         penalty = gradient_penalty(lambda items: self.discriminator.forward(items)[0], real, fake.detach(), mix)
@@ -226,14 +223,14 @@ class StarGAN:
         # Update the generator.
         if turn:
             verdict, logits = self.discriminator(fake)
-            loss_g, class_fake = objective.generator(verdict), self.tell(logits, target)
+            loss_g, class_fake = objective.generator(verdict), self.classification_loss(logits, target)
             back = F.l1_loss(self.generator(fake, source), real)
             update("generator", loss_g + config.classification * class_fake + config.reconstruction * back)
             losses |= {"loss_g": loss_g, "class_fake": class_fake, "reconstruction": back}
         return {name: value.detach() for name, value in losses.items()}
 
-    def tell(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """How badly the discriminator tells the domain: cross entropy, of attributes summed (eq. 2 and 3)."""
+    def classification_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Cross entropy of the predicted domain, summed over attributes (eq. 2 and 3)."""
         if not self.config.attributes:
             return F.cross_entropy(logits, labels)
         codes = self.generator.codes[labels]

@@ -94,6 +94,12 @@ class VariantConfig:
         return False
 
 
+JOIN = "+"
+"""Separator of the attributes in the name of a class that is a combination of them."""
+NONE = "none"
+"""Name of the class without any of the attributes."""
+
+
 @dataclass(frozen=True)
 class Wants:
     """The data a variant trains on."""

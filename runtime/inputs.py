@@ -10,6 +10,7 @@ Pictures made by code have what photographs have and noise has not: an amplitude
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -113,26 +114,26 @@ def _mask(random: np.random.RandomState, height: int, width: int) -> NDArray[np.
 def real_cases(
     interface: Interface,
     folder: Path | None = None,
-    count: int | None = None,
+    count: int | Sequence[int] | None = None,
     use: Use = "proof",
-    trained: int | None = None,
+    sizes: Sequence[tuple[int, int]] | None = None,
 ) -> list[list[NDArray[np.generic]]]:
     """Real inputs at every size that a proof looks at: one where the size is fixed, two where it is dynamic.
 
     Args:
         interface: What the generator takes.
         folder: Pictures to take; without one they are made by code.
-        count: How many in all; what a proof takes by default.
+        count: How many in all, or of each size; what a proof takes by default.
         use: What for: each has inputs of its own, in a folder every third picture.
-        trained: Height and width of the pictures in training, where they are known, pixels.
+        sizes: Heights and widths of the pictures, pixels; by default those of `sides`.
     """
     share = (USES.index(use), len(USES))
     seed = SEED + 1000 * share[0]
-    if interface.noise is not None:
-        return [real_inputs(interface, count or COUNT, seed)]
-    chosen = sides(interface.inputs[0], trained)
-    each = -(-(count or PICTURES) // len(chosen))
-    return [real_inputs(interface, each, seed + index, folder, side, share) for index, side in enumerate(chosen)]
+    chosen = [None] if interface.noise is not None else list(sizes or sides(interface.inputs[0]))
+    usual = PICTURES if interface.noise is None else COUNT
+    each = count if isinstance(count, Sequence) else [-(-(count or usual) // len(chosen))] * len(chosen)
+    plans = enumerate(zip(chosen, each, strict=True))
+    return [real_inputs(interface, many, seed + index, folder, side, share) for index, (side, many) in plans]
 
 
 def sides(port: Port, trained: int | None = None) -> list[tuple[int, int]]:

@@ -1,10 +1,10 @@
-"""What a folder for the browser says of itself: `ganedge.json`, which `gan-export --format web` writes.
+"""Read and write `ganedge.json`, which describes a folder that `gan-export --format web` wrote.
 
     folder = read_web_folder(Path("digits-web"))
     print(folder.runtime, [str(proof) for proof in folder.parity])
 
 The artifact in the folder holds its own manifest; beside it stand the digest that the page expects, the version of
-onnxruntime-web, and what was proven in a browser. Nothing in the file is trusted for being there.
+onnxruntime-web, and what was proven in a browser. Every field is checked when the file is read.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class WebFolder:
     """An artifact in a folder that a web server offers."""
 
     manifest: Manifest
-    """What the artifact says of itself."""
+    """The artifact's manifest."""
     runtime: str
     """Version of onnxruntime-web."""
     origin: str = ""
@@ -43,7 +43,7 @@ class WebFolder:
     parity: tuple[Parity, ...] = ()
     """What was proven in a browser."""
     unproven: str = ""
-    """Why nothing was, where nothing was; empty otherwise."""
+    """The reason if there is no proof; empty otherwise."""
     refused: tuple[str, ...] = ()
     """Engines of the browser that did not run it or gave other pictures when it was exported: wasm or webgpu."""
     artifact: str = ARTIFACT

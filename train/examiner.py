@@ -58,8 +58,8 @@ class Examiner:
         self._judges: dict[str, Judge] = {}
         for name, key in self._targets().items():
             held = items.count(key)
-            places = torch.linspace(0, held - 1, min(count, held)).long()
-            pictures = torch.cat([items.pictures(key, chunk) for chunk in torch.split(places, CHUNK)])
+            indices = torch.linspace(0, held - 1, min(count, held)).long()
+            pictures = torch.cat([items.pictures(key, chunk) for chunk in torch.split(indices, CHUNK)])
             self._judges[name] = Judge(features, pictures, device, download)
 
     def __call__(self, networks: Mapping[str, nn.Module]) -> dict[str, float]:
@@ -113,9 +113,9 @@ class Examiner:
         further = FurtherStream(interface, Conditions(), SEED)
         drawn: list[Tensor] = []
         least = min(map(len, self._items.sources))
-        places = torch.linspace(0, least - 1, min(count, least)).long()
+        indices = torch.linspace(0, least - 1, min(count, least)).long()
         with evaluating(networks[name]):
-            for chunk in torch.split(places, CHUNK // 10):
+            for chunk in torch.split(indices, CHUNK // 10):
                 picture = self._items.preview(chunk)[gan.sources[name]].to(self._device)
                 others = [torch.from_numpy(array).to(self._device) for array in further.take(len(chunk))]
                 drawn.append(_to_bytes(networks[name](picture, *others), interface))

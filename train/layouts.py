@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ganedge.models.variant import JOIN, NONE
 from ganedge.runtime.errors import InputError, UsageError
 from ganedge.train.pictures import ENDINGS, find_pictures, share_cut, size_of
 from ganedge.train.sources import Item
@@ -139,7 +140,7 @@ def attributed(folder: Path, spec: str, table: Path, chosen: Sequence[str]) -> L
         if picture in paths:
             items.append((paths[picture],))
             parts = [names[column] for column in columns if _is_yes(values[column], table, picture)]
-            classes.append("+".join(parts) or "none")
+            classes.append(JOIN.join(parts) or NONE)
     if not items:
         raise InputError(f"data {spec!r}: {table} names none of the pictures in {folder}")
     without = len(set(paths.values()) - {path for (path,) in items})
@@ -162,10 +163,10 @@ def _read_attributes(table: Path) -> tuple[list[str], list[tuple[str, list[str]]
     except (OSError, ValueError, csv.Error) as error:
         raise InputError(f"attributes {table} cannot be read: {error}") from error
     names = [name.strip() for name in header[1:]]
-    bad = next((name for name in names if not name or "+" in name or "," in name or names.count(name) > 1), None)
+    bad = next((name for name in names if not name or JOIN in name or "," in name or names.count(name) > 1), None)
     if not names or not lines or bad is not None:
         what = "needs a header of names and a line for each picture" if bad is None else f"has a bad name, {bad!r}"
-        raise InputError(f"attributes {table} {what}; names are different, without + and commas")
+        raise InputError(f"attributes {table} {what}; names are different, without {JOIN} and commas")
     uneven = next((row for row in lines if len(row) != len(header)), None)
     if uneven is not None:
         raise InputError(f"attributes {table}: the line of {uneven[0]} has {len(uneven) - 1} values, not {len(names)}")

@@ -60,7 +60,7 @@ export async function load(url = "generator.onnx", { engine = "auto", digest, th
   return generator;
 }
 
-/** An artifact in an engine, with its `manifest`, its `engine` (wasm or webgpu) and a `note` of what is not as usual. */
+/** An artifact in an engine, with its `manifest`, its `engine` (wasm or webgpu) and a `note` on why another engine was taken, if so. */
 export class Generator {
   #worker; #progress; #calls = new Map(); #next = 0; #end = null;
 
@@ -162,7 +162,7 @@ export function scaled(image, width, height) {
   return context.getImageData(0, 0, width, height);
 }
 
-/** Height and width of a picture, mask or noise map; a text where any will do. */
+/** Height and width of a picture, mask or noise map; a string where they are open. */
 function sides({ layout, shape }) { return layout === "NCHW" ? shape.slice(2) : shape.slice(1, 3); }
 
 /** Height and width that a port takes of a picture. */
@@ -356,7 +356,7 @@ async function readArtifact(bytes, expected) {
   return manifest;
 }
 
-/** Check all that is used here; nothing in a manifest is trusted for being there. */
+/** Check every field that is used here: a manifest is input from elsewhere. */
 function checkManifest(manifest) {
   const must = (holds, what) => check(holds, "artifact", `the manifest cannot be right: ${what}`);
   const text = (value) => typeof value === "string" && value.length <= 4096;
@@ -571,7 +571,7 @@ class Model {
     return { manifest: this.manifest, engine: used, note };
   }
 
-  /** Start a session, and run it once where that compiles: what an engine cannot do, it says here. */
+  /** Start a session, and run it once where that compiles, so that an engine refuses here what it cannot run. */
   async #start(ort, engine, bytes, progress) {
     this.ort = ort;
     this.session = await ort.InferenceSession.create(bytes, { executionProviders: [engine], logSeverityLevel: 3 });
@@ -643,7 +643,7 @@ class Model {
     return Float32Array.from(results);
   }
 
-  /** A class for each item: the one that was asked for, or all in turn. */
+  /** A class for each item: the requested one, or all in turn. */
   #labels(n, label) {
     const names = this.about.classes ?? [], number = typeof label === "string" ? names.indexOf(label) : label;
     const has = names.length ? "classes 0 to " + (names.length - 1) : "no classes";

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
+import threading
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
 
 LINE_SECONDS = 10.0
 """Time between two lines where there is no terminal, seconds."""
+FIRST_SECONDS = 1.0
+"""Time before anything is shown of a job in steps, seconds."""
 NARROW = 60
 """Columns of a terminal below which the bar itself is left out, so that the time left is not cut."""
 
@@ -107,3 +110,85 @@ class Progress:
     ) -> None:
         if self._bar is not None:
             self._bar.stop()
+
+
+class Steps:
+    """Shows the current step of a job and the time since its start: a moving line, or a line every 10 s in a log.
+
+    Nothing is shown of a job that is done within `FIRST_SECONDS`.
+    """
+
+    def __init__(self) -> None:
+        self._begin = time.monotonic()
+        self._text = "starting"
+        self._share: float | None = None
+        self._bar: Any = None
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="ganedge-steps", daemon=True)
+        self._lock = threading.Lock()
+
+    def show(self, step: object, done: int = 0, total: int = 0) -> None:
+        """Show the current step.
+
+        Args:
+            step: What to show.
+            done: Parts of it that are done.
+            total: Parts in all; 0 if unknown.
+        """
+        with self._lock:
+            self._text, self._share = str(step), done / total if total else None
+            if self._bar is not None:
+                self._draw()
+
+    def say(self, text: str) -> None:
+        """A line that stays."""
+        with self._lock:
+            if self._bar is not None:
+                self._bar.console.print(terminal.printable(text), markup=False, highlight=False, soft_wrap=True)
+            else:
+                terminal.note(text)
+
+    def _watch(self) -> None:
+        """Start the moving line after `FIRST_SECONDS`; without a terminal, write a line every `LINE_SECONDS`."""
+        shows = sys.stderr.isatty()
+        while not self._stop.wait(FIRST_SECONDS if shows else LINE_SECONDS):
+            with self._lock:
+                if self._stop.is_set():
+                    return
+                if shows:
+                    self._open()
+                    return
+                terminal.note(f"{time.monotonic() - self._begin:.0f} s: {self._text}")
+
+    def _open(self) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
+        from rich.progress import Progress as Bar
+
+        console = Console(stderr=True)
+        bar = [BarColumn(20)] if console.width >= NARROW else []
+        columns = (SpinnerColumn(), TimeElapsedColumn(), *bar, TextColumn("{task.description}", markup=False))
+        self._bar = Bar(*columns, console=console, transient=True)
+        self._task = self._bar.add_task(self._text, total=None)
+        self._bar.tasks[0].start_time = self._bar.get_time() - (time.monotonic() - self._begin)
+        self._draw()
+        self._bar.start()
+
+    def _draw(self) -> None:
+        total = None if self._share is None else 1.0
+        self._bar.update(
+            self._task, description=terminal.printable(self._text), total=total, completed=self._share or 0
+        )
+
+    def __enter__(self) -> Steps:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop.set()
+        with self._lock:
+            bar, self._bar = self._bar, None
+        if bar is not None:
+            bar.stop()

@@ -21,6 +21,7 @@ def make():
 
 
 def test_both_are_timed_on_every_picture(tmp_path: Path, artifact: Path) -> None:
+    pytest.importorskip("torch", reason="exports a PyTorch module")
     (tmp_path / "nets.py").write_text(NETS)
     file = export(f"{tmp_path}/nets.py:make", input="3xHxW", kind="image", output=tmp_path / "g.onnx").path
     pictures = tmp_path / "pictures"

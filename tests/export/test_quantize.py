@@ -207,7 +207,7 @@ def test_the_choice_of_engine_has_a_margin(monkeypatch: pytest.MonkeyPatch, slow
     monkeypatch.setattr(artifact.time, "perf_counter", lambda: clock[-1])
     inputs = [real_inputs(LATENT, 2)]
     source = SourceModel(dcgan(), LATENT, "none", Source(), None, Path())
-    variants = artifact._targets(source, artifact.ExportSpec(precision="int8"), inputs, inputs)
+    variants = artifact._targets(source, artifact.ExportSpec(precision="int8"), inputs)
     assert variants[0][0].engine == first
     assert {spec.engine for spec, _ in variants} == {"onnxruntime", "openvino"}
     assert f"made for {first}" in variants[0][1][0]
@@ -411,7 +411,7 @@ def test_a_range_that_cannot_be_is_doubted(declared: tuple[float, float], doubte
     interface = replace(LATENT, outputs=(port,))
     original = SourceModel(dcgan(), interface, "none", Source(), lambda _: values, Path())
     wanted = artifact.ExportSpec(io=io)
-    cases = artifact._cases(original, wanted, [[values]])
+    cases = artifact.proof_cases(original, wanted)
     found = artifact._doubtful_range(original, wanted, cases)
     if io == "float" or declared[0] != 0.4:  # Bytes are clipped, so that going too far does not show.
         assert bool(found) == doubted
@@ -661,7 +661,7 @@ def test_a_damaged_onnx_is_named(command: Command, tmp_path: Path) -> None:
     path.write_bytes(b"nothing of the kind")
     done = command("gan-export", path, "-o", tmp_path / "g.onnx")
     assert done.code == 1
-    assert f"{path}: this is not an ONNX model" in done.err
+    assert f"{path} is a text file that begins with 'nothing of the kind', not weights or a network" in done.err
 
 
 def test_a_dependency_of_the_quantiser_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

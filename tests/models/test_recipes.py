@@ -213,17 +213,17 @@ def test_the_losses_of_stargan(attributes: str | None) -> None:
     (gradient,) = torch.autograd.grad(gan.discriminator(between)[0].sum(), between)
     penalty = ((gradient.flatten(1).norm(dim=1) - 1) ** 2).mean()
 
-    def told(logits: Tensor, labels: Tensor) -> Tensor:
+    def classified(logits: Tensor, labels: Tensor) -> Tensor:
         if attributes is None:
             return nn.functional.cross_entropy(logits, labels)
         wanted = torch.tensor([[1.0, 0], [1, 1], [0, 1]])[labels]
         return bce(logits, wanted, reduction="none").sum(1).mean()
 
     of_real, of_fake = verdicts["real"][0].mean(), verdicts["fake"][0].mean()
-    loss_d = of_fake - of_real + told(verdicts["real"][1], source) + 10 * penalty
+    loss_d = of_fake - of_real + classified(verdicts["real"][1], source) + 10 * penalty
     torch.testing.assert_close(minimised["discriminator"], loss_d.detach())
     back = (gan.generator(fake, source) - real).abs().mean()
-    loss_g = -of_fake + told(verdicts["fake"][1], target) + 10 * back
+    loss_g = -of_fake + classified(verdicts["fake"][1], target) + 10 * back
     torch.testing.assert_close(minimised["generator"], loss_g.detach())
     torch.testing.assert_close((said["loss_d"], said["reconstruction"]), ((of_fake - of_real).detach(), back.detach()))
 

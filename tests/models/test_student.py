@@ -31,6 +31,7 @@ SIMPLE |= {"Sub", "Div", "Flatten", "Identity"}
     ids=["same size", "twice, one to four channels", "eight times, 0 to 255", "by class", "not square", "points"],
 )
 def test_its_graph_is_simple_and_counted_rightly(config: PictureConfig | LatentConfig) -> None:
+    pytest.importorskip("onnxscript", reason="exports to ONNX")
     student = PictureStudent(config) if isinstance(config, PictureConfig) else LatentStudent(config)
     interface = student.generators()["generator"]
     for module in student.generator.modules():

@@ -468,7 +468,7 @@ def test_a_domain_of_stargan_may_be_a_combination_of_attributes() -> None:
     assert gan.generators()["generator"].classes == ("Blond", "Blond+Male", "Male", "none")
     logits = torch.tensor([[2.0, -1.0]])
     wanted = F.softplus(torch.tensor([-2.0, -1.0])).sum()
-    torch.testing.assert_close(gan.tell(logits, torch.tensor([0])), wanted)
+    torch.testing.assert_close(gan.classification_loss(logits, torch.tensor([0])), wanted)
     with pytest.raises(UsageError, match="class-names is Blond,Grey: give combinations of Blond, Male"):
         build("stargan", attribute_names="Blond,Male", class_names="Blond,Grey")
     with pytest.raises(UsageError, match="class-names is one: give two domains or more"):

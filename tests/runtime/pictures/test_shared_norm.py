@@ -36,8 +36,7 @@ def make():
 @pytest.fixture(scope="module")
 def normalising(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A generator with InstanceNorm, any size."""
-    import torch
-
+    torch = pytest.importorskip("torch", reason="exports a PyTorch module")
     torch.manual_seed(1)
     folder = tmp_path_factory.mktemp("shared")
     (folder / "nets.py").write_text(NETS)
@@ -127,6 +126,7 @@ def test_memory_is_kept(normalising: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["group", "by hand"])
 def test_other_normalisations_over_the_picture_are_known(tmp_path: Path, kind: str) -> None:
+    pytest.importorskip("torch", reason="exports a PyTorch module")
     norm = "nn.GroupNorm(2, 8)" if kind == "group" else "Own()"
     (tmp_path / "nets.py").write_text(
         "from torch import nn\n"
