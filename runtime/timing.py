@@ -1,16 +1,16 @@
 """Time several functions so that they can be compared: interleaved, warmed up.
 
     turns = interleaved({"a": here(run_a), "b": here(run_b)}, seconds=3.0, iterations=50)
-    found = ratio(turns["a"], turns["b"])           # how many times as fast b is, with a 95 % interval
+    speedup = ratio(undisturbed(turns["a"]), undisturbed(turns["b"]))   # a's time over b's, with a 95 % interval
 
-Each competitor is a function of an iteration number, which it uses to take a fresh input from its pool, in this
-process (`here`) or in one of its own (`apart`). They take turns in short blocks, in an order that is new each round, so
-that a drifting clock or a busy neighbour hits all alike. One turn of each is a round; ratios are taken within rounds
-and intervals by resampling stretches of whole rounds, so that drift is in them.
+Each competitor is a function of a call number, which selects a fresh input from its pool. It runs in this process
+(`here`) or in its own (benchmarks/isolated.py). Competitors take short turns in a new random order each round, so that
+clock drift and other load on the machine affect all of them alike. A round is one turn of each competitor. Ratios are
+taken within rounds, and their intervals resample blocks of consecutive rounds, so that drift widens the interval.
 
-Where in memory a network happens to lie makes it a percent or two faster or slower for as long as it lives, so that two
-copies of one are never alike. Competitors that can be started anew are, between turns, again and again: the interval
-then holds that too, as far as there were starts: one that takes long to start is started a few times only.
+The memory addresses that a network gets make it one or two percent faster or slower until it is closed, so two copies
+of the same network differ. Competitors that can be restarted are therefore restarted between turns, which puts this
+variation into the interval. Those that take long to start are restarted only a few times.
 """
 
 from __future__ import annotations
@@ -30,58 +30,59 @@ from numpy.typing import NDArray
 from .errors import GanEdgeError
 
 TURN_SECONDS, TURN_CALLS = 0.005, 4
-"""Length of one competitor's turn and the least calls in it: short, so that a round is over before the machine has
-changed, and many rounds fit in."""
+"""Seconds and calls that a turn lasts at least: short turns keep the machine's state equal within a round, and give
+many rounds."""
 TURN_LONGEST = 0.02
-"""It ends here with fewer calls, but never with none."""
+"""Seconds after which a turn ends even with fewer than `TURN_CALLS` calls, but never with none."""
 WAKES = 0.1
-"""One more call comes before those of a turn and is not timed: it wakes threads and fills caches, which a generator
-that runs all the time does not have to do. Not where a call takes so long, seconds: there it makes no difference."""
+"""Each turn begins with one untimed call, which wakes the thread pool and fills the caches, unless a call takes this
+many seconds or more: then it makes no difference."""
 OF_SLOWEST = 0.1
-"""Where one call of the slowest takes long, the others' turns are longer: this share of it. Else the slowest would be
-called again and again until those have been timed for long enough."""
+"""Turns last at least this share of the slowest competitor's call. Otherwise fast competitors would need so many
+rounds that the slowest is called far more often than needed."""
 LOOK_SECONDS = 0.002
-"""Between two turns in one process it is looked at so often, until no other thread of it works: pools that spin while
-they wait for work (ONNX Runtime's for 45 ms) would take the next one's cores."""
+"""Interval at which this process's other threads are checked between turns, until all sleep: thread pools that spin
+while they wait for work (ONNX Runtime's for 45 ms) would take cores from the next competitor."""
 PAUSE_SECONDS = 0.05
-"""How long that lasts where the system does not tell."""
+"""Length of that pause where the system does not report thread states."""
 PAUSE_LONGEST = 0.25
-"""And at the longest, whoever still works."""
+"""Longest such pause, even if threads are still running."""
 TASKS = Path("/proc/self/task")
-"""Where Linux tells what each thread is about."""
+"""Where Linux reports the state of each thread."""
 SETTLED = 0.05
 """Warm-up ends when the median of its last block is within this share of the one before."""
 WARMUP_BLOCKS = 20
-"""Warm-up ends here at the latest."""
+"""Most blocks of warm-up."""
 QUARTER = 0.25
-"""The share of a turn's calls that are as fast as the figure its ratios are made of."""
+"""Quantile of a turn's calls that ratios use."""
 WIDER = 1.1
-"""How much wider an interval is than the quantiles of what was drawn: twenty stretches tell their own spread no better
-(Student's t of 19 over the normal quantile, times the root of 20/19; Hesterberg 2015, "expanded percentile")."""
+"""Factor by which an interval is wider than the bootstrap quantiles, because twenty blocks underestimate the spread
+(Student's t with 19 degrees of freedom over the normal quantile, times the root of 20/19; Hesterberg 2015, "expanded
+percentile")."""
 RESAMPLES = 2000
 """Draws of a bootstrap interval."""
 STRETCHES = 20
-"""Parts of all rounds, of which an interval draws some again."""
+"""Number of blocks into which the rounds are divided for resampling."""
 DRAWN = 2**20
-"""Values drawn at once: hours of rounds would not fit into the memory otherwise."""
+"""Values resampled at a time, which bounds the memory for long measurements."""
 LEVEL = 0.95
-"""How sure an interval is."""
+"""Confidence level of intervals."""
 MEDIAN_ROUNDS = 4
-"""Turns of each where only medians are asked for."""
+"""Turns of each function in `median_seconds`."""
 RENEWAL = 0.5
-"""Share of the time it is timed for that a competitor may spend on being started anew."""
+"""Most time that a competitor may spend on restarts, as a share of the time for which it was timed."""
 WARM_SECONDS, WARM_CALLS = 0.02, 2
-"""What is not timed after that: at least so long, and so many calls."""
+"""Untimed seconds and calls after a restart, at least."""
 PRECISE = 0.01
-"""Half the width of a ratio's interval at which it is known well enough to stop."""
+"""Half the width of a ratio's interval below which it is precise enough to stop."""
 LONGEST = 4.0
-"""Times as long as asked for: when one has run for that, it stops all the same."""
+"""Multiple of the requested seconds after which timing stops even if ratios are still imprecise."""
 LOOK_ROUNDS, LOOK_SHARE = 5, 0.1
-"""Rounds between two looks at that: at least so many, and that share of those there are."""
+"""Rounds between two checks of that precision: at least this many, and at least this share of the rounds so far."""
 ALONE_TURNS = 100
-"""What the times of one that was timed alone are cut into."""
+"""Number of turns into which `one_by_one` divides a competitor's times."""
 FEWEST = 6
-"""Rounds below which no interval is given: the range of five holds the median less often than 95 %."""
+"""Rounds below which there is no interval: the range of five values holds the median in fewer than 95 % of cases."""
 UNQUIET = 0.2
 """Spread between rounds above which a machine counts as busy."""
 
@@ -91,18 +92,18 @@ Turns = dict[str, list[NDArray[np.float64]]]
 
 @dataclass(frozen=True)
 class Timed:
-    """One that takes turns."""
+    """A competitor as the scheduler sees it."""
 
     turn: Callable[[int, float, bool], NDArray[np.float64]]
-    """Takes a turn as `take_turn` does: the number of its first call, the seconds it is to last where that is longer
-    than usual, and whether a call that is not timed comes before. Gives the time of each call, seconds."""
+    """Runs a turn as `take_turn` does, from the number of its first call, the least seconds if that is longer than
+    usual, and whether an untimed call comes first. Returns the seconds of each call."""
     renew: Callable[[], float] | None = None
-    """Starts it anew and warms it up a little; gives the seconds that took."""
+    """Restarts it and warms it up briefly; returns the seconds that took."""
 
 
 @dataclass(frozen=True)
 class Figures:
-    """What one competitor's times come to; seconds unless said otherwise."""
+    """Summary of one competitor's times; seconds unless stated otherwise."""
 
     iterations: int
     """Timed calls."""
@@ -113,13 +114,12 @@ class Figures:
     p99: float
     longest: float
     spread: float
-    """Distance of the quartiles of the turns' medians, as a share of the median over all: above 0.2 the machine was
-    busy."""
+    """Interquartile range of the turns' medians as a share of the overall median: above 0.2 the machine was busy."""
 
 
 @dataclass(frozen=True)
 class Ratio:
-    """How many times as fast one is as another, with the interval that holds it; NaN where rounds are too few."""
+    """Speed-up with its confidence interval; the bounds are NaN if there are too few rounds."""
 
     value: float
     low: float
@@ -127,11 +127,11 @@ class Ratio:
 
 
 def here(run: Competitor, renew: Callable[[], object] | None = None) -> Timed:
-    """One that takes its turns in this process, each after all other threads have gone to sleep.
+    """A competitor timed in this process; each turn starts when all other threads sleep.
 
     Args:
-        run: One call of it.
-        renew: What starts it anew.
+        run: Makes one call.
+        renew: Restarts it.
     """
 
     def turn(first: int, least: float, wakes: bool) -> NDArray[np.float64]:
@@ -153,21 +153,22 @@ def interleaved(
 ) -> Turns:
     """Time every competitor until each has run for `seconds` and `iterations` times.
 
-    On a busy machine this goes on until ratios are known to `PRECISE`, or a competitor has run for `LONGEST` times
-    `seconds`; where there are ratios, there are at least `FEWEST` rounds, so that each has an interval.
+    On a busy machine timing continues until ratios are precise to `PRECISE`, or a competitor has run for `LONGEST`
+    times `seconds`. If there are ratios, there are at least `FEWEST` rounds, so that each ratio has an interval.
 
     Args:
         competitors: What to time, by name.
-        seconds: At least this long each.
-        iterations: At least this often each.
-        turns: Where the times go, so that they are there after an interruption; a new table by default.
-        failed: Where the errors of those go that could not go on; the others do. Without it an error ends everything.
-        ready: Called once, when all are warm.
-        known: Pairs whose ratio has to be known; by default each with the first.
+        seconds: Least seconds for each.
+        iterations: Least calls of each.
+        turns: Filled with the times, which remain available after an interruption; a new table by default.
+        failed: Filled with the errors of competitors that failed, while the others continue. Without it the first
+            error is raised.
+        ready: Called once, after the warm-up.
+        known: Pairs whose ratio has to be precise; by default each competitor with the first.
         between: Called between rounds, while nothing is timed.
 
     Returns:
-        For each, the times of its turns in seconds, one array a turn. Every timed call is in them.
+        For each competitor one array per turn, the seconds of each call. No timed call is left out.
     """
     turns = {} if turns is None else turns
     medians_of = _warm({name: competitor.turn for name, competitor in competitors.items()}, turns, failed)
@@ -175,7 +176,7 @@ def interleaved(
     long = OF_SLOWEST * max(medians_of.values(), default=0.0)
     spent, timed, calls = dict.fromkeys(names, 0.0), dict.fromkeys(names, 0.0), dict.fromkeys(names, 0)
     ready()
-    order = random.Random(0)  # noqa: S311 - the same in every run, and no one's secret
+    order = random.Random(0)  # noqa: S311 - the same order in every run
     rounds, look = 0, 0
     pairs = [(names[0], name) for name in names[1:]] if known is None else known
     while names:
@@ -208,14 +209,13 @@ def interleaved(
 def median_seconds(calls: Sequence[Callable[[], object]], seconds: float) -> list[float]:
     """Median seconds of each call: `MEDIAN_ROUNDS` turns of each, which together take `seconds` or one call a turn.
 
-    Before each turn the threads of the others go to sleep, and one call that is not timed wakes its own, where a call
-    is short.
+    A turn starts when all other threads sleep, and with an untimed call if calls are short.
     """
     turns: list[list[NDArray[np.float64]]] = [[] for _ in calls]
     wakes = [True for _ in calls]
     end = time.monotonic() + MEDIAN_ROUNDS * seconds * len(calls)
     for number in range(MEDIAN_ROUNDS):
-        if number > 1 and time.monotonic() > end:  # Calls that take so long differ less from one to the next.
+        if number > 1 and time.monotonic() > end:  # Long calls vary less, so two turns are enough.
             break
         for index, call in enumerate(calls):
             _wait_for_sleep()
@@ -233,20 +233,20 @@ def one_by_one(
     ready: Callable[[], object] = lambda: None,
     between: Callable[[], object] = lambda: None,
 ) -> Turns:
-    """Time each competitor by itself without a pause: the next call begins as soon as the one before is done.
+    """Time one competitor after the other without pauses: each call begins as soon as the previous one returns.
 
     Args:
         competitors: What to time, by name.
-        seconds: Each at least this long.
-        iterations: Each at least this often.
-        turns: Where the times go.
-        failed: As `interleaved` has it.
-        ready: Called once, when all are warm.
+        seconds: Least seconds for each.
+        iterations: Least calls of each.
+        turns: Filled with the times, as in `interleaved`.
+        failed: Filled with errors, as in `interleaved`.
+        ready: Called once, after the warm-up.
         between: Called between two competitors.
 
     Returns:
-        For each that had its time, its times in seconds, cut into as many turns for all. What drifts between two
-        competitors is in no interval that these make: they were not timed at the same time.
+        For each competitor that was timed, the seconds of its calls, divided into `ALONE_TURNS` turns. Because
+        competitors run at different times, intervals of their ratios do not include drift between them.
     """
     turns = {} if turns is None else turns
     names = list(_warm({name: here(run).turn for name, run in competitors.items()}, turns, failed))
@@ -274,7 +274,7 @@ def _warm(
     turns: Turns,
     failed: dict[str, Exception] | None,
 ) -> dict[str, float]:
-    """Warm all up; of those that could be, the last median call, seconds; each gets a place in the table."""
+    """Warm up every competitor and give it an entry in `turns`; returns the last median call of each, seconds."""
     medians_of = {}
     for name, turn in competitors.items():
         with noted(name, failed):
@@ -285,7 +285,7 @@ def _warm(
 
 @contextlib.contextmanager
 def noted(name: str, failed: dict[str, Exception] | None) -> Iterator[None]:
-    """Put an error of a competitor's where errors go, if there is such a place."""
+    """Store a competitor's error in `failed`; without such a table, raise it."""
     try:
         yield
     except (GanEdgeError, MemoryError) as error:
@@ -295,7 +295,7 @@ def noted(name: str, failed: dict[str, Exception] | None) -> Iterator[None]:
 
 
 def whole_rounds(turns: Turns) -> Turns:
-    """The same without the round that an interruption cut short, and without those that had no turn yet."""
+    """`turns` without an interrupted last round and without competitors that had no turn yet."""
     rounds = min((len(times) for times in turns.values() if times), default=0)
     return {name: times[:rounds] for name, times in turns.items() if times}
 
@@ -316,23 +316,23 @@ def medians(turns: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
 
 
 def undisturbed(turns: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
-    """The lower quartile of each turn, seconds: what ratios are made of.
+    """The lower quartile of each turn, seconds, from which ratios are computed.
 
-    A neighbour only ever makes a call longer, and a long call more often than a short one, so that medians of the slow
-    and of the fast are not disturbed alike. benchmarks/LOG.md has figures. All calls are in the percentiles.
+    Other processes only ever lengthen calls, and long calls more often than short ones, so medians would favour the
+    faster competitor (figures in benchmarks/LOG.md). The percentiles in reports include all calls.
     """
     return np.array([float(np.quantile(turn, QUARTER)) for turn in turns])
 
 
 def ratio(slow: Sequence[float] | NDArray[np.float64], fast: Sequence[float] | NDArray[np.float64]) -> Ratio:
-    """How many times as fast the second is as the first.
+    """Time of the first over time of the second.
 
     Args:
-        slow: What each turn of one comes to, see `undisturbed`, seconds.
-        fast: The same of the other, from the same rounds.
+        slow: Seconds for each turn of the first, see `undisturbed`.
+        fast: The same for the second, from the same rounds.
 
     Returns:
-        The median over the rounds, and a bootstrap interval that resamples stretches of rounds.
+        The median over the rounds, and a bootstrap interval that resamples blocks of rounds.
     """
     logarithms = np.log(np.asarray(slow, np.float64) / np.asarray(fast, np.float64))
     if len(logarithms) < FEWEST:
@@ -343,23 +343,23 @@ def ratio(slow: Sequence[float] | NDArray[np.float64], fast: Sequence[float] | N
 
 
 def interval(draws: NDArray[np.float64], middle: float, level: float = LEVEL) -> tuple[float, float]:
-    """Where a figure lies, from what it came to when it was drawn again.
+    """Confidence interval of a statistic from its bootstrap draws.
 
     Args:
-        draws: As `resampled` gives them, or a difference of two.
-        middle: The figure itself.
-        level: How sure.
+        draws: As `resampled` returns them, or the difference of two such arrays.
+        middle: The statistic of the original sample.
+        level: Confidence level.
     """
     low, high = np.quantile(draws, ((1 - level) / 2, (1 + level) / 2))
     return middle + WIDER * (float(low) - middle), middle + WIDER * (float(high) - middle)
 
 
 def resampled(values: NDArray[np.float64], seed: int = 0) -> NDArray[np.float64]:
-    """Medians of `values` drawn again with replacement, `RESAMPLES` times.
+    """Medians of `RESAMPLES` bootstrap resamples of `values`.
 
-    What is drawn are stretches of neighbouring rounds, a `STRETCHES`th of all each: a circular block bootstrap (Politis
-    & Romano 1992). What lasts for many rounds, such as a neighbour at work for a second, counts as one event then,
-    where rounds drawn one by one would take it for many.
+    This is a circular block bootstrap (Politis & Romano 1992): it draws blocks of consecutive rounds, 1/`STRETCHES` of
+    all rounds each. A disturbance that lasts many rounds then counts as one event, whereas drawing single rounds would
+    count it many times and make the interval too narrow.
     """
     random = np.random.default_rng(seed)
     length = max(1, len(values) // STRETCHES)
@@ -374,16 +374,16 @@ def resampled(values: NDArray[np.float64], seed: int = 0) -> NDArray[np.float64]
 
 
 def take_turn(run: Competitor, first: int, least: float = 0.0, wakes: bool = True) -> NDArray[np.float64]:
-    """Call for one turn's time.
+    """Time the calls of one turn.
 
     Args:
         run: What to call.
-        first: Number of the first call that is timed.
-        least: How long to go on, seconds, where that is longer than a turn.
-        wakes: Whether a call that is not timed comes before.
+        first: Number of the first timed call.
+        least: Least seconds, if that is longer than a usual turn.
+        wakes: Whether to make an untimed call first.
 
     Returns:
-        Seconds of each call, of one at least.
+        Seconds of each call, at least one.
     """
     times: list[float] = []
     short, longest = max(TURN_SECONDS, least), max(TURN_LONGEST, least)
@@ -410,12 +410,12 @@ def _wait_for_sleep() -> None:
 
 
 def _others_work() -> bool:
-    """Whether another thread of this process runs, or wants to."""
+    """Whether another thread of this process is running or ready to run."""
     own = str(threading.get_native_id())
     for task in TASKS.iterdir():
         try:
             state = (task / "stat").read_text("utf-8").rpartition(")")[2].split()[0]
-        except OSError:  # It has ended.
+        except OSError:  # The thread has ended.
             continue
         if state == "R" and task.name != own:
             return True
@@ -423,7 +423,7 @@ def _others_work() -> bool:
 
 
 def renewed(renew: Callable[[], object], run: Competitor) -> float:
-    """Start anew and warm up a little; give the time that took, seconds."""
+    """Restart a competitor and warm it up briefly; returns the seconds that took."""
     begin = time.perf_counter()
     renew()
     warm, calls = time.perf_counter() + WARM_SECONDS, 0
@@ -434,7 +434,7 @@ def renewed(renew: Callable[[], object], run: Competitor) -> float:
 
 
 def _warm_up(turn: Callable[[int, float, bool], NDArray[np.float64]]) -> float:
-    """Run until the median settles, and give it: allocators, caches and just-in-time compilers have done their work."""
+    """Run until the median call settles, so that allocators, caches and just-in-time compilers are warm; return it."""
     last = float("inf")
     for _ in range(WARMUP_BLOCKS):
         median = float(np.median(turn(0, 0.0, False)))
@@ -446,7 +446,7 @@ def _warm_up(turn: Callable[[int, float, bool], NDArray[np.float64]]) -> float:
 
 
 def _vague(turns: Turns, pairs: Collection[tuple[str, str]]) -> bool:
-    """Whether a ratio is not well known yet."""
+    """Whether a ratio is not precise enough yet."""
     rounds = {name: undisturbed(turns[name]) for name in {name for pair in pairs for name in pair}}
     ratios = (ratio(rounds[first], rounds[second]) for first, second in pairs)
-    return not all(known.high / known.low <= (1 + PRECISE) ** 2 for known in ratios)  # NaN is not known either.
+    return not all(known.high / known.low <= (1 + PRECISE) ** 2 for known in ratios)  # False for NaN as well.

@@ -1,10 +1,10 @@
-"""Requests that come at the same time computed as one batch, which costs an engine less than one by one.
+"""Dynamic batching: requests that arrive at the same time run as one batch, which is faster than one by one.
 
     batcher = Batcher(generator.run, most=16)
-    tensor = batcher.call(latents)                      # from any thread; joined with what others ask for meanwhile
+    tensor = batcher.call(latents)                      # from any thread; batched with concurrent requests
 
-While the engine computes one batch the requests that arrive make the next: none waits for a batch to fill unless `wait`
-says so, and under load the batches fill by themselves.
+Requests that arrive while the engine computes a batch form the next batch. Unless `wait` is set, no request waits for
+a batch to fill; under load batches fill anyway.
 """
 
 from __future__ import annotations
@@ -33,25 +33,25 @@ class _Request:
     """One request."""
 
     inputs: Tensors
-    """As `run` takes them, any number of items."""
+    """Arrays as `run` takes them, with any number of items."""
     answer: Future[NDArray[np.generic]]
-    """Gets the output of these items."""
+    """Resolves to the output for these items."""
 
     @property
     def kind(self) -> tuple[tuple[int, ...], ...]:
-        """What must be equal for two requests to share a batch: all dimensions but the first."""
+        """The shapes without the batch dimension: requests share a batch only if these are equal."""
         return tuple(array.shape[1:] for array in self.inputs)
 
 
 class Batcher:
-    """One thread that runs a generator on what all others ask for.
+    """A worker thread that runs a generator on batches of requests from other threads.
 
     Args:
-        run: From one batch of inputs to its output, such as `Generator.run`.
-        most: Items in one batch; a single request may bring more and is then computed alone.
+        run: Computes the output of one batch of inputs, such as `Generator.run`.
+        most: Most items in one batch; a request with more items runs alone.
         wait: Seconds to wait for a batch to fill.
-        largest: Input values in one batch, so that large pictures are not piled up.
-        seen: Called with the items of each batch.
+        largest: Most input values in one batch, which limits the memory that large pictures need.
+        seen: Called with the number of items of each batch.
     """
 
     def __init__(
@@ -78,16 +78,16 @@ class Batcher:
         self._thread.start()
 
     def __len__(self) -> int:
-        """Requests that wait."""
+        """Number of waiting requests."""
         return len(self._queue)
 
     @property
     def alive(self) -> bool:
-        """Whether requests are still computed."""
+        """Whether the worker thread still accepts and computes requests."""
         return self._thread.is_alive() and not self._closed
 
     def submit(self, *inputs: NDArray[np.generic]) -> Future[NDArray[np.generic]]:
-        """Ask for the output of some items; cancelling the answer before its batch begins saves the work.
+        """Queue a request; a future that is cancelled before its batch starts is not computed.
 
         Raises:
             EngineError: the batcher is closed.
@@ -101,11 +101,11 @@ class Batcher:
         return request.answer
 
     def call(self, *inputs: NDArray[np.generic]) -> NDArray[np.generic]:
-        """Ask, and wait for the output."""
+        """Queue a request and wait for its output."""
         return self.submit(*inputs).result()
 
     def close(self) -> None:
-        """Compute what was request for already, and end."""
+        """Finish the requests that are already queued, then stop the worker thread."""
         with self._changed:
             self._closed = True
             self._changed.notify()
@@ -123,7 +123,7 @@ class Batcher:
                 self._compute(batch)
 
     def _gather(self) -> list[_Request]:
-        """Take the oldest request and those that may share its batch, in order; the lock is held."""
+        """Take the oldest request and those that can share its batch, in order; the caller holds the lock."""
         first = self._queue.popleft()
         batch, room = [first], self._room(first)
         end = time.monotonic() + self._wait
@@ -138,7 +138,7 @@ class Batcher:
                 return batch
 
     def _room(self, first: _Request) -> int:
-        """Items that fit beside a request."""
+        """Number of further items that fit into this request's batch."""
         items = len(first.inputs[0])
         each = max(1, sum(array.size for array in first.inputs) // items)
         return min(self._most, max(1, self._largest // each)) - items
@@ -146,18 +146,18 @@ class Batcher:
     def _compute(self, batch: list[_Request]) -> None:
         try:
             outputs = self._outputs(batch)
-        except Exception as error:  # noqa: BLE001 - whatever it is, those who wait must hear of it
+        except Exception as error:  # noqa: BLE001 - every waiting request must get the error
             if len(batch) == 1:
                 batch[0].answer.set_exception(error)
                 return
-            for request in batch:  # One of them may be at fault, or all together too large: each alone.
+            for request in batch:  # One request may be invalid, or the batch too large: retry each alone.
                 self._compute([request])
             return
         for request, output in zip(batch, outputs, strict=True):
             request.answer.set_result(output)
 
     def _outputs(self, batch: list[_Request]) -> list[NDArray[np.generic]]:
-        """Run a batch and part its output."""
+        """Run a batch and split its output by request."""
         counts = [len(request.inputs[0]) for request in batch]
         if self._seen is not None:
             self._seen(sum(counts))
