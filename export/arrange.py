@@ -52,27 +52,7 @@ def arrange(network: nn.Module, spec: SourceSpec, first: Tensor) -> tuple[nn.Mod
     if is_open or not required:
         return _one_hot(network, replace(spec, further=tuple(stated)), first)
 
-    # Match what is stated with parameters by name, and by order where the names differ.
-    by_name = {item.name: item for item in stated if item.name in (*required, *optional)}
-    main = min(
-        (name for name in required if name not in by_name), key=lambda n: _may_be_further(n, spec), default=required[0]
-    )
-    unnamed = [item for item in stated if item.name not in by_name]
-    chosen = dict(by_name)
-    open_names = [name for name in required if name != main and name not in by_name]
-    for name in open_names:
-        item = _take(unnamed, role_by_name(name))
-        if item is not None:
-            chosen[name] = item
-    for name in sorted((name for name in open_names if name not in chosen), key=lambda n: role_by_name(n) is not None):
-        if unnamed:
-            chosen[name] = unnamed.pop(0)
-    for name in [name for name in optional if name not in chosen]:
-        if unnamed:
-            chosen[name] = unnamed.pop(0)
-    if unnamed:
-        known = ", ".join((*required, *optional))
-        raise UsageError(f"--input {unnamed[0]}: forward takes {known}, and nothing is left for it")
+    main, chosen = _match(spec, stated, required, optional)
     missing = [name for name in required if name != main and name not in chosen]
     notes: tuple[str, ...] = ()
     for name in [name for name in missing if name.lower() in NAMES["label"] and not spec.classes]:
@@ -103,6 +83,34 @@ def arrange(network: nn.Module, spec: SourceSpec, first: Tensor) -> tuple[nn.Mod
         network = Named(network, (main, *order))
     network, spec, label_notes = _one_hot(network, spec, first)
     return network, spec, (*notes, *label_notes)
+
+
+def _match(
+    spec: SourceSpec, stated: Sequence[FurtherInput], required: Sequence[str], optional: Sequence[str]
+) -> tuple[str, dict[str, FurtherInput]]:
+    """Match stated inputs with parameters: by name, else by the role that a name suggests, else by order.
+
+    Returns:
+        The parameter that takes the first input, and the inputs of the others by parameter.
+    """
+    chosen = {item.name: item for item in stated if item.name in (*required, *optional)}
+    unnamed = [item for item in stated if item.name not in chosen]
+    main = min(
+        (name for name in required if name not in chosen), key=lambda n: _may_be_further(n, spec), default=required[0]
+    )
+    unmatched = [name for name in required if name != main and name not in chosen]
+    for name in unmatched:
+        item = _take(unnamed, role_by_name(name))
+        if item is not None:
+            chosen[name] = item
+    by_role = sorted((name for name in unmatched if name not in chosen), key=lambda n: role_by_name(n) is not None)
+    for name in (*by_role, *(name for name in optional if name not in chosen)):
+        if unnamed:
+            chosen[name] = unnamed.pop(0)
+    if unnamed:
+        known = ", ".join((*required, *optional))
+        raise UsageError(f"--input {unnamed[0]}: forward takes {known}, and nothing is left for it")
+    return main, chosen
 
 
 def examples(further: Sequence[FurtherInput], first: Tensor, classes: int = 0) -> list[Tensor]:

@@ -16,7 +16,8 @@ from pathlib import Path
 
 from ganedge.models.variant import JOIN, NONE
 from ganedge.runtime.errors import InputError, UsageError
-from ganedge.train.pictures import ENDINGS, find_pictures, share_cut, size_of
+from ganedge.runtime.pictures import reader
+from ganedge.train.pictures import ENDINGS, share_cut, size_of
 from ganedge.train.sources import Item
 
 SIDES = (
@@ -80,13 +81,13 @@ def single(folder: Path, spec: str) -> Layout:
     """
     root = folder / "train" if (folder / "train").is_dir() else folder
     sides = _sides(folder, "train", SIDES[:1]) if root == folder else None  # Beside which testA and testB may lie.
-    paths = find_pictures(root) if sides is None else [path for side in sides for path in find_pictures(side)]
+    paths = reader.listed(root) if sides is None else [path for side in sides for path in reader.listed(side)]
     if not paths:
         endings = ", ".join(sorted(ENDINGS))
         raise InputError(f"data {spec!r}: no pictures in {root} ({endings}, searched recursively)")
     classes = [path.relative_to(root).parts[0] if path.parent != root else "" for path in paths]
     tests = [path for name in ("test", "val") if root != folder and (path := folder / name).is_dir()]
-    shown = find_pictures(tests[0]) if tests else []
+    shown = reader.listed(tests[0]) if tests else []
     group, examples = (Group(("images",), [(path,) for path in each]) for each in (paths, shown or paths))
     return Layout((group,), f"pictures in {root}", classes, (examples,))
 
@@ -133,7 +134,7 @@ def attributed(folder: Path, spec: str, table: Path, chosen: Sequence[str]) -> L
         raise UsageError(f"attributes {table} {what}: choose --attribute-names out of {', '.join(names)}")
     columns = [names.index(name) for name in chosen or names]
     paths = {}
-    for path in find_pictures(folder):
+    for path in reader.listed(folder):
         paths[path.name] = paths[str(path.relative_to(folder))] = path
     items, classes = [], []
     for picture, values in rows:
@@ -227,7 +228,7 @@ def unpaired(folder: Path, spec: str) -> Layout:
     def groups(roots: tuple[Path, Path]) -> tuple[Group, ...]:
         made: list[Group] = []
         for key, root in zip(("a", "b"), roots, strict=True):
-            paths = find_pictures(root)
+            paths = reader.listed(root)
             if not paths:
                 raise InputError(f"data {spec!r}: no pictures in {root}")
             made.append(Group((key,), [(path,) for path in paths]))
@@ -288,7 +289,7 @@ def _by_name(root: Path) -> tuple[dict[str, Path], list[str]]:
     """The pictures below a folder by name without ending, and those for which another of that name is used."""
     by_name: dict[str, Path] = {}
     doubled: list[str] = []
-    for path in find_pictures(root):
+    for path in reader.listed(root):
         name = str(path.relative_to(root).with_suffix(""))
         if name in by_name:
             doubled.append(f"{by_name[name]}: {path.name} has the same name and is taken in its place")
@@ -298,7 +299,7 @@ def _by_name(root: Path) -> tuple[dict[str, Path], list[str]]:
 
 def _side_by_side(root: Path, spec: str) -> list[Item]:
     """Files directly in a folder that hold two pictures each: about twice as wide as high."""
-    paths = find_pictures(root)
+    paths = reader.listed(root)
     accepted = "give files with two pictures side by side, or pairs of the same name in folders A and B (train_A and "
     accepted += "train_B, input and target, images and labels)"
     if not paths:

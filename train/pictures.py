@@ -1,6 +1,6 @@
 """Read the pictures of a training set as squares of uint8, with the runtime's reader.
 
-paths = find_pictures(Path("pictures"))
+paths = reader.listed(Path("pictures"))
 pixels = decode(paths[0], 64, 3)  # uint8 [64, 64, 3]
 """
 
@@ -22,7 +22,6 @@ __all__ = [
     "Fit",
     "decode",
     "decode_halves",
-    "find_pictures",
     "is_grey",
     "share_cut",
     "size_of",
@@ -31,11 +30,6 @@ __all__ = [
 
 Fit = Literal["crop", "pad", "stretch"]
 """How a picture becomes a square: cut from the middle, completed with its edge pixels, or scaled to it."""
-
-
-def find_pictures(root: Path) -> list[Path]:
-    """Every picture below `root`, hidden ones left out, in a fixed order."""
-    return reader.listed(root)
 
 
 def size_of(path: Path) -> tuple[int, int] | None:
