@@ -9,7 +9,7 @@ on two CPU cores its digits are far nearer to MNIST's than the default's (benchm
 
 The preset `modern` is the recipe of Huang et al. 2024 (arXiv:2501.05441) on networks that edge devices run well:
 residual blocks without normalisation, no transposed convolution, real and generated pictures judged in pairs, both
-gradient penalties, and weights of them, learning rate and β2 that change over the first steps.
+gradient penalties, whose weights change over the first steps, as do the learning rate and β2.
 """
 
 from __future__ import annotations
@@ -136,7 +136,7 @@ class Discriminator(nn.Module):
 
 
 def _plain_up(config: Config) -> list[nn.Module]:
-    """The smallest feature maps to pictures before tanh."""
+    """Layers from the smallest feature maps to pictures before tanh."""
     features = config.features
     layers: list[nn.Module] = []
     for _ in range(config.doublings - 1):
@@ -147,7 +147,7 @@ def _plain_up(config: Config) -> list[nn.Module]:
 
 
 def _residual_up(config: Config) -> list[nn.Module]:
-    """The smallest feature maps to pictures before tanh."""
+    """Layers from the smallest feature maps to pictures before tanh."""
     features = config.features
     layers: list[nn.Module] = []
     for _ in range(config.doublings - 1):
@@ -157,7 +157,7 @@ def _residual_up(config: Config) -> list[nn.Module]:
 
 
 def _plain_down(config: Config) -> list[nn.Module]:
-    """Pictures to the smallest feature maps."""
+    """Layers from pictures to the smallest feature maps."""
     features = config.width
     layers: list[nn.Module] = [nn.Conv2d(config.channels or 3, features, 4, 2, 1, bias=False)]
     layers += [nn.LeakyReLU(0.2, inplace=True)]
@@ -169,7 +169,7 @@ def _plain_down(config: Config) -> list[nn.Module]:
 
 
 def _residual_down(config: Config) -> list[nn.Module]:
-    """Pictures to the smallest feature maps."""
+    """Layers from pictures to the smallest feature maps."""
     features = config.width
     layers: list[nn.Module] = [nn.Conv2d(config.channels or 3, features, 4, 2, 1)]
     for _ in range(config.doublings - 1):
@@ -231,17 +231,20 @@ class DCGAN(LatentGAN):
         return {"generator": to_pictures(config, config.channels or 3, config.size, classes=config.classes)}
 
     def step(self, batch: Batch, step: int, update: Update) -> dict[str, Tensor]:
-        """Set what the ramp changes, a function of the step alone, then update as every latent variant does."""
-        config = self.config
-        if config.ramp:
-            done = (1 - math.cos(math.pi * min(step / config.ramp, 1.0))) / 2
-            self.penalty_share = 1 + done * (config.penalty_end - 1)
-            beta2 = config.beta2 + done * (
-                (config.beta2 if config.beta2_end is None else config.beta2_end) - config.beta2
-            )
-            for optimizer in self.optimizers.values():
-                for group in optimizer.param_groups:
-                    group["betas"] = (config.beta1, beta2)
-                    if config.lr_end != 1:  # Else the trainer may lower it.
-                        group["lr"] = config.lr * (1 + done * (config.lr_end - 1))
+        """Set what the ramp changes, then update as every latent variant does."""
+        if self.config.ramp:
+            self._ramp_to(step)
         return super().step(batch, step, update)
+
+    def _ramp_to(self, step: int) -> None:
+        """Set the share of the penalties, β2 and the learning rate, functions of the step alone."""
+        config = self.config
+        done = (1 - math.cos(math.pi * min(step / config.ramp, 1.0))) / 2
+        beta2_end = config.beta2 if config.beta2_end is None else config.beta2_end
+        self.penalty_share = 1 + done * (config.penalty_end - 1)
+        changed: dict[str, Any] = {"betas": (config.beta1, config.beta2 + done * (beta2_end - config.beta2))}
+        if config.lr_end != 1:  # Otherwise --decay may lower it.
+            changed["lr"] = config.lr * (1 + done * (config.lr_end - 1))
+        for optimizer in self.optimizers.values():
+            for group in optimizer.param_groups:
+                group.update(changed)

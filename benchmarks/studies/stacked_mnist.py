@@ -1,4 +1,4 @@
-"""How many of 1000 modes a GAN covers: three MNIST digits as the channels of one picture, and what became of them.
+"""How many of 1000 modes a GAN covers: three MNIST digits as the channels of one picture, and counted by a classifier.
 
     python -m ganedge.benchmarks.studies.stacked_mnist --data mnist:DIR --steps 5000 --out stacked-mnist.json
 
@@ -141,8 +141,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     items = data.open_data(arguments.data, Wants("images", SIZE, 1, labels=True))
-    places = torch.arange(len(items))
-    taken = items.sources[0].take(places)
+    taken = items.sources[0].take(torch.arange(len(items)))
     digits, labels = taken["images"], taken["labels"]
     classifier, accuracy = train_classifier(digits, labels)
     pictures = stack(digits, 60_000)
