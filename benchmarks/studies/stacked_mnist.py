@@ -1,4 +1,4 @@
-"""How many of 1000 modes a GAN covers: three MNIST digits as the channels of one picture, and counted by a classifier.
+"""How many of 1000 modes a GAN covers: three MNIST digits as the channels of one picture, named by a classifier.
 
     python -m ganedge.benchmarks.studies.stacked_mnist --data mnist:DIR --steps 5000 --out stacked-mnist.json
 
