@@ -262,13 +262,18 @@ async function start() {
   const asked = new URLSearchParams(location.search).get("engine");
   const about = await description();
   const refused = asked === null && Array.isArray(about.refused) && about.refused.includes("webgpu");
-  generator = await load("generator.onnx", { engine: asked ?? (refused ? "wasm" : "auto"), digest: String(about.digest), progress: showProgress });
+  const opening = load("generator.onnx", { engine: asked ?? (refused ? "wasm" : "auto"), digest: String(about.digest), progress: showProgress });
+  generator = await opening.catch((error) => {
+    if (error.code === "browser" && asked === "webgpu") error.message += ": take ?engine=wasm";
+    throw error;
+  });
   get("progress").hidden = true;
   const { interface: { kind, inputs, classes = [], noise }, source = {}, precision } = generator.manifest;
   document.title = get("title").textContent = KINDS[kind];
   const notes = [
     source.variant, source.data, precision, ENGINES[generator.engine], generator.note,
     refused ? "WebGPU did not pass at the export" : "",
+    generator.engine === "webgpu" && about.untested?.webgpu ? "WebGPU was not proven at the export, where no GPU could compute it" : "",
     generator.manifest.checked ? "" : "its digest is not checked, which needs HTTPS or localhost",
   ];
   get("about").textContent = notes.filter(Boolean).join(" · ");
