@@ -64,7 +64,7 @@ def start(network: nn.Module) -> None:
     blocks = [module for module in network.modules() if isinstance(module, (Up, Down))]
     skips = {module for block in blocks for module in block.skip.modules()}  # Linear: no activation to make up for.
     for module in network.modules():
-        if isinstance(module, nn.Linear) or module in skips and isinstance(module, nn.Conv2d):
+        if isinstance(module, nn.Linear) or (module in skips and isinstance(module, nn.Conv2d)):
             nn.init.kaiming_normal_(module.weight, nonlinearity="linear")
         elif isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)):
             # A transposed convolution's weight is [inputs, outputs, ...].
