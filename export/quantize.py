@@ -128,7 +128,6 @@ def _quantise(
                 "ActivationSymmetric": symmetric,
                 "WeightSymmetric": True,
                 "QuantizeBias": not symmetric,
-                "DedicatedQDQPair": False,
                 "OpTypesToExcludeOutputQuantization": [*LAYERS] if symmetric else ["Gemm", "MatMul"],
             },
         )
