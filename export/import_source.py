@@ -132,7 +132,7 @@ def _import(name: str, wanted: str) -> tuple[ModuleType, tuple[str, ...]]:
         try:
             with _undisturbed(name):
                 module = _import_file(path, part)
-        except Exception:
+        except Exception:  # noqa: BLE001 - a foreign script may raise anything
             raise error from None
         cause = error.__cause__ if isinstance(error, GanEdgeError) and error.__cause__ else error
         why = f"cannot be imported as a whole ({type(cause).__name__}: {one_line(cause)})"
