@@ -18,7 +18,8 @@ import onnxruntime
 import pytest
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
-from ganedge.export import artifact, layers, precision, quantize, rewrite, uint8_io
+from ganedge.export import artifact, conversion, layers, precision, quantize, rewrite, uint8_io
+from ganedge.export.conversion import Conversion
 from ganedge.export.from_onnx import has_global_ops, of_onnx, with_size
 from ganedge.export.sensitivity import Sensitivity
 from ganedge.export.source import SourceSpec
@@ -216,16 +217,16 @@ def test_the_choice_of_engine_has_a_margin(monkeypatch: pytest.MonkeyPatch, slow
 def test_more_latents_then_the_other_engine(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the gate is missed INT8 is calibrated with more latents, and the other engine's variant is tried."""
     seen: list[tuple[str | None, int]] = []
-    convert = artifact._convert
 
-    def note(source: Any, kind: Any, spec: Any, keep: Any, calibrated: Any) -> Any:
-        seen.append((spec.engine, len(calibrated[0][0])))
-        return convert(source, kind, spec, keep, calibrated)
+    class Noted(Conversion):
+        def __init__(self, source: Any, kind: Any, spec: Any, calibrated: Any) -> None:
+            seen.append((spec.engine, len(calibrated[0][0])))
+            super().__init__(source, kind, spec, calibrated)
 
     def no_layers(*_: Any) -> Any:
         return SimpleNamespace(kept=lambda _, keep: keep, worst="the first layer")
 
-    monkeypatch.setattr(artifact, "_convert", note)
+    monkeypatch.setattr(artifact, "Conversion", Noted)
     monkeypatch.setattr(artifact, "losses_of", no_layers)
     monkeypatch.setattr(
         artifact, "_targets", lambda _source, spec, *_: [(replace(spec, engine=name), ()) for name in TARGETS]
@@ -395,7 +396,7 @@ def test_the_boundary_stays_fp32_in_any_precision(kind: Any, tmp_path: Path) -> 
     interface = Interface("image-to-image", PICTURE.inputs, output)
     model, interface = uint8_io.to_bytes(graph(interface, [node], {"w": np.eye(3)[..., None, None]}), interface)
     original = SourceModel(model, interface, "none", Source(), None, tmp_path)
-    changed, _ = artifact._convert(original, kind, artifact.ExportSpec(precision=kind), frozenset(), [])
+    changed, _ = Conversion(original, kind, artifact.ExportSpec(precision=kind), []).graph(frozenset())
     types = {value.name: value.type.tensor_type.elem_type for value in changed.graph.value_info}
     found = {node.name: types.get(node.output[0]) for node in changed.graph.node}
     assert found["conv"] == (TensorProto.FLOAT16 if kind == "fp16" else TensorProto.BFLOAT16)
@@ -496,13 +497,13 @@ def test_a_folder_is_shared_between_calibration_and_proof(
     assert not any(uses[one] & uses[other] for one, other in itertools.combinations(uses, 2))
 
     seen: list[Any] = []
-    quantised = quantize.to_int8
 
-    def spied(model: ModelProto, inputs: Any, *more: Any) -> Any:
-        seen.append(inputs)
-        return quantised(model, inputs, *more)
+    class Spied(quantize.Quantiser):
+        def __init__(self, model: ModelProto, inputs: Any, *more: Any) -> None:
+            seen.append(inputs)
+            super().__init__(model, inputs, *more)
 
-    monkeypatch.setattr(quantize, "to_int8", spied)
+    monkeypatch.setattr(conversion, "Quantiser", Spied)
     full = graph(
         PICTURE,
         [
@@ -674,4 +675,4 @@ def test_a_dependency_of_the_quantiser_that_is_missing_is_named(monkeypatch: pyt
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setattr(sys, "meta_path", [Missing(), *sys.meta_path])
     with pytest.raises(EngineError, match=r"No module named 'packaging'\): install the module packaging"):
-        quantize._quantise(onnx.ModelProto(), [], "onnxruntime", frozenset())
+        quantize._quantise(onnx.ModelProto(), {}, "onnxruntime", frozenset())
