@@ -249,7 +249,7 @@ def _attempt(task: _Task, wanted: ExportSpec) -> _Attempt:
         phases.report(f"looking for the layers that lose most in {task.kind}")
         if losses is None:
             others = partial(calibration, task.original, wanted, "foresight")
-            losses = losses_of(task.kind, task.original, model, wanted, task.calibrated, others)
+            losses = losses_of(task.kind, task.original, conversion, wanted, task.calibrated, others)
         wider = losses.kept(model, keep)
         if wider == keep:
             break
@@ -324,6 +324,7 @@ def _as_it_is(original: SourceModel, wanted: ExportSpec, cases: Sequence[parity.
         original.source,
         original.parity,
         made_for=original.made_for,
+        remainder=original.remainder,
     )
     data = write_artifact(original.model.SerializeToString(), manifest)
     return VerifiedArtifact(data, manifest, cases, (*original.notes, *_left_out(manifest, {})))
@@ -356,7 +357,15 @@ def _prove(task: _Task, model: ModelProto, wanted: ExportSpec, notes: tuple[str,
         model, interface = uint8_io.to_bytes(model, interface)
     gate = wanted.gate or fidelity.gate_of(kind, interface)
     made_for = (wanted.target or "") if kind == "int8" and task.changed else ""
-    manifest = Manifest(interface, kind, original.norm_mode, original.source, made_for=made_for)
+    remainder = "" if wanted.remaining == "fp32" else wanted.remaining
+    manifest = Manifest(
+        interface,
+        kind,
+        original.norm_mode,
+        original.source,
+        made_for=made_for,
+        remainder=remainder if task.changed else original.remainder,
+    )
     data = model.SerializeToString()
     proofs, refusals = parity.prove(data, manifest, task.cases, gate, task.required) if task.cases else ((), {})
     if kind == "fp32" and wanted.gate is None and not all(proof.passed for proof in proofs):

@@ -20,6 +20,9 @@ from ganedge.export.spec import ExportSpec
 from ganedge.runtime import engines
 from ganedge.runtime.manifest import Precision
 
+FP16_SCALES_OPSET = 19
+"""The first operator set whose quantisation takes FP16 values and scales."""
+
 
 class Conversion:
     """Graphs of one generator in one precision, with any nodes kept in a higher one.
@@ -45,9 +48,12 @@ class Conversion:
 
     @cached_property
     def quantiser(self) -> Quantiser:
-        """What makes the INT8 graphs."""
+        """What makes the INT8 graphs, with FP32 outside INT8."""
         assert self._spec.target is not None
-        return Quantiser(self._original.model, self._inputs, self._spec.target)
+        model = self._original.model
+        if self._spec.remaining == "fp16":
+            model = precision.in_opset(model, FP16_SCALES_OPSET)
+        return Quantiser(model, self._inputs, self._spec.target)
 
     def graph(self, keep: frozenset[str]) -> tuple[ModelProto, tuple[str, ...]]:
         """The graph in that precision, and what there is to say of it.
@@ -58,8 +64,7 @@ class Conversion:
         if self._kind == self._original.precision:
             return self._original.model, ()
         if self._kind == "int8":
-            model, share = self.quantiser.graph(keep)
-            return model, (f"INT8 for {self._spec.target}: {share:.0%} of the multiply-accumulates",)
+            return self._int8(keep)
         levels = uint8_io.steps(self._original.model)
         if self._kind == "bf16":  # It reaches as far as FP32 does.
             return precision.to_half(self._original.model, "bf16", keep | levels), _kept(keep)
@@ -69,6 +74,21 @@ class Conversion:
             )
         wide = self._overflowing | keep
         return precision.to_half(self._original.model, "fp16", wide | levels), _kept(wide)
+
+    def _int8(self, keep: frozenset[str]) -> tuple[ModelProto, tuple[str, ...]]:
+        low, share = self.quantiser.graph(keep)
+        note = f"INT8 for {self._spec.target}: {share:.0%} of the multiply-accumulates"
+        if self._spec.remaining == "fp32":
+            return low, (note,)
+        wide = self._overflowing_prepared
+        half = precision.to_half(low, "fp16", wide | uint8_io.steps(self._original.model))
+        return half, (f"{note}, FP16 for the rest", *_kept(wide))
+
+    @cached_property
+    def _overflowing_prepared(self) -> frozenset[str]:
+        """The same of the graph that is quantised."""
+        prepared = self.quantiser.prepared
+        return precision.overflowing(prepared, layers.largest_values(prepared, self._inputs))
 
     @cached_property
     def _overflowing(self) -> frozenset[str]:

@@ -91,6 +91,14 @@ class Quantiser:
 
         Raises as `to_int8` does.
         """
+        return self._quantised(keep) if keep else self.whole
+
+    @cached_property
+    def whole(self) -> tuple[ModelProto, float]:
+        """The graph with every layer in INT8."""
+        return self._quantised(frozenset())
+
+    def _quantised(self, keep: frozenset[str]) -> tuple[ModelProto, float]:
         low = rewrite.tidy(_quantise(self.prepared, self.ranges, self._target, keep), self._symbols)
         share = int8_share(low, [array.shape for array in self._inputs[0]])
         if share == 0:

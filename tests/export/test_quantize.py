@@ -18,7 +18,7 @@ import onnxruntime
 import pytest
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
-from ganedge.export import artifact, conversion, layers, precision, quantize, rewrite, uint8_io
+from ganedge.export import artifact, conversion, export, layers, precision, quantize, rewrite, uint8_io
 from ganedge.export.conversion import Conversion
 from ganedge.export.from_onnx import has_global_ops, of_onnx, with_size
 from ganedge.export.sensitivity import Sensitivity
@@ -364,6 +364,61 @@ def test_nodes_without_names_can_be_left_out(tmp_path: Path) -> None:
     assert all(proof.passed for proof in proven.manifest.parity)
     assert "0%" not in proven.notes[-1]
     assert "100%" not in proven.notes[-1], "some layers stay as they were"
+
+
+def types_of(model: ModelProto) -> dict[str, int]:
+    """The type of what each node gives, by the node's name or else its operator."""
+    types = {value.name: value.type.tensor_type.elem_type for value in (*model.graph.value_info, *model.graph.output)}
+    return {node.name or node.op_type: types[node.output[0]] for node in model.graph.node}
+
+
+@pytest.mark.parametrize("remainder", [None, "fp16", "fp32"])
+def test_what_is_not_int8_is_fp16_for_tensorrt(remainder: Any, tmp_path: Path) -> None:
+    onnx.save(dcgan(), tmp_path / "theirs.onnx")
+    made = export(
+        tmp_path / "theirs.onnx",
+        kind="latent",
+        precision="int8",
+        engine="tensorrt",
+        remainder=remainder,
+        output=tmp_path / "g.onnx",
+    )
+    manifest, data = read_artifact(tmp_path / "g.onnx")
+    assert (manifest.precision, manifest.remainder) == ("int8", "" if remainder == "fp32" else "fp16")
+    assert made.parity[0].passed
+    model = onnx.load_model_from_string(data)
+    element = TensorProto.FLOAT if remainder == "fp32" else TensorProto.FLOAT16
+    types = types_of(model)
+    assert {types[name] for name in ("first", "second", "relu", "tanh")} == {element}
+    makers = {name: node for node in model.graph.node for name in node.output}
+    weights = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
+    for layer in (node for node in model.graph.node if node.op_type == "Conv"):
+        read = [makers[name] for name in layer.input[:2]]
+        assert [node.op_type for node in read] == ["DequantizeLinear"] * 2, "and no cast between"
+        assert {weights[node.input[1]] for node in read} == {element}, "scales are of the layer's type"
+    assert {value.type.tensor_type.elem_type for value in (*model.graph.input, *model.graph.output)} == {1}
+    again = of_onnx(tmp_path / "g.onnx", SourceSpec())
+    assert artifact.make(again, artifact.ExportSpec()).manifest.remainder == manifest.remainder
+
+
+def test_normalisation_and_coarse_scales_stay_fp32_beside_int8() -> None:
+    full = lopsided()
+    for tensor in full.graph.initializer:
+        if tensor.name == "w2":  # Its scales are below what FP16 keeps.
+            tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) * np.float32(1e-6), "w2"))
+    node = helper.make_node("InstanceNormalization", ["d", "scale", "shift"], ["n"], "norm")
+    full.graph.node.insert(4, node)
+    next(node for node in full.graph.node if node.name == "larger").input[0] = "n"
+    full.graph.initializer.extend(numpy_helper.from_array(np.ones(8, np.float32), name) for name in ("scale", "shift"))
+    full = precision.in_opset(rewrite.tidy(full, {"batch"}), 19)
+    low, _, _ = quantize.to_int8(full, PHOTOS, "tensorrt")
+    half = precision.to_half(low, "fp16")
+    types = types_of(half)
+    found = [types[name] for name in ("first", "second", "norm", "third")]
+    assert found == [TensorProto.FLOAT16, TensorProto.FLOAT16, TensorProto.FLOAT, TensorProto.FLOAT]
+    makers = {name: node for node in half.graph.node for name in node.output}
+    third = next(node for node in half.graph.node if node.name == "third")
+    assert [makers[name].op_type for name in third.input[:2]] == ["DequantizeLinear"] * 2, "of its own type"
 
 
 def test_the_layer_that_loses_is_named() -> None:
