@@ -273,7 +273,7 @@ def _method(settings: Settings, subject: Subject) -> dict[str, Any]:
     if not settings.strict:
         method["longer"] = (
             f"until ratios to eager PyTorch and to yardsticks are known to {timing.PRECISE:.0%} "
-            f"or one has been timed for {timing.LONGEST:g} times that"
+            f"or one has been timed for {timing.LONGEST:g} times that, and for {timing.FEWEST} rounds at least"
         )
     return method
 

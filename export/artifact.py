@@ -66,6 +66,8 @@ class VerifiedArtifact:
     """The file or folder that was written; the current folder before that."""
     name: str = "generator"
     """What it is called where no name is given."""
+    recorded: bool = False
+    """Whether the proofs are those that the source artifact recorded, because nothing of it was changed."""
 
     @property
     def parity(self) -> tuple[Parity, ...]:
@@ -74,7 +76,10 @@ class VerifiedArtifact:
 
     def lines(self) -> list[str]:
         """Notes and parity figures, for the user."""
-        lines = [*self.notes, *map(str, self.parity)]
+        lines = [*self.notes]
+        if self.recorded:
+            lines.append("nothing was changed: these proofs are recorded in the source artifact and were not run again")
+        lines += map(str, self.parity)
         if self.manifest.unproven:
             lines.append(f"parity: not run ({self.manifest.unproven})")
         return lines
@@ -106,7 +111,7 @@ def write_proof(path: Path, proven: VerifiedArtifact) -> None:
     each = sum(array[0].nbytes for array in case.inputs) + 4 * case.reference[0].size
     count = max(1, min(count, MAX_PROOF // each))
     count = -(-count // batch) * batch if isinstance(batch, int) else count
-    arrays = {f"input{proof_path}": array[:count] for proof_path, array in enumerate(case.inputs)}
+    arrays = {f"input{index}": array[:count] for index, array in enumerate(case.inputs)}
     arrays["output"] = case.reference[:count].astype(np.float32)
     arrays["weights"] = np.array(proven.manifest.source.weights)
     arrays["interface"] = np.array(io_signature(interface))
@@ -327,7 +332,7 @@ def _as_it_is(original: SourceModel, wanted: ExportSpec, cases: Sequence[parity.
         remainder=original.remainder,
     )
     data = write_artifact(original.model.SerializeToString(), manifest)
-    return VerifiedArtifact(data, manifest, cases, (*original.notes, *_left_out(manifest, {})))
+    return VerifiedArtifact(data, manifest, cases, (*original.notes, *_left_out(manifest, {})), recorded=True)
 
 
 def _doubtful_range(original: SourceModel, wanted: ExportSpec, cases: Sequence[parity.Case]) -> tuple[str, ...]:

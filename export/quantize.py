@@ -188,7 +188,6 @@ def _quantise(model: ModelProto, ranges: Ranges, target: Target, keep: frozenset
                 "ActivationSymmetric": symmetric,
                 "WeightSymmetric": True,
                 "QuantizeBias": not symmetric,
-                "DedicatedQDQPair": False,
                 "OpTypesToExcludeOutputQuantization": [*LAYERS] if symmetric else ["Gemm", "MatMul"],
             },
         )

@@ -131,9 +131,9 @@ def verify(file: Path, options: VerifyOptions) -> None:
     if options.browser and not file.is_dir():
         raise UsageError(f"--browser is for a folder that gan-export --format web wrote, and {file} is none")
     if options.browser:
-        checks, refusals = proof.verify_in_browser(file)
-        for engine, reason in refusals.items():
-            terminal.note(f"{engine} is not used, it did not pass at the export either: {reason}")
+        checks, notes = proof.verify_in_browser(file)
+        for note in notes:
+            terminal.note(note)
     else:
         checks = proof.verify(file)
     for check in checks:

@@ -78,9 +78,22 @@ CALL = """async ([method, argument]) => {
   try {
     return { result: await Promise.race([methods[method](argument), late]) };
   } catch (error) {
-    return { error: String(error?.message ?? error) };
+    return { error: String(error?.message ?? error), code: error?.code };
   }
 }""".replace("LIMIT", str(LONGEST_CALL_MS))
+
+
+class MissingFeature(EngineError):  # noqa: N818 - what is missing, and it is an EngineError
+    """The browser or its GPU lacks what an engine needs, so the artifact cannot be tried there.
+
+    Args:
+        engine: Which engine.
+        feature: What is missing, in a few words.
+    """
+
+    def __init__(self, engine: str, feature: str) -> None:
+        super().__init__(f"{engine}: {feature}")
+        self.feature = feature
 
 
 def missing() -> str:
@@ -137,6 +150,7 @@ class Browser:
             threads: Of WASM.
 
         Raises:
+            MissingFeature: this browser lacks the engine, or 16-bit floats in WebGPU that an FP16 artifact needs.
             EngineError: it cannot be loaded, or the engine cannot run it.
         """
         precision = self.folder.manifest.precision
@@ -211,6 +225,7 @@ class BrowserEngine:
         """Call one of the methods of `CALL` in the page.
 
         Raises:
+            MissingFeature: the browser or its GPU lacks something.
             EngineError: it failed there, or Chromium is gone.
         """
         from playwright.sync_api import Error
@@ -220,7 +235,10 @@ class BrowserEngine:
         except Error as error:
             raise EngineError(f"{self.info}: {one_line(error)}") from error
         if "error" in answer:
-            raise EngineError(f"{self.info}: {one_line(RuntimeError(answer['error']))}")
+            reason = one_line(RuntimeError(answer["error"]))
+            if answer.get("code") == "browser":
+                raise MissingFeature(str(self.info), reason)
+            raise EngineError(f"{self.info}: {reason}")
         return answer["result"]
 
     def close(self) -> None:

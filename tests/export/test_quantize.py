@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.abc
 import itertools
+import logging
 import subprocess
 import sys
 from collections.abc import Callable
@@ -191,6 +192,164 @@ def test_int8_forms() -> None:
     assert 0 < share < 1
     with pytest.raises(GanEdgeError, match="nothing in this generator"):
         quantize.to_int8(full, inputs, "openvino", frozenset({"first", "second"}))
+
+
+SAME_SIZE = replace(PICTURE, outputs=(replace(PICTURE.output, shape=("batch", 3, 8, 8)),))
+
+
+def mixed() -> ModelProto:
+    """Layers and what follows them: before the first, between, behind one that is kept, and a tensor that two read."""
+    random = np.random.default_rng(0)
+    nodes = [
+        helper.make_node("Relu", ["x"], ["r"], "before"),
+        helper.make_node("Conv", ["r", "w", "bias"], ["a"], "conv", pads=[1] * 4),
+        helper.make_node("Relu", ["a"], ["b"], "bent"),
+        helper.make_node("MatMul", ["b", "m"], ["c"], "product"),
+        helper.make_node("Relu", ["c"], ["d"], "again"),
+        helper.make_node("Conv", ["d", "w2"], ["e"], "kept", pads=[1] * 4),
+        helper.make_node("Relu", ["e"], ["f"], "of kept"),
+        helper.make_node("Add", ["f", "b"], ["image"], "sum"),
+    ]
+    weights = {name: random.normal(size=(3, 3, 3, 3)) for name in ("w", "w2")}
+    return graph(SAME_SIZE, nodes, {**weights, "m": random.normal(size=(8, 8)), "bias": random.normal(size=3)})
+
+
+@pytest.mark.parametrize("target", ["onnxruntime", "openvino", "tensorrt"])
+def test_what_is_rounded_for_whom(target: quantize.Target) -> None:
+    """What goes into a layer alone, and each tensor once; what comes from no INT8 layer stays as it is."""
+    full, inputs = mixed(), [real_inputs(SAME_SIZE, 8, 3)]
+    low = quantize._quantise(full, inputs, target, frozenset({"kept"}))
+    nodes = {node.name: node for node in low.graph.node}
+    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in low.graph.initializer}
+    pairs = [node for node in low.graph.node if node.op_type == "QuantizeLinear"]
+    assert [node.input[0] for node in pairs] == ["r", "b"]
+    assert nodes["conv"].output[0] == ("b" if target == "onnxruntime" else "a"), "its Relu is within or behind it"
+    plain = {"before": ["x"], "again": ["c"], "kept": ["d", "w2"], "of kept": ["e"]}
+    assert {name: list(nodes[name].input) for name in plain} == plain
+    unsigned = target == "onnxruntime"
+    for node in pairs:
+        assert constants[node.input[2]].dtype == (np.uint8 if unsigned else np.int8)
+        assert constants[node.input[2]] == 0
+    largest = max(float(batch.max()) for batch in inputs[0])
+    assert float(constants["r_scale"]) == pytest.approx(largest / 255 if unsigned else largest / 127, rel=1e-3)
+    scales = np.abs(numpy_helper.to_array(full.graph.initializer[0])).max((1, 2, 3)) / 127
+    np.testing.assert_allclose(constants["w_scale"], scales, rtol=0.02)
+    assert constants["w_quantized"].dtype == np.int8
+    assert not constants["w_zero_point"].any()
+    assert ("bias_quantized" in constants) == unsigned
+    assert inputs[0][0].min() < 0, "or else the signs would not show"
+
+
+def test_values_of_both_signs_for_onnx_runtime_have_a_zero_of_their_own() -> None:
+    nodes = [helper.make_node("Conv", ["x", "w"], ["image"], "conv", pads=[1] * 4)]
+    full = graph(SAME_SIZE, nodes, {"w": np.random.default_rng(0).normal(size=(3, 3, 3, 3))})
+    data = np.random.default_rng(0).uniform(-1, 3, (4, 3, 8, 8)).astype(np.float32)
+    for target, low, high in (("onnxruntime", -1, 3), ("openvino", -3, 3)):
+        made = quantize._quantise(full, [[data]], target, frozenset())  # type: ignore[arg-type]
+        constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in made.graph.initializer}
+        assert float(constants["x_scale"]) == pytest.approx((high - low) / (255 if low == -1 else 254), rel=0.02)
+        assert int(constants["x_zero_point"]) == (64 if target == "onnxruntime" else 0)
+
+
+def test_matrix_products_of_onnx_runtime_give_floating_point() -> None:
+    nodes = [
+        helper.make_node("Gemm", ["z", "w1", "b"], ["a"], "gemm", transB=1),
+        helper.make_node("Relu", ["a"], ["c"], "bent"),
+        helper.make_node("Tanh", ["c"], ["points"], "tanh"),
+    ]
+    latent = (Port("z", "latent", "float32", ("batch", 6), "NC"),)
+    points = (Port("points", "points", "float32", ("batch", 2), "NC"),)
+    interface = Interface("latent-to-points", latent, points, "normal")
+    full = graph(interface, nodes, {"w1": np.random.default_rng(0).normal(size=(2, 6)), "b": np.ones(2)})
+    low, share, _ = quantize.to_int8(full, [real_inputs(interface, 8, 3)], "onnxruntime", frozenset())
+    assert share == 1
+    assert [node.input[0] for node in low.graph.node if node.op_type == "QuantizeLinear"] == ["z"]
+
+
+def test_transposed_convolutions_that_tensorrt_has_no_kernel_for_stay_wide() -> None:
+    """Those in groups, which are no pixel shuffle."""
+    nodes = [
+        helper.make_node("Conv", ["x", "w0"], ["y"], "conv", pads=[1] * 4),
+        helper.make_node("ConvTranspose", ["y", "w"], ["image"], "up", group=3, strides=[2, 2], pads=[1] * 4),
+    ]
+    random = np.random.default_rng(0)
+    weights = {"w0": random.normal(size=(3, 3, 3, 3)), "w": random.normal(size=(3, 1, 4, 4))}
+    full = graph(PICTURE, nodes, weights)
+    for target, share in (("tensorrt", False), ("openvino", True)):
+        low = quantize.to_int8(full, PHOTOS, target)[0]  # type: ignore[arg-type]
+        up = next(node for node in low.graph.node if node.op_type == "ConvTranspose")
+        assert ("w" not in up.input) == share
+        assert [layer.int8 for layer in quantize.work(low, [(1, 3, 8, 8)])] == [True, share]
+
+
+def test_the_work_of_each_layer() -> None:
+    layers = quantize.work(mixed(), [(2, 3, 8, 8)])
+    assert [(layer.name, layer.count, layer.int8) for layer in layers] == [
+        ("conv", 2 * 64 * 81, False),
+        ("product", 2 * 3 * 8 * 64, False),
+        ("kept", 2 * 64 * 81, False),
+    ]
+    low = quantize.to_int8(mixed(), [real_inputs(SAME_SIZE, 8, 3)], "openvino", frozenset({"kept"}))
+    assert [layer.int8 for layer in quantize.work(low[0], [(1, 3, 8, 8)])] == [True, True, False]
+    assert low[1:] == (pytest.approx((5184 + 1536) / (2 * 5184 + 1536)), "openvino")
+    assert quantize.int8_share(graph(SAME_SIZE, [helper.make_node("Tanh", ["x"], ["image"])], {}), [(1, 3, 8, 8)]) == 0
+
+
+def test_results_of_layers_as_they_are_and_shuffled() -> None:
+    assert quantize.results(mixed()) == {
+        "a": "conv",
+        "b": "conv",
+        "c": "product",
+        "d": "product",
+        "e": "kept",
+        "f": "kept",
+    }
+
+
+def test_calibration_inputs_batch_by_batch() -> None:
+    """Whole batches alone, of each group of inputs in turn."""
+    first, second = np.arange(5).reshape(5, 1), np.arange(10, 12).reshape(2, 1)
+    reader = quantize.Reader(["x", "y"], [[first, first + 20], [second, second + 20]], 2)
+    seen = [{name: array.ravel().tolist() for name, array in feed.items()} for feed in iter(reader.get_next, None)]
+    assert seen == [{"x": [0, 1], "y": [20, 21]}, {"x": [2, 3], "y": [22, 23]}, {"x": [10, 11], "y": [30, 31]}]
+    assert reader.get_next() is None
+    alone = quantize.Reader(["x"], [[first]], 1)
+    assert sum(1 for _ in iter(alone.get_next, None)) == 5
+
+
+def test_a_fixed_batch_is_calibrated_in_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[int] = []
+    reader = quantize.Reader.__init__
+
+    def note(self: Any, names: Any, cases: Any, batch: int) -> None:
+        sizes.append(batch)
+        reader(self, names, cases, batch)
+
+    monkeypatch.setattr(quantize.Reader, "__init__", note)
+    nodes = [helper.make_node("Conv", ["x", "w"], ["image"], "conv", pads=[1] * 4)]
+    for batch in (4, "batch"):
+        port = replace(PICTURE.inputs[0], shape=(batch, 3, 8, 8))
+        interface = Interface("image-to-image", (port,), (replace(port, name="image"),))
+        full = graph(interface, nodes, {"w": np.ones((3, 3, 3, 3))})
+        quantize._quantise(full, [[np.ones((8, 3, 8, 8), np.float32)]], "openvino", frozenset())
+    assert sizes == [4, 1]
+
+
+def test_forms_that_an_engine_here_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    for installed in (["onnxruntime", "openvino"], ["onnxruntime"], ["openvino"], []):
+        monkeypatch.setattr(quantize.engines, "installed", lambda name, installed=installed: name in installed)
+        assert quantize.runnable_targets() == installed
+
+
+def test_advice_of_the_quantiser_is_not_shown(caplog: pytest.LogCaptureFixture) -> None:
+    with quantize.quiet():
+        logging.getLogger().warning("run this first")
+        logging.getLogger().error("it failed")
+    logging.getLogger().warning("behind it")
+    with pytest.raises(KeyError), quantize.quiet():
+        raise KeyError
+    logging.getLogger().warning("again")
+    assert caplog.messages == ["it failed", "behind it", "again"]
 
 
 @pytest.mark.parametrize(("slower", "first"), [(0.5, "onnxruntime"), (1.05, "onnxruntime"), (2.0, "openvino")])
