@@ -583,3 +583,13 @@ def test_median_seconds_alternates_and_orders() -> None:
     assert turns == "ab" * timing.MEDIAN_ROUNDS
     assert calls.count("b") > calls.count("a"), "a turn is a time, not a number of calls"
     assert timing.median_seconds([], 1.0) == []
+
+
+def test_a_long_call_that_is_clearly_slower_has_one_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(timing, "WAKES", 0.001)
+    calls: list[str] = []
+    slow, fast = timing.median_seconds(
+        [lambda: (calls.append("a"), time.sleep(0.05)), lambda: (calls.append("b"), time.sleep(0.01))], 0.01
+    )
+    assert slow > 2 * fast
+    assert "".join(name for name, _ in itertools.groupby(calls)) == "ab", "the other has further turns"

@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ganedge.export import arguments, checkpoints, frozen, modules
+from ganedge.export import arguments, checkpoints, frozen, import_source, modules
 from ganedge.export.checkpoints import load_weights
 from ganedge.export.source import SourceSpec
 from ganedge.runtime.errors import ArtifactError, GanEdgeError, UsageError
@@ -154,7 +154,7 @@ def test_a_pickle_of_a_package_that_is_missing(tmp_path: Path, monkeypatch: pyte
 
 def test_constructor_arguments_that_weights_imply(tmp_path: Path) -> None:
     (tmp_path / "sized_nets.py").write_text(SCRIPT)
-    two = modules.construct(f"{tmp_path}/sized_nets.py:Two", {"width": 8, "depth": 5})
+    two = import_source.construct(f"{tmp_path}/sized_nets.py:Two", {"width": 8, "depth": 5})
     torch.save({"netG": two.state_dict()}, tmp_path / "w.pth")
     spec = SourceSpec(weights=tmp_path / "w.pth")
     loaded = modules.open_module(f"{tmp_path}/sized_nets.py:Two", spec)
@@ -202,18 +202,13 @@ def test_a_file_in_a_repository_imports_from_its_root(tmp_path: Path) -> None:
         "from torch import nn\nfrom basicnets_for_test.shared import WIDTH\n"
         "def make():\n    return nn.Conv2d(3, WIDTH, 3)\n"
     )
-    assert modules.construct(f"{package}/arch.py:make", None).out_channels == 5
-
-
-def test_a_notebook_is_called_one() -> None:
-    with pytest.raises(UsageError, match=r"nets.ipynb is a notebook: save the cell"):
-        modules.construct("nets.ipynb:Generator", None)
+    assert import_source.construct(f"{package}/arch.py:make", None).out_channels == 5
 
 
 def test_a_name_that_is_missing_lists_what_there_is(tmp_path: Path) -> None:
     (tmp_path / "listed_nets.py").write_text(SCRIPT)
     with pytest.raises(UsageError, match=r"has no Generator \(it defines Net, Two\)"):
-        modules.construct(f"{tmp_path}/listed_nets.py:Generator", None)
+        import_source.construct(f"{tmp_path}/listed_nets.py:Generator", None)
 
 
 @pytest.mark.parametrize(
