@@ -35,6 +35,7 @@ SYSTEMS: dict[str, tuple[str, str | None, dict[str, Any]]] = {
     "cyclegan-conv": ("cyclegan", "conv", {"size": 32, "width": 8, "blocks": 1}),
     "cyclegan-resnet": ("cyclegan", "resnet", {"size": 32, "width": 8, "blocks": 1}),
     "stargan": ("stargan", None, {"size": 32, "width": 8, "blocks": 1, "batch": 4, "d_steps": 1}),
+    "augmented-cyclegan": ("augmented-cyclegan", None, {"size": 32, "width": 8, "blocks": 1, "batch": 2}),
 }
 """Variant, preset and the settings that make it tiny."""
 BOTH_WAYS = [(name, which) for name in SYSTEMS for which in (("a2b", "b2a") if "cyclegan" in name else (None,))]
@@ -42,7 +43,7 @@ PRECISIONS = [("fp32", None), ("fp16", None), ("bf16", None), ("int8", "onnxrunt
 ENGINES = [(name, kind) for name in SYSTEMS for kind in ("fp32", "fp16")]
 ENGINES += [
     (name, kind)
-    for name in ("dcgan", "dcgan-modern", "cyclegan-resnet", "cyclegan-conv", "stargan")
+    for name in ("dcgan", "dcgan-modern", "cyclegan-resnet", "cyclegan-conv", "stargan", "augmented-cyclegan")
     for kind in ("bf16", "int8")
 ]
 Trained = Callable[[str, bool], Path]

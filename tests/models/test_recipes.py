@@ -95,6 +95,14 @@ DEFAULTS: list[tuple[str, str | None, type, dict[str, Any], dict[str, dict[str, 
         | {"classification": 1.0, "reconstruction": 10.0, "gp": 10.0},
         {"generator": {"lr": 1e-4, "betas": (0.5, 0.999)}, "discriminator": {"lr": 1e-4, "betas": (0.5, 0.999)}},
     ),
+    (
+        "augmented-cyclegan",
+        "edges",
+        torch.optim.Adam,
+        {"epochs": 50, "batch": 32, "size": 64, "decay": 0.5, "width": 32, "blocks": 3, "latent_a": 0, "latent_b": 16}
+        | {"cycle": 1.0, "cycle_z": 0.025, "load_size": 0},
+        {"generators": ADAM, "discriminators": {"lr": 4e-5, "betas": (0.5, 0.999)}},
+    ),
 ]
 
 
@@ -123,7 +131,7 @@ def test_the_defaults_are_the_write_ups(
         (group,) = gan.optimizers[key].param_groups
         assert {option: group[option] for option in wanted} == wanted
     slopes = {module.negative_slope for net in gan.networks.values() for module in net.modules() if is_leaky(module)}
-    leaky = name in ("mlp", "dcgan", "wgan", "pix2pix") or preset == "resnet"
+    leaky = name in ("mlp", "dcgan", "wgan", "pix2pix", "augmented-cyclegan") or preset == "resnet"
     assert slopes == ({0.01} if name == "stargan" else {0.2} if leaky else set())
 
 
@@ -235,6 +243,44 @@ def test_stargans_generator_follows_five_steps_of_the_discriminator() -> None:
     for step in range(10):
         gan.step(batch, step, lambda name, loss, keep_graph=False: taken.append(name))
     assert taken == [*["discriminator"] * 5, "generator"] * 2
+
+
+@pytest.mark.parametrize("preset", ["both", "edges"])
+def test_the_losses_of_augmented_cyclegan(preset: str) -> None:
+    """Equations 3 to 7 of the paper, written out; with the preset `edges` those of the side B alone."""
+    gan = build("augmented-cyclegan", preset, size=16, width=2, blocks=1, latent_b=3)
+    both = preset == "both"
+    a, b = torch.rand(2, 4, 3, 16, 16) * 2 - 1
+    torch.manual_seed(3)
+    minimised, said = losses_of(gan, {"a": a, "b": b})
+    torch.manual_seed(3)
+    z_a = [torch.randn(4, 16)] if both else []
+    z_b = torch.randn(4, 3)
+    mse = nn.functional.mse_loss
+
+    def distance(one: Tensor, other: Tensor) -> Tensor:
+        return (one - other).abs().mean()
+
+    def judged(name: str, real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor]:
+        """Half of what the discriminator minimises, and what its fakes cost the generators."""
+        of_real, of_fake = (gan.networks[f"discriminator-{name}"](items) for items in (real, fake))
+        ones = torch.ones_like(of_real)
+        return (mse(of_real, ones) + mse(of_fake, 0 * ones)) / 2, mse(of_fake, ones)
+
+    with torch.no_grad():
+        fake_b, fake_a = gan.a2b(a, z_b), gan.b2a(b, *z_a)
+        inferred_b = gan.encoders["b"](fake_a, b)
+        inferred_a = [gan.encoders["a"](a, fake_b)] if both else []
+        cycle = distance(gan.b2a(fake_b, *inferred_a), a) + distance(gan.a2b(fake_a, inferred_b), b)
+        cycle_z = distance(gan.encoders["b"](a, fake_b), z_b)
+        terms = [judged("a", a, fake_a), judged("b", b, fake_b), judged("z-b", z_b, inferred_b)]
+        if both:
+            cycle_z = cycle_z + distance(gan.encoders["a"](fake_a, b), z_a[0])
+            terms.append(judged("z-a", z_a[0], inferred_a[0]))
+    torch.testing.assert_close(minimised["discriminators"], torch.stack([loss for loss, _ in terms]).sum())
+    fooled = torch.stack([loss for _, loss in terms]).sum()
+    torch.testing.assert_close(minimised["generators"], fooled + cycle + 0.025 * cycle_z)
+    torch.testing.assert_close((said["cycle"], said["cycle_z"]), (cycle, cycle_z))
 
 
 @pytest.mark.parametrize("name", ["mlp", "dcgan"])
