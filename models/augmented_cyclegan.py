@@ -105,13 +105,19 @@ class ConditionalNorm(nn.Module):
         super().__init__()
         self.norm = nn.InstanceNorm2d(features, affine=not latent)
         self.affine = nn.Linear(latent, 2 * features) if latent else None
+        if self.affine is not None:  # As convolutions start: the scale is near 1 then, which INT8 needs.
+            nn.init.normal_(self.affine.weight, 0.0, 0.02)
+            nn.init.zeros_(self.affine.bias)
 
-    def forward(self, features: Tensor, *latent: Tensor) -> Tensor:  # [N, F, H, W], [N, latent] → [N, F, H, W]
+    def forward(
+        self, features: Tensor, latent: Tensor | None = None
+    ) -> Tensor:  # [N, F, H, W], [N, latent] → [N, F, H, W]
         """Normalise each feature of each picture."""
         normal: Tensor = self.norm(features)
         if self.affine is None:
             return normal
-        scale, shift = self.affine(*latent)[:, :, None, None].chunk(2, 1)
+        factors: Tensor = self.affine(latent)[:, :, None, None]
+        scale, shift = factors.chunk(2, 1)
         return normal * (1 + scale) + shift
 
 
@@ -123,9 +129,9 @@ class Layer(nn.Module):
         self.layers, self.norm = nn.Sequential(*layers), ConditionalNorm(features, latent)
         self.relu = relu
 
-    def forward(self, features: Tensor, *latent: Tensor) -> Tensor:
+    def forward(self, features: Tensor, latent: Tensor | None = None) -> Tensor:
         """Compute the next features."""
-        normal: Tensor = self.norm(self.layers(features), *latent)
+        normal: Tensor = self.norm(self.layers(features), latent)
         return F.relu(normal) if self.relu else normal
 
 
@@ -137,9 +143,9 @@ class Block(nn.Module):
         self.first = Layer(latent, features, nn.ReflectionPad2d(1), nn.Conv2d(features, features, 3))
         self.second = Layer(latent, features, nn.ReflectionPad2d(1), nn.Conv2d(features, features, 3), relu=False)
 
-    def forward(self, features: Tensor, *latent: Tensor) -> Tensor:
+    def forward(self, features: Tensor, latent: Tensor | None = None) -> Tensor:
         """Add the change."""
-        return F.relu(features + self.second(self.first(features, *latent), *latent))
+        return F.relu(features + self.second(self.first(features, latent), latent))
 
 
 class Generator(nn.Module):
@@ -160,12 +166,13 @@ class Generator(nn.Module):
         self.layers = nn.ModuleList(layers)
         self.last = nn.Conv2d(wide, channels, 7, 1, 3)
 
-    def forward(self, image: Tensor, *latent: Tensor) -> Tensor:
+    def forward(self, image: Tensor, latent: Tensor | None = None) -> Tensor:
         """Translate each picture."""
         features = image
         for layer in self.layers:
-            features = layer(features, *latent)
-        return self.last(features).tanh()
+            features = layer(features, latent)
+        result: Tensor = self.last(features).tanh()
+        return result
 
 
 class Encoder(nn.Module):

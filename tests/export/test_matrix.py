@@ -38,7 +38,9 @@ SYSTEMS: dict[str, tuple[str, str | None, dict[str, Any]]] = {
     "augmented-cyclegan": ("augmented-cyclegan", None, {"size": 32, "width": 8, "blocks": 1, "batch": 2}),
 }
 """Variant, preset and the settings that make it tiny."""
-BOTH_WAYS = [(name, which) for name in SYSTEMS for which in (("a2b", "b2a") if "cyclegan" in name else (None,))]
+WAYS = {"cyclegan-conv": ("a2b", "b2a"), "cyclegan-resnet": ("a2b", "b2a"), "augmented-cyclegan": ("a2b",)}
+"""Generators of systems that have several; those of augmented-cyclegan are the same network."""
+BOTH_WAYS = [(name, which) for name in SYSTEMS for which in WAYS.get(name, (None,))]
 PRECISIONS = [("fp32", None), ("fp16", None), ("bf16", None), ("int8", "onnxruntime"), ("int8", "openvino")]
 ENGINES = [(name, kind) for name in SYSTEMS for kind in ("fp32", "fp16")]
 ENGINES += [

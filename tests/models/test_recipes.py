@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import copy
+import itertools
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits as bce
 
 from ganedge.export import export
+from ganedge.export.artifact import ExportSpec, make
+from ganedge.export.from_torch import of_run
 from ganedge.models import find
 from ganedge.runtime import load
+from ganedge.runtime.pictures.images import to_pixels
+from ganedge.train import run_folder
 from ganedge.train.loop import train
 from ganedge.train.settings import Settings
 
@@ -281,6 +287,32 @@ def test_the_losses_of_augmented_cyclegan(preset: str) -> None:
     fooled = torch.stack([loss for _, loss in terms]).sum()
     torch.testing.assert_close(minimised["generators"], fooled + cycle + 0.025 * cycle_z)
     torch.testing.assert_close((said["cycle"], said["cycle_z"]), (cycle, cycle_z))
+
+
+def test_a_strip_shows_what_the_artifact_makes_of_a_picture_for_each_seed(tmp_path: Path) -> None:
+    for package in ("onnxscript", "onnxruntime"):
+        pytest.importorskip(package, reason="it exports what it trained: the extras export and cpu are not installed")
+    random = np.random.default_rng(0)
+    pictures = random.integers(0, 256, (4, 16, 16, 3), np.uint8)
+    for folder in ("trainA", "trainB"):
+        (tmp_path / folder).mkdir()
+        for index, pixels in enumerate(pictures):
+            Image.fromarray(pixels).save(tmp_path / folder / f"{index}.png")
+    small = {"size": 16, "width": 4, "blocks": 1, "batch": 2, "lr": 1e-2, "ema": 0.0}
+    settings = Settings(data=str(tmp_path), out=tmp_path / "run", steps=10, device="cpu", precision="fp32")
+    variant = find("augmented-cyclegan")
+    out = train(variant, small, settings)
+    opened = run_folder.read(out)
+    gan: Any = variant(opened.config)
+    batch = {"b": torch.from_numpy(pictures[:1]).permute(0, 3, 1, 2) / 127.5 - 1}
+    with torch.no_grad():
+        (_, *columns) = gan.strips("generator-b2a", {"generator-b2a": opened.generator("generator-b2a")[0]}, batch)
+    strip = [to_pixels(column.numpy(), (-1.0, 1.0), "NCHW")[0].astype(int) for column in columns]
+    (tmp_path / "b2a.onnx").write_bytes(make(of_run(out, "b2a"), ExportSpec(engines=("onnxruntime",))).data)
+    with load(tmp_path / "b2a.onnx", "onnxruntime") as generator:
+        results = [generator.translate(pictures[0], seed=seed).astype(int) for seed in range(len(strip))]
+    assert all(np.abs(one - other).max() <= 1 for one, other in zip(strip, results, strict=True))
+    assert all(np.abs(one - other).max() > 1 for one, other in itertools.combinations(results, 2)), "they differ"
 
 
 @pytest.mark.parametrize("name", ["mlp", "dcgan"])
