@@ -5,7 +5,7 @@ FILE ?= demo/generator.onnx
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: check clean demo demo-check docs figures format gpu help honesty hostile install-matrix layout matrix mutants options results soak startup stations test
+.PHONY: check clean demo demo-check docs figures format gpu help honesty hostile install-matrix layout links matrix mutants options results soak startup stations test web-matrix
 SOAK_SECONDS ?= 3600
 SOAK_LOADS ?= 500
 
@@ -24,8 +24,10 @@ $(VENV)/test.stamp: $(VENV)/demo.stamp
 	$(PIP) --editable '.[train,export,cpu,openvino,rtx,sr,video,serve,report,browser,docs,ncnn,pnnx,dev]'
 	@touch $@
 
-.typecheck/ganedge:
-	@mkdir -p .typecheck && ln -sfn .. .typecheck/ganedge
+links: # of the folders alone: a link to the whole repository makes mkdocs walk .venv too, again at each level
+	@if [ -L .typecheck/ganedge ]; then rm .typecheck/ganedge; fi
+	@mkdir -p .typecheck/ganedge
+	@ln -sfn $(addprefix ../../,models train export runtime benchmarks) .typecheck/ganedge
 
 demo: $(VENV)/demo.stamp ## Digits → DCGAN → ONNX in FP32 and INT8 → new digits → latency table
 	@rm -rf demo
@@ -46,7 +48,7 @@ test: check ## Checks, then every test, in a process for each core (WORKERS=1: i
 	@$(BIN)/python tests/onnxruntime_web.py
 	$(BIN)/python -m pytest --numprocesses $(WORKERS) --maxprocesses 4 --dist worksteal
 
-check: $(VENV)/test.stamp .typecheck/ganedge ## Format, lint, types and layout
+check: $(VENV)/test.stamp links ## Format, lint, types and layout
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
@@ -55,7 +57,7 @@ check: $(VENV)/test.stamp .typecheck/ganedge ## Format, lint, types and layout
 layout: ## Write the file tree of docs/layout.md
 	python3 tests/layout_tree.py
 
-docs: $(VENV)/test.stamp .typecheck/ganedge ## Build the documents and the API reference into build/site
+docs: $(VENV)/test.stamp links ## Build the documents and the API reference into build/site
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
 options: $(VENV)/test.stamp ## Write the option tables of docs/commands.md
@@ -67,6 +69,10 @@ format: $(VENV)/test.stamp layout ## Format, and fix what can be fixed automatic
 
 matrix: $(VENV)/test.stamp ## Every system at its default size × FP32, FP16, INT8 through the gates; minutes
 	GANEDGE_MATRIX=1 $(BIN)/python -m pytest -m matrix tests/export/test_matrix.py tests/export/test_to_ncnn.py
+
+web-matrix: $(VENV)/test.stamp ## Every system × FP32, FP16, INT8 through Chromium in WASM and WebGPU; writes benchmarks/results/web.md
+	@$(BIN)/python tests/onnxruntime_web.py
+	$(BIN)/python tests/web_matrix.py
 
 startup: $(VENV)/test.stamp ## Start-up time of the API and of gan-run beside a bare onnxruntime script
 	$(BIN)/python -m ganedge.benchmarks.studies.startup $(FILE)
@@ -129,7 +135,7 @@ honesty: $(VENV)/test.stamp ## Is gan-bench right where the answer is known? 20 
 # where one misses its gate, and what comes after it is measured all the same.
 GPU := PYTHONPATH=.typecheck $(PYTHON) -m
 QUICK := --seconds 2 --processes 1
-gpu: .typecheck/ganedge ## Every test marked gpu and the benchmarks on CUDA, with PYTHON as it is: installs nothing
+gpu: links ## Every test marked gpu and the benchmarks on CUDA, with PYTHON as it is: installs nothing
 	mkdir -p $(RESULTS)/training build && rm -rf build/gpu
 	-$(GPU) ganedge.benchmarks train --device cuda --seconds 10 --json $(RESULTS)/training/$(MACHINE)-cuda.json
 	$(GPU) ganedge.train dcgan --data digits --size 64 --width 64 --channels 3 --steps 200 --device cuda --out build/gpu/run

@@ -100,8 +100,7 @@ def _candidates(model: SourceModel, spec: ExportSpec, say: Say) -> list[Verified
         except GanEdgeError as error:
             say(f"{number}/{len(plans)} {name}: left out, {error}")
             continue
-        manifest = replace(artifact.manifest, made_for=target or "")
-        passed.append(replace(artifact, name=name, manifest=manifest))
+        passed.append(replace(artifact, name=name))
         say(f"{number}/{len(plans)} {name}: proven in {', '.join(_proven(artifact))}, {time.monotonic() - begin:.1f} s")
     return passed
 

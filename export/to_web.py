@@ -46,8 +46,10 @@ COMMENT = re.compile(r"^ *(//|/\*\*|\*).*\n", re.MULTILINE)
 """Lines of the module that hold a comment alone."""
 TEXT = re.compile(r'("(?:[^"\\\n]|\\.)*"|`(?:[^`\\\n]|\\.)*`)')
 """A string or a template; the module has no template within a template, and none over several lines."""
-SPACE = re.compile(r"(?: *//.*$)|(?:^ +)|(?: ?([{}(),;:=?<>&|*]+) ?)", re.MULTILINE)
-"""Comments at the end of a line, indentation, and spaces around signs, which have no effect outside strings."""
+SPACE = re.compile(
+    r"(?: *//.*$)|(?:^ +)|(?: ?([{}()\[\],;:=?<>&|*]+|(?<![+-])(?<![+-] )[+/-](?! ?[+-])) ?)", re.MULTILINE
+)
+"""Comments at the end of a line, indentation, and spaces around signs without effect; those of `a - -b` stay."""
 HEADER = (
     "// ganedge.js: run an artifact that gan-export wrote, in a browser. Its functions are described in docs/web.md.\n"
 )
@@ -191,34 +193,48 @@ def _proven(
 ) -> WebFolder:
     """The folder's description with what was proven in a browser, or why nothing was.
 
-    WASM has to pass, because every browser has it. If WebGPU does not, the page uses it on request only.
+    WASM has to pass, because every browser has it. If WebGPU does not, the page uses it on request only. What this
+    machine's browser lacks says nothing about others: the page takes WebGPU where a visitor's GPU can, and says so.
     """
     reason = browser.missing() or ("" if artifact.cases else "there is no reference to compare with")
     if reason:
         return replace(folder, unproven=reason)
-    gate = gate or fidelity.gate_of(folder.manifest.precision, folder.manifest.interface)
-    proofs: dict[str, Parity] = {}
-    refusals: dict[str, str] = {}
-    with browser.Browser(part) as chromium:
-        for provider in browser.PROVIDERS:
-            try:
-                engine = chromium.start(provider)
-                proofs[provider] = parity.prove_in(engine, folder.manifest, artifact.cases, gate)
-                engine.close()
-            except EngineError as error:  # noqa: PERF203 - two engines
-                refusals[provider] = str(error)
-    if str(gate) == "none":
-        proofs = {provider: replace(proof, passed=True) for provider, proof in proofs.items()}
+    proofs, refusals, untested = _prove_engines(part, folder, artifact, gate)
     failed = {provider for provider, proof in proofs.items() if not proof.passed}
     if failed and ("wasm" in failed or len(failed) == len(proofs)):
         raise GanEdgeError(f"not exported, the browser gives other pictures than the generator: {proofs[min(failed)]}")
     for name, refusal in refusals.items():
         say(f"{name} does not run it: {refusal}")
     if not proofs:
-        return replace(folder, unproven=refusals["wasm"].replace(";", ","))
+        return replace(folder, unproven=(untested | refusals)["wasm"].replace(";", ","))
     if failed | refusals.keys() == {"webgpu"}:
         say("the page takes WASM in every browser, because of WebGPU's proof")
-    return replace(folder, parity=tuple(proofs.values()), refused=tuple(sorted(failed | refusals.keys())), unproven="")
+    for name, lack in untested.items():
+        say(f"{name} cannot be proven here ({lack}): the page takes it where a visitor's browser can, and says so")
+    refused = tuple(sorted(failed | refusals.keys()))
+    return replace(folder, parity=tuple(proofs.values()), refused=refused, untested=untested, unproven="")
+
+
+def _prove_engines(
+    part: Path, folder: WebFolder, artifact: VerifiedArtifact, gate: fidelity.Gate | None
+) -> tuple[dict[str, Parity], dict[str, str], dict[str, str]]:
+    """By engine of the browser: the proof, why it does not run the artifact, or what this browser lacks for a proof."""
+    gate = gate or fidelity.gate_of(folder.manifest.precision, folder.manifest.interface)
+    proofs: dict[str, Parity] = {}
+    refusals: dict[str, str] = {}
+    untested: dict[str, str] = {}
+    with browser.Browser(part) as chromium:
+        for provider in browser.PROVIDERS:
+            try:
+                engine = chromium.start(provider)
+                proof = parity.prove_in(engine, folder.manifest, artifact.cases, gate)
+                proofs[provider] = replace(proof, passed=True) if str(gate) == "none" else proof
+                engine.close()
+            except browser.MissingFeature as error:  # noqa: PERF203 - two engines
+                untested[provider] = error.feature
+            except EngineError as error:
+                refusals[provider] = str(error)
+    return proofs, refusals, untested
 
 
 def _move(part: Path, folder: Path, with_runtime: bool) -> None:

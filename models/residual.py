@@ -61,26 +61,24 @@ def start(network: nn.Module) -> None:
     Weights are He et al.'s (arXiv:1502.01852, eq. 10); of L residual blocks, each with two convolutions, the first
     convolution is scaled by L^-½ and the last begins at 0, so that the network begins as its skips.
     """
+    blocks = [module for module in network.modules() if isinstance(module, (Up, Down))]
+    skips = {module for block in blocks for module in block.skip.modules()}  # Linear: no activation to make up for.
     for module in network.modules():
-        if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)):
+        if isinstance(module, nn.Linear) or (module in skips and isinstance(module, nn.Conv2d)):
+            nn.init.kaiming_normal_(module.weight, nonlinearity="linear")
+        elif isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)):
             # A transposed convolution's weight is [inputs, outputs, ...].
             nn.init.kaiming_normal_(
                 module.weight, 0.2, "fan_out" if isinstance(module, nn.ConvTranspose2d) else "fan_in"
             )
-        elif isinstance(module, nn.Linear):
-            nn.init.kaiming_normal_(module.weight, nonlinearity="linear")
         if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)) and module.bias is not None:
             nn.init.zeros_(module.bias)
-    blocks = [module for module in network.modules() if isinstance(module, (Up, Down))]
     for block in blocks:
         convolutions = [
             module for module in block.change.modules() if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d))
         ]
         convolutions[0].weight.mul_(len(blocks) ** -0.5)
         nn.init.zeros_(convolutions[-1].weight)
-        for module in block.skip.modules():  # It is linear: there is no activation to make up for.
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, nonlinearity="linear")
     for module in network.modules():
         if isinstance(module, PhaseConv):
             module.start_alike()

@@ -103,21 +103,22 @@ def verify(path: Path) -> list[Check]:
     return [_check(name, against, output, reference, manifest, gate, slack) for name, output in outputs.items()]
 
 
-def verify_in_browser(folder: Path) -> tuple[list[Check], dict[str, str]]:
+def verify_in_browser(folder: Path) -> tuple[list[Check], list[str]]:
     """Compare both engines of a browser, WASM and WebGPU, with the reference stored in a folder.
 
     Args:
         folder: What `gan-export --format web` wrote.
 
     Returns:
-        The comparisons, and by engine why it does not run the artifact as it should, as at the export.
+        The comparisons, and a line for each engine that was not compared: it did not pass at the export either, or
+        this browser lacks something that it needs.
 
     Raises:
         ArtifactError: no such folder, or a file in it was exchanged or damaged.
         MissingExtra: playwright is not installed.
         EngineError: no Chromium is found, or an engine that has to run the artifact does not.
     """
-    from .engines.browser import PROVIDERS, Browser
+    from .engines.browser import PROVIDERS, Browser, MissingFeature
 
     about = read_web_folder(folder)
     proof = folder / f"{about.artifact}.proof.npz"
@@ -126,24 +127,30 @@ def verify_in_browser(folder: Path) -> tuple[list[Check], dict[str, str]]:
     inputs, reference = _stored(proof, about.manifest)
     gate = _gate(about.manifest, next((proved.tolerance for proved in about.parity), ""))
     checks: list[Check] = []
-    refusals: dict[str, str] = {}
+    notes: list[str] = []
+    again = "is not used, it did not pass at the export either"
     with Browser(folder) as browser:
         for provider in PROVIDERS:
             try:
                 engine = browser.start(provider)
                 output = _run(engine, about.manifest, inputs)
                 engine.close()
+            except MissingFeature as error:
+                notes.append(f"{provider} cannot be verified here: {error.feature}")
+                continue
             except EngineError as error:
                 if provider not in about.refused:
                     raise
-                refusals[provider] = str(error)
+                notes.append(f"{provider} {again}: {error}")
                 continue
             check = _check(str(engine.info), proof.name, output, reference, about.manifest, gate, 1.0)
             if check.passed or provider not in about.refused:
                 checks.append(check)
             else:
-                refusals[provider] = str(check)
-    return checks, refusals
+                notes.append(f"{provider} {again}: {check}")
+    if not checks:
+        raise EngineError(f"no engine of this browser can run it: {'; '.join(notes)}")
+    return checks, notes
 
 
 def _outputs(model: bytes, manifest: Manifest, inputs: list[NDArray[np.generic]]) -> dict[str, NDArray[np.generic]]:

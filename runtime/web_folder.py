@@ -10,7 +10,7 @@ onnxruntime-web, and what was proven in a browser. Every field is checked when t
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from .errors import ArtifactError
@@ -18,6 +18,7 @@ from .files import write_whole
 from .manifest import read_artifact, read_parity
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from .manifest import Manifest, Parity
@@ -46,6 +47,8 @@ class WebFolder:
     """The reason if there is no proof; empty otherwise."""
     refused: tuple[str, ...] = ()
     """Engines of the browser that did not run it or gave other pictures when it was exported: wasm or webgpu."""
+    untested: Mapping[str, str] = field(default_factory=dict)
+    """By engine what the browser that proved the folder lacked, so that it could not be tried; others may have it."""
     artifact: str = ARTIFACT
     """Name of the artifact in the folder."""
 
@@ -72,6 +75,7 @@ def write_description(path: Path, folder: WebFolder) -> None:
         "parity": [asdict(proof) for proof in folder.parity],
         "unproven": folder.unproven,
         "refused": folder.refused,
+        "untested": dict(folder.untested),
     }
     write_whole(path / NAME, json.dumps(description, indent=1, allow_nan=False, ensure_ascii=False) + "\n")
 
@@ -107,6 +111,7 @@ def read_web_folder(path: Path) -> WebFolder:
             tuple(map(read_parity, description["parity"])),
             _text(description, "unproven"),
             tuple(str(engine) for engine in description["refused"]),
+            {str(engine): str(feature) for engine, feature in description.get("untested", {}).items()},
         )
     except (AttributeError, KeyError, TypeError, ValueError, ArtifactError) as error:
         raise ArtifactError(f"{file} is damaged: {type(error).__name__} {error}") from error

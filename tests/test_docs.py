@@ -221,10 +221,10 @@ def test_cheap_commands_run(sandbox: Path, command: Callable[..., Any]) -> None:
 def test_the_site_builds(tmp_path: Path) -> None:
     if not engines.installed("mkdocs"):
         pytest.skip("needs MkDocs Material: pip install 'ganedge[docs]'")
-    link = ROOT / ".typecheck" / "ganedge"
-    if not link.exists():
-        link.parent.mkdir(exist_ok=True)
-        link.symlink_to("..")
+    make = shutil.which("make")
+    if not make:
+        pytest.skip("needs make")
+    subprocess.run([make, "--silent", "links"], cwd=ROOT, check=True)
     line = [sys.executable, "-m", "mkdocs", "build", "--quiet", "--strict", "--site-dir", str(tmp_path / "site")]
     environment = os.environ | {"NO_MKDOCS_2_WARNING": "1"}
     done = subprocess.run(line, cwd=ROOT, env=environment, capture_output=True, text=True)

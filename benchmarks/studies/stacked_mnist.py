@@ -112,7 +112,7 @@ def run_arm(
     variant = find("dcgan")
     config = variant.config_class(**SHARED, **arm)
     items = data.Data((InMemory({"images": pictures}),), "stacked", Wants("images", SIZE, 3))
-    seen: list[dict[str, float]] = []
+    seen: list[dict[str, float | None]] = []
     seconds = 0.0
     with tempfile.TemporaryDirectory() as folder:
         settings = Settings(data="stacked", out=Path(folder), steps=steps, device="cpu", precision="fp32")
@@ -123,7 +123,7 @@ def run_arm(
                 losses = trainer.advance()
             seconds += time.perf_counter() - begun
             if not all(math.isfinite(float(value)) for value in losses.values()):
-                seen.append({"step": trainer.step, "modes": 0, "kl": math.inf})
+                seen.append({"step": trainer.step, "modes": 0, "kl": None})  # Diverged: there is no distribution.
                 break
             drawn = draw(trainer.generators["generator"], SAMPLES)
             seen.append({"step": trainer.step, **coverage(classifier, drawn)})
@@ -159,7 +159,7 @@ def main() -> None:
         print(name, flush=True)
         report["arms"][name] = run_arm(ARMS[name], pictures, classifier, arguments.steps, arguments.evaluations)
         if arguments.out is not None:
-            arguments.out.write_text(json.dumps(report, indent=2) + "\n")
+            arguments.out.write_text(json.dumps(report, indent=2, allow_nan=False) + "\n")
 
 
 if __name__ == "__main__":

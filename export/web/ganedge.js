@@ -537,27 +537,27 @@ async function importRuntime(engine, threads, progress) {
   return ort;
 }
 
-/** Why WebGPU cannot be used here, empty where it can. */
-async function withoutWebGPU() {
-  if (!globalThis.isSecureContext) return "WebGPU needs HTTPS or localhost";
-  if (!navigator.gpu) return "this browser has no WebGPU";
-  return (await navigator.gpu.requestAdapter().catch(() => null)) ? "" : "this browser finds no GPU for WebGPU";
+/** Why WebGPU cannot be used here, empty where it can, and whether it has 16-bit floats. */
+async function webGPU() {
+  if (!globalThis.isSecureContext) return ["WebGPU needs HTTPS or localhost"];
+  const adapter = await navigator.gpu?.requestAdapter().catch(() => null);
+  if (adapter) return ["", adapter.features.has("shader-f16")];
+  return [navigator.gpu ? "this browser finds no GPU for WebGPU" : "this browser has no WebGPU"];
 }
 
 /** What the worker holds. Its public methods are those that `Generator.call` names. */
 class Model {
   async open({ url, engine, digest, threads }, progress) {
-    const artifact = download(url, null, progress);
+    const artifact = this.#read(url, digest, progress);
     artifact.catch(() => {}); // It is awaited below, and may fail before that.
-    const hindrance = engine === "wasm" ? "" : await withoutWebGPU();
-    check(engine !== "webgpu" || !hindrance, "browser", `${hindrance}: take ?engine=wasm`);
+    let [hindrance, halves] = engine === "wasm" ? [""] : await webGPU();
+    // The artifact decides only where the GPU lacks 16-bit floats; elsewhere the engine is downloaded at the same time.
+    if (halves === false && (await artifact, this.manifest.precision === "fp16")) hindrance = "this browser's GPU has no 16-bit floats (shader-f16)";
+    check(engine !== "webgpu" || !hindrance, "browser", hindrance);
     const first = engine === "wasm" || hindrance ? "wasm" : "webgpu";
     const runtime = importRuntime(first, threads, progress);
     runtime.catch(() => {});
     const bytes = await artifact;
-    this.manifest = await readArtifact(bytes, digest);
-    this.about = this.manifest.interface;
-    check(this.manifest.precision !== "bf16", "engine", "no browser computes bf16: export it in fp32 or fp16");
     progress({ phase: "start" });
     let note = hindrance && engine === "auto" ? `${hindrance}, so WASM runs it` : "", used = first;
     try {
@@ -569,6 +569,14 @@ class Model {
       await this.#start(await importRuntime("wasm", threads, progress), "wasm", bytes, progress);
     }
     return { manifest: this.manifest, engine: used, note };
+  }
+
+  async #read(url, digest, progress) {
+    const bytes = await download(url, null, progress);
+    this.manifest = await readArtifact(bytes, digest);
+    this.about = this.manifest.interface;
+    check(this.manifest.precision !== "bf16", "engine", "no browser computes bf16: export it in fp32 or fp16");
+    return bytes;
   }
 
   /** Start a session, and run it once where that compiles, so that an engine refuses here what it cannot run. */

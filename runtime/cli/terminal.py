@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 LONGEST = 800
 """Characters of an error line that are shown; the middle of a longer one is left out."""
 
+PIP_NAMES = {"google": "protobuf", "PIL": "pillow", "sklearn": "scikit-learn"}
+"""Packages whose name for pip differs from the module that is imported."""
+
 # Typer carries click within itself since 0.26 and depends on it before: either way these are BadParameter's parents.
 _TyperUsageError: Any = typer.BadParameter.__mro__[1]
 _TyperError: Any = typer.BadParameter.__mro__[2]
@@ -59,7 +62,7 @@ def run(build: Callable[[], typer.Typer], name: str, extra: str) -> NoReturn:
         package = (error.name or "a package").partition(".")[0]
         if package == "ganedge":
             raise
-        _fail(name, str(MissingExtra(package, extra, name)), 1)
+        _fail(name, str(MissingExtra(PIP_NAMES.get(package, package), extra, name)), 1)
     except GanEdgeError as error:
         _fail(name, str(error), error.exit_code)
     except _TyperUsageError as error:

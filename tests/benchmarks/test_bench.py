@@ -10,6 +10,7 @@ import pytest
 
 from ganedge.benchmarks import bench
 from ganedge.benchmarks.report import verdict
+from ganedge.runtime import timing
 from ganedge.runtime.errors import GanEdgeError, UsageError
 
 QUICK = {"seconds": 0.02, "iterations": 2, "processes": 0, "engine": "onnxruntime"}
@@ -84,3 +85,40 @@ def test_normalised_inputs_are_described_as_in_the_export(tmp_path: Path, io: st
     made = export(net, kind="image", input="3x16x16", output=tmp_path / "g.onnx", io=io, **about).path
     report = bench([made], against=net, batch=[1], **about, **QUICK)
     assert report.data["results"][1]["same"] is True
+
+
+@pytest.fixture(scope="module")
+def noisy(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """An artifact of a network's second result with its inner noise of seed 3, and the network."""
+    pytest.importorskip("torch")
+    from ganedge.export import export
+
+    folder = tmp_path_factory.mktemp("noisy")
+    (folder / "nets.py").write_text(
+        "import torch\n\nclass Net(torch.nn.Module):\n    def forward(self, x):\n"
+        "        return x * 0.5, torch.tanh(x) * 0.5 + 0.5 * torch.tanh(torch.randn_like(x[:, :1]))\n"
+    )
+    net = f"{folder}/nets.py:Net"
+    artifact = export(net, kind="image", input="3x16x16", output=folder / "g.onnx", result=1, noise_seed=3)
+    return artifact.path, net
+
+
+@pytest.mark.parametrize(
+    ("stated", "same"),
+    [
+        ({"result": 1, "noise_seed": 3}, True),
+        ({"result": 1, "noise_seed": 4}, False),
+        ({"result": 0, "noise_seed": 3}, False),
+    ],
+)
+def test_the_reference_has_the_stated_result_and_noise(
+    noisy: tuple[Path, str], stated: dict[str, int], same: bool
+) -> None:
+    path, net = noisy
+    report = bench([path], against=net, batch=[1], **stated, **QUICK)
+    assert report.data["results"][1]["same"] is same
+
+
+def test_the_method_names_how_long_ratios_are_measured(artifact: Path) -> None:
+    report = bench([artifact], batch=[1], **QUICK)
+    assert f"{timing.FEWEST} rounds at least" in report.table(verbose=True)

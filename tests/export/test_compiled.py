@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ganedge.export import compiled, modules, on_cpu
+from ganedge.export import compiled, import_source, modules, on_cpu
 from ganedge.export.checkpoints import LoadedModule, load_weights
 from ganedge.export.open_source import open_source
 from ganedge.export.source import SourceSpec
@@ -112,10 +112,10 @@ def test_code_that_asks_for_a_gpu_runs_on_the_cpu(tmp_path: Path) -> None:
         "import torch\ndef make():\n    return torch.nn.Linear(2, 3).cuda()\n"
         "def late():\n    torch.cuda.synchronize()\n"
     )
-    made: Any = modules.construct(f"{tmp_path}/gpu_nets.py:make", None)
+    made: Any = import_source.construct(f"{tmp_path}/gpu_nets.py:make", None)
     assert made.weight.device.type == "cpu"
     with pytest.raises(GanEdgeError, match="this machine has no GPU"):
-        modules.construct(f"{tmp_path}/gpu_nets.py:late", None)
+        import_source.construct(f"{tmp_path}/gpu_nets.py:late", None)
 
 
 @pytest.mark.parametrize("module", [compiled, on_cpu])

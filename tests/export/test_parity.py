@@ -106,6 +106,7 @@ def test_an_unchanged_artifact_keeps_its_verdicts(tiny_run: Path, tmp_path: Path
     export(tiny_run, output=out)
     (again,) = export_all(out, output=tmp_path / "again.onnx")
     assert list(again.manifest.failed) == ["openvino"]
+    assert any("recorded in the source artifact" in line for line in again.lines())
     with pytest.raises(GanEdgeError, match="openvino"):
         export_all(out, output=tmp_path / "third.onnx", engines="openvino")
 

@@ -70,8 +70,11 @@ def test_the_module_loses_comments_and_spaces_and_no_text() -> None:
     assert all(part in small for part in strings)
     assert small == to_web.compact(small)
     assert not re.search(r"^ |/\*\*", small, re.MULTILINE)
-    code = 'const a = { b: 1 };  // of a\n/** All\n * of it. */\n  f(`x = ${a}`, "y = z");\n'
-    assert to_web.compact(code).removeprefix(to_web.HEADER) == 'const a={b:1};\nf(`x = ${a}`,"y = z");\n'
+    code = (
+        'const a = { b: 1 };  // of a\n/** All\n * of it. */\n  f(`x = ${a}`, "y = z", [a + 1, a - -1, a++ + ++b]);\n'
+    )
+    short = 'const a={b:1};\nf(`x = ${a}`,"y = z",[a+1,a - -1,a++ + ++b]);\n'
+    assert to_web.compact(code).removeprefix(to_web.HEADER) == short
 
 
 @pytest.mark.usefixtures("no_browser")
@@ -116,8 +119,8 @@ def test_a_browser_without_playwright_names_the_extra(
 class _Fake:
     """A browser whose engines return zeros, or refuse."""
 
-    def __init__(self, shape: tuple[int, ...], refuses: tuple[str, ...] = ()) -> None:
-        self.shape, self.refuses = shape, refuses
+    def __init__(self, shape: tuple[int, ...], refuses: tuple[str, ...] = (), lacks: tuple[str, ...] = ()) -> None:
+        self.shape, self.refuses, self.lacks = shape, refuses, lacks
 
     def __call__(self, folder: Path) -> _Fake:
         return self
@@ -133,6 +136,8 @@ class _Fake:
 
         if provider in self.refuses:
             raise EngineError(f"{provider}: no such layer")
+        if provider in self.lacks:
+            raise browser.MissingFeature(provider, "this browser has no WebGPU")
         info = EngineInfo("onnxruntime-web", f"1 {provider}", "Chromium", "cpu", "fp32")
 
         def run(feeds: dict[str, Any]) -> list[Any]:
@@ -166,6 +171,25 @@ def test_an_engine_that_cannot_run_it_is_named(artifact: Path, tmp_path: Path, m
     (made,) = export_all(artifact, format="web", tolerance="none", output=tmp_path / "web", progress=lines.append)
     about = read_web_folder(made.path)
     assert (about.parity, about.unproven) == ((), "wasm: no such layer")
+
+
+def test_what_this_browser_lacks_is_no_refusal(artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from ganedge.export import export_all
+
+    monkeypatch.setattr(browser, "missing", lambda: "")
+    monkeypatch.setattr(browser, "Browser", _Fake(_shape(artifact), lacks=("webgpu",)))
+    lines: list[str] = []
+    (made,) = export_all(artifact, format="web", tolerance="none", output=tmp_path / "web", progress=lines.append)
+    about = read_web_folder(made.path)
+    assert (about.refused, about.untested, about.unproven) == ((), {"webgpu": "this browser has no WebGPU"}, "")
+    assert len(about.parity) == 1
+    assert (
+        "webgpu cannot be proven here (this browser has no WebGPU): "
+        "the page takes it where a visitor's browser can, and says so"
+    ) in lines
+    monkeypatch.setattr(browser, "Browser", _Fake(_shape(artifact), lacks=browser.PROVIDERS))
+    (made,) = export_all(artifact, format="web", tolerance="none", output=tmp_path / "web", progress=lines.append)
+    assert read_web_folder(made.path).unproven == "this browser has no WebGPU"
 
 
 def _shape(artifact: Path) -> tuple[int, ...]:

@@ -55,12 +55,10 @@ PARITY = (
     "the_gate_of_fp32_tells_rounding_from_faults",
     "the_size_to_prove_at_is_that_of_the_folder_where_nothing_else_says",
 )
-TRAINER = (
+AVERAGES = (
     "the_average_follows",
     "the_decay_of_the_average_rises_over_the_first_steps",
     "the_random_numbers_of_a_step_are_its_own",
-    "resuming_is_bit_for_bit",
-    "weights_to_start_from_are_numbers",
 )
 
 TESTS = {
@@ -74,7 +72,13 @@ TESTS = {
     "export/precision.py": ("export/test_precision.py", "export/test_quantize.py"),
     "export/quantize.py": ("export/test_quantize.py",),
     "export/parity.py": tuple(f"export/test_parity.py::test_{name}" for name in PARITY),
-    "train/trainer.py": ("train/test_rates.py", *(f"train/test_loop.py::test_{name}" for name in TRAINER)),
+    "train/trainer.py": (
+        "train/test_trainer.py",
+        *(f"train/test_loop.py::test_{name}" for name in AVERAGES),
+        "train/test_rates.py",
+        "train/test_arithmetic.py::test_ways_change_the_steps_that_follow",
+        "train/test_autocast.py",
+    ),
     "train/checkpoint.py": ("train/test_checkpoint.py", "train/test_loop.py::test_any_state_survives_a_checkpoint"),
     "train/data.py": ("train/test_data.py",),
     "models/objectives.py": ("models/test_objectives.py",),

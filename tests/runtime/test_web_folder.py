@@ -37,6 +37,12 @@ def test_what_is_written_is_read(folder: Path) -> None:
     about = read_web_folder(folder)
     assert (about.runtime, about.origin, about.refused) == ("1.2.3", "https://cdn.example", ("webgpu",))
     assert about.parity == (PROOF,)
+    assert about.untested == {}
+    write_description(folder, replace(about, untested={"webgpu": "no 16-bit floats"}))
+    assert read_web_folder(folder).untested == {"webgpu": "no 16-bit floats"}
+    older = "".join(line for line in (folder / NAME).read_text("utf-8").splitlines(True) if "no 16-bit" not in line)
+    (folder / NAME).write_text(older.replace('"untested": {\n }', '"of later": 1'), "utf-8")
+    assert read_web_folder(folder).untested == {}, "a folder that was written before engines were recorded as untested"
     assert about.manifest == read_artifact(folder / "generator.onnx")[0]
 
 
@@ -61,6 +67,7 @@ def test_the_policy_names_the_origin_only_where_there_is_one(folder: Path) -> No
         (lambda text: text.replace('"runtime": "1.2.3"', '"runtime": 3'), "is damaged"),
         (lambda text: text.replace("https://cdn.example", "https://x; script-src *"), "is damaged"),
         (lambda text: text.replace('"parity"', '"poverty"'), "is damaged"),
+        (lambda text: text.replace('"untested": {}', '"untested": []'), "is damaged"),
         (lambda text: text.replace('"samples": 2', '"samples": -2'), "is damaged"),
         (lambda text: text.replace("sha256:", "sha256:0"), "is not the artifact that this folder was exported with"),
     ],
@@ -130,6 +137,9 @@ def test_a_dcgan_is_verified_in_wasm_and_webgpu(
 class _Zeros:
     """A browser whose engines return zeros."""
 
+    lacks: tuple[str, ...] = ()
+    """Engines that it does not have."""
+
     def __init__(self, folder: Path) -> None:
         self.interface = read_web_folder(folder).manifest.interface
 
@@ -140,6 +150,8 @@ class _Zeros:
         """Nothing to end."""
 
     def start(self, provider: str) -> Any:
+        if provider in self.lacks:
+            raise browser.MissingFeature(provider, "this browser has no WebGPU")
         info = EngineInfo("onnxruntime-web", f"1 {provider}", "Chromium", "cpu", "fp32")
         shape = self.interface.output.item_shape
         run = lambda feeds: [np.zeros((len(next(iter(feeds.values()))), *shape), np.float32)]  # noqa: E731 - short
@@ -154,6 +166,12 @@ def test_other_pictures_fail_unless_the_export_refused_the_engine(
     assert done.code == 1
     assert "webgpu is not used, it did not pass at the export either" in done.err + done.out
     assert "other pictures than at the export with onnxruntime-web 1 wasm" in done.err + done.out
+    monkeypatch.setattr(_Zeros, "lacks", ("webgpu",))
+    done = command("gan-run", "verify", folder, "--browser")
+    assert "webgpu cannot be verified here: this browser has no WebGPU" in done.err + done.out
+    monkeypatch.setattr(_Zeros, "lacks", browser.PROVIDERS)
+    with pytest.raises(EngineError, match=r"no engine of this browser can run it: wasm cannot be verified here"):
+        verify_in_browser(folder)
     (folder / "generator.onnx.proof.npz").unlink()
     with pytest.raises(EngineError, match=r"nothing to compare with: there is no .*proof.npz"):
         verify_in_browser(folder)

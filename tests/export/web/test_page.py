@@ -24,7 +24,7 @@ from ganedge.runtime.engines import browser
 from ganedge.runtime.inputs import natural
 from ganedge.runtime.latents import LatentStream
 from ganedge.runtime.manifest import Interface, Manifest, Port, read_artifact, read_bytes, write_artifact
-from ganedge.runtime.web_folder import read_web_folder
+from ganedge.runtime.web_folder import read_web_folder, write_description
 
 SCRIPT = "<script>document.title = 'attacked'</script>"
 """A class name that must stay a text."""
@@ -170,6 +170,10 @@ def test_the_page_draws_and_saves_without_any_third_party(latent: Path, visit: V
         page.wait_for_timeout(300)
         visit.status()
         assert page.evaluate("document.getElementById('picture').toDataURL()") != first
+        second = page.evaluate("document.getElementById('picture').toDataURL()")
+        assert _at(visit, 24) != second
+        assert _at(visit, 12) not in (second, _at(visit, 24))
+        assert _at(visit, 0) == second, "the single picture is the first of those between the seeds"
         with page.expect_download() as saving:
             page.click("#save")
         assert saving.value.suggested_filename == "generated.png"
@@ -177,6 +181,14 @@ def test_the_page_draws_and_saves_without_any_third_party(latent: Path, visit: V
             assert picture.size[0] == page.evaluate("document.getElementById('picture').width")
         assert visit.hosts == {url.split("/")[2]}
         assert visit.complaints == []
+
+
+def _at(visit: Visit, position: int) -> str:
+    """The picture at a position between the two seeds."""
+    visit.page.fill("#position", str(position))
+    visit.page.wait_for_timeout(50)
+    visit.status()
+    return str(visit.page.evaluate("document.getElementById('picture').toDataURL()"))
 
 
 LATENTS = """async ([n, options]) => {
@@ -218,10 +230,39 @@ def test_plain_http_takes_wasm_and_says_so(latent: Path, visit: Visit) -> None:
         assert "engine cuda: choose auto, wasm or webgpu" in visit.open(f"{url}?engine=cuda")
 
 
-def test_webgpu_is_taken_where_it_is(latent: Path, visit: Visit) -> None:
-    with served(latent) as url:
+def test_webgpu_is_taken_where_it_is_and_a_missing_proof_is_said(latent: Path, visit: Visit, tmp_path: Path) -> None:
+    copy = shutil.copytree(latent, tmp_path / "web")
+    write_description(copy, replace(read_web_folder(copy), untested={"webgpu": "no 16-bit floats"}))
+    with served(copy) as url:
         assert "with WebGPU" in visit.open(url)
+        assert "WebGPU was not proven at the export" in visit.page.inner_text("#about")
         assert visit.complaints == []
+
+
+FEATURES = """if (globalThis.GPUAdapter) {
+  Object.defineProperty(GPUAdapter.prototype, "features", { value: { has: () => HAS } });
+}
+"""
+"""Whether the adapter claims to have 16-bit floats."""
+
+
+def test_half_precision_takes_webgpu_only_where_the_gpu_has_it(
+    half_artifact: Path, vendor: Path, visit: Visit, tmp_path: Path
+) -> None:
+    folder = written(tmp_path / "web", half_artifact.read_bytes(), vendor)
+    module = (folder / "ganedge.js").read_text("utf-8")
+    with served(folder) as url:
+        (folder / "ganedge.js").write_text(FEATURES.replace("HAS", "false") + module, "utf-8")
+        assert "with WASM" in visit.open(url)
+        lack = "this browser's GPU has no 16-bit floats (shader-f16)"
+        assert f"{lack}, so WASM runs it" in visit.page.inner_text("#about")
+        assert visit.open(f"{url}?engine=webgpu") == f"{lack}: take ?engine=wasm"
+        # Chromium's software adapter has none: where it claims to, WebGPU is tried, and WASM takes over.
+        (folder / "ganedge.js").write_text(FEATURES.replace("HAS", "true") + module, "utf-8")
+        assert "with W" in visit.open(url)
+        about = visit.page.inner_text("#about")
+        assert "16-bit floats" not in about
+        assert "WebGPU" in about
 
 
 def test_an_exchanged_artifact_is_shown(latent: Path, visit: Visit, tmp_path: Path) -> None:
