@@ -1,1 +1,1 @@
-"""Tests of ganedge. A package, so that child processes import it and not one called tests that a dependency installs."""
+"""Tests. A package, so that child processes import it and not one called tests that a dependency installs."""
