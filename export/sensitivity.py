@@ -11,6 +11,7 @@ them; any set of layers is then one call.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -18,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from ganedge.export import layers, quantize
+from ganedge.export import layers, phases, quantize
 from ganedge.export.graph import copied, producers
 from ganedge.export.spec import Target
 from ganedge.runtime.fidelity import Difference, Gate, span_of, worst
@@ -29,6 +30,11 @@ VALUES = 2**22
 """Values that latents are turned into, and compared, for each set of layers that is tried."""
 GROUPS = 48
 """Neighbouring layers share a switch where there are more than these."""
+WORK, PROBES, FEWEST = 1e12, 6, 2
+"""Multiply-accumulates that a search may take, the sets of layers that it tries about, and the pictures it is bounded
+to, of the smallest size, where all would take more."""
+NEARLY = 1.5
+"""How many times the error that a gate allows the sum of the layers' own errors may be for a set to be tried."""
 SWITCHES = "int8_layers"
 """The graph's input that says which layers are rounded, bool `[layers]`."""
 
@@ -73,16 +79,16 @@ class Sensitivity:
         self._output = prepared.graph.output[0].name
         self._session = layers.open_session(_switched(prepared, low, target, self.groups), [])
         if interface.noise is None:
-            self._items = list(layers.items(prepared, cases))[:: len(cases)]
+            self._items, cases = _pictures(prepared, cases, self.groups)
         else:
             self._items = _batches(interface, cases[0])
         self._wanted = [self._run(item, ()) for item in self._items]
         self._span = span_of(port, *self._wanted)
         step = max(1, len(self._items) // len(cases))  # One of each case tells enough of a layer.
-        self.noise = [
-            max(self._error(item, index) for item in range(0, len(self._items), step))
-            for index in range(len(self.groups))
-        ]
+        self.noise = []
+        for index in range(len(self.groups)):
+            phases.report("measuring what INT8 costs in each layer", index, len(self.groups))
+            self.noise.append(max(self._error(item, index) for item in range(0, len(self._items), step)))
 
     def kept(self, gate: Gate, spare: float = 0.0) -> frozenset[str]:
         """The layers to leave out: few multiply-accumulates, and enough that the rest passes the gate.
@@ -96,20 +102,38 @@ class Sensitivity:
         """
         order = sorted(range(len(self.groups)), key=lambda index: -self.noise[index] / max(self.groups[index].work, 1))
         slack = 10 ** (-spare / 20)
-        few, many = 0, len(order) - 1
-        while few < many:  # The smallest number of layers to leave out, by halving.
-            middle = (few + many) // 2
-            if gate.holds(self.difference(order[middle:]), slack):
-                many = middle
-            else:
-                few = middle + 1
+        few = self._fewest(order, gate, slack)
         kept = set(order[:few])
         # Some of these were left out on the way to a later one, which settled it: the heaviest may come back first.
         able = gate.holds(self.difference(order[few:]), slack)
         for index in sorted(order[: few - 1] if few and able else [], key=lambda index: -self.groups[index].work):
-            if gate.holds(self.difference([other for other in order if other not in kept - {index}]), slack):
+            rounded = [other for other in order if other not in kept - {index}]
+            if self._may_hold(rounded, gate, spare) and gate.holds(self.difference(rounded), slack):
                 kept.remove(index)
         return frozenset(name for index in kept for name in self.groups[index].nodes)
+
+    def _fewest(self, order: Sequence[int], gate: Gate, slack: float) -> int:
+        """The smallest number of layers of an order to leave out, at most all but one.
+
+        The search begins where the sum of the layers' errors says, and goes on in steps that double.
+        """
+        few, many, step = 0, len(order) - 1, 1
+        spare = -20 * math.log10(slack)
+        guess = next((count for count in range(many) if self._may_hold(order[count:], gate, spare, 1.0)), many)
+        while few < many:
+            phases.report("looking for the layers to take back")
+            middle = min(max(guess, few), many - 1)
+            if gate.holds(self.difference(order[middle:]), slack):
+                many, guess = middle, middle - step
+            else:
+                few, guess = middle + 1, middle + step
+            step *= 2
+        return few
+
+    def _may_hold(self, rounded: Sequence[int], gate: Gate, spare: float, nearly: float = NEARLY) -> bool:
+        """Whether a gate's PSNR is in reach with these layers rounded, if errors add up; True where it has none."""
+        limit = np.inf if gate.psnr is None else self._span**2 / 10 ** ((gate.psnr + spare) / 10)
+        return sum(self.noise[index] for index in rounded) <= nearly * limit
 
     def worst(self, count: int = 3) -> str:
         """What the layers that cost most cost alone, for people."""
@@ -137,6 +161,18 @@ class Sensitivity:
         switches = np.isin(np.arange(len(self.groups)), rounded)
         output: NDArray[np.generic] = self._session.run([self._output], {**item, SWITCHES: switches})[0]
         return output
+
+
+def _pictures(
+    prepared: ModelProto, cases: Sequence[Sequence[NDArray[np.generic]]], groups: Sequence[Group]
+) -> tuple[list[dict[str, NDArray[np.generic]]], Sequence[Sequence[NDArray[np.generic]]]]:
+    """Calls of single pictures, a few of each case, and the cases; of the smallest alone where that is much work."""
+    chosen = list(layers.items(prepared, cases))[:: len(cases)]
+    work = sum(group.work for group in groups) * (len(groups) * len(cases) + len(chosen) * PROBES)
+    if work <= WORK:
+        return chosen, cases
+    smallest = min(cases, key=lambda case: case[0][0].size)
+    return list(layers.items(prepared, [smallest]))[:FEWEST], [smallest]
 
 
 def _batches(interface: Interface, inputs: Sequence[NDArray[np.generic]]) -> list[dict[str, NDArray[np.generic]]]:

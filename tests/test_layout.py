@@ -28,6 +28,7 @@ MAY_IMPORT = {
 }
 TORCH_FREE = (
     "export/artifact.py",
+    "export/conversion.py",
     "export/uint8_io.py",
     "export/from_onnx.py",
     "export/graph.py",

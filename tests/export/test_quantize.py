@@ -19,7 +19,8 @@ import onnxruntime
 import pytest
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
-from ganedge.export import artifact, layers, precision, quantize, rewrite, uint8_io
+from ganedge.export import artifact, conversion, export, layers, precision, quantize, rewrite, uint8_io
+from ganedge.export.conversion import Conversion
 from ganedge.export.from_onnx import has_global_ops, of_onnx, with_size
 from ganedge.export.sensitivity import Sensitivity
 from ganedge.export.source import SourceSpec
@@ -375,16 +376,16 @@ def test_the_choice_of_engine_has_a_margin(monkeypatch: pytest.MonkeyPatch, slow
 def test_more_latents_then_the_other_engine(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the gate is missed INT8 is calibrated with more latents, and the other engine's variant is tried."""
     seen: list[tuple[str | None, int]] = []
-    convert = artifact._convert
 
-    def note(source: Any, kind: Any, spec: Any, keep: Any, calibrated: Any) -> Any:
-        seen.append((spec.engine, len(calibrated[0][0])))
-        return convert(source, kind, spec, keep, calibrated)
+    class Noted(Conversion):
+        def __init__(self, source: Any, kind: Any, spec: Any, calibrated: Any) -> None:
+            seen.append((spec.engine, len(calibrated[0][0])))
+            super().__init__(source, kind, spec, calibrated)
 
     def no_layers(*_: Any) -> Any:
         return SimpleNamespace(kept=lambda _, keep: keep, worst="the first layer")
 
-    monkeypatch.setattr(artifact, "_convert", note)
+    monkeypatch.setattr(artifact, "Conversion", Noted)
     monkeypatch.setattr(artifact, "losses_of", no_layers)
     monkeypatch.setattr(
         artifact, "_targets", lambda _source, spec, *_: [(replace(spec, engine=name), ()) for name in TARGETS]
@@ -524,6 +525,61 @@ def test_nodes_without_names_can_be_left_out(tmp_path: Path) -> None:
     assert "100%" not in proven.notes[-1], "some layers stay as they were"
 
 
+def types_of(model: ModelProto) -> dict[str, int]:
+    """The type of what each node gives, by the node's name or else its operator."""
+    types = {value.name: value.type.tensor_type.elem_type for value in (*model.graph.value_info, *model.graph.output)}
+    return {node.name or node.op_type: types[node.output[0]] for node in model.graph.node}
+
+
+@pytest.mark.parametrize("remainder", [None, "fp16", "fp32"])
+def test_what_is_not_int8_is_fp16_for_tensorrt(remainder: Any, tmp_path: Path) -> None:
+    onnx.save(dcgan(), tmp_path / "theirs.onnx")
+    made = export(
+        tmp_path / "theirs.onnx",
+        kind="latent",
+        precision="int8",
+        engine="tensorrt",
+        remainder=remainder,
+        output=tmp_path / "g.onnx",
+    )
+    manifest, data = read_artifact(tmp_path / "g.onnx")
+    assert (manifest.precision, manifest.remainder) == ("int8", "" if remainder == "fp32" else "fp16")
+    assert made.parity[0].passed
+    model = onnx.load_model_from_string(data)
+    element = TensorProto.FLOAT if remainder == "fp32" else TensorProto.FLOAT16
+    types = types_of(model)
+    assert {types[name] for name in ("first", "second", "relu", "tanh")} == {element}
+    makers = {name: node for node in model.graph.node for name in node.output}
+    weights = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
+    for layer in (node for node in model.graph.node if node.op_type == "Conv"):
+        read = [makers[name] for name in layer.input[:2]]
+        assert [node.op_type for node in read] == ["DequantizeLinear"] * 2, "and no cast between"
+        assert {weights[node.input[1]] for node in read} == {element}, "scales are of the layer's type"
+    assert {value.type.tensor_type.elem_type for value in (*model.graph.input, *model.graph.output)} == {1}
+    again = of_onnx(tmp_path / "g.onnx", SourceSpec())
+    assert artifact.make(again, artifact.ExportSpec()).manifest.remainder == manifest.remainder
+
+
+def test_normalisation_and_coarse_scales_stay_fp32_beside_int8() -> None:
+    full = lopsided()
+    for tensor in full.graph.initializer:
+        if tensor.name == "w2":  # Its scales are below what FP16 keeps.
+            tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) * np.float32(1e-6), "w2"))
+    node = helper.make_node("InstanceNormalization", ["d", "scale", "shift"], ["n"], "norm")
+    full.graph.node.insert(4, node)
+    next(node for node in full.graph.node if node.name == "larger").input[0] = "n"
+    full.graph.initializer.extend(numpy_helper.from_array(np.ones(8, np.float32), name) for name in ("scale", "shift"))
+    full = precision.in_opset(rewrite.tidy(full, {"batch"}), 19)
+    low, _, _ = quantize.to_int8(full, PHOTOS, "tensorrt")
+    half = precision.to_half(low, "fp16")
+    types = types_of(half)
+    found = [types[name] for name in ("first", "second", "norm", "third")]
+    assert found == [TensorProto.FLOAT16, TensorProto.FLOAT16, TensorProto.FLOAT, TensorProto.FLOAT]
+    makers = {name: node for node in half.graph.node for name in node.output}
+    third = next(node for node in half.graph.node if node.name == "third")
+    assert [makers[name].op_type for name in third.input[:2]] == ["DequantizeLinear"] * 2, "of its own type"
+
+
 def test_the_layer_that_loses_is_named() -> None:
     full = dcgan()
     low = ModelProto()
@@ -554,7 +610,7 @@ def test_the_boundary_stays_fp32_in_any_precision(kind: Any, tmp_path: Path) -> 
     interface = Interface("image-to-image", PICTURE.inputs, output)
     model, interface = uint8_io.to_bytes(graph(interface, [node], {"w": np.eye(3)[..., None, None]}), interface)
     original = SourceModel(model, interface, "none", Source(), None, tmp_path)
-    changed, _ = artifact._convert(original, kind, artifact.ExportSpec(precision=kind), frozenset(), [])
+    changed, _ = Conversion(original, kind, artifact.ExportSpec(precision=kind), []).graph(frozenset())
     types = {value.name: value.type.tensor_type.elem_type for value in changed.graph.value_info}
     found = {node.name: types.get(node.output[0]) for node in changed.graph.node}
     assert found["conv"] == (TensorProto.FLOAT16 if kind == "fp16" else TensorProto.BFLOAT16)
@@ -655,13 +711,13 @@ def test_a_folder_is_shared_between_calibration_and_proof(
     assert not any(uses[one] & uses[other] for one, other in itertools.combinations(uses, 2))
 
     seen: list[Any] = []
-    quantised = quantize.to_int8
 
-    def spied(model: ModelProto, inputs: Any, *more: Any) -> Any:
-        seen.append(inputs)
-        return quantised(model, inputs, *more)
+    class Spied(quantize.Quantiser):
+        def __init__(self, model: ModelProto, inputs: Any, *more: Any) -> None:
+            seen.append(inputs)
+            super().__init__(model, inputs, *more)
 
-    monkeypatch.setattr(quantize, "to_int8", spied)
+    monkeypatch.setattr(conversion, "Quantiser", Spied)
     full = graph(
         PICTURE,
         [
@@ -833,4 +889,4 @@ def test_a_dependency_of_the_quantiser_that_is_missing_is_named(monkeypatch: pyt
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setattr(sys, "meta_path", [Missing(), *sys.meta_path])
     with pytest.raises(EngineError, match=r"No module named 'packaging'\): install the module packaging"):
-        quantize._quantise(onnx.ModelProto(), [], "onnxruntime", frozenset())
+        quantize._quantise(onnx.ModelProto(), {}, "onnxruntime", frozenset())
