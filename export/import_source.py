@@ -172,7 +172,8 @@ def _import_file(path: Path, part: ScriptPart | None) -> ModuleType:
     try:
         return _execute(path, part)
     except ImportError as error:
-        if "relative import" in str(error) and part is None:
+        hides_package = (error.name or "").startswith(f"{path.stem}.")  # nets/nets.py imports nets.layers.
+        if ("relative import" in str(error) or hides_package) and part is None:
             return _import_in_package(path)
         root = _root_with(path, (error.name or "").partition(".")[0])
         if root is None:
