@@ -241,7 +241,8 @@ def test_a_file_named_as_its_package_imports_from_it(tmp_path: Path) -> None:
     (package / "__init__.py").write_text("")
     (package / "width.py").write_text("WIDTH = 7\n")
     (package / "samename_for_test.py").write_text(
-        "from torch import nn\nfrom samename_for_test.width import WIDTH\ndef make():\n    return nn.Conv2d(3, WIDTH, 3)\n"
+        "from torch import nn\nfrom samename_for_test.width import WIDTH\n"
+        "def make():\n    return nn.Conv2d(3, WIDTH, 3)\n"
     )
     assert import_source.construct(f"{package}/samename_for_test.py:make", None).out_channels == 7
 
