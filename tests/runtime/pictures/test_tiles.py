@@ -30,6 +30,7 @@ def test_a_picture_goes_on_as_its_mirror_image() -> None:
     assert tiles.padded(picture, 3, 4)[..., 0].tolist() == picture[..., 0].tolist()
     assert tiles.padded(picture, 3, 5, 1, 0)[..., 0].tolist() == [[4, 5, 6, 7, 6], [8, 9, 10, 11, 10], [4, 5, 6, 7, 6]]
     assert tiles.padded(picture, 2, 2, 0, 3)[..., 0].tolist() == [[3, 2], [7, 6]]
+    assert tiles.padded(picture[:, :1], 2, 3)[..., 0].tolist() == [[0, 0, 0], [4, 4, 4]]
     assert [tiles.up(size, 4) for size in (1, 4, 5)] == [4, 4, 8]
 
 
@@ -223,3 +224,129 @@ def test_the_largest_tile_of_a_budget(peak: type[FakePeak]) -> None:
         cost.largest_side(exact - 100_000, width, IMAGE, 4)
     cost.per_pixel = 0
     assert cost.largest_side(1, width, IMAGE, 4) == tiles.MAX_SIDE
+
+
+def test_tiles_count_fully_but_where_they_fade_into_each_other() -> None:
+    """Tiles of 64 pixels that see 8 pixels beyond what they decide."""
+    starts, weights = tiles._row(100, 64, 8, 4)
+    assert starts == [0, 32, 36], "the last ends with the picture"
+    assert weights[0][:40].tolist() == [1.0] * 40
+    whole = np.zeros(100)
+    for start, weight in zip(starts, weights, strict=True):
+        assert weight.dtype == np.float32
+        whole[start : start + 48] += weight
+        assert (weight[:8] == 0).all() or start == 0, "what a tile only sees"
+        assert (weight[-8:] == 0).all() or start == 52
+    np.testing.assert_allclose(whole, 1, rtol=1e-6)
+    np.testing.assert_allclose(weights[1][8:24], (np.arange(16) + 0.5) / 16, rtol=1e-6)
+    assert tiles._row(49, 48, 8, 4)[0] == [0, 1]
+    assert tiles._row(48, 48, 8, 4)[0] == [0]
+
+
+class FakePeak:
+    """A process that takes `per_pixel` bytes for each pixel of a tile."""
+
+    bytes: int | None = None
+
+    def __enter__(self) -> FakePeak:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        FakePeak.bytes = FakePeak.base + FakePeak.per_pixel * FakePeak.pixels if FakePeak.is_known else None
+
+    base = 1_000_000
+    per_pixel = 100
+    pixels = 0
+    is_known = True
+
+
+@pytest.fixture
+def peak(monkeypatch: pytest.MonkeyPatch) -> type[FakePeak]:
+    monkeypatch.setattr(tiles, "Peak", FakePeak)
+    monkeypatch.setattr(tiles, "settled", lambda: FakePeak.base)
+    monkeypatch.setattr(FakePeak, "per_pixel", 100)
+    monkeypatch.setattr(FakePeak, "is_known", True)
+    return FakePeak
+
+
+def probed(sides: list[int], scale: int = 1) -> Callable[[Any], Any]:
+    def run(pixels: Any) -> Any:
+        sides.append(len(pixels))
+        FakePeak.pixels = pixels.shape[0] * pixels.shape[1]
+        return np.zeros((1, 3, scale * len(pixels), scale * len(pixels)), np.float32)
+
+    return run
+
+
+def test_probes_grow_until_the_limit_is_near(peak: type[FakePeak]) -> None:
+    sides: list[int] = []
+    cost = tiles.Cost(probed(sides, 2), replace(IMAGE, multiple=8), IMAGE, 10, 4_000_000)
+    assert sides == [88, 136], "up(2 · 10 + 16 + 48, 8), and 1.5 times that; 208² · 100 would be above the limit"
+    assert cost.smallest == 88
+    assert cost.scale == 2
+    assert cost.per_pixel == 100
+    sides.clear()
+    tiles.Cost(probed(sides), IMAGE, IMAGE, 10, 10**9)
+    assert sides[0] == 84
+    assert sides[-1] <= tiles.MAX_SIDE < 1.5 * sides[-1] + 1
+    assert all(after == round(1.5 * before) for before, after in itertools.pairwise(sides))
+
+
+def test_the_smallest_tile_that_costs_too_much_is_refused(peak: type[FakePeak]) -> None:
+    with pytest.raises(
+        InputError,
+        match=re.escape("the smallest tile, 84 × 84 pixels, takes 1 MB: raise memory (--memory) above 1 MB or lower"),
+    ):
+        tiles.Cost(probed([]), IMAGE, IMAGE, 10, 84 * 84 * 100 - 1)
+    assert tiles.Cost(probed([]), IMAGE, IMAGE, 10, 84 * 84 * 100).per_pixel == 100
+
+
+def test_costs_without_a_measurement(peak: type[FakePeak], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(peak, "per_pixel", 0)
+    assert tiles.Cost(probed([]), IMAGE, IMAGE, 10, 10**8).per_pixel == 12, "at least the output, 3 float32 values"
+    monkeypatch.setattr(peak, "is_known", False)
+    assert tiles.Cost(probed([]), IMAGE, IMAGE, 10, 2 * 10**8).per_pixel == tiles.UNKNOWN_COST
+
+
+def test_the_largest_tile_of_a_budget(peak: type[FakePeak]) -> None:
+    cost = tiles.Cost(probed([], 2), IMAGE, IMAGE, 10, 10**6)
+    budget, width = 40_000_000, 999
+    side = cost.largest_side(budget, width, IMAGE, 4)
+
+    def memory(side: int) -> int:
+        return 100 * side * side + 8 * 3 * 4 * 1000 * side
+
+    assert side % 4 == 0
+    assert memory(side) <= 0.75 * budget < memory(side + 4)
+    assert cost.largest_side(10**12, width, IMAGE, 4) == tiles.MAX_SIDE
+    assert cost.largest_side(10**12, width, IMAGE, 100) == 1000
+    exact = int(memory(84) / 0.75)
+    with pytest.raises(
+        InputError, match=re.escape(f"a picture 999 pixels wide takes {exact / 1e6:.0f} MB in tiles of 84")
+    ):
+        cost.largest_side(exact - 100_000, width, IMAGE, 4)
+    cost.per_pixel = 0
+    assert cost.largest_side(1, width, IMAGE, 4) == tiles.MAX_SIDE
+
+
+def test_tiles_count_fully_but_where_they_fade_into_each_other() -> None:
+    """Two of 64 pixels over 100, which see 8 pixels of each other: 16 of the 28 that both have are the strip."""
+    starts, weights = tiles._row(100, 64, 8, 4)
+    assert starts == [0, 32, 36]
+    first, second, third = weights
+    rising = (np.arange(16) + 0.5) / 16
+    assert first[:40].tolist() == [1.0] * 40
+    np.testing.assert_allclose(first[40:48], 1 - rising[:8] * 0 - (second[8:16] + third[4:12]), atol=1e-6)
+    whole = np.zeros(100)
+    for start, weight in zip(starts, weights, strict=True):
+        whole[start : start + 64] += weight
+    np.testing.assert_allclose(whole, 1, atol=1e-6)
+    starts, weights = tiles._row(80, 64, 8, 1)
+    assert starts == [0, 16]
+    falling = np.minimum(1, np.maximum(0, (64 - np.arange(64) - 0.5 - 8) / 16))
+    growing = falling[::-1]
+    np.testing.assert_allclose(weights[0][16:], falling[16:] / (falling[16:] + growing[:48]), atol=1e-6)
+    np.testing.assert_allclose(weights[1][:48], growing[:48] / (falling[16:] + growing[:48]), atol=1e-6)
+    assert weights[0].dtype == np.float32
+    assert tiles._row(60, 64, 8, 4)[0] == [0]
+    assert tiles._row(64, 64, 8, 4)[1][0].tolist() == [1.0] * 64
