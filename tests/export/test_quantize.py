@@ -19,7 +19,7 @@ import onnxruntime
 import pytest
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
-from ganedge.export import artifact, conversion, export, layers, precision, quantize, rewrite, uint8_io
+from ganedge.export import artifact, conversion, export, layers, precision, quantize, rewrite, sensitivity, uint8_io
 from ganedge.export.conversion import Conversion
 from ganedge.export.from_onnx import has_global_ops, of_onnx, with_size
 from ganedge.export.sensitivity import Sensitivity
@@ -886,3 +886,22 @@ def test_a_dependency_of_the_quantiser_that_is_missing_is_named(monkeypatch: pyt
     monkeypatch.setattr(sys, "meta_path", [Missing(), *sys.meta_path])
     with pytest.raises(EngineError, match=r"No module named 'packaging'\): install the module packaging"):
         quantize._quantise(onnx.ModelProto(), {}, "onnxruntime", frozenset())
+
+
+@pytest.mark.parametrize("shape", [(8, 8), ("height", "width")])
+def test_a_search_that_is_much_work_looks_at_parts_of_few_pictures(
+    monkeypatch: pytest.MonkeyPatch, shape: tuple[Any, Any]
+) -> None:
+    """Layers are ranked alike on parts, also where the graph is of one size, and the gate is held on whole pictures."""
+    port = replace(PICTURE.inputs[0], shape=("batch", 3, *shape))
+    interface = replace(PICTURE, inputs=(port,))
+    full = lopsided()
+    low, _, _ = quantize.to_int8(full, PHOTOS, "openvino")
+    whole = Sensitivity(full, low, "openvino", PHOTOS, interface)
+    monkeypatch.setattr(sensitivity, "WORK", 0)
+    monkeypatch.setattr(sensitivity, "SIDES", (6, 4))
+    parts = Sensitivity(full, low, "openvino", PHOTOS, interface)
+    assert [len(items) for items in (whole._items, parts._items)] == [layers.ITEMS, sensitivity.FEWEST]
+    assert {item["x"].shape for item in parts._items} == {(1, 3, 6, 6)}
+    assert np.argsort(parts.noise).tolist() == np.argsort(whole.noise).tolist()
+    assert parts.kept(fidelity.Gate(psnr=38)) == whole.kept(fidelity.Gate(psnr=38)) == {"second"}
