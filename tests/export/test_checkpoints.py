@@ -168,6 +168,36 @@ def test_constructor_arguments_that_weights_imply(tmp_path: Path) -> None:
     assert modules.open_module(f"{tmp_path}/sized_nets.py:Net", spec).network.conv.out_channels == 8
 
 
+SHAPED = """
+from torch import nn
+class Net(nn.Module):
+    def __init__(self, input_shape, num_blocks, unused):
+        super().__init__()
+        first = nn.Conv2d(input_shape[0], 8, 3, padding=1)
+        blocks = [nn.Conv2d(8, 8, 3, padding=1) for _ in range(num_blocks)]
+        self.model = nn.Sequential(first, *blocks, nn.Conv2d(8, 3, 1))
+    def forward(self, x):
+        return self.model(x)
+class Placed(Net):
+    def __init__(self, img_shape):
+        super().__init__(img_shape, 5, 0)
+        self.side = img_shape[1]
+"""
+
+
+def test_image_shapes_and_numbers_of_blocks_are_found(tmp_path: Path) -> None:
+    (tmp_path / "shaped_nets.py").write_text(SHAPED)
+    layers = [nn.Conv2d(1, 8, 3), *(nn.Conv2d(8, 8, 3) for _ in range(5)), nn.Conv2d(8, 3, 1)]
+    torch.save(
+        {f"model.{key}": value for key, value in nn.Sequential(*layers).state_dict().items()}, tmp_path / "w.pth"
+    )
+    loaded = modules.open_module(f"{tmp_path}/shaped_nets.py:Net", SourceSpec(weights=tmp_path / "w.pth"))
+    assert loaded.arguments["input_shape"][0] == 1
+    assert loaded.arguments["num_blocks"] == 5
+    with pytest.raises(GanEdgeError, match=r'"img_shape": \[1, 256, 256\]}\', where they do not tell img_shape'):
+        modules.open_module(f"{tmp_path}/shaped_nets.py:Placed", SourceSpec(weights=tmp_path / "w.pth"))
+
+
 ARGUED = """
 from torch import nn
 class Net(nn.Module):

@@ -20,12 +20,14 @@ from ganedge.runtime.engines import installed
 
 HELPER = runpy.run_path(str(Path(__file__).parents[1] / "systems.py"))
 SYSTEMS: dict[str, Any] = HELPER["SYSTEMS"]
-BOTH_WAYS = [(name, which) for name in SYSTEMS for which in (("a2b", "b2a") if "cyclegan" in name else (None,))]
+WAYS = {"cyclegan-conv": ("a2b", "b2a"), "cyclegan-resnet": ("a2b", "b2a"), "augmented-cyclegan": ("a2b",)}
+"""Generators of systems that have several; those of augmented-cyclegan are the same network."""
+BOTH_WAYS = [(name, which) for name in SYSTEMS for which in WAYS.get(name, (None,))]
 PRECISIONS = [("fp32", None), ("fp16", None), ("bf16", None), ("int8", "onnxruntime"), ("int8", "openvino")]
 ENGINES = [(name, kind) for name in SYSTEMS for kind in ("fp32", "fp16")]
 ENGINES += [
     (name, kind)
-    for name in ("dcgan", "dcgan-modern", "cyclegan-resnet", "cyclegan-conv", "stargan")
+    for name in ("dcgan", "dcgan-modern", "cyclegan-resnet", "cyclegan-conv", "stargan", "augmented-cyclegan")
     for kind in ("bf16", "int8")
 ]
 Trained = Callable[[str, bool], Path]
