@@ -376,14 +376,14 @@ class Manifest:
     """Why there is no proof yet, where there is none; empty otherwise."""
     made_for: str = ""
     """The engine that the graph variant was made for; empty where there is one graph for all."""
-    remainder: str = ""
-    """What an INT8 graph computes in where it is not INT8: fp16; empty for fp32, and in other precisions."""
     measured: tuple[Measurement, ...] = ()
     """How fast the engines of the exporting machine ran it."""
     digest: str = ""
     """`sha256:` and the hash over graph, weights and this manifest with an empty digest."""
     schema: int = 1
     """Version of this format; the least that describes the interface."""
+    remainder: str = ""
+    """What an INT8 graph computes in where it is not INT8: fp16; empty for fp32, and in other precisions."""
 
     def __post_init__(self) -> None:
         """Check the choices."""

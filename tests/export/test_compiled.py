@@ -118,6 +118,23 @@ def test_code_that_asks_for_a_gpu_runs_on_the_cpu(tmp_path: Path) -> None:
         import_source.construct(f"{tmp_path}/gpu_nets.py:late", None)
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU, on which such code runs")
+def test_weights_that_code_loads_from_a_gpu_are_put_on_the_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr(torch.serialization, "location_tag", lambda _: "cuda:0")
+        torch.save(nn.Linear(2, 3).state_dict(), tmp_path / "on_gpu.pth")
+    with pytest.raises(RuntimeError, match="CUDA"):
+        torch.load(tmp_path / "on_gpu.pth")
+    for options in ("", ", 'cuda'", ", map_location='cuda:0', weights_only=True"):
+        code = f"state = torch.load('{tmp_path}/on_gpu.pth'{options})\n"
+        code = f"import torch\nnet = torch.nn.Linear(2, 3)\n{code}net.load_state_dict(state)\n"
+        path = tmp_path / f"loads_{len(options)}.py"
+        path.write_text(code)
+        assert import_source.construct(f"{path}:net", None).in_features == 2
+    with pytest.raises(RuntimeError, match="CUDA"):
+        torch.load(tmp_path / "on_gpu.pth")
+
+
 @pytest.mark.parametrize("module", [compiled, on_cpu])
 def test_examples_run(module: Any) -> None:
     assert doctest.testmod(module).failed == 0
