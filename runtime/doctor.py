@@ -59,15 +59,15 @@ class EngineReport:
 
     name: str
     version: str
-    """Empty where it is not installed."""
+    """Version of its package; empty if it is not installed."""
     devices: tuple[str, ...]
-    """What it says it can use."""
+    """Devices that it reports."""
     problem: str
     """Why it cannot be used, and what to do; empty where it can."""
 
 
 def examine() -> dict[str, Any]:
-    """Look at everything; the report is ready for JSON."""
+    """Examine this machine; the report is ready for JSON."""
     engines = [_engine(name) for name in (*MODULES, *filter(installed, ("ncnn",)))]
     engines += [_tensorrt(name) for name in filter(installed, FLAVOURS)]
     return {
@@ -85,7 +85,7 @@ def examine() -> dict[str, Any]:
 
 
 def rows(report: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """The report for people."""
+    """Format the report as rows of text."""
     lines = [("system", f"{report['system']}, {report['cores']} cores, Python {report['python']}")]
     if report["board"]:
         lines.append(("board", report["board"]))
@@ -107,7 +107,7 @@ def jetpack() -> str:
 
 
 def problems() -> list[str]:
-    """What stands in the way, each with what to do."""
+    """Return the problems of this machine, each with what to do."""
     lines = []
     if all(map(_version, ONNXRUNTIME_WHEELS)):
         lines.append(

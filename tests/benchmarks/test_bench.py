@@ -54,7 +54,9 @@ def test_settings_are_checked_before_anything_is_opened() -> None:
 
 def test_the_verdict_names_the_fastest_with_the_same_pictures() -> None:
     report = json.loads((LEGACY / "report.json").read_text())
-    assert verdict(report).startswith("fastest with the same pictures, beside eager PyTorch: dcgan.onnx, onnxruntime ")
+    assert verdict(report).startswith(
+        "fastest with the same pictures, relative to eager PyTorch: dcgan.onnx, onnxruntime "
+    )
     for row in report["results"]:
         row["same"] = None if row["competitor"] == "eager PyTorch" else row["competitor"] == "dcgan.onnx, openvino"
     assert "dcgan.onnx, openvino" in verdict(report)
