@@ -1,4 +1,4 @@
-"""From a generator to a proven artifact: change precision, prove, and only then appear under the final name. No torch.
+"""From a generator to a proven artifact: change precision, prove, and only then write the final file. No torch.
 
 artifact = make(of_onnx(Path("generator.onnx"), SourceSpec()), ExportSpec(precision="int8", engine="tensorrt"))
 write_artifact_file(Path("generator-int8.onnx"), artifact)
@@ -48,20 +48,20 @@ PROOF_LATENTS, PROOF_PICTURES = 16, 4
 
 @dataclass(frozen=True)
 class VerifiedArtifact:
-    """An artifact that holds, in memory."""
+    """A proven artifact in memory."""
 
     data: bytes
     """The ONNX file, manifest and all."""
     manifest: Manifest
-    """What it says."""
+    """Its manifest."""
     cases: Sequence[parity.Case]
-    """What it was compared on; empty where nothing could run the source."""
+    """Inputs and reference outputs of the proof; empty if no engine could run the source."""
     notes: tuple[str, ...] = ()
-    """What the user should know of it."""
+    """Notes for the user."""
     path: Path = Path()
     """The file or folder that was written; the current folder before that."""
     name: str = "generator"
-    """What it is called where no name is given."""
+    """Default name."""
     recorded: bool = False
     """Whether the proofs are those that the source artifact recorded, because nothing of it was changed."""
 
@@ -81,13 +81,13 @@ class VerifiedArtifact:
         return lines
 
     def _repr_html_(self) -> str:
-        """What a notebook shows."""
+        """Return HTML for a notebook."""
         rows = "".join(f"<li>{html.escape(line)}</li>" for line in self.lines())
         return f"<b>{html.escape(str(self.path))}</b> ({html.escape(self.manifest.precision)})<ul>{rows}</ul>"
 
 
 def write_artifact_file(path: Path, proven: VerifiedArtifact) -> None:
-    """Write the .onnx, and beside it what proves it again: a device may have one engine, and not those here."""
+    """Write the .onnx, and a stored proof beside it, with which a device can repeat the proof in its own engine."""
     write_whole(path, proven.data)
     write_proof(path, proven)
 
@@ -128,26 +128,26 @@ def default_path(original: SourceModel, kind: Precision, ending: str, target: st
 
 
 def is_unchanged(original: SourceModel, wanted: ExportSpec) -> bool:
-    """Whether the source is an artifact that is wanted as it is, so that what was proven of it still holds."""
+    """Whether the source is an artifact of which nothing changes, so that its recorded proofs still apply."""
     same = wanted.precision in (None, original.precision) and wanted.io == "float"
     return same and bool(original.parity) and wanted.gate is None
 
 
 @dataclass(frozen=True)
 class _Task:
-    """What every attempt at an artifact has in common."""
+    """Inputs that all attempts at an artifact share."""
 
     original: SourceModel
     kind: Precision
-    """What the artifact is to compute in."""
+    """Precision of the artifact."""
     cases: Sequence[parity.Case]
-    """What it is compared on."""
+    """Inputs and reference outputs of the proof."""
     calibrated: Sequence[Sequence[NDArray[np.generic]]]
-    """Inputs that values are looked at with."""
+    """Calibration inputs."""
     required: tuple[str, ...]
     """The engines that have to pass: those of --engines, and the one of --for."""
     notes: tuple[str, ...] = ()
-    """What the user should know, whatever comes out."""
+    """Notes for the user, whatever the result."""
 
     @property
     def changed(self) -> bool:
@@ -157,7 +157,7 @@ class _Task:
 
 @dataclass(frozen=True)
 class _Attempt:
-    """An artifact, and what stands against writing it."""
+    """An artifact, and the reasons not to write it."""
 
     made: VerifiedArtifact
     missed: Sequence[Parity]
@@ -210,7 +210,7 @@ def make(original: SourceModel, wanted: ExportSpec) -> VerifiedArtifact:
 
 
 def _check_change(original: SourceModel, kind: Precision, wanted: ExportSpec) -> None:
-    """Refuse what cannot be made of this source."""
+    """Raise UsageError for a precision or option that this source cannot have."""
     if original.precision != "fp32" and kind != original.precision:
         raise UsageError(f"this artifact is {original.precision} already: make {kind} from the FP32 one")
     if original.precision != "fp32" and wanted.io == "uint8":
@@ -280,7 +280,7 @@ def _targets(
     runs: dict[Target, engines.Engine] = {}
     for target in targets:
         model, _, _ = quantize.to_int8(original.model, calibrated, target)
-        with contextlib.suppress(EngineError):  # One that does not run it is out of the choice.
+        with contextlib.suppress(EngineError):  # An engine that does not run the model is not a candidate.
             runs[target] = engines.start(model.SerializeToString(), "int8", target, "cpu", None)
     medians = _medians(runs, feeds)
     order = sorted(targets, key=lambda target: medians.get(target, math.inf))
@@ -308,7 +308,7 @@ def _medians(runs: Mapping[Target, engines.Engine], feeds: Mapping[str, NDArray[
 
 
 def _as_it_is(original: SourceModel, wanted: ExportSpec, cases: Sequence[parity.Case]) -> VerifiedArtifact:
-    """An artifact of the wanted precision already: what was proven of it still holds, as nothing changes."""
+    """Return the source artifact with its recorded proofs, because nothing changes."""
     failed = parity.missed(original.parity, wanted.engines)
     if failed:
         raise GanEdgeError(parity.explain(original.parity, original.precision))
@@ -339,7 +339,7 @@ def _convert(
         model, share, target = quantize.to_int8(original.model, calibrated, wanted.target, keep)
         return model, (f"INT8 for {target}: {share:.0%} of the multiply-accumulates",)
     levels = uint8_io.steps(original.model)
-    if kind == "bf16":  # It reaches as far as FP32 does.
+    if kind == "bf16":  # Its range is that of FP32.
         notes = (f"kept in FP32 beside normalisation: {', '.join(sorted(keep))}",) if keep else ()
         return precision.to_half(original.model, "bf16", keep | levels), notes
     if not engines.installed("onnxruntime"):
@@ -415,7 +415,7 @@ def _rounding_gate(task: _Task, gate: fidelity.Gate) -> fidelity.Gate:
             return gate
         distances.append(fidelity.difference(case.reference[:EXACT_ITEMS], exact, port))
     own = fidelity.worst(distances)
-    if own.psnr is None or own.psnr < LEAST_EXACT:  # FP32 would be no reference at all.
+    if own.psnr is None or own.psnr < LEAST_EXACT:  # Eager FP32 would be too inaccurate as a reference.
         return gate
     assert gate.max_abs is not None
     return fidelity.Gate(

@@ -35,7 +35,7 @@ def losses_of(
     calibrated: Cases,
     others: Callable[[], Cases],
 ) -> Losses:
-    """What knows where a precision loses most.
+    """Rank the layers of a precision by how much quality they lose.
 
     Args:
         precision: fp16, bf16 or int8.
@@ -51,7 +51,7 @@ def losses_of(
 
 
 class Losses(Protocol):
-    """Knows where a lower precision loses most."""
+    """Ranks layers by how much quality they lose in a lower precision."""
 
     worst: str
     """What loses most, for messages."""
@@ -80,7 +80,7 @@ class _LossesOfFp16:
 
 
 class _LossesOfBf16:
-    """bf16: all layers round alike, and what is rounded first has the longest way to grow on."""
+    """bf16: all layers round equally, so errors of early layers are amplified by the most layers after them."""
 
     worst = "the first layers"
 
@@ -96,7 +96,7 @@ class _LossesOfBf16:
 
 
 class _LossesOfInt8:
-    """INT8: what a layer rounds may grow or fade behind it, so what counts is what it does to the output."""
+    """INT8: later layers may amplify or damp a rounding error, so layers are ranked by its effect on the output."""
 
     def __init__(self, original: SourceModel, low: ModelProto, spec: ExportSpec, others: Cases) -> None:
         assert spec.target is not None

@@ -91,7 +91,7 @@ def prepared(model: ModelProto, target: Target) -> ModelProto:
 def _quantise(
     model: ModelProto, inputs: Sequence[Sequence[NDArray[np.generic]]], target: Target, keep: frozenset[str]
 ) -> ModelProto:
-    ort.package()  # One line where it is missing or broken.
+    ort.package()  # A missing or broken package becomes a one-line error.
     try:
         from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
     except ImportError as error:
@@ -199,7 +199,7 @@ def int8_share(model: ModelProto, shapes: Sequence[tuple[int, ...]]) -> float:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """The quantiser gives advice through the root logger; what matters comes back as an exception."""
+    """Silence the quantiser's advice in the root logger; its errors are exceptions."""
     level = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

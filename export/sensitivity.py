@@ -78,7 +78,7 @@ class Sensitivity:
             self._items = _batches(interface, cases[0])
         self._wanted = [self._run(item, ()) for item in self._items]
         self._span = span_of(port, *self._wanted)
-        step = max(1, len(self._items) // len(cases))  # One of each case tells enough of a layer.
+        step = max(1, len(self._items) // len(cases))  # One item of each case is enough to rank the layers.
         self.noise = [
             max(self._error(item, index) for item in range(0, len(self._items), step))
             for index in range(len(self.groups))
@@ -104,7 +104,7 @@ class Sensitivity:
             else:
                 few = middle + 1
         kept = set(order[:few])
-        # Some of these were left out on the way to a later one, which settled it: the heaviest may come back first.
+        # Some of these layers turned out to be unnecessary: put the largest back first.
         able = gate.holds(self.difference(order[few:]), slack)
         for index in sorted(order[: few - 1] if few and able else [], key=lambda index: -self.groups[index].work):
             if gate.holds(self.difference([other for other in order if other not in kept - {index}]), slack):

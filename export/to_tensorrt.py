@@ -49,7 +49,7 @@ class Settings:
     size: tuple[tuple[int, int], tuple[int, int], tuple[int, int]] | None = None
     """The same for height and width, where they are dynamic, pixels."""
     recipe: Recipe = field(default_factory=Recipe)
-    """What the builder is told besides."""
+    """Further settings of the builder."""
 
     @classmethod
     def read(
@@ -159,7 +159,7 @@ def write_engine(
 
 
 def _gate(proven: VerifiedArtifact) -> Gate:
-    """What the .onnx was held to, and its engine is held to as well."""
+    """Return the gate of the .onnx, which the engine must pass too."""
     manifest = proven.manifest
     tolerance = next((proof.tolerance for proof in manifest.parity if proof.passed), None)
     return gate_of(manifest.precision, manifest.interface) if tolerance is None else read_gate(tolerance)
