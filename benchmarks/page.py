@@ -25,7 +25,7 @@ LONGEST, HEAD = 38, 8
 """Longest name in a plot, characters, and how many of them are its beginning when it is shortened."""
 MAGNIFIED = 8
 """Factor by which differences between pictures are multiplied to make them visible."""
-WIDTH = 6.4
+WIDTH = 5.2
 """Width of a plot, inches: its text remains readable when it is scaled down to a phone's width."""
 SIDE = 128
 """Height to which small pictures are scaled up on the page, pixels."""
@@ -56,7 +56,7 @@ th:first-child, td:first-child { text-align: left; white-space: normal; overflow
   td:first-child { font-weight: bold; } td:not(:first-child)::before { content: attr(data-head) ": "; opacity: .7; }
 }
 .no { color: #d33; font-weight: bold; } .warn { border-left: 4px solid #d80; padding-left: .8rem; }
-.plot { background: #fff; max-width: 860px; } .plot svg { display: block; width: 100%; height: auto; }
+.plot { background: #fff; max-width: 720px; } .plot svg { display: block; width: 100%; height: auto; }
 figure { margin: 0 0 1rem; } figcaption { font-size: .85rem; overflow-wrap: anywhere; }
 .pictures { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 330px), 1fr)); gap: 1rem; }
 .pictures img { max-width: 100%; image-rendering: pixelated; display: block; margin-bottom: 4px; }
@@ -65,15 +65,16 @@ li { overflow-wrap: anywhere; }
 <h1>{{ title }}</h1>
 {% if report.partial %}<p class="warn"><b>Partial:</b> interrupted before everything was measured.</p>{% endif %}
 {% for text in failed %}<p class="warn"><b>Failed:</b> {{ text }}</p>{% endfor %}
+<p><b>{{ verdict }}</b></p>
 {% for text in report.warnings %}<p class="warn">{{ text }}</p>{% endfor %}
+{% if choice %}<ul>{% for text in choice %}<li>{{ text }}</li>{% endfor %}</ul>{% endif %}
 {% if subject %}<p>{{ subject }}</p>{% endif %}
-{% for text in verdict %}<p><b>{{ text }}</b></p>{% endfor %}
 {{ figures(summary) }}
 {% for plot in plots %}<h2>{{ plot.title }}</h2><p>{{ plot.says }}</p>
 <div class="scroll plot">{{ plot.svg }}</div>
 {% endfor %}
 {% if pictures %}<h2>Pictures</h2>
-<p>The same inputs through each; below, where there is a reference, {{ magnified }} times the distance from it: black is
+<p>Outputs for the same inputs; below them their difference from the reference, multiplied by {{ magnified }}: black is
 equal.</p>
 <div class="pictures">{% for picture in pictures %}<figure><figcaption>{{ picture.name }}</figcaption>
 <img alt="pictures of {{ picture.name }}" src="{{ picture.shown }}">
@@ -126,7 +127,8 @@ def render(report: Mapping[str, Any], pictures: Mapping[str, NDArray[np.generic]
         title=printable(", ".join(files) or "generators"),
         report=report,
         subject=printable(words.subject(report)),
-        verdict=[printable(text) for text in (words.verdict(report), *(report["choice"] or {}).get("verdict", []))],
+        verdict=printable(words.verdict(report)),
+        choice=[printable(text) for text in (report["choice"] or {}).get("verdict", [])],
         summary=_part(report, "Results", SUMMARY),
         details=[
             _part(report, "Latency in milliseconds", LATENCY),
@@ -258,6 +260,9 @@ def _axes(height: float) -> tuple[Any, Any]:
     figure = Figure(figsize=(WIDTH, height), layout="constrained")
     axes = figure.add_subplot()
     axes.grid(alpha=0.3)
+    axes.tick_params(labelsize=8)
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.label.set_size(9)
     axes.use_sticky_edges = False  # Or a box would begin on the frame.
     axes.spines[["top", "right"]].set_visible(False)
     return figure, axes

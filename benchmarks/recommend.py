@@ -122,7 +122,7 @@ def decide(report: Row, choice: Choice) -> dict[str, Any]:
         answer = (
             "nothing meets that"
             if recommended.best is None
-            else f"{recommended.best} ({_computes(report, recommended.best)})"
+            else f"{recommended.best}, which computes in {_computes(report, recommended.best)}"
         )
         lines.append(f"best {choice.goal} at batch {batch} with {constraints}: {answer}")
         lines.append(f"  not beaten in both {choice.goal} and psnr: {'; '.join(recommended.front) or 'none'}")

@@ -7,7 +7,7 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ganedge.benchmarks import size
+from ganedge.benchmarks import latency, size
 from ganedge.benchmarks.arithmetic import number_type
 from ganedge.benchmarks.competitor import EAGER
 from ganedge.runtime.cli.terminal import printable
@@ -24,21 +24,27 @@ WIDEST = 100
 
 
 def verdict(report: Row) -> str:
-    """Return one line: the fastest competitor with the same images, and its speed-up over the reference."""
+    """Return one line: the fastest competitor with the same images, its speed-up over the reference and the interval.
+
+    It says so if other processes were running, because ratios are unreliable then.
+    """
     rows = [row for row in report["results"] if row["same"] is not False]
     parts: list[str] = []
     base = EAGER if any(row["competitor"] == EAGER for row in rows) else report["reference"]
     for batch in sorted({row["batch"] for row in rows}):
-        times = {row["competitor"]: row["figures"]["p50"] for row in rows if row["batch"] == batch}
-        ratios = {row["competitor"]: row["speedup"] for row in rows if row["batch"] == batch}
-        if base not in times or len(times) < 2:
+        timed = {row["competitor"]: row for row in rows if row["batch"] == batch}
+        if base not in timed or len(timed) < 2:
             continue
+        times = {name: row["figures"]["p50"] for name, row in timed.items()}
         best = min((name for name in times if name != base), key=lambda name: times[name])
-        ratio = ratios[best] or times[base] / times[best]
-        parts.append(f"{best} {ratio:.2f} x at batch {batch}" if ratio > 1 else f"{base} itself at batch {batch}")
+        ratio = timed[best]["speedup"] or times[base] / times[best]
+        shown = _speedup(timed[best]) or f"{_times(ratio)}x"
+        parts.append(f"{best} {shown} at batch {batch}" if ratio > 1 else f"{base} itself at batch {batch}")
     if not parts:
         return "fastest with the same pictures: nothing to compare with"
-    return f"fastest with the same pictures, relative to {base}: {'; '.join(parts)}"
+    others = report["conditions"].get("during", {}).get("others") or 0.0
+    doubt = " (unreliable, because other processes were running)" if others > latency.OTHERS else ""
+    return f"fastest with the same pictures, relative to {base}{doubt}: {'; '.join(parts)}"
 
 
 def table(report: Row, verbose: bool = False) -> str:
@@ -159,9 +165,14 @@ def _distances(report: Row) -> list[str]:
 def _speedup(result: Row) -> str:
     if result["speedup"] is None:
         return ""
-    if result["speedup_low"] is None:
-        return f"{result['speedup']:.2f}x (too few rounds)"
-    return f"{result['speedup']:.2f}x ({result['speedup_low']:.2f}-{result['speedup_high']:.2f})"
+    value, low, high = (
+        None if result[key] is None else _times(result[key]) for key in ("speedup", "speedup_low", "speedup_high")
+    )
+    return f"{value}x (too few rounds)" if low is None else f"{value}x ({low}-{high})"
+
+
+def _times(ratio: float) -> str:
+    return f"{ratio:.2f}" if ratio < 100 else f"{ratio:.0f}"
 
 
 def _same(result: Row) -> str:
@@ -308,7 +319,10 @@ def _share(value: float | None) -> str:
 
 
 def _number(value: float | None, spec: str, unit: float = 1.0) -> str:
-    return "" if value is None else format(round(value / unit, 6) + 0.0, spec)  # No minus before a zero.
+    if value is None:
+        return ""
+    text = format(value / unit, spec)
+    return text if float(text) else text.removeprefix("-")  # No minus before a zero.
 
 
 def escaped(text: str) -> str:
