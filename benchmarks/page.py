@@ -262,7 +262,7 @@ def _axes(height: float) -> tuple[Any, Any]:
     axes.grid(alpha=0.3)
     axes.tick_params(labelsize=8)
     for axis in (axes.xaxis, axes.yaxis):
-        axis.label.set_size(9)
+        axis.label.set_fontsize(9)
     axes.use_sticky_edges = False  # Or a box would begin on the frame.
     axes.spines[["top", "right"]].set_visible(False)
     return figure, axes

@@ -20,8 +20,9 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto
 
-from ganedge.export import layers, parity, phases, precision, quantize, uint8_io
+from ganedge.export import layers, parity, phases, quantize, uint8_io
 from ganedge.export.fallback import Losses, losses_of
+from ganedge.export.precision import overflowing, to_half
 from ganedge.export.proof_inputs import LATENTS, MORE_LATENTS, calibration, proof_cases, too_few
 from ganedge.export.source_model import SourceModel
 from ganedge.export.spec import ExportSpec, Target
@@ -115,22 +116,22 @@ def write_proof(path: Path, proven: VerifiedArtifact) -> None:
         np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
 
 
-def default_path(original: SourceModel, kind: Precision, ending: str, target: str | None = None) -> Path:
+def default_path(original: SourceModel, precision: Precision, ending: str, target: str | None = None) -> Path:
     """Where an artifact goes by default: `generator.onnx`, `generator-a2b-fp16.engine`.
 
     An INT8 graph that was asked for one engine names it: `generator-int8-onnxruntime.onnx`.
     """
     stem = re.sub(rf"-{original.precision}(-(ort|trt|onnxruntime|openvino|tensorrt))?$", "", original.stem)
-    if kind == original.precision and stem != original.stem:
+    if precision == original.precision and stem != original.stem:
         return original.folder / f"{original.stem}.{ending}"
-    suffix = f"-{target}" if kind == "int8" and target is not None else ""
-    return original.folder / f"{stem}{'' if kind == 'fp32' else f'-{kind}'}{suffix}.{ending}"
+    suffix = f"-{target}" if precision == "int8" and target is not None else ""
+    return original.folder / f"{stem}{'' if precision == 'fp32' else f'-{precision}'}{suffix}.{ending}"
 
 
-def is_unchanged(original: SourceModel, wanted: ExportSpec) -> bool:
+def is_unchanged(original: SourceModel, spec: ExportSpec) -> bool:
     """Whether the source is an artifact of which nothing changes, so that its recorded proofs still apply."""
-    same = wanted.precision in (None, original.precision) and wanted.io == "float"
-    return same and bool(original.parity) and wanted.gate is None
+    same = spec.precision in (None, original.precision) and spec.io == "float"
+    return same and bool(original.parity) and spec.gate is None
 
 
 @dataclass(frozen=True)
@@ -138,7 +139,7 @@ class _Task:
     """Inputs that all attempts at an artifact share."""
 
     original: SourceModel
-    kind: Precision
+    precision: Precision
     """Precision of the artifact."""
     cases: Sequence[parity.Case]
     """Inputs and reference outputs of the proof."""
@@ -152,7 +153,7 @@ class _Task:
     @property
     def changed(self) -> bool:
         """Whether the artifact computes in another precision than its source."""
-        return self.kind != self.original.precision
+        return self.precision != self.original.precision
 
 
 @dataclass(frozen=True)
@@ -171,55 +172,55 @@ class _Attempt:
         return not self.missed, len(self.made.manifest.proven)
 
 
-def make(original: SourceModel, wanted: ExportSpec) -> VerifiedArtifact:
+def make(original: SourceModel, spec: ExportSpec) -> VerifiedArtifact:
     """Change what the graph computes in and what crosses its boundary, and prove that it is still the same generator.
 
     Raises:
         UsageError: a precision that this source cannot be turned into.
         GanEdgeError: no engine gives the generator's pictures, or one that has to does not.
     """
-    kind = wanted.precision or original.precision
-    _check_change(original, kind, wanted)
+    precision = spec.precision or original.precision
+    _check_change(original, precision, spec)
 
     # Compute what the FP32 generator returns for real inputs.
-    cases = proof_cases(original, wanted)
-    if is_unchanged(original, wanted):
-        return _as_it_is(original, wanted, cases)
-    doubt = _doubtful_range(original, wanted, cases)
+    cases = proof_cases(original, spec)
+    if is_unchanged(original, spec):
+        return _unchanged(original, spec, cases)
+    doubt = _doubtful_range(original, spec, cases)
 
     # Calibrate, and choose the engine that an INT8 graph is made for.
-    changed = kind != original.precision
-    calibrated = calibration(original, wanted) if changed and kind != "bf16" else []
-    few = too_few(wanted.folder) if calibrated and wanted.folder is not None else ()
-    variants: list[tuple[ExportSpec, tuple[str, ...]]] = [(wanted, ())]
-    if changed and kind == "int8" and wanted.target is None:
-        variants = _targets(original, wanted, calibrated)
+    changed = precision != original.precision
+    calibrated = calibration(original, spec) if changed and precision != "bf16" else []
+    few = too_few(spec.folder) if calibrated and spec.folder is not None else ()
+    variants: list[tuple[ExportSpec, tuple[str, ...]]] = [(spec, ())]
+    if changed and precision == "int8" and spec.target is None:
+        variants = _targets(original, spec, calibrated)
 
     # Convert and prove, for each engine that it may be made for until one passes.
-    required = (*wanted.engines, *((wanted.target,) if kind == "int8" and wanted.target is not None else ()))
-    task = _Task(original, kind, cases, calibrated, required, (*original.notes, *doubt, *few))
+    required = (*spec.engines, *((spec.target,) if precision == "int8" and spec.target is not None else ()))
+    task = _Task(original, precision, cases, calibrated, required, (*original.notes, *doubt, *few))
     attempts: list[_Attempt] = []
-    for spec, notes in variants:
-        attempts.append(_attempt(replace(task, notes=(*task.notes, *notes)), spec))
-        if _for_target(attempts[-1].made, spec):
+    for variant, notes in variants:
+        attempts.append(_attempt(replace(task, notes=(*task.notes, *notes)), variant))
+        if _for_target(attempts[-1].made, variant):
             break
     best = max(attempts, key=lambda attempt: attempt.rank)
     if best.missed:
-        raise GanEdgeError(parity.explain(best.made.manifest.parity, kind, best.lost))
+        raise GanEdgeError(parity.explain(best.made.manifest.parity, precision, best.lost))
     return best.made
 
 
-def _check_change(original: SourceModel, kind: Precision, wanted: ExportSpec) -> None:
+def _check_change(original: SourceModel, precision: Precision, spec: ExportSpec) -> None:
     """Raise UsageError for a precision or option that this source cannot have."""
-    if original.precision != "fp32" and kind != original.precision:
-        raise UsageError(f"this artifact is {original.precision} already: make {kind} from the FP32 one")
-    if original.precision != "fp32" and wanted.io == "uint8":
+    if original.precision != "fp32" and precision != original.precision:
+        raise UsageError(f"this artifact is {original.precision} already: make {precision} from the FP32 one")
+    if original.precision != "fp32" and spec.io == "uint8":
         raise UsageError(f"--io uint8: this artifact is {original.precision} already; make it from the FP32 one")
-    if wanted.folder is not None and original.interface.noise is not None:
-        raise UsageError(f"--calibrate {wanted.folder}: this generator takes latents, not pictures; give a number")
+    if spec.folder is not None and original.interface.noise is not None:
+        raise UsageError(f"--calibrate {spec.folder}: this generator takes latents, not pictures; give a number")
 
 
-def _attempt(task: _Task, wanted: ExportSpec) -> _Attempt:
+def _attempt(task: _Task, spec: ExportSpec) -> _Attempt:
     """Convert and prove; where the gate is missed, calibrate INT8 with more latents, then take layers back to FP32.
 
     An engine that computes the graph wrongly may never pass: the best attempt counts.
@@ -227,28 +228,28 @@ def _attempt(task: _Task, wanted: ExportSpec) -> _Attempt:
     keep: frozenset[str] = frozenset()
     losses: Losses | None = None
     best: _Attempt | None = None
-    more = task.kind == "int8" and task.original.interface.noise is not None and wanted.count is None
+    more = task.precision == "int8" and task.original.interface.noise is not None and spec.count is None
     for attempt in range(ROUNDS):
-        phases.report(f"converting to {task.kind}" + (f", attempt {attempt + 1}" if attempt else ""))
-        model, notes = _convert(task.original, task.kind, wanted, keep, task.calibrated)
-        made = _prove(task, model, wanted, notes)
+        phases.report(f"converting to {task.precision}" + (f", attempt {attempt + 1}" if attempt else ""))
+        model, notes = _convert(task.original, task.precision, spec, keep, task.calibrated)
+        made = _prove(task, model, spec, notes)
         result = _Attempt(made, parity.missed(made.parity, task.required))
         best = result if best is None or result.rank > best.rank else best
-        if _for_target(made, wanted) or not task.changed or attempt == ROUNDS - 1:
+        if _for_target(made, spec) or not task.changed or attempt == ROUNDS - 1:
             break
         if more:  # Rare values lie outside the range of few latents; more of them cost less than a layer in FP32.
             more = False
             note = f"calibrated with {MORE_LATENTS} latents, as {LATENTS} missed the gate"
             task = replace(
                 task,
-                calibrated=calibration(task.original, replace(wanted, calibrate=MORE_LATENTS)),
+                calibrated=calibration(task.original, replace(spec, calibrate=MORE_LATENTS)),
                 notes=(*task.notes, note),
             )
             continue
-        phases.report(f"looking for the layers that lose most in {task.kind}")
+        phases.report(f"looking for the layers that lose most in {task.precision}")
         if losses is None:
-            others = partial(calibration, task.original, wanted, "foresight")
-            losses = losses_of(task.kind, task.original, model, wanted, task.calibrated, others)
+            others = partial(calibration, task.original, spec, "foresight")
+            losses = losses_of(task.precision, task.original, model, spec, task.calibrated, others)
         wider = losses.kept(model, keep)
         if wider == keep:
             break
@@ -257,22 +258,22 @@ def _attempt(task: _Task, wanted: ExportSpec) -> _Attempt:
     return best if losses is None else replace(best, lost=losses.worst)
 
 
-def _for_target(made: VerifiedArtifact, wanted: ExportSpec) -> bool:
+def _for_target(made: VerifiedArtifact, spec: ExportSpec) -> bool:
     """Whether no layer need be taken back: all engines passed, or of INT8 those that it is for."""
-    needed = {*wanted.engines, wanted.target}
-    runs = wanted.target in {proof.engine_name for proof in made.parity}
+    needed = {*spec.engines, spec.target}
+    runs = spec.target in {proof.engine_name for proof in made.parity}
     return not any(proof.engine_name in needed or not runs for proof in made.manifest.failed.values())
 
 
 def _targets(
     original: SourceModel,
-    wanted: ExportSpec,
+    spec: ExportSpec,
     calibrated: Sequence[Sequence[NDArray[np.generic]]],
 ) -> list[tuple[ExportSpec, tuple[str, ...]]]:
     """The graph variants of INT8 to try, that of the engine that runs this very model fastest first, and notes."""
     targets = quantize.runnable_targets()
     if len(targets) < 2:
-        return [(replace(wanted, engine=targets[0] if targets else "openvino"), ())]
+        return [(replace(spec, engine=targets[0] if targets else "openvino"), ())]
     phases.report("choosing the engine to make INT8 for")
     batch = original.interface.inputs[0].shape[0]
     item = [array[: batch if isinstance(batch, int) else 1] for array in calibrated[0]]
@@ -291,7 +292,7 @@ def _targets(
     why = "the fastest here" if fastest else "about as fast here as the other"
     first = f"made for {order[0]}, {why} ({shown}); --for chooses"
     second = f"made for {order[1]}: what was made for {order[0]}, {why} ({shown}), missed the gate"
-    return [(replace(wanted, engine=order[0]), (first,)), (replace(wanted, engine=order[1]), (second,))]
+    return [(replace(spec, engine=order[0]), (first,)), (replace(spec, engine=order[1]), (second,))]
 
 
 def _medians(runs: Mapping[Target, engines.Engine], feeds: Mapping[str, NDArray[np.generic]]) -> dict[Target, float]:
@@ -307,9 +308,9 @@ def _medians(runs: Mapping[Target, engines.Engine], feeds: Mapping[str, NDArray[
     return {target: float(np.median(times[target][TIMED // 4 :])) for target in runs}
 
 
-def _as_it_is(original: SourceModel, wanted: ExportSpec, cases: Sequence[parity.Case]) -> VerifiedArtifact:
+def _unchanged(original: SourceModel, spec: ExportSpec, cases: Sequence[parity.Case]) -> VerifiedArtifact:
     """Return the source artifact with its recorded proofs, because nothing changes."""
-    failed = parity.missed(original.parity, wanted.engines)
+    failed = parity.missed(original.parity, spec.engines)
     if failed:
         raise GanEdgeError(parity.explain(original.parity, original.precision))
     manifest = Manifest(
@@ -326,32 +327,30 @@ def _as_it_is(original: SourceModel, wanted: ExportSpec, cases: Sequence[parity.
 
 def _convert(
     original: SourceModel,
-    kind: Precision,
-    wanted: ExportSpec,
+    precision: Precision,
+    spec: ExportSpec,
     keep: frozenset[str],
     calibrated: Sequence[Sequence[NDArray[np.generic]]],
 ) -> tuple[ModelProto, tuple[str, ...]]:
-    """The graph in the wanted precision, with what stays higher, and what there is to say of it."""
-    if kind == original.precision:
+    """The graph in the requested precision, with what stays higher, and what there is to say of it."""
+    if precision == original.precision:
         return original.model, ()
-    if kind == "int8":
-        assert wanted.target is not None
-        model, share, target = quantize.to_int8(original.model, calibrated, wanted.target, keep)
+    if precision == "int8":
+        assert spec.target is not None
+        model, share, target = quantize.to_int8(original.model, calibrated, spec.target, keep)
         return model, (f"INT8 for {target}: {share:.0%} of the multiply-accumulates",)
     levels = uint8_io.steps(original.model)
-    if kind == "bf16":  # Its range is that of FP32.
+    if precision == "bf16":  # Its range is that of FP32.
         notes = (f"kept in FP32 beside normalisation: {', '.join(sorted(keep))}",) if keep else ()
-        return precision.to_half(original.model, "bf16", keep | levels), notes
+        return to_half(original.model, "bf16", keep | levels), notes
     if not engines.installed("onnxruntime"):
-        return precision.to_half(original.model, "fp16", keep | levels), (
-            "values not looked at: onnxruntime is not installed",
-        )
-    wide = precision.overflowing(original.model, layers.largest_values(original.model, calibrated)) | keep
+        return to_half(original.model, "fp16", keep | levels), ("values not looked at: onnxruntime is not installed",)
+    wide = overflowing(original.model, layers.largest_values(original.model, calibrated)) | keep
     notes = (f"kept in FP32 beside normalisation: {', '.join(sorted(wide))}",) if wide else ()
-    return precision.to_half(original.model, "fp16", wide | levels), notes
+    return to_half(original.model, "fp16", wide | levels), notes
 
 
-def _doubtful_range(original: SourceModel, wanted: ExportSpec, cases: Sequence[parity.Case]) -> tuple[str, ...]:
+def _doubtful_range(original: SourceModel, spec: ExportSpec, cases: Sequence[parity.Case]) -> tuple[str, ...]:
     """What to say where a foreign generator's pictures are plainly not of the range that was declared.
 
     That is where they leave the upper half never, as values of 0 to 1 in -1 to 1 do, or the range by half of it.
@@ -359,7 +358,7 @@ def _doubtful_range(original: SourceModel, wanted: ExportSpec, cases: Sequence[p
     declared = original.interface.output
     if original.source.data or declared.role != "image" or declared.range is None or not cases:
         return ()
-    port = uint8_io.bytes_interface(original.interface).output if wanted.io == "uint8" else declared
+    port = uint8_io.bytes_interface(original.interface).output if spec.io == "uint8" else declared
     assert port.range is not None
     low, span = port.range[0], port.range[1] - port.range[0]
     least = min((float(case.reference.min()) - low) / span for case in cases)
@@ -371,17 +370,17 @@ def _doubtful_range(original: SourceModel, wanted: ExportSpec, cases: Sequence[p
     return (f"its values lie in {values}, and black and white are {low:g} and {high:g}: is that --range right?",)
 
 
-def _prove(task: _Task, model: ModelProto, wanted: ExportSpec, notes: tuple[str, ...]) -> VerifiedArtifact:
+def _prove(task: _Task, model: ModelProto, spec: ExportSpec, notes: tuple[str, ...]) -> VerifiedArtifact:
     """Compare a graph with the source in every engine, and describe it with the result."""
-    original, kind, interface = task.original, task.kind, task.original.interface
-    if wanted.io == "uint8":
+    original, precision, interface = task.original, task.precision, task.original.interface
+    if spec.io == "uint8":
         model, interface = uint8_io.to_bytes(model, interface)
-    gate = wanted.gate or fidelity.gate_of(kind, interface)
-    made_for = (wanted.target or "") if kind == "int8" and task.changed else ""
-    manifest = Manifest(interface, kind, original.norm_mode, original.source, made_for=made_for)
+    gate = spec.gate or fidelity.gate_of(precision, interface)
+    made_for = (spec.target or "") if precision == "int8" and task.changed else ""
+    manifest = Manifest(interface, precision, original.norm_mode, original.source, made_for=made_for)
     data = model.SerializeToString()
     proofs, refusals = parity.prove(data, manifest, task.cases, gate, task.required) if task.cases else ((), {})
-    if kind == "fp32" and wanted.gate is None and not all(proof.passed for proof in proofs):
+    if precision == "fp32" and spec.gate is None and not all(proof.passed for proof in proofs):
         wider = _rounding_gate(task, gate)
         if wider != gate:
             proofs, refusals = parity.prove(data, manifest, task.cases, wider, task.required)
@@ -389,7 +388,7 @@ def _prove(task: _Task, model: ModelProto, wanted: ExportSpec, notes: tuple[str,
     if str(gate) == "none":
         proofs = tuple(replace(proof, passed=True) for proof in proofs)
     manifest = replace(
-        manifest, parity=proofs, unproven="" if proofs else f"no engine that computes {kind} is installed"
+        manifest, parity=proofs, unproven="" if proofs else f"no engine that computes {precision} is installed"
     )
     notes = (*task.notes, *notes, *_left_out(manifest, refusals))
     return VerifiedArtifact(write_artifact(data, manifest), manifest, task.cases, notes)
