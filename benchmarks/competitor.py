@@ -181,7 +181,7 @@ def _opened(
     compute: str | None,
     device: str,
     threads: int,
-    beside: Sequence[Competitor] = (),
+    earlier: Sequence[Competitor] = (),
     files: Sequence[Path] = (),
 ) -> Competitor:
     """Start one artifact in one engine.
@@ -192,12 +192,12 @@ def _opened(
         compute: Precision requested of the engine, where it is not the artifact's.
         device: cpu or cuda.
         threads: Threads of the engine.
-        beside: Earlier competitors, whose names are taken.
+        earlier: Earlier competitors, whose names are taken.
         files: All measured files; where two have the same name, whole paths are shown.
     """
     start = partial(_start, file, engine, compute, device, threads)
     engine_device = ("onnxruntime", "tensorrt") if engine == "ort-tensorrt" else (engine, device)
-    return _named(file, start, compute, engine_device, beside, files or [file], "" if engine == "auto" else engine)
+    return _named(file, start, compute, engine_device, earlier, files or [file], "" if engine == "auto" else engine)
 
 
 def _again(file: Path, engine: str, compute: str | None, device: str, threads: int, digest: str) -> Competitor:

@@ -51,8 +51,8 @@ def make(interface: Interface, batch: int) -> tuple[list[list[NDArray[np.generic
     else:
         arrays = _pictures(interface, count * batch)
     batches = [[array[i * batch : (i + 1) * batch] for array in arrays] for i in range(count)]
-    held = sum(array.nbytes for array in arrays)
-    return batches, {"batches": count, "bytes": held, "cache_bytes": cache}
+    size = sum(array.nbytes for array in arrays)
+    return batches, {"batches": count, "bytes": size, "cache_bytes": cache}
 
 
 def _pictures(interface: Interface, count: int) -> list[NDArray[np.generic]]:

@@ -60,16 +60,16 @@ def table(report: Row, verbose: bool = False) -> str:
     widths = [max(len(row[i]) for row in rows) for i in range(len(columns))]
     names = [printable(result["competitor"]) for result in report["results"]]
     room = width - sum(widths) - 2 * len(widths)
-    beside = max(map(len, names), default=0) <= room
-    left = max(len("competitor"), *map(len, names)) if beside and names else 0
-    lines = [("competitor".ljust(left) + "  " if beside else "") + _aligned(columns, widths)]
+    fits = max(map(len, names), default=0) <= room
+    left = max(len("competitor"), *map(len, names)) if fits and names else 0
+    lines = [("competitor".ljust(left) + "  " if fits else "") + _aligned(columns, widths)]
     lines.append("-" * len(lines[0].rstrip()))
     shown = ""
     for name, row in zip(names, rows[1:], strict=True):
-        if not beside and name != shown:
+        if not fits and name != shown:
             lines.append(name)
         shown = name
-        lines.append((name.ljust(left) + "  " if beside else "") + _aligned(row, widths))
+        lines.append((name.ljust(left) + "  " if fits else "") + _aligned(row, widths))
     taken = subject(report)
     lines = [*textwrap.wrap(printable(taken), width), *lines] if taken else lines
     notes = [verdict(report), *(foot(report) if verbose else summary(report))]
@@ -267,7 +267,7 @@ def foot(report: Row) -> list[str]:
 
 def _pool(pool: Row) -> str:
     """Return a line on the size of the input pools and the largest cache."""
-    sizes = ", ".join(f"{held['bytes'] / 1e6:.0f} MB at batch {batch}" for batch, held in pool.items())
+    sizes = ", ".join(f"{facts['bytes'] / 1e6:.0f} MB at batch {batch}" for batch, facts in pool.items())
     cache = next(iter(pool.values()))["cache_bytes"]
     return f"inputs: a pool of {sizes}; the largest cache holds {cache / 1e6:.0f} MB"
 

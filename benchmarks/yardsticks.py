@@ -168,8 +168,8 @@ def _model() -> bytes:
         nodes.append(helper.make_node("Tanh" if last else "Relu", [f"sum{layer}"], [f"picture{layer + 1}"]))
     shapes = {"picture0": list(latent.shape), f"picture{len(LAYERS)}": [1, LAYERS[-1][1], SIDE, SIDE]}
     x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in shapes.items())
-    held = [numpy_helper.from_array(array, f"weights{layer}") for layer, array in enumerate(weights)]
-    graph = helper.make_graph(nodes, "yardstick", [x], [y], held)
+    constants = [numpy_helper.from_array(array, f"weights{layer}") for layer, array in enumerate(weights)]
+    graph = helper.make_graph(nodes, "yardstick", [x], [y], constants)
     made: bytes = helper.make_model(
         graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8
     ).SerializeToString()

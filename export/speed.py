@@ -47,12 +47,12 @@ def measured(
     if not manifest.parity or (os.environ.get(tuning.SWITCH) == "0" and not wanted):
         return artifact, ()
     phases.report("timing it in each engine")
-    beside = _fp32(artifact, source)
+    fp32 = _fp32(artifact, source)
     try:
-        trials = tuning.tune(artifact.data, manifest, 1, SECONDS, None, beside)
+        trials = tuning.tune(artifact.data, manifest, 1, SECONDS, None, fp32)
     except EngineError:
         return artifact, ()
-    count = len(trials) if beside is None else sum(trial.choice.compute != "fp32" for trial in trials)
+    count = len(trials) if fp32 is None else sum(trial.choice.compute != "fp32" for trial in trials)
     own, others = trials[:count], trials[count:]
     fastest = tuning.best(own)
     lines = _lines(manifest, own, others, fastest)

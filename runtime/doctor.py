@@ -171,9 +171,11 @@ def tiny_artifact(side: int = 16) -> bytes:
     return write_artifact(model, Manifest(Interface("latent-to-image", (latent,), (image,), "normal"), "fp32", "none"))
 
 
-def _node(kind: str, inputs: tuple[str, ...], output: str) -> bytes:
+def _node(operator: str, inputs: tuple[str, ...], output: str) -> bytes:
     field = onnx_file.field
-    message = b"".join(field(1, name.encode()) for name in inputs) + field(2, output.encode()) + field(4, kind.encode())
+    message = (
+        b"".join(field(1, name.encode()) for name in inputs) + field(2, output.encode()) + field(4, operator.encode())
+    )
     return field(1, message)
 
 

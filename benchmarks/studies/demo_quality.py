@@ -58,8 +58,8 @@ def _features(pictures: NDArray[np.uint8]) -> Levels:
 def _distance(pictures: NDArray[np.uint8]) -> float:
     """Mean Euclidean distance between two different pictures."""
     flat = pictures.reshape(len(pictures), -1).astype(np.float64)
-    apart = np.sqrt(np.maximum(((flat[:, None] - flat[None]) ** 2).sum(-1), 0))
-    return float(apart.sum() / (len(flat) * (len(flat) - 1)))
+    distances = np.sqrt(np.maximum(((flat[:, None] - flat[None]) ** 2).sum(-1), 0))
+    return float(distances.sum() / (len(flat) * (len(flat) - 1)))
 
 
 def main() -> None:

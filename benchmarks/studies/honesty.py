@@ -298,7 +298,7 @@ def bars(rows: Sequence[dict[str, Any]], wrong: dict[str, bool]) -> list[dict[st
     covered = sum(row["low"] <= 1 <= row["high"] for row in rows)
     detected = sum(row["planted"][slowed]["verdict"] == "slower" for row in rows)
     quiet = sum(_none_found(row["unchanged"]) for row in rows)
-    beside = sum(_none_found({k: v for k, v in row["planted"].items() if k != slowed}) for row in rows)
+    unaffected = sum(_none_found({k: v for k, v in row["planted"].items() if k != slowed}) for row in rows)
     layers = [called for name, called in wrong.items() if name]
     least = int(np.ceil(COVERED * len(rows) - 1e-9))
     counted = [
@@ -306,7 +306,7 @@ def bars(rows: Sequence[dict[str, Any]], wrong: dict[str, bool]) -> list[dict[st
         ("the interval of that ratio contains 1", covered, len(rows), least),
         (f"a planted slowdown of {SLOWER - 1:.0%} is found", detected, len(rows), len(rows)),
         ("no change is found where nothing was changed", quiet, len(rows), len(rows)),
-        ("no change is found in competitors beside a planted slowdown", beside, len(rows), len(rows)),
+        ("no change is found in competitors beside a planted slowdown", unaffected, len(rows), len(rows)),
         (
             f"an artifact with one layer's weights × {SCALED} is called unfaithful",
             sum(layers),

@@ -68,14 +68,14 @@ def train_classifier(digits: Tensor, labels: Tensor) -> tuple[nn.Module, float]:
         *(nn.MaxPool2d(2), nn.Flatten(), nn.Linear(64 * (SIZE // 4) ** 2, 128), nn.ReLU(), nn.Linear(128, 10)),
     )
     order = torch.randperm(len(digits))
-    seen, held = order[len(order) // 5 :], order[: len(order) // 5]
+    seen, held_out = order[len(order) // 5 :], order[: len(order) // 5]
     optimizer = torch.optim.Adam(network.parameters(), 1e-3)
     for _ in range(max(2, 100_000 // len(seen))):
         for chosen in torch.split(seen[torch.randperm(len(seen))], 128):
             optimizer.zero_grad()
             F.cross_entropy(network(_levels(digits[chosen])), labels[chosen]).backward()  # type: ignore[no-untyped-call]
             optimizer.step()
-    return network, float((classify(network, digits[held]) == labels[held]).float().mean())
+    return network, float((classify(network, digits[held_out]) == labels[held_out]).float().mean())
 
 
 def _levels(pictures: Tensor) -> Tensor:

@@ -133,8 +133,8 @@ def build() -> typer.Typer:
         medians = {name: statistics.median(values) for name, values in times.items()}
         for name, median in medians.items():
             ratio = statistics.median(a / b for a, b in zip(times[name], times["bare script"], strict=True))
-            held = f"  {peaks[name] / 1e6:5.0f} MB" if name in peaks else ""
-            typer.echo(f"{name:<16}{median:7.3f} s  {ratio:5.2f} x{held}")
+            memory = f"  {peaks[name] / 1e6:5.0f} MB" if name in peaks else ""
+            typer.echo(f"{name:<16}{median:7.3f} s  {ratio:5.2f} x{memory}")
         typer.echo(json.dumps({"schema": 1, "machine": machine(cores()), "seconds": times, "bytes": peaks}))
 
     return app

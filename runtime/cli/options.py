@@ -144,14 +144,14 @@ def argument(
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=hint)
 
 
-def with_signature(function: Callable[..., None], wanted: list[inspect.Parameter]) -> Callable[..., None]:
+def with_signature(function: Callable[..., None], parameters: list[inspect.Parameter]) -> Callable[..., None]:
     """A function of `**options` that shows Typer these parameters instead, and gets only what was given."""
 
     def command(**options: Any) -> None:
         function(**{name: value for name, value in options.items() if value is not None})
 
-    command.__signature__ = inspect.Signature(wanted)  # type: ignore[attr-defined]
-    command.__annotations__ = {parameter.name: parameter.annotation for parameter in wanted}
+    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     command.__doc__ = function.__doc__
     return command
 
