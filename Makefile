@@ -5,7 +5,7 @@ FILE ?= demo/generator.onnx
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: check clean demo demo-check docs figures format gpu help honesty hostile install-matrix layout links matrix mutants options results soak startup stations test
+.PHONY: check clean demo demo-check docs figures format gpu help honesty hostile install-matrix layout links matrix mutants options results soak startup stations test web-matrix
 SOAK_SECONDS ?= 3600
 SOAK_LOADS ?= 500
 
@@ -69,6 +69,10 @@ format: $(VENV)/test.stamp layout ## Format, and fix what can be fixed automatic
 
 matrix: $(VENV)/test.stamp ## Every system at its default size × FP32, FP16, INT8 through the gates; minutes
 	GANEDGE_MATRIX=1 $(BIN)/python -m pytest -m matrix tests/export/test_matrix.py tests/export/test_to_ncnn.py
+
+web-matrix: $(VENV)/test.stamp ## Every system × FP32, FP16, INT8 through Chromium in WASM and WebGPU; writes benchmarks/results/web.md
+	@$(BIN)/python tests/onnxruntime_web.py
+	$(BIN)/python tests/web_matrix.py
 
 startup: $(VENV)/test.stamp ## Start-up time of the API and of gan-run beside a bare onnxruntime script
 	$(BIN)/python -m ganedge.benchmarks.studies.startup $(FILE)

@@ -16,11 +16,14 @@ from numpy.typing import NDArray
 from ganedge.benchmarks.isolated import Pool, Recipe
 from ganedge.runtime import engines, timing
 from ganedge.runtime.engine_file import read_sidecar
+from ganedge.runtime.engines import browser
 from ganedge.runtime.errors import EngineError, InputError, MissingExtra, UsageError
 from ganedge.runtime.generator import Generator, load
 from ganedge.runtime.manifest import Manifest, read_artifact
 from ganedge.runtime.ncnn_file import network_size, param_path
 from ganedge.runtime.ncnn_file import read_sidecar as read_ncnn
+from ganedge.runtime.web_folder import NAME as WEB
+from ganedge.runtime.web_folder import read_web_folder
 
 EAGER = "eager PyTorch"
 TORCH = {
@@ -38,6 +41,8 @@ NOT_ASKED, ALONE = "not asked for", "no generator to compare with"
 ENGINES = (*engines.MODULES, "ort-tensorrt")
 """What `--engine` may name beside auto and all."""
 
+HELD = 16
+"""Batches of a pool that a page keeps: it sends a copy of each to its worker in any case."""
 SPLITS, WARM_SPLITS = 50, 3
 """Calls in which copies and computation are timed separately, and untimed calls before them."""
 
@@ -85,6 +90,10 @@ class Competitor:
     """Frees it."""
     renew: Callable[[], None] | None = None
     """Restarts it at other memory addresses; None where that would take too long or change nothing."""
+    clocked: Callable[[Pool], timing.Competitor] | None = None
+    """Makes calls that time themselves; None where calls of `run` are timed."""
+    processor_time: Callable[[], float] = field(default=lambda: 0.0)
+    """Processor time of processes that belong to it and were not started by this process, seconds."""
     recipe: Recipe | None = None
     """Makes it in another process; None where it must run in this one."""
 
@@ -95,6 +104,8 @@ class Competitor:
 
     def over(self, pool: Pool) -> timing.Competitor:
         """Return a function of the call number, which selects the inputs from the pool."""
+        if self.clocked is not None:
+            return self.clocked(pool)
         return lambda number: self.run(pool[number % len(pool)])
 
 
@@ -118,6 +129,8 @@ def _manifest(file: Path) -> Manifest:
     param = param_path(file)
     if param is not None:
         return read_ncnn(param)[0]
+    if (file / WEB).is_file():
+        return read_web_folder(file).manifest
     return read_sidecar(file)[0] if file.suffix == ".engine" else read_artifact(file)[0]
 
 
@@ -127,14 +140,15 @@ def artifact_competitors(
     """Start every artifact in every requested engine.
 
     Args:
-        files: `.onnx` artifacts, TensorRT `.engine` files, and ncnn folders or `.param` files.
+        files: `.onnx` artifacts, TensorRT `.engine` files, ncnn folders or `.param` files, and folders for the browser.
         engine: "auto", "all", or names from `ENGINES` with commas.
         device: "cpu" or "cuda".
         threads: Threads of each engine.
 
     Returns:
         The competitors, and the reason for each that is absent. An engine requested by name runs or raises; with "all",
-        engines that this machine cannot run are absent. TensorRT `.engine` files that cannot run are always absent.
+        engines that this machine cannot run are absent. TensorRT `.engine` files and browser folders that cannot run
+        are always absent.
 
     Raises:
         ArtifactError: a file that is no artifact.
@@ -155,6 +169,14 @@ def artifact_competitors(
                 competitors.append(_named(file, partial(load, file), None, ("auto", "auto"), competitors, files))
             except (EngineError, MissingExtra) as error:
                 absent[_label(file, read_sidecar(file)[1].flavour, None, files)] = str(error)
+            continue
+        if (file / WEB).is_file():
+            for provider in browser.PROVIDERS:
+                label = _label(file, provider, None, files)
+                try:
+                    competitors.append(_in_browser(file, provider, device, threads, label))
+                except (EngineError, MissingExtra) as error:
+                    absent[label] = str(error)
             continue
         ways: Iterable[tuple[str, str | None, bool]] = _ways(requested)
         if param_path(file) is not None:
@@ -198,6 +220,39 @@ def _opened(
     start = partial(_start, file, engine, compute, device, threads)
     engine_device = ("onnxruntime", "tensorrt") if engine == "ort-tensorrt" else (engine, device)
     return _named(file, start, compute, engine_device, earlier, files or [file], "" if engine == "auto" else engine)
+
+
+def _in_browser(folder: Path, provider: browser.Provider, device: str, threads: int, name: str) -> Competitor:
+    """A folder for the browser in one engine of its own Chromium; calls are timed by the page's clock."""
+    if device != "cpu":
+        raise EngineError("the browser computes on the CPU here: leave out --device")
+    chromium = browser.Browser(folder)
+    try:
+        engine = chromium.start(provider, threads)
+    except EngineError:
+        chromium.close()
+        raise
+    manifest = chromium.folder.manifest
+    names = [port.name for port in manifest.interface.inputs]
+
+    def clocked(pool: Pool) -> timing.Competitor:
+        held = [dict(zip(names, arrays, strict=True)) for arrays in pool[:HELD]]
+        engine.hold(held)
+        return lambda number: timing.OwnTime(engine.seconds(number % len(held)))
+
+    return Competitor(
+        name=name,
+        engine=str(engine.info),
+        precision=manifest.precision,
+        run=lambda arrays: engine.run(dict(zip(names, arrays, strict=True)))[0],
+        file=folder,
+        manifest=manifest,
+        computes=engine.info.precision,
+        bytes=(folder / chromium.folder.artifact).stat().st_size,
+        close=chromium.close,
+        clocked=clocked,
+        processor_time=chromium.processor_time,
+    )
 
 
 def _again(file: Path, engine: str, compute: str | None, device: str, threads: int, digest: str) -> Competitor:

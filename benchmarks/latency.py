@@ -227,8 +227,15 @@ def _empty_report(
         "distance": None,
         "choice": None,
         "results": [],
-        "warnings": [],
+        "warnings": _left_out(subject, files),
     }
+
+
+def _left_out(subject: Subject, files: Sequence[Path]) -> list[str]:
+    """A warning for each file that nothing here runs."""
+    run = {competitor.file for competitor in subject.competitors}
+    reasons = {file: [why for name, why in subject.absent.items() if name.startswith(file.name)] for file in files}
+    return [f"{file} was not measured: {'; '.join(dict.fromkeys(reasons[file]))}" for file in files if file not in run]
 
 
 def _close_report(session: _Session, load: object) -> None:
@@ -270,6 +277,11 @@ def _method(settings: Settings, subject: Subject) -> dict[str, Any]:
         "strict": settings.strict,
         "yardstick": "" if settings.strict else yardsticks.general(settings.device),
     }
+    clocked = [competitor.name for competitor in subject.competitors if competitor.clocked is not None]
+    if clocked:
+        method["clocked"] = (
+            f"{', '.join(clocked)}: one call of ganedge.js, by the page's clock, in a browser that is not stopped"
+        )
     renewed = [competitor.name for competitor in subject.competitors if competitor.renew is not None]
     if renewed and not settings.strict:
         others = [name for name in names if name not in renewed]
@@ -376,7 +388,7 @@ def _cold_starts(session: _Session, files: Sequence[Path]) -> None:
     for competitor in subject.competitors:
         if competitor.name not in measured:
             continue
-        if competitor.file is not None:
+        if competitor.file is not None and competitor.engine_device[0]:
             engine, device = competitor.engine_device
             scripts[competitor.name] = process.artifact_script(
                 competitor.file, engine, competitor.compute, device, threads, shape
@@ -473,7 +485,7 @@ def _take_turns(
     since: list[Others] = []
 
     def ready() -> None:
-        since.append(Others(stage.used))
+        since.append(Others(lambda: stage.used() + sum(competitor.processor_time() for competitor in competitors)))
 
     try:
         if settings.strict:

@@ -167,8 +167,10 @@ def _check_model(given: dict[str, Any], spec: Any, model: Any) -> None:
     from ganedge.runtime.errors import UsageError
 
     interface = model.interface
-    if model.precision != "fp32" and ("engine" in given or spec.count is not None):
-        raise UsageError(f"this artifact is {model.precision} already: --for and --calibrate make one from FP32")
+    if model.precision != "fp32" and ("engine" in given or "remainder" in given or spec.count is not None):
+        raise UsageError(
+            f"this artifact is {model.precision} already: --for, --remainder and --calibrate make one from FP32"
+        )
     if "io" in given and interface.output.role != "image":
         raise UsageError("--io: this generator returns points, which have no bytes")
     if "batch" in given and isinstance(interface.inputs[0].shape[0], int):

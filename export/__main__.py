@@ -55,6 +55,8 @@ def _export(source: str | None = None, list_abilities: bool = False, **given: An
         return
     if source is None:
         raise UsageError("nothing to export: give a run, an .onnx file or a module (gan-export --help)")
+    if given.get("int8") and given.pop("fp16", False) and given.setdefault("remainder", "fp16") != "fp16":
+        raise UsageError(f"--fp16 and --remainder {given['remainder']} contradict each other: choose one")
     settings = options.collect(SourceSpec, given) | options.collect(ExportSpec, given)
     with Steps() as steps:
         export_all(

@@ -25,6 +25,12 @@ NEUTRAL: dict[str, Any] = {"ngpu": 1, "gpu_ids": [], "device": "cpu", "gpu": Non
 """Arguments that say where a module is computed, and values for a CPU."""
 STORED = ("hyper_parameters", "hparams", "config", "kwargs", "init_kwargs", "args", "opt")
 """Names under which checkpoints keep the settings of a training."""
+BLOCKS = 24
+"""Numbers of repeated layers to try at most."""
+SHAPE = re.compile(r"(^|_)shape$")
+"""Names of arguments that are an image's channels, height and width: input_shape, img_shape."""
+IMAGES = tuple((channels, side, side) for side in (256, 128, 64, 32, 28) for channels in (3, 1, 4))
+"""Shapes to try for those."""
 PLAIN = (bool, int, float, str, list, tuple, type(None))
 """Types of settings that can be arguments."""
 
@@ -35,7 +41,7 @@ class Fit:
 
     arguments: dict[str, Any]
     undetermined: tuple[str, ...] = ()
-    """Required arguments that have no effect on names and shapes, and got 1: only the user knows them."""
+    """Required arguments that change the module and not its names and shapes: only the user knows them."""
 
 
 def all_arguments(factory: Callable[..., Any], kwargs: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -100,8 +106,7 @@ def fitting_arguments(
     best, score = _start(factory, {**known, **neutral}, searched, candidates, weights)
     began, attempts = time.monotonic(), 0
     for name in [*searched, *optional, *optional]:
-        switch = type(values[name]) is bool
-        for value in [True, False] if switch else candidates:
+        for value in _values(name, values[name], candidates):
             if score == 1.0 or attempts > ATTEMPTS or time.monotonic() - began > seconds:
                 break
             attempts += 1
@@ -110,12 +115,35 @@ def fitting_arguments(
                 best, score = {**best, name: value}, changed
     if score != 1.0:
         return None
-    free = [
-        name
-        for name in searched
-        if all(_agreement(factory, {**best, name: value}, weights) == 1.0 for value in (1, best[name] + 1))
+    free = [name for name in searched if _is_free(factory, best, name, weights)]
+    ones = {name: 1 for name in free if not SHAPE.search(name)}
+    return Fit({**best, **ones}, tuple(free))
+
+
+def _values(name: str, default: Any, candidates: Sequence[int]) -> Sequence[Any]:
+    """Return the values to try for an argument."""
+    if type(default) is bool:
+        return (True, False)
+    return IMAGES if default is inspect.Parameter.empty and SHAPE.search(name) else candidates
+
+
+def _is_free(factory: Callable[..., Any], fit: Mapping[str, Any], name: str, weights: Mapping[str, Tensor]) -> bool:
+    """Does an argument change the module, but not the names and shapes of its weights?"""
+    value = fit[name]
+    others = [(value[0], 2 * value[1], 2 * value[2])] if isinstance(value, tuple) else [1, value + 1]
+    if any(_agreement(factory, {**fit, name: other}, weights) != 1.0 for other in others):
+        return False
+    structures = [_structure(_made(factory, {**fit, name: other})) for other in (value, *others)]
+    return any(structure != structures[0] for structure in structures)
+
+
+def _structure(network: nn.Module) -> list[Any]:
+    """Return what a module consists of, beside its weights: layers with their settings, and attributes."""
+    hidden = ("_parameters", "_buffers", "_modules")
+    return [
+        (str(module), {key: value for key, value in vars(module).items() if key not in hidden})
+        for module in network.modules()
     ]
-    return Fit({**best, **dict.fromkeys(free, 1)}, tuple(free))
 
 
 def _start(
@@ -128,7 +156,7 @@ def _start(
     """Return the first values for required arguments at which a module can be made, and how well it agrees."""
     best, score = known, -1.0
     for value in (64, 4, 1, *candidates[:1]) if searched else (0,):
-        best = {**known, **dict.fromkeys(searched, value)}
+        best = {**known, **{name: IMAGES[0] if SHAPE.search(name) else value for name in searched}}
         score = _agreement(factory, best, weights)
         if score >= 0:
             break
@@ -136,21 +164,27 @@ def _start(
 
 
 def _candidates(weights: Mapping[str, Tensor]) -> list[int]:
-    """Return the lengths in the weights' shapes, and the numbers of layers in their names."""
+    """Return the lengths in the weights' shapes, the numbers of layers in their names, and small numbers of blocks."""
     sizes = {int(size) for value in weights.values() for size in value.shape}
     layers: dict[str, set[str]] = {}
     for key in weights:
         for match in re.finditer(r"\.?(\d+)\.", key):
             layers.setdefault(key[: match.start()], set()).add(match[1])
     counts = {len(indices) for indices in layers.values()}
-    return sorted(sizes | counts - {0}, reverse=True)[:40]
+    likely = sorted(sizes | counts - {0}, reverse=True)[:40]
+    return [*likely, *(count for count in range(1, BLOCKS + 1) if count not in likely)]
+
+
+def _made(factory: Callable[..., Any], kwargs: Mapping[str, Any]) -> Any:
+    """Make a module without memory for its weights."""
+    with torch.device("meta"):
+        return factory(**kwargs)
 
 
 def _agreement(factory: Callable[..., Any], kwargs: Mapping[str, Any], weights: Mapping[str, Tensor]) -> float:
     """Return the share of names and shapes that a module made with these arguments shares with the weights."""
     try:
-        with torch.device("meta"):
-            network = factory(**kwargs)
+        network = _made(factory, kwargs)
     except Exception:  # noqa: BLE001 - a foreign module may raise anything
         return -1.0
     if not isinstance(network, nn.Module):

@@ -20,9 +20,9 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto
 
-from ganedge.export import layers, parity, phases, quantize, uint8_io
+from ganedge.export import parity, phases, quantize, uint8_io
+from ganedge.export.conversion import Conversion
 from ganedge.export.fallback import Losses, losses_of
-from ganedge.export.precision import overflowing, to_half
 from ganedge.export.proof_inputs import LATENTS, MORE_LATENTS, calibration, proof_cases, too_few
 from ganedge.export.source_model import SourceModel
 from ganedge.export.spec import ExportSpec, Target
@@ -34,8 +34,11 @@ from ganedge.runtime.verify import MAX_PROOF, io_signature
 
 ROUNDS = 5
 """How often layers are taken back to a higher precision before giving up."""
-TIMED = 20
-"""Calls of each engine where the one to quantise for is chosen; the first quarter is warm-up."""
+TIMED, TIMED_SECONDS, FEW = 20, 1.5, 3
+"""Most calls of each engine where the one to quantise for is chosen, of which the first quarter is warm-up; seconds
+after which no further ones are made; and calls that are always made."""
+DECIDED = 2.0
+"""How many times as fast an engine has to be for the choice to need no further calls."""
 CLEARLY = 1.15
 """How many times as fast another engine has to be to be taken before the first: the choice must not flip."""
 EXACT_ITEMS = 2
@@ -229,9 +232,10 @@ def _attempt(task: _Task, spec: ExportSpec) -> _Attempt:
     losses: Losses | None = None
     best: _Attempt | None = None
     more = task.precision == "int8" and task.original.interface.noise is not None and spec.count is None
+    conversion = Conversion(task.original, task.precision, spec, task.calibrated)
     for attempt in range(ROUNDS):
         phases.report(f"converting to {task.precision}" + (f", attempt {attempt + 1}" if attempt else ""))
-        model, notes = _convert(task.original, task.precision, spec, keep, task.calibrated)
+        model, notes = conversion.graph(keep)
         made = _prove(task, model, spec, notes)
         result = _Attempt(made, parity.missed(made.parity, task.required))
         best = result if best is None or result.rank > best.rank else best
@@ -245,11 +249,12 @@ def _attempt(task: _Task, spec: ExportSpec) -> _Attempt:
                 calibrated=calibration(task.original, replace(spec, calibrate=MORE_LATENTS)),
                 notes=(*task.notes, note),
             )
+            conversion = Conversion(task.original, task.precision, spec, task.calibrated)
             continue
         phases.report(f"looking for the layers that lose most in {task.precision}")
         if losses is None:
             others = partial(calibration, task.original, spec, "foresight")
-            losses = losses_of(task.precision, task.original, model, spec, task.calibrated, others)
+            losses = losses_of(task.precision, task.original, conversion, spec, task.calibrated, others)
         wider = losses.kept(model, keep)
         if wider == keep:
             break
@@ -280,7 +285,7 @@ def _targets(
     feeds = {port.name: array for port, array in zip(original.interface.inputs, item, strict=True)}
     runs: dict[Target, engines.Engine] = {}
     for target in targets:
-        model, _, _ = quantize.to_int8(original.model, calibrated, target)
+        model, _, _ = quantize.to_int8(original.model, [item], target)  # How fast it is does not depend on scales.
         with contextlib.suppress(EngineError):  # An engine that does not run the model is not a candidate.
             runs[target] = engines.start(model.SerializeToString(), "int8", target, "cpu", None)
     medians = _medians(runs, feeds)
@@ -303,9 +308,13 @@ def _medians(runs: Mapping[Target, engines.Engine], feeds: Mapping[str, NDArray[
             begin = time.perf_counter()
             engine.run(feeds)
             times[target].append(time.perf_counter() - begin)
+        fastest = sorted(min(taken) for taken in times.values())
+        spent = sum(map(sum, times.values()))
+        if index + 1 >= FEW and (spent > TIMED_SECONDS or fastest[-1] > DECIDED * fastest[0]):
+            break
     for engine in runs.values():
         engine.close()
-    return {target: float(np.median(times[target][TIMED // 4 :])) for target in runs}
+    return {target: float(np.median(taken[-(-len(taken) // 4) :])) for target, taken in times.items()}
 
 
 def _unchanged(original: SourceModel, spec: ExportSpec, cases: Sequence[parity.Case]) -> VerifiedArtifact:
@@ -320,34 +329,10 @@ def _unchanged(original: SourceModel, spec: ExportSpec, cases: Sequence[parity.C
         original.source,
         original.parity,
         made_for=original.made_for,
+        remainder=original.remainder,
     )
     data = write_artifact(original.model.SerializeToString(), manifest)
     return VerifiedArtifact(data, manifest, cases, (*original.notes, *_left_out(manifest, {})), recorded=True)
-
-
-def _convert(
-    original: SourceModel,
-    precision: Precision,
-    spec: ExportSpec,
-    keep: frozenset[str],
-    calibrated: Sequence[Sequence[NDArray[np.generic]]],
-) -> tuple[ModelProto, tuple[str, ...]]:
-    """The graph in the requested precision, with what stays higher, and what there is to say of it."""
-    if precision == original.precision:
-        return original.model, ()
-    if precision == "int8":
-        assert spec.target is not None
-        model, share, target = quantize.to_int8(original.model, calibrated, spec.target, keep)
-        return model, (f"INT8 for {target}: {share:.0%} of the multiply-accumulates",)
-    levels = uint8_io.steps(original.model)
-    if precision == "bf16":  # Its range is that of FP32.
-        notes = (f"kept in FP32 beside normalisation: {', '.join(sorted(keep))}",) if keep else ()
-        return to_half(original.model, "bf16", keep | levels), notes
-    if not engines.installed("onnxruntime"):
-        return to_half(original.model, "fp16", keep | levels), ("values not looked at: onnxruntime is not installed",)
-    wide = overflowing(original.model, layers.largest_values(original.model, calibrated)) | keep
-    notes = (f"kept in FP32 beside normalisation: {', '.join(sorted(wide))}",) if wide else ()
-    return to_half(original.model, "fp16", wide | levels), notes
 
 
 def _doubtful_range(original: SourceModel, spec: ExportSpec, cases: Sequence[parity.Case]) -> tuple[str, ...]:
@@ -377,7 +362,15 @@ def _prove(task: _Task, model: ModelProto, spec: ExportSpec, notes: tuple[str, .
         model, interface = uint8_io.to_bytes(model, interface)
     gate = spec.gate or fidelity.gate_of(precision, interface)
     made_for = (spec.target or "") if precision == "int8" and task.changed else ""
-    manifest = Manifest(interface, precision, original.norm_mode, original.source, made_for=made_for)
+    remainder = "" if spec.remaining == "fp32" else spec.remaining
+    manifest = Manifest(
+        interface,
+        precision,
+        original.norm_mode,
+        original.source,
+        made_for=made_for,
+        remainder=remainder if task.changed else original.remainder,
+    )
     data = model.SerializeToString()
     proofs, refusals = parity.prove(data, manifest, task.cases, gate, task.required) if task.cases else ((), {})
     if precision == "fp32" and spec.gate is None and not all(proof.passed for proof in proofs):

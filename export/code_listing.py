@@ -1,7 +1,7 @@
 """List the networks that a Python file or notebook defines. It is parsed, not executed. No torch here.
 
 networks_in(Path("networks.py"))              # ["ResnetGenerator", "UnetGenerator", "define_G"]
-refuse_code(Path("networks.py"))              # UsageError: … give networks.py:NAME; it defines …
+refuse_code(Path("networks.py"))              # UsageError: … name what to export, networks.py:NAME; it defines …
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import ast
 import contextlib
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ganedge.runtime.errors import UsageError
@@ -28,18 +28,12 @@ def refuse_code(path: Path) -> None:
     Raises:
         UsageError: it is a Python file or a notebook; the message lists the networks in it.
     """
-    if path.suffix not in (".py", ".ipynb") or not (path.is_file() or path.suffix == ".ipynb"):
+    if path.suffix not in (".py", ".ipynb") or not path.is_file():
         return
     networks = networks_in(path)
     shown = f"it defines {', '.join(networks[:SHOWN])}" if networks else "it defines no class with forward()"
-    if path.suffix == ".ipynb":
-        raise UsageError(
-            f"{path} is a notebook: save the cell with the generator as a file (or jupyter nbconvert --to script), "
-            f"and give FILE.py:{networks[0] if networks else 'NAME'}; {shown}"
-        )
-    raise UsageError(
-        f"{path} is a file of code: name what to export, {path}:{networks[0] if networks else 'NAME'}; {shown}"
-    )
+    what = "a notebook" if path.suffix == ".ipynb" else "a file of code"
+    raise UsageError(f"{path} is {what}: name what to export, {path}:{networks[0] if networks else 'NAME'}; {shown}")
 
 
 def networks_in(path: Path) -> list[str]:
@@ -50,7 +44,7 @@ def networks_in(path: Path) -> list[str]:
     """
     classes: dict[str, ast.ClassDef] = {}
     functions: list[ast.FunctionDef] = []
-    for tree in _trees(path):
+    for tree in syntax_trees(path):
         for node in tree.body:
             if isinstance(node, ast.ClassDef):
                 classes[node.name] = node
@@ -63,15 +57,42 @@ def networks_in(path: Path) -> list[str]:
 
 
 def training_line(path: Path) -> int | None:
-    """Return the line of a loop that trains when a file is imported; None where there is none."""
-    loops = [node for tree in _trees(path) for node in tree.body if isinstance(node, ast.For | ast.While | ast.With)]
-    for loop in loops:
-        if any(isinstance(node, ast.Attribute) and node.attr == "backward" for node in ast.walk(loop)):
-            return loop.lineno
-    return None
+    """Return the line at which importing a file would begin to train; None where it would not."""
+    body = [node for tree in syntax_trees(path) for node in tree.body if not is_main_guard(node)]
+    functions = training_functions(body)
+    return next((node.lineno for node in body if is_training(node, functions)), None)
 
 
-def _trees(path: Path) -> Iterator[ast.Module]:
+def training_functions(body: Sequence[ast.stmt]) -> set[str]:
+    """Return the names of functions and methods in a file that compute gradients of a loss, or call one that does."""
+    functions = [
+        node for item in body for node in ast.walk(item) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    ]
+    names, before = {"backward"}, 0
+    while len(names) > before:
+        before = len(names)
+        names |= {node.name for node in functions if node.name != "forward" and _calls(node, names)}
+    return names
+
+
+def is_training(statement: ast.stmt, functions: set[str]) -> bool:
+    """Does a statement at the top level of a file compute gradients, by itself or in a function that it calls?"""
+    if isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+        return False
+    return _calls(statement, functions)
+
+
+def _calls(statement: ast.stmt, names: set[str]) -> bool:
+    calls = [node for node in ast.walk(statement) if isinstance(node, ast.Call)]
+    return any(_last_name(call.func) in names for call in calls)
+
+
+def is_main_guard(statement: ast.stmt) -> bool:
+    """Is a statement `if __name__ == "__main__":`?"""
+    return isinstance(statement, ast.If) and "__name__" in ast.unparse(statement.test)
+
+
+def syntax_trees(path: Path) -> Iterator[ast.Module]:
     """Parse a file, or the cells of a notebook; what is no Python is left out."""
     try:
         text = path.read_text("utf-8")

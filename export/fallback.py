@@ -1,6 +1,6 @@
 """Which layers to take back to FP32 where a lower precision misses its gate. No torch here.
 
-losses = losses_of("int8", model, low, spec, calibrated, others)
+losses = losses_of("int8", model, conversion, spec, calibrated, others)
 keep = losses.kept(low, keep)
 """
 
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto
 
 from ganedge.export import layers, quantize
+from ganedge.export.conversion import Conversion
 from ganedge.export.sensitivity import Sensitivity
 from ganedge.export.source_model import SourceModel
 from ganedge.export.spec import ExportSpec
@@ -30,7 +31,7 @@ Cases = Sequence[Sequence[NDArray[np.generic]]]
 def losses_of(
     precision: Precision,
     original: SourceModel,
-    low: ModelProto,
+    conversion: Conversion,
     spec: ExportSpec,
     calibrated: Cases,
     others: Callable[[], Cases],
@@ -40,13 +41,13 @@ def losses_of(
     Args:
         precision: fp16, bf16 or int8.
         original: The FP32 source.
-        low: Its graph in that precision, which missed the gate.
+        conversion: What makes its graphs in that precision, of which the first missed the gate.
         spec: What was asked for.
         calibrated: Inputs that the graph was calibrated with.
         others: Gives further inputs, for INT8: the choice must not see those of the calibration or the proof.
     """
     if precision == "int8":
-        return _LossesOfInt8(original, low, spec, others())
+        return _LossesOfInt8(original, conversion.quantiser, spec, others())
     return _LossesOfFp16(original, calibrated) if precision == "fp16" else _LossesOfBf16(original)
 
 
@@ -98,10 +99,10 @@ class _LossesOfBf16:
 class _LossesOfInt8:
     """INT8: later layers may amplify or damp a rounding error, so layers are ranked by its effect on the output."""
 
-    def __init__(self, original: SourceModel, low: ModelProto, spec: ExportSpec, others: Cases) -> None:
+    def __init__(self, original: SourceModel, quantiser: quantize.Quantiser, spec: ExportSpec, others: Cases) -> None:
         assert spec.target is not None
-        prepared = quantize.prepared(original.model, spec.target)
-        self._effect = Sensitivity(prepared, low, spec.target, others, original.interface)
+        low, _ = quantiser.whole
+        self._effect = Sensitivity(quantiser.prepared, low, spec.target, others, original.interface)
         self._gate = spec.gate or fidelity.gate_of("int8", original.interface)
         self._spare = SPARE
         self.worst = self._effect.worst()

@@ -104,6 +104,7 @@ def _of_artifact(path: Path) -> SourceModel:
         manifest.precision,
         manifest.parity,
         made_for=manifest.made_for,
+        remainder=manifest.remainder,
     )
 
 

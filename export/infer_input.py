@@ -122,9 +122,9 @@ def _guesses(network: nn.Module, spec: SourceSpec, arguments: Mapping[str, Any])
             counts = [channels] if channels in CHANNELS else [3, 1] if several else [channels]
             yield from (replace(spec, kind="image", input=f"{count}xHxW") for count in counts)
         elif (channels := _channels(layer, nn.ConvTranspose2d)) is not None:
-            yield replace(spec, kind="latent", input=f"{channels}x1x1")
+            yield from (replace(spec, kind="latent", input=f"{count}x1x1") for count in _lengths(network, channels))
         elif (features := _channels(layer, nn.Linear)) is not None:
-            yield replace(spec, kind="latent", input=str(features))
+            yield from (replace(spec, kind="latent", input=str(count)) for count in _lengths(network, features))
         elif (
             isinstance(layer, nn.Embedding)
             or any(True for _ in layer.children())
@@ -137,6 +137,12 @@ def _guesses(network: nn.Module, spec: SourceSpec, arguments: Mapping[str, Any])
     for length in dict.fromkeys(value for value in stated.values() if type(value) is int):
         yield replace(spec, kind="latent", input=str(length))
         yield replace(spec, kind="latent", input=f"{length}x1x1")
+
+
+def _lengths(network: nn.Module, features: int) -> tuple[int, ...]:
+    """Return lengths of a latent: what the first layer takes, or that less the class embedding joined to it."""
+    embedded = sum(layer.embedding_dim for layer in network.modules() if isinstance(layer, nn.Embedding))
+    return (features, features - embedded) if 0 < embedded < features else (features,)
 
 
 def _channels(layer: nn.Module, kind: type[nn.Conv2d | nn.ConvTranspose2d | nn.Linear]) -> int | None:

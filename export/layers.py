@@ -6,7 +6,7 @@ for layer in losses(model, low, inputs)[:3]: print(layer)
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,21 +48,36 @@ def largest_values(model: ModelProto, cases: Sequence[Sequence[NDArray[np.generi
     Raises:
         MissingExtra: onnxruntime, which runs them, is not installed.
     """
-    names = _made(model)
-    peaks = dict.fromkeys(names, 0.0)
-    probed = copied(model)
+    ranges = value_ranges(model, _made(model), items(model, cases))
+    return {name: max(-low, high) if np.isfinite(high - low) else float("inf") for name, (low, high) in ranges.items()}
+
+
+def value_ranges(
+    model: ModelProto, names: Sequence[str], feeds: Iterable[Mapping[str, NDArray[np.generic]]]
+) -> dict[str, tuple[float, float]]:
+    """The smallest and the largest value of each of these floating-point tensors, over all calls.
+
+    Args:
+        model: With inferred shapes.
+        names: Tensors of it, also its inputs.
+        feeds: Inputs of each call, by name; without any there are no ranges.
+    """
+    if not names:
+        return {}
     kinds = _kinds(model)
-    for name in names:  # The graph finds the largest itself, so that no more is kept than it needs to go on.
-        size, top = f"{name}_size", f"{name}_largest"
-        probed.graph.node.append(helper.make_node("Abs", [name], [size]))
-        probed.graph.node.append(helper.make_node("ReduceMax", [size], [top], keepdims=0))
-        probed.graph.output.append(helper.make_tensor_value_info(top, kinds[name], []))
+    probed = copied(model)
+    for name in names:  # The graph finds both itself, so that no more is kept than it needs to go on.
+        for op, end in (("ReduceMin", "smallest"), ("ReduceMax", "largest")):
+            probed.graph.node.append(helper.make_node(op, [name], [f"{name}_{end}"], keepdims=0))
+            probed.graph.output.append(helper.make_tensor_value_info(f"{name}_{end}", kinds[name], []))
     session = open_session(probed, [])
-    for item in items(model, cases):
-        maxima = session.run([f"{name}_largest" for name in names], item)
-        for name, value in zip(names, maxima, strict=True):
-            peaks[name] = max(peaks[name], float(value)) if np.isfinite(value) else float("inf")
-    return peaks
+    wanted = [f"{name}_{end}" for name in names for end in ("smallest", "largest")]
+    calls = [session.run(wanted, feed) for feed in feeds]
+    if not calls:
+        return {}
+    values = np.array(calls, np.float64).reshape(-1, len(names), 2)
+    lows, highs = values[..., 0].min(0), values[..., 1].max(0)
+    return {name: (float(low), float(high)) for name, low, high in zip(names, lows, highs, strict=True)}
 
 
 def losses(full: ModelProto, low: ModelProto, cases: Sequence[Sequence[NDArray[np.generic]]]) -> list[Loss]:
@@ -117,7 +132,8 @@ def _made(model: ModelProto) -> list[str]:
 
 def _kinds(model: ModelProto) -> dict[str, int]:
     """The element type of every tensor that is known."""
-    return {value.name: value.type.tensor_type.elem_type for value in (*model.graph.value_info, *model.graph.output)}
+    values = (*model.graph.input, *model.graph.value_info, *model.graph.output)
+    return {value.name: value.type.tensor_type.elem_type for value in values}
 
 
 def open_session(model: ModelProto, names: Sequence[str]) -> Any:

@@ -7,21 +7,13 @@ Naming a module is trusting it: its file is executed.
 
 from __future__ import annotations
 
-import contextlib
-import difflib
-import importlib
-import importlib.util
-import io
 import json
-import os
 import re
 import sys
 import time
-import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import torch
@@ -40,16 +32,15 @@ from ganedge.export.checkpoints import (
     ranked,
     read_checkpoint,
 )
-from ganedge.export.code_listing import networks_in, refuse_code, training_line
 from ganedge.export.from_torch import of_network, try_run, unwrap
 from ganedge.export.frozen import freeze
+from ganedge.export.import_source import Imported, lookup, make
 from ganedge.export.infer_input import infer_input, run, runnable, tensors_in, tried_shapes
 from ganedge.export.inner_noise import keep_noise
-from ganedge.export.on_cpu import is_about_cuda, on_cpu
 from ganedge.export.sizes import dimensions, flat_image, main_result, read_size
 from ganedge.export.source import SourceSpec
 from ganedge.export.source_model import SourceModel
-from ganedge.runtime.errors import ArtifactError, GanEdgeError, UsageError, one_line
+from ganedge.runtime.errors import ArtifactError, GanEdgeError, UsageError
 from ganedge.runtime.manifest import MAX_CHANNELS, Interface, Layout, Port, Source, program
 
 UNKNOWN = (
@@ -66,13 +57,20 @@ def open_module(source: str, spec: SourceSpec) -> LoadedModule:
         ArtifactError: weights that cannot be read or do not fit.
         GanEdgeError: its code raises an error.
     """
-    factory, script = _lookup(source)
+    imported = lookup(source)
+    loaded = _loaded(source, spec, imported)
+    return replace(loaded, notes=(*imported.notes, *loaded.notes))
+
+
+def _loaded(source: str, spec: SourceSpec, imported: Imported) -> LoadedModule:
+    """Make the module, and load its weights where the specification states them."""
+    factory = imported.value
     if spec.weights is None:
         if spec.part is not None:
             raise UsageError(f"--part {spec.part} is a part of a checkpoint: give that with --weights")
-        stem, made = source.rpartition(":")[2], _make(source, factory, spec.kwargs)
+        stem, made = source.rpartition(":")[2], make(source, factory, spec.kwargs)
         return LoadedModule(made, spec, source, "", stem=stem, arguments=all_arguments(factory, spec.kwargs))
-    content, digest = read_checkpoint(spec.weights, spec.trust, script)
+    content, digest = read_checkpoint(spec.weights, spec.trust, imported.module)
     if isinstance(content, nn.Module) and isinstance(factory, type) and type(content) is factory:
         return LoadedModule(content, spec, source, digest, (), spec.weights.stem)  # It knows its own arguments.
     parts = list(parts_of(content))
@@ -100,7 +98,7 @@ def open_module(source: str, spec: SourceSpec) -> LoadedModule:
         )
     if any(fit.arguments.get(name) != value for name, value in (spec.kwargs or {}).items()):
         raise type(failed)(f"{failed}; they fit with {shown}") from failed
-    network = _make(source, factory, fit.arguments)
+    network = make(source, factory, fit.arguments)
     match = load_part(network, parts, spec.weights, spec.part)
     notes = (*match.notes(spec.weights), f"made with {shown}, as its weights imply")
     arguments = all_arguments(factory, fit.arguments)
@@ -112,7 +110,7 @@ def _try_make(
 ) -> tuple[nn.Module | None, GanEdgeError | None]:
     """Make a module, or return the error."""
     try:
-        return _make(source, factory, kwargs), None
+        return make(source, factory, kwargs), None
     except UsageError:
         raise
     except GanEdgeError as error:
@@ -413,152 +411,3 @@ def _stated_shape(text: str, returned: tuple[int, ...]) -> tuple[int | str, ...]
     if len(returned) == 3 and tuple(shape) != returned:
         raise UsageError(f"--output-shape {text}: this generator returns images of {shown} already; leave it out")
     return shape
-
-
-def construct(source: str, kwargs: Mapping[str, Any] | None) -> nn.Module:
-    """Import and make a module; an error in its code becomes one line that names the place."""
-    return _make(source, _lookup(source)[0], kwargs)
-
-
-def _lookup(source: str) -> tuple[Any, ModuleType]:
-    """Import the file or package of a source, and return what its name stands for, and the Python module."""
-    path, _, name = source.rpartition(":")
-    try:
-        with _undisturbed(path), on_cpu():
-            script = _import(path)
-    except GanEdgeError:
-        raise
-    except Exception as error:
-        raise GanEdgeError(_blame(source, error)) from error
-    if hasattr(script, name):
-        return getattr(script, name), script
-    own = networks_in(Path(script.__file__)) if script.__file__ else []
-    networks = [key for key, value in vars(script).items() if isinstance(value, type) and issubclass(value, nn.Module)]
-    names = own or networks
-    near = difflib.get_close_matches(name, [*own, *networks], 1, 0.7)
-    hint = f"did you mean {path}:{near[0]}? " if near else ""
-    shown = f" (it defines {', '.join(names[:6])})" if names else ""
-    raise UsageError(f"{path} has no {name}{shown}: {hint}give {path}:NAME of a class, a function or an instance")
-
-
-@contextlib.contextmanager
-def _undisturbed(name: str) -> Iterator[None]:
-    """Import a script without our command line, and without waiting for a keyboard."""
-    arguments, keyboard, printed = sys.argv, sys.stdin, io.StringIO()
-    try:
-        with open(os.devnull, encoding="utf-8") as sys.stdin, contextlib.redirect_stderr(printed):  # noqa: PTH123
-            sys.argv = [name]
-            yield
-    except (SystemExit, EOFError) as error:
-        frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename.endswith(name)]
-        line = f", line {frames[-1].lineno}" if frames else ""
-        reason = printed.getvalue().strip().splitlines()[-1:] or [type(error).__name__]
-        raise GanEdgeError(
-            f"{name} cannot be imported: it reads arguments or the keyboard, or ends ({reason[0]}{line}): put that "
-            'under if __name__ == "__main__":'
-        ) from error
-    else:
-        sys.stderr.write(printed.getvalue())
-    finally:
-        sys.argv, sys.stdin = arguments, keyboard
-
-
-def _make(source: str, factory: Any, kwargs: Mapping[str, Any] | None) -> nn.Module:
-    if isinstance(factory, nn.Module):
-        if kwargs:
-            raise UsageError(f"{source} is a module that exists already: it takes no --kwargs")
-        return factory
-    try:
-        with on_cpu():
-            network = factory(**(kwargs or {}))
-    except Exception as error:
-        raise GanEdgeError(_blame(source, error)) from error
-    if not isinstance(network, nn.Module):
-        raise UsageError(f"{source} gives {type(network).__name__}, not a torch.nn.Module")
-    return network
-
-
-def _import(name: str) -> ModuleType:
-    path = Path(name)
-    if path.suffix == ".ipynb":
-        refuse_code(path)
-    if path.suffix != ".py":
-        sys.path.insert(0, str(Path.cwd()))
-        return importlib.import_module(name)
-    if not path.is_file():
-        raise UsageError(f"{path} does not exist: give a Python file with the generator in it")
-    path = path.resolve()
-    line = training_line(path)
-    if line is not None:
-        raise UsageError(
-            f'{path} trains when it is imported (line {line}): put that under if __name__ == "__main__":, or copy the '
-            "class into another file"
-        )
-    sys.path.insert(0, str(path.parent))  # So that it finds the modules beside it.
-    try:
-        return _import_file(path)
-    except ImportError as error:
-        if "relative import" in str(error):
-            return _import_in_package(path)
-        root = _root_with(path, (error.name or "").partition(".")[0])
-        if root is None:
-            raise
-        sys.path.insert(0, str(root))
-        for package in [key for key in sys.modules if key.partition(".")[0] == (error.name or "").partition(".")[0]]:
-            del sys.modules[package]  # Another package of that name was found first.
-        return _import_file(path)
-
-
-def _import_file(path: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules.setdefault(path.stem, module)
-    try:
-        spec.loader.exec_module(module)
-    except BaseException:
-        if sys.modules.get(path.stem) is module:
-            del sys.modules[path.stem]
-        raise
-    return module
-
-
-def _root_with(path: Path, package: str) -> Path | None:
-    """Find the folder above a file from which a package is imported: the root of its repository."""
-    for folder in path.parents[1:6]:
-        if package and ((folder / package).is_dir() or (folder / f"{package}.py").is_file()):
-            return folder
-    return None
-
-
-def _import_in_package(path: Path) -> ModuleType:
-    """Import a file with relative imports as part of the package that its folders form."""
-    folder, name = path.parent.parent, f"{path.parent.name}.{path.stem}"
-    while (folder / "__init__.py").is_file():
-        folder, name = folder.parent, f"{folder.name}.{name}"
-    sys.path.insert(0, str(folder))
-    return importlib.import_module(name)
-
-
-def _blame(source: str, error: Exception) -> str:
-    """Say in one line what a module's code raised, and where."""
-    frames = [
-        frame
-        for frame in traceback.extract_tb(error.__traceback__)
-        if frame.filename != __file__ and not frame.filename.startswith("<")
-    ]
-    where = f" at {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
-    hint = ""
-    if isinstance(error, TypeError):
-        hint = "; arguments are given as --kwargs '{\"name\": value}'"
-    elif isinstance(error, ModuleNotFoundError) and source.startswith(str(error.name)):
-        return f"{source}: no module {error.name} here: run this in the folder that holds it, or give FILE.py:NAME"
-    elif isinstance(error, ModuleNotFoundError):
-        return (
-            f"{source} needs the Python module {error.name}{where.replace(' at', ', imported at')}, which is not here: "
-            "install the package that brings it, or run this in the folder of the repository that holds it"
-        )
-    elif is_about_cuda(str(error)):
-        hint = "; this machine has no GPU: remove what needs one, such as compiled operators"
-    return f"{source} cannot be made: {type(error).__name__}: {one_line(error)}{where}{hint}"

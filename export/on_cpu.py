@@ -8,7 +8,8 @@ network = OnCpu(network)                 # and so may its forward()
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping
+import functools
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -19,15 +20,27 @@ REASONS = ("cuda", "nvidia driver", "hip")
 """Words in PyTorch's errors about a GPU that is missing."""
 
 
-def on_cpu() -> contextlib.AbstractContextManager[Any]:
-    """Put what asks for CUDA on the CPU, where there is no CUDA; where there is, nothing changes.
+@contextlib.contextmanager
+def on_cpu() -> Iterator[None]:
+    """Put what asks for CUDA on the CPU, and load there what was saved on a GPU, where there is no CUDA.
+
+    Where there is CUDA, nothing changes.
 
     >>> with on_cpu():
     ...     weight = torch.ones(2, device="cpu").cpu()
     >>> weight.device.type
     'cpu'
     """
-    return contextlib.nullcontext() if torch.cuda.is_available() else _Redirect()
+    if torch.cuda.is_available():
+        yield
+        return
+    load = torch.load
+    torch.load = functools.partial(_load, load)
+    try:
+        with _Redirect():
+            yield
+    finally:
+        torch.load = load
 
 
 def is_about_cuda(reason: str) -> bool:
@@ -46,6 +59,11 @@ class OnCpu(nn.Module):
         """Compute on the CPU."""
         with on_cpu():
             return self.network(*inputs)
+
+
+def _load(load: Callable[..., Any], file: Any, _map_location: Any = None, *args: Any, **options: Any) -> Any:
+    """Read a file as `torch.load` does, with every tensor on the CPU."""
+    return load(file, "cpu", *args, **{key: value for key, value in options.items() if key != "map_location"})
 
 
 class _Redirect(TorchFunctionMode):

@@ -10,7 +10,7 @@ from typing import Literal
 
 import numpy as np
 import onnx
-from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper, version_converter
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper, version_converter
 
 from ganedge.export import rewrite
 from ganedge.export.graph import copied, opset, rename, set_nodes
@@ -29,6 +29,10 @@ HEADROOM = 4.0
 """Safety factor for values on inputs that were not examined."""
 FP32_OPS = frozenset({"BatchNormalization", "InstanceNormalization", "LayerNormalization", "GroupNormalization"})
 """Operators whose statistics lose their meaning in 11 bits of mantissa, or 8."""
+QUANTISATIONS = frozenset({"QuantizeLinear", "DequantizeLinear"})
+"""Operators between INT8 and floating point."""
+SCALE_ERROR = 0.01
+"""Largest relative error of a scale in half precision."""
 FP32_INPUTS = {"Resize": (1, 2), "Upsample": (1,)}
 """Inputs that are float32 by the operator's definition, whatever it works on."""
 
@@ -37,10 +41,11 @@ def to_half(model: ModelProto, kind: Half, keep: frozenset[str] = frozenset()) -
     """FP16 or bf16 weights and arithmetic, FP32 inputs and outputs.
 
     For bf16 the operator set is raised to the one that knows it, and transposed convolutions are rewritten first:
-    TensorRT for RTX 1.7 builds none of them in bf16.
+    TensorRT for RTX 1.7 builds none of them in bf16. An INT8 graph keeps its INT8; its scales and the rest become half
+    precision.
 
     Args:
-        model: An FP32 model with inferred shapes.
+        model: An FP32 or INT8 model with inferred shapes; INT8 in operator set 19 or later.
         kind: Which of the two.
         keep: Names of nodes that stay in FP32, beside the normalisations; names of the graph before any rewrite.
 
@@ -62,6 +67,7 @@ def to_half(model: ModelProto, kind: Half, keep: frozenset[str] = frozenset()) -
         for index, node in enumerate(graph.node)
         if node.op_type in FP32_OPS or node.name in keep or not _takes(node, element, half)
     }
+    wide = _with_quantisations(graph, wide, dtype)
     if kind == "fp16":
         _check_range([tensor for tensor in graph.initializer if _readers_half(tensor.name, graph.node, wide)])
 
@@ -129,7 +135,8 @@ def _takes(node: NodeProto, element: int, model: ModelProto) -> bool:
         return False
     schema = onnx.defs.get_schema(node.op_type, opset(model), "")
     name = f"tensor({'float16' if element == TensorProto.FLOAT16 else 'bfloat16'})"
-    return not schema.inputs or name in schema.inputs[0].types
+    deciding = 1 if node.op_type == "DequantizeLinear" else 0  # Its result has the type of its scale.
+    return not schema.inputs or name in schema.inputs[deciding].types
 
 
 def _types(kind: Half) -> tuple[int, np.dtype[np.generic]]:
@@ -146,11 +153,45 @@ def _types(kind: Half) -> tuple[int, np.dtype[np.generic]]:
 def _ready_for_bf16(model: ModelProto) -> ModelProto:
     """The same graph in an operator set that knows bf16, without transposed convolutions."""
     symbols = rewrite.symbols(model)
-    if opset(model) < BF16_OPSET:
-        model = version_converter.convert_version(model, BF16_OPSET)
-    model = rewrite.tidy(model, symbols)
+    model = in_opset(model, BF16_OPSET)
     rewrite.transposed_to_shuffle(model)
     return rewrite.tidy(model, symbols)
+
+
+def in_opset(model: ModelProto, version: int) -> ModelProto:
+    """The same graph in at least this operator set; nodes keep their names."""
+    symbols = rewrite.symbols(model)
+    raised = version_converter.convert_version(model, version) if opset(model) < version else copied(model)
+    return rewrite.tidy(raised, symbols)
+
+
+def _with_quantisations(graph: GraphProto, wide: set[int], dtype: np.dtype[np.generic]) -> set[int]:
+    """Those nodes that stay in FP32, and with them the quantisations that they alone read.
+
+    Where half precision would change a scale by more than `SCALE_ERROR` its readers stay in FP32 as well: engines look
+    for a dequantisation right before a layer, of the same type.
+    """
+    readers: dict[str, set[int]] = {}
+    for index, node in enumerate(graph.node):
+        for name in node.input:
+            readers.setdefault(name, set()).add(index)
+    scales = {tensor.name: tensor for tensor in graph.initializer}
+    quantisations = [index for index, node in enumerate(graph.node) if node.op_type in QUANTISATIONS]
+    wide = set(wide)
+    for node in (graph.node[index] for index in quantisations):
+        if node.op_type == "DequantizeLinear" and node.input[1] in scales and _coarse(scales[node.input[1]], dtype):
+            wide |= readers.get(node.output[0], set())
+    for index in reversed(quantisations):  # From a layer back to what it reads.
+        reading = set().union(*(readers.get(name, set()) for name in graph.node[index].output))
+        if reading and reading <= wide:
+            wide.add(index)
+    return wide
+
+
+def _coarse(scale: TensorProto, dtype: np.dtype[np.generic]) -> bool:
+    """Whether half precision changes a scale too much: FP16 keeps few digits of what is below 6e-5."""
+    values = numpy_helper.to_array(scale).astype(np.float64)
+    return bool((np.abs(values.astype(dtype).astype(np.float64) - values) > SCALE_ERROR * values).any())
 
 
 def _float_tensors(model: ModelProto) -> set[str]:

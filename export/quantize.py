@@ -14,17 +14,15 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from functools import cached_property
 
 import numpy as np
-import onnx
 from numpy.typing import NDArray
-from onnx import ModelProto
+from onnx import ModelProto, TensorProto
 
-from ganedge.export import rewrite
+from ganedge.export import layers, phases, rewrite
 from ganedge.export.graph import COUNTED, copied, multiply_accumulates, shapes_for
 from ganedge.export.spec import Target
 from ganedge.runtime import engines
@@ -35,6 +33,8 @@ LAYERS = COUNTED
 """Operators that can compute in INT8."""
 SHUFFLES = ("Relu", "LeakyRelu", "DepthToSpace", "Transpose", "Reshape", "Slice")
 """What ONNX Runtime does with the result of an INT8 layer without leaving INT8."""
+Ranges = Mapping[str, tuple[float, float]]
+"""The smallest and the largest value of tensors, by name."""
 
 
 def runnable_targets() -> list[Target]:
@@ -49,7 +49,7 @@ def to_int8(
     target: Target,
     keep: frozenset[str] = frozenset(),
 ) -> tuple[ModelProto, float, Target]:
-    """Quantise a graph statically.
+    """Quantise a graph statically, once; `Quantiser` makes several graphs of the same calibration.
 
     Args:
         model: FP32, with inferred shapes.
@@ -64,13 +64,64 @@ def to_int8(
         MissingExtra: onnxruntime, whose quantiser this uses, is not installed.
         GanEdgeError: nothing in the graph could be quantised.
     """
-    low = rewrite.tidy(_quantise(prepared(model, target), inputs, target, keep), rewrite.symbols(model))
-    share = int8_share(low, [array.shape for array in inputs[0]])
-    if share == 0:
-        raise GanEdgeError(
-            "nothing in this generator became INT8: it has no convolution or matrix product with weights"
-        )
+    low, share = Quantiser(model, inputs, target).graph(keep)
     return low, share, target
+
+
+class Quantiser:
+    """INT8 graphs of one generator for one engine: calibrated once, whichever layers are left out.
+
+    Args:
+        model: FP32, with inferred shapes.
+        inputs: Calibration inputs, as `to_int8` takes them.
+        target: The engine to make them for.
+
+    Attributes:
+        prepared: The graph as it is before it is quantised.
+    """
+
+    def __init__(self, model: ModelProto, inputs: Sequence[Sequence[NDArray[np.generic]]], target: Target) -> None:
+        self.prepared = prepared(model, target)
+        self._symbols = rewrite.symbols(model)
+        self._inputs = inputs
+        self._target = target
+
+    def graph(self, keep: frozenset[str] = frozenset()) -> tuple[ModelProto, float]:
+        """The graph in INT8 except for the nodes of `keep`, and the share of multiply-accumulates that is INT8.
+
+        Raises as `to_int8` does.
+        """
+        return self._quantised(keep) if keep else self.whole
+
+    @cached_property
+    def whole(self) -> tuple[ModelProto, float]:
+        """The graph with every layer in INT8."""
+        return self._quantised(frozenset())
+
+    def _quantised(self, keep: frozenset[str]) -> tuple[ModelProto, float]:
+        low = rewrite.tidy(_quantise(self.prepared, self.ranges, self._target, keep), self._symbols)
+        share = int8_share(low, [array.shape for array in self._inputs[0]])
+        if share == 0:
+            raise GanEdgeError(
+                "nothing in this generator became INT8: it has no convolution or matrix product with weights"
+            )
+        return low, share
+
+    @cached_property
+    def ranges(self) -> Ranges:
+        """The smallest and the largest value of each tensor that may be rounded, over the calibration inputs."""
+        return layers.value_ranges(self.prepared, _rounded(self.prepared, self._target), self._feeds())
+
+    def _feeds(self) -> Iterator[dict[str, NDArray[np.generic]]]:
+        """The calibration inputs, one call at a time."""
+        names = [value.name for value in self.prepared.graph.input]
+        batch = self.prepared.graph.input[0].type.tensor_type.shape.dim[0].dim_value or 1
+        done, total = 0, sum(len(case[0]) // batch for case in self._inputs)
+        for case in self._inputs:
+            for begin in range(0, len(case[0]) - batch + 1, batch):
+                phases.report("calibrating", done, total)
+                yield {name: array[begin : begin + batch] for name, array in zip(names, case, strict=True)}
+                done += 1
 
 
 def prepared(model: ModelProto, target: Target) -> ModelProto:
@@ -88,12 +139,23 @@ def prepared(model: ModelProto, target: Target) -> ModelProto:
     return rewrite.tidy(copy, rewrite.symbols(model))
 
 
-def _quantise(
-    model: ModelProto, inputs: Sequence[Sequence[NDArray[np.generic]]], target: Target, keep: frozenset[str]
-) -> ModelProto:
+def _rounded(model: ModelProto, target: Target) -> list[str]:
+    """The tensors that may be rounded: what goes into a layer and, for ONNX Runtime, what comes out of it."""
+    weights = {tensor.name for tensor in model.graph.initializer}
+    values = (*model.graph.input, *model.graph.value_info, *model.graph.output)
+    floats = {value.name for value in values if value.type.tensor_type.elem_type == TensorProto.FLOAT} - weights
+    names: dict[str, None] = {}
+    for node in model.graph.node:
+        if node.op_type in LAYERS or (target == "onnxruntime" and node.op_type in SHUFFLES):
+            names.update(dict.fromkeys([*node.input, *(node.output if target == "onnxruntime" else ())]))
+    return [name for name in names if name in floats]
+
+
+def _quantise(model: ModelProto, ranges: Ranges, target: Target, keep: frozenset[str]) -> ModelProto:
     ort.package()  # A missing or broken package becomes a one-line error.
     try:
-        from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
+        from onnxruntime.quantization import CalibrationMethod, QDQQuantizer, QuantType
+        from onnxruntime.quantization.calibrate import TensorsData
     except ImportError as error:
         raise EngineError(
             f"--int8 needs onnxruntime's quantization, which does not import ({one_line(error)}): install the module "
@@ -108,31 +170,31 @@ def _quantise(
     }
     if target == "tensorrt":  # It has no INT8 kernel for transposed convolutions with scales per output channel.
         idle |= {node.name for node in model.graph.node if node.op_type == "ConvTranspose"}
-    names = [value.name for value in model.graph.input]
-    batch = model.graph.input[0].type.tensor_type.shape.dim[0].dim_value or 1
-    with tempfile.TemporaryDirectory() as folder, quiet():
-        given, written = Path(folder) / "fp32.onnx", Path(folder) / "int8.onnx"
-        onnx.save(model, given)  # Handed over as a file, because it moves the weights out of a model in memory.
-        quantize_static(
-            given,
-            written,
-            Reader(names, inputs, batch),
-            quant_format=QuantFormat.QDQ,
-            op_types_to_quantize=[*LAYERS] if symmetric else [*LAYERS, *SHUFFLES],
+    copy = copied(model)  # The quantiser changes what it works on.
+    copy.metadata_props.add(key="onnx.infer", value="onnxruntime.quant")  # Shapes are inferred: no need to do it again.
+    pairs = {name: (np.array(low, np.float32), np.array(high, np.float32)) for name, (low, high) in ranges.items()}
+    with quiet():
+        quantizer = QDQQuantizer(
+            copy,
             per_channel=True,
-            activation_type=QuantType.QInt8 if symmetric else QuantType.QUInt8,
-            weight_type=QuantType.QInt8,
+            reduce_range=False,
+            weight_qType=QuantType.QInt8,
+            activation_qType=QuantType.QInt8 if symmetric else QuantType.QUInt8,
+            tensors_range=TensorsData(CalibrationMethod.MinMax, pairs),
+            nodes_to_quantize=[],
             nodes_to_exclude=sorted(keep | idle),
-            calibrate_method=CalibrationMethod.MinMax,
+            op_types_to_quantize=[*LAYERS] if symmetric else [*LAYERS, *SHUFFLES],
             extra_options={
                 "ActivationSymmetric": symmetric,
                 "WeightSymmetric": True,
                 "QuantizeBias": not symmetric,
-                "DedicatedQDQPair": False,
                 "OpTypesToExcludeOutputQuantization": [*LAYERS] if symmetric else ["Gemm", "MatMul"],
             },
         )
-        return onnx.load(written)
+        quantizer.quantize_model()
+        quantizer.model.topological_sort()
+    low: ModelProto = quantizer.model.model
+    return low
 
 
 def results(model: ModelProto) -> dict[str, str]:
@@ -144,21 +206,6 @@ def results(model: ModelProto) -> dict[str, str]:
         elif node.op_type in SHUFFLES and node.input[0] in makers:
             makers[node.output[0]] = makers[node.input[0]]
     return makers
-
-
-class Reader:
-    """Calibration inputs in the shape that onnxruntime's quantiser reads them."""
-
-    def __init__(self, names: list[str], cases: Sequence[Sequence[NDArray[np.generic]]], batch: int) -> None:
-        self._feeds = (
-            {name: array[begin : begin + batch] for name, array in zip(names, case, strict=True)}
-            for case in cases
-            for begin in range(0, len(case[0]) - batch + 1, batch)
-        )
-
-    def get_next(self) -> dict[str, NDArray[np.generic]] | None:
-        """The next input, or None at the end."""
-        return next(self._feeds, None)
 
 
 @dataclass(frozen=True)

@@ -11,14 +11,16 @@ them; any set of layers is then one call.
 
 from __future__ import annotations
 
+import contextlib
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from ganedge.export import layers, quantize
+from ganedge.export import layers, phases, quantize
 from ganedge.export.graph import copied, producers
 from ganedge.export.spec import Target
 from ganedge.runtime.fidelity import Difference, Gate, span_of, worst
@@ -29,6 +31,15 @@ VALUES = 2**22
 """Values that latents are turned into, and compared, for each set of layers that is tried."""
 GROUPS = 48
 """Neighbouring layers share a switch where there are more than these."""
+WORK, PROBES, FEWEST = 1e12, 6, 2
+"""Multiply-accumulates that a search may take, the sets of layers that it tries about, and the pictures it is bounded
+to, cut from those of the smallest size, where all would take more."""
+SIDES = (128, 64)
+"""Sides of those, pixels: of the ones that sets are tried on, and of the one that each layer is rounded alone for."""
+NEARLY = 1.5
+"""How many times the error that a gate allows the sum of the layers' own errors may be for a set to be tried."""
+Item = Mapping[str, NDArray[np.generic]]
+"""Inputs of one call, by name."""
 SWITCHES = "int8_layers"
 """The graph's input that says which layers are rounded, bool `[layers]`."""
 
@@ -73,16 +84,17 @@ class Sensitivity:
         self._output = prepared.graph.output[0].name
         self._session = layers.open_session(_switched(prepared, low, target, self.groups), [])
         if interface.noise is None:
-            self._items = list(layers.items(prepared, cases))[:: len(cases)]
+            chosen: list[Item] = list(layers.items(prepared, cases))
+            self._items, ranked = self._pictures(chosen[:: len(cases)], len(cases), interface)
         else:
-            self._items = _batches(interface, cases[0])
+            self._items = ranked = _batches(interface, cases[0])
         self._wanted = [self._run(item, ()) for item in self._items]
         self._span = span_of(port, *self._wanted)
-        step = max(1, len(self._items) // len(cases))  # One item of each case is enough to rank the layers.
-        self.noise = [
-            max(self._error(item, index) for item in range(0, len(self._items), step))
-            for index in range(len(self.groups))
-        ]
+        alone = self._wanted if ranked is self._items else [self._run(item, ()) for item in ranked]
+        self.noise = []
+        for index in range(len(self.groups)):
+            phases.report("measuring what INT8 costs in each layer", index, len(self.groups))
+            self.noise.append(max(self._error(*pair, index) for pair in zip(ranked, alone, strict=True)))
 
     def kept(self, gate: Gate, spare: float = 0.0) -> frozenset[str]:
         """The layers to leave out: few multiply-accumulates, and enough that the rest passes the gate.
@@ -96,20 +108,38 @@ class Sensitivity:
         """
         order = sorted(range(len(self.groups)), key=lambda index: -self.noise[index] / max(self.groups[index].work, 1))
         slack = 10 ** (-spare / 20)
-        few, many = 0, len(order) - 1
-        while few < many:  # The smallest number of layers to leave out, by halving.
-            middle = (few + many) // 2
-            if gate.holds(self.difference(order[middle:]), slack):
-                many = middle
-            else:
-                few = middle + 1
+        few = self._fewest(order, gate, slack)
         kept = set(order[:few])
         # Some of these layers turned out to be unnecessary: put the largest back first.
         able = gate.holds(self.difference(order[few:]), slack)
         for index in sorted(order[: few - 1] if few and able else [], key=lambda index: -self.groups[index].work):
-            if gate.holds(self.difference([other for other in order if other not in kept - {index}]), slack):
+            rounded = [other for other in order if other not in kept - {index}]
+            if self._may_hold(rounded, gate, spare) and gate.holds(self.difference(rounded), slack):
                 kept.remove(index)
         return frozenset(name for index in kept for name in self.groups[index].nodes)
+
+    def _fewest(self, order: Sequence[int], gate: Gate, slack: float) -> int:
+        """The smallest number of layers of an order to leave out, at most all but one.
+
+        The search begins where the sum of the layers' errors says, and goes on in steps that double.
+        """
+        few, many, step = 0, len(order) - 1, 1
+        spare = -20 * math.log10(slack)
+        guess = next((count for count in range(many) if self._may_hold(order[count:], gate, spare, 1.0)), many)
+        while few < many:
+            phases.report("looking for the layers to take back")
+            middle = min(max(guess, few), many - 1)
+            if gate.holds(self.difference(order[middle:]), slack):
+                many, guess = middle, middle - step
+            else:
+                few, guess = middle + 1, middle + step
+            step *= 2
+        return few
+
+    def _may_hold(self, rounded: Sequence[int], gate: Gate, spare: float, nearly: float = NEARLY) -> bool:
+        """Whether a gate's PSNR is in reach with these layers rounded, if errors add up; True where it has none."""
+        limit = np.inf if gate.psnr is None else self._span**2 / 10 ** ((gate.psnr + spare) / 10)
+        return sum(self.noise[index] for index in rounded) <= nearly * limit
 
     def worst(self, count: int = 3) -> str:
         """What the layers that cost most cost alone, for people."""
@@ -128,18 +158,32 @@ class Sensitivity:
             self._known[key] = worst(distances)
         return self._known[key]
 
-    def _error(self, item: int, index: int) -> float:
+    def _pictures(self, chosen: list[Item], cases: int, interface: Interface) -> tuple[list[Item], list[Item]]:
+        """The calls that sets of layers are tried on, and those that each layer is rounded alone for, one of each case.
+
+        Where that would be much work they are parts of few pictures, if the graph runs on smaller ones.
+        """
+        work = sum(group.work for group in self.groups) * (len(self.groups) * cases + len(chosen) * PROBES)
+        if work > WORK:
+            smallest = sorted(chosen, key=lambda item: sum(array.size for array in item.values()))[:FEWEST]
+            tried, ranked = ([_cropped(item, interface, side) for item in smallest] for side in SIDES)
+            with contextlib.suppress(Exception):  # What ONNX Runtime raises where the graph has one size.
+                self._run(ranked[0], ())
+                return tried, ranked[:1]
+        return chosen, chosen[:: max(1, len(chosen) // cases)]
+
+    def _error(self, item: Item, wanted: NDArray[np.generic], index: int) -> float:
         """The mean square error of one call's output with one layer rounded."""
-        error = self._run(self._items[item], [index]).astype(np.float64) - self._wanted[item].astype(np.float64)
+        error = self._run(item, [index]).astype(np.float64) - wanted.astype(np.float64)
         return float((error**2).mean())
 
-    def _run(self, item: Mapping[str, NDArray[np.generic]], rounded: Sequence[int]) -> NDArray[np.generic]:
+    def _run(self, item: Item, rounded: Sequence[int]) -> NDArray[np.generic]:
         switches = np.isin(np.arange(len(self.groups)), rounded)
         output: NDArray[np.generic] = self._session.run([self._output], {**item, SWITCHES: switches})[0]
         return output
 
 
-def _batches(interface: Interface, inputs: Sequence[NDArray[np.generic]]) -> list[dict[str, NDArray[np.generic]]]:
+def _batches(interface: Interface, inputs: Sequence[NDArray[np.generic]]) -> list[Item]:
     """Latents in calls as large as they may be: the worst of many decides, and few miss the rare large values."""
     values = int(np.prod([size for size in interface.output.shape[1:] if isinstance(size, int)]))
     count = min(len(inputs[0]), max(layers.ITEMS, VALUES // values))
@@ -199,7 +243,29 @@ def _switched(prepared: ModelProto, low: ModelProto, target: Target, groups: Seq
     ordered = [NodeProto.FromString(node.SerializeToString()) for node in nodes]
     del graph.node[:]
     graph.node.extend(ordered)
+    _open_sides(graph)
     return model
+
+
+def _open_sides(graph: GraphProto) -> None:
+    """Let pictures of any size in, where the nodes do: what they were inferred to give goes."""
+    del graph.value_info[:]
+    for value in (*graph.input, *graph.output):
+        for dim in value.type.tensor_type.shape.dim[1:]:
+            dim.ClearField("dim_value")
+
+
+def _cropped(item: Item, interface: Interface, side: int) -> Item:
+    """The middle of each picture, about so high and wide at most, pixels."""
+    parts = dict(item)
+    for port in interface.inputs:
+        if port.is_picture:
+            most = -(-side // port.multiple) * port.multiple
+            for axis in (2, 3) if port.layout == "NCHW" else (1, 2):
+                begin = max(0, (parts[port.name].shape[axis] - most) // 2)
+                indices = np.arange(begin, min(begin + most, parts[port.name].shape[axis]))
+                parts[port.name] = parts[port.name].take(indices, axis)
+    return parts
 
 
 def _reasons(model: ModelProto, target: Target, group_of: Mapping[str, int]) -> dict[str, frozenset[int]]:

@@ -48,5 +48,7 @@ class SourceModel:
     """The generator in FP64, to tell rounding from faults; None where nothing can compute that."""
     made_for: str = ""
     """The engine that its graph variant was made for, where it is an INT8 artifact itself."""
+    remainder: str = ""
+    """What that computes in where it is not INT8, as `Manifest` has it."""
     proof_size: int | None = None
     """Side of the images to prove with, pixels, where it takes any size; that of its training by default."""

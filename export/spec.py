@@ -63,6 +63,8 @@ class ExportSpec:
     """Type of images in and out: float [N, C, H, W] in the declared range, or uint8 [N, H, W, C]."""
     engine: str | None = field(default=None, metadata=option(flag="--for"))
     """Engine that an INT8 graph is made for: onnxruntime, openvino or tensorrt; by default the fastest one here."""
+    remainder: Literal["fp32", "fp16"] | None = field(default=None, metadata=option(default="fp16 for TensorRT"))
+    """What an INT8 generator computes in where it is not INT8; `--int8 --fp16` is short for fp16."""
     engines: tuple[str, ...] = field(default=(), metadata=option(panel=PROOF))
     """Engines that have to pass, with commas; by default one that passes is enough, and the others are named."""
     calibrate: Path | int | None = field(default=None, metadata=option(panel=PROOF))
@@ -116,6 +118,8 @@ class ExportSpec:
             raise UsageError(f"--for {self.engine}: choose {', '.join(get_args(Target))}")
         if self.precision not in (None, *get_args(Precision)):
             raise UsageError(f"precision {self.precision}: choose {', '.join(get_args(Precision))}")
+        if self.remainder not in (None, "fp32", "fp16"):
+            raise UsageError(f"--remainder {self.remainder}: choose fp32 or fp16")
         if self.proof not in ("short", "full"):
             raise UsageError(f"--proof {self.proof}: choose short or full")
         if self.io not in ("float", "uint8"):
@@ -125,6 +129,13 @@ class ExportSpec:
     def target(self) -> Target | None:
         """The engine that an INT8 graph is made for; TensorRT where an engine file is asked for, None where either."""
         return cast("Target | None", self.engine or ("tensorrt" if "trt" in self.format else None))
+
+    @property
+    def remaining(self) -> Literal["fp32", "fp16"]:
+        """What an INT8 graph computes in where it is not INT8. Engines of the CPU are faster in FP32 there."""
+        if self.remainder is not None:
+            return self.remainder
+        return "fp16" if self.precision == "int8" and self.target == "tensorrt" else "fp32"
 
     @property
     def gate(self) -> Gate | None:
@@ -173,7 +184,9 @@ def check_formats(spec: ExportSpec, given: Collection[str], size: str | None) ->
     for name in ("psnr", "max_mb", "max_minutes"):
         if name in given and not spec.auto:
             raise UsageError(f"{flag(ExportSpec, name)} is for --auto: add it, or leave this out")
-    fixed = [name for name in ("precision", "engine", "format", "tolerance", "require_speedup") if name in given]
+    fixed = [
+        name for name in ("precision", "engine", "remainder", "format", "tolerance", "require_speedup") if name in given
+    ]
     if spec.auto and fixed:
         typed = flag(ExportSpec, fixed[0], getattr(spec, fixed[0]))
         raise UsageError(f"--auto chooses precision and graph itself, and writes an .onnx: leave {typed} out")
@@ -190,6 +203,14 @@ def check_formats(spec: ExportSpec, given: Collection[str], size: str | None) ->
             raise UsageError(f"--engines {name}: it has no {spec.precision} on the CPU; choose {able}")
     if spec.engine is not None and spec.precision != "int8":
         raise UsageError("--for chooses the graph variant of INT8: add --int8, or leave it out")
+    if spec.remainder is not None and spec.precision != "int8":
+        raise UsageError(
+            f"--remainder {spec.remainder} is what INT8 computes in outside its layers: add --int8, or leave it out"
+        )
+    if spec.remainder == "fp16" and spec.target != "tensorrt":
+        raise UsageError(
+            "--int8 --fp16: FP16 outside INT8 is for TensorRT: add --for tensorrt or --format trt, or leave --fp16 out"
+        )
     if "trt" in spec.format and spec.engine == "onnxruntime":
         raise UsageError("--for onnxruntime: TensorRT does not read that graph; export twice, or leave --for out")
     if spec.require_speedup is not None and (spec.precision in (None, "fp32") or spec.target == "tensorrt"):

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import onnx
 
-from ganedge.export import parity
+from ganedge.export import dla, parity
 from ganedge.export.artifact import VerifiedArtifact, write_proof
 from ganedge.export.quantize import LAYERS
 from ganedge.export.sizes import read_size
@@ -121,6 +121,8 @@ def write_engine(
         raise UsageError(f"{path}: the .onnx is kept beside the engine, in one folder")
     say(_room(manifest.interface, profiles))
     graph = onnx.load_model_from_string(proven.data)
+    if settings.recipe.dla is not None:
+        say(dla.report(graph, _one_shape(settings.recipe.dla, profiles)))
     built = build(
         name,
         package,
@@ -156,6 +158,18 @@ def write_engine(
     write_sidecar(path, described, identity)
     write_proof(path, replace(proven, cases=_inside(profiles, proven)[0]))
     return path
+
+
+def _one_shape(core: int, profiles: Mapping[str, Shapes]) -> dict[str, tuple[int, ...]]:
+    """The shape of each input of an engine for a DLA, which takes one only."""
+    for name, shapes in profiles.items():
+        if len(set(shapes)) > 1:
+            least, _, most = (" × ".join(map(str, shape)) for shape in shapes)
+            raise UsageError(
+                f"--dla {core}: a DLA takes one shape, and {name} is {least} to {most}: give --batch 1,1,1 and, where "
+                "heights and widths are dynamic, one --size three times, such as 256,256,256"
+            )
+    return {name: shapes[1] for name, shapes in profiles.items()}
 
 
 def _gate(proven: VerifiedArtifact) -> Gate:

@@ -4,6 +4,7 @@ from ganedge.models import find
 variant = find("dcgan")
 """
 
+from ganedge.models.augmented_cyclegan import AugmentedCycleGAN
 from ganedge.models.circles import Circles
 from ganedge.models.cyclegan import CycleGAN
 from ganedge.models.dcgan import DCGAN
@@ -16,7 +17,7 @@ from ganedge.models.variant import Variant
 from ganedge.models.wgan import WGAN
 from ganedge.runtime.errors import UsageError
 
-VARIANTS: tuple[type[Variant], ...] = (Circles, MLP, Digit, DCGAN, WGAN, Pix2Pix, CycleGAN, StarGAN)
+VARIANTS: tuple[type[Variant], ...] = (Circles, MLP, Digit, DCGAN, WGAN, Pix2Pix, CycleGAN, StarGAN, AugmentedCycleGAN)
 """Every variant, in the order of `gan-train --list`."""
 STUDENTS: tuple[type[Variant], ...] = (PictureStudent, LatentStudent)
 """What `gan-compress` trains; a run of it is opened as that of any variant."""

@@ -382,6 +382,8 @@ class Manifest:
     """`sha256:` and the hash over graph, weights and this manifest with an empty digest."""
     schema: int = 1
     """Version of this format; the least that describes the interface."""
+    remainder: str = ""
+    """What an INT8 graph computes in where it is not INT8: fp16; empty for fp32, and in other precisions."""
 
     def __post_init__(self) -> None:
         """Check the choices."""
@@ -390,6 +392,7 @@ class Manifest:
         _check_choice(self.norm_mode, get_args(NormMode), "norm_mode")
         _check_text(self.unproven, "unproven", empty=True)
         _check_text(self.made_for, "made_for", empty=True)
+        _check_choice(self.remainder, ("", "fp16"), "remainder")
 
     @property
     def proven(self) -> tuple[str, ...]:
@@ -411,6 +414,8 @@ class Manifest:
         for port in (*content["interface"]["inputs"], *content["interface"]["outputs"]):
             if port["distribution"] is None:
                 del port["distribution"]
+        if not self.remainder:
+            del content["remainder"]
         return content
 
     @classmethod

@@ -69,6 +69,8 @@ LEVEL = 0.95
 """Confidence level of intervals."""
 MEDIAN_ROUNDS = 4
 """Turns of each function in `median_seconds`."""
+HOPELESS = 2.0
+"""A long call that takes so many times as long as the fastest has one turn there: it will not be chosen."""
 RENEWAL = 0.5
 """Most time that a competitor may spend on restarts, as a share of the time for which it was timed."""
 WARM_SECONDS, WARM_CALLS = 0.02, 2
@@ -87,7 +89,12 @@ UNQUIET = 0.2
 """Spread between rounds above which a machine counts as busy."""
 
 Competitor = Callable[[int], object]
+"""Makes the call of a number; where it returns `OwnTime`, that counts instead of the time until it returned."""
 Turns = dict[str, list[NDArray[np.float64]]]
+
+
+class OwnTime(float):
+    """Seconds that a call took by a clock nearer to it: in a browser, that is without the way there and back."""
 
 
 @dataclass(frozen=True)
@@ -209,15 +216,19 @@ def interleaved(
 def median_seconds(calls: Sequence[Callable[[], object]], seconds: float) -> list[float]:
     """Median seconds of each call: `MEDIAN_ROUNDS` turns of each, which together take `seconds` or one call a turn.
 
-    A turn starts when all other threads sleep, and with an untimed call if calls are short.
+    A turn starts when all other threads sleep, and with an untimed call if calls are short. Long calls vary less: two
+    turns are enough, and one where the call is clearly slower than another.
     """
     turns: list[list[NDArray[np.float64]]] = [[] for _ in calls]
     wakes = [True for _ in calls]
     end = time.monotonic() + MEDIAN_ROUNDS * seconds * len(calls)
     for number in range(MEDIAN_ROUNDS):
-        if number > 1 and time.monotonic() > end:  # Long calls vary less, so two turns are enough.
+        if number > 1 and time.monotonic() > end:
             break
+        slow = max(WAKES, HOPELESS * min((turn[0].min() for turn in turns if turn), default=0.0))
         for index, call in enumerate(calls):
+            if number and turns[index][0].min() >= slow:
+                continue
             _wait_for_sleep()
             turns[index].append(take_turn(lambda _, call=call: call(), 0, seconds / MEDIAN_ROUNDS, wakes[index]))  # type: ignore[misc]
             wakes[index] = turns[index][0].min() < WAKES
@@ -258,10 +269,7 @@ def one_by_one(
             times: list[float] = []
             begin = before = time.perf_counter()
             while before - begin < seconds or len(times) < max(iterations, ALONE_TURNS):
-                run(len(times))
-                after = time.perf_counter()
-                times.append(after - before)
-                before = after
+                before = _time(run, len(times), before, times)
             turns[name] += np.array_split(np.array(times), ALONE_TURNS)
         if not turns[name]:
             del turns[name]
@@ -391,11 +399,16 @@ def take_turn(run: Competitor, first: int, least: float = 0.0, wakes: bool = Tru
         run(first - 1)
     begin = before = time.perf_counter()
     while before - begin < (longest if len(times) < TURN_CALLS else short) or not times:
-        run(first + len(times))
-        after = time.perf_counter()
-        times.append(after - before)
-        before = after
+        before = _time(run, first + len(times), before, times)
     return np.array(times)
+
+
+def _time(run: Competitor, number: int, before: float, times: list[float]) -> float:
+    """Make one call and note its seconds; returns when it ended, which is when the next one begins."""
+    result = run(number)
+    after = time.perf_counter()
+    times.append(result if isinstance(result, OwnTime) else after - before)
+    return after
 
 
 def _wait_for_sleep() -> None:

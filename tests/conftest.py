@@ -25,6 +25,7 @@ def _keep_to_own_cores() -> None:
 
 
 _keep_to_own_cores()
+sys.path.insert(0, str(Path(__file__).parents[1]))  # Child processes get it, and unpickle functions of tests/.
 os.environ["GANEDGE_TUNE"] = "0"  # Which engine is faster must not decide what a test sees; some turn it on again.
 
 import numpy as np  # noqa: E402 - behind what has to come first

@@ -228,7 +228,6 @@ class Average:
     """
 
     def __init__(self, network: nn.Module, decay: float) -> None:
-        self._live = network
         self._decay = decay
         self.network = copy.deepcopy(network).requires_grad_(False) if decay else network
         own, live = self.network.state_dict(keep_vars=True), network.state_dict(keep_vars=True)

@@ -6,7 +6,7 @@ const get = (id) => document.getElementById(id);
 const STEPS = 25, CAMERA_SIDE = 320, MAX_PIXELS = 768 * 768;
 const KINDS = { "latent-to-image": "New pictures", "image-to-image": "Pictures to pictures", "latent-to-points": "New points" };
 const ENGINES = { wasm: "WASM", webgpu: "WebGPU" };
-let generator = null, items = null, newest = 0, timer = 0, last = null, stream = null;
+let generator = null, items = null, newest = 0, timer = 0, moving = false, last = null, stream = null;
 const beside = {}; // Masks and further pictures, by the name of their input.
 
 function say(text, state = "busy") {
@@ -68,13 +68,15 @@ function number(id) { return Number(get(id).value); }
 
 const points = () => generator.manifest.interface.kind === "latent-to-points";
 const several = () => number("count") > 1 || points();
+/** Whether what lies between the two seeds is looked at; until then one picture is drawn, the first. */
+const between = () => !several() && number("position") > 0;
 
 async function draw() {
   const options = {};
   if (generator.manifest.interface.classes.length && get("class").value !== "") options.label = number("class");
   if (number("truncation") < Number(get("truncation").max)) options.truncation = number("truncation");
   const made = await work("Drawing …", () => {
-    if (!several()) return generator.interpolate(seed("seed-a"), seed("seed-b"), STEPS, { ...options, label: options.label ?? firstClass() });
+    if (between()) return generator.interpolate(seed("seed-a"), seed("seed-b"), STEPS, { ...options, label: options.label ?? firstClass() });
     return generator.sample(points() ? 16 * number("count") : number("count"), { seed: seed("seed-a"), ...options });
   });
   if (made) items = made;
@@ -119,6 +121,15 @@ function later() {
   timer = setTimeout(draw, 150);
 }
 
+/** Show another place between the seeds, and draw all of them when the first is looked at. */
+async function move() {
+  show();
+  if (moving || !between() || items?.length === STEPS) return;
+  moving = true;
+  await draw();
+  moving = false;
+}
+
 function prepareLatent({ classes, noise }) {
   get("latent").hidden = false;
   get("classes").hidden = !classes.length;
@@ -128,7 +139,7 @@ function prepareLatent({ classes, noise }) {
   if (points()) Object.assign(get("count"), { value: 32 });
   if (noise === "uniform") Object.assign(get("truncation"), { max: 1, value: 1, step: 0.05 });
   for (const id of ["seed-a", "seed-b", "class", "truncation", "count"]) get(id).addEventListener("input", later);
-  get("position").addEventListener("input", show);
+  get("position").addEventListener("input", move);
   get("new").addEventListener("click", () => {
     for (const id of ["seed-a", "seed-b"]) get(id).value = Math.floor(Math.random() * 1e6);
     draw();

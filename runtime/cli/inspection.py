@@ -194,7 +194,7 @@ def describe(manifest: Manifest, size: int) -> list[tuple[str, str]]:
         *[("output", _port(port)) for port in interface.outputs],
         ("noise", interface.noise or "none"),
         ("classes", ", ".join(interface.classes) or "none"),
-        ("precision", f"{manifest.precision}, {size / 1e6:.1f} MB"),
+        ("precision", f"{manifest.precision}{_remainder(manifest)}, {size / 1e6:.1f} MB"),
         ("norm", manifest.norm_mode),
         ("source", made),
         ("written by", source.program),
@@ -207,6 +207,10 @@ def describe(manifest: Manifest, size: int) -> list[tuple[str, str]]:
     if manifest.unproven:
         rows.append(("proof", f"not run ({manifest.unproven})"))
     return rows
+
+
+def _remainder(manifest: Manifest) -> str:
+    return f" with {manifest.remainder} outside INT8" if manifest.remainder else ""
 
 
 def _measured(item: Measurement) -> str:

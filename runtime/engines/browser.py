@@ -17,6 +17,7 @@ import os
 import shutil
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
@@ -28,7 +29,6 @@ from . import EngineInfo, on_cpu
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
-    from pathlib import Path
     from types import TracebackType
 
     from numpy.typing import NDArray
@@ -48,6 +48,8 @@ WEBGPU_FLAGS = (
     "--ignore-gpu-blocklist",
 )
 """What makes a Chromium without a GPU compute WebGPU."""
+PROC = Path("/proc")
+"""Where Linux tells of processes."""
 BLANK = "/blank"
 """The empty page from which the module is called."""
 LONGEST_CALL_MS = 600_000
@@ -59,6 +61,7 @@ CALL = """async ([method, argument]) => {
     const types = { float32: Float32Array, uint8: Uint8Array, int64: BigInt64Array };
     return { dims, data: new types[dtype](bytes.buffer) };
   };
+  const decoded = (feeds) => Object.fromEntries(Object.entries(feeds).map(([name, array]) => [name, decode(array)]));
   const encode = ({ data, dims }) => {
     const bytes = new Uint8Array(data.buffer, data.byteOffset, data.byteLength), parts = [];
     for (let at = 0; at < bytes.length; at += 32768) parts.push(String.fromCharCode(...bytes.subarray(at, at + 32768)));
@@ -70,8 +73,15 @@ CALL = """async ([method, argument]) => {
       globalThis.generator = await load(options.artifact, options);
     },
     async run(feeds) {
-      const arrays = Object.entries(feeds).map(([name, array]) => [name, decode(array)]);
-      return encode(await globalThis.generator.run(Object.fromEntries(arrays)));
+      return encode(await globalThis.generator.run(decoded(feeds)));
+    },
+    async hold(batches) {
+      globalThis.held = batches.map(decoded);
+    },
+    async time(number) {
+      const begin = performance.now();
+      await globalThis.generator.run(globalThis.held[number]);
+      return (performance.now() - begin) / 1000;
     },
   };
   const late = new Promise((_, reject) => setTimeout(() => reject(new Error("no answer in LIMIT ms")), LIMIT));
@@ -134,6 +144,7 @@ class Browser:
         self._server = FolderServer(folder, self.folder.policy())
         # Playwright drives a browser from one thread without an event loop, which the caller's may have: a notebook's.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="ganedge-browser")
+        before = set(_processes())
         try:
             self._playwright, self._chromium = self._do(_launch, path)
         except Error as error:
@@ -141,6 +152,7 @@ class Browser:
             self._server.close()
             raise EngineError(f"{path} does not start: {one_line(error)}") from error
         self.version: str = self._do(lambda: self._chromium.version)
+        self._roots = {process for process, (parent, _) in _processes().items() if parent == os.getpid()} - before
 
     def start(self, provider: Provider, threads: int | None = None) -> BrowserEngine:
         """Load the folder's artifact into one engine of the browser.
@@ -169,6 +181,14 @@ class Browser:
             raise
         return engine
 
+    def processor_time(self) -> float:
+        """Processor time that the living processes of this Chromium used, seconds; 0 where no procfs tells."""
+        processes = _processes()
+        tree = self._roots & processes.keys()
+        while more := {process for process, (parent, _) in processes.items() if parent in tree} - tree:
+            tree |= more
+        return sum(processes[process][1] for process in tree)
+
     def close(self) -> None:
         """End Chromium and the server."""
         self._do(self._chromium.close)
@@ -191,6 +211,18 @@ class Browser:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _processes() -> dict[int, tuple[int, float]]:
+    """By number of each process: its parent's, and the processor time it used, seconds."""
+    processes = {}
+    for file in PROC.glob("[0-9]*/stat"):
+        try:
+            fields = file.read_text("utf-8", "replace").rpartition(")")[2].split()
+        except OSError:  # It has ended.
+            continue
+        processes[int(file.parent.name)] = int(fields[1]), sum(map(int, fields[11:13])) / os.sysconf("SC_CLK_TCK")
+    return processes
 
 
 def _launch(path: str) -> tuple[Any, Any]:
@@ -220,6 +252,14 @@ class BrowserEngine:
         result = self.call("run", _encoded(feeds))
         dtype = self._folder.manifest.interface.output.dtype
         return [np.frombuffer(base64.b64decode(result["data"]), dtype).reshape(result["dims"])]
+
+    def hold(self, batches: Sequence[Mapping[str, NDArray[np.generic]]]) -> None:
+        """Keep inputs in the page, for `seconds`."""
+        self.call("hold", [_encoded(feeds) for feeds in batches])
+
+    def seconds(self, number: int) -> float:
+        """Compute the inputs of that number that `hold` keeps; seconds by the page's clock, of the whole call."""
+        return float(self.call("time", number))
 
     def call(self, method: str, argument: object) -> Any:
         """Call one of the methods of `CALL` in the page.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import shutil
 import subprocess
 import sys
 import threading
@@ -11,6 +12,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -20,11 +22,13 @@ from onnx import numpy_helper
 from torch import Tensor, nn
 
 from ganedge.benchmarks import competitor, input_pool, latency, process, reference, report
-from ganedge.runtime import timing
+from ganedge.runtime import engines, load, timing
 from ganedge.runtime.engine_file import EngineIdentity
+from ganedge.runtime.engines import browser
 from ganedge.runtime.errors import EngineError
 from ganedge.runtime.inputs import real_inputs
 from ganedge.runtime.manifest import Interface, Port, read_artifact, write_artifact
+from ganedge.runtime.web_folder import WebFolder, read_web_folder, write_description
 
 Command = Callable[..., Any]
 
@@ -64,6 +68,93 @@ def test_a_turn_ends_by_time_and_calls() -> None:
     assert steady.sum() > timing.TURN_SECONDS
     assert len(take(0.2)) == 1
     assert len(timing.take_turn(lambda _: time.sleep(0.2), 0, 0.0, wakes=False)) == 1
+
+
+def test_a_call_may_bring_its_own_time() -> None:
+    quick = timing.take_turn(lambda _: (time.sleep(0.003), timing.OwnTime(0.001))[1], 0)
+    assert set(quick) == {0.001}
+    assert len(quick) < 10, "a turn ends by this process's clock"
+    turns = timing.one_by_one({"a": lambda _: timing.OwnTime(0.5)}, 0.001, 2)
+    assert set(np.concatenate(turns["a"])) == {0.5}
+
+
+class _Page:
+    """A browser whose engine returns what ONNX Runtime returns and takes 2 ms."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = read_web_folder(folder)
+        self.closed = False
+        self.processor_time = lambda: 0.0
+
+    def start(self, provider: str, threads: int | None) -> Any:
+        if provider == "webgpu":
+            raise browser.MissingFeature(provider, "this browser has no WebGPU")
+        info = engines.EngineInfo("onnxruntime-web", f"1 {provider}", "Chromium 1", "cpu", "fp32")
+        generator = load(self.folder_path, "onnxruntime")
+        held: list[Any] = []
+        return SimpleNamespace(
+            info=info,
+            run=lambda feeds: [generator.run(*feeds.values())],
+            hold=lambda batches: held.extend(batches),
+            seconds=lambda number: (held[number], 0.002)[1],
+        )
+
+    def close(self) -> None:
+        self.closed = True
+
+
+@pytest.fixture
+def web_folder(artifact: Path, tmp_path: Path) -> Path:
+    """A folder for the browser, without page and module."""
+    folder = tmp_path / "digits-web"
+    folder.mkdir()
+    shutil.copy(artifact, folder / "generator.onnx")
+    write_description(folder, WebFolder(read_artifact(artifact)[0], "1.2.3"))
+    return folder
+
+
+def test_a_web_folder_is_timed_by_its_page(artifact: Path, web_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(browser, "Browser", _Page)
+    monkeypatch.setattr(_Page, "folder_path", web_folder / "generator.onnx", raising=False)
+    settings = latency.Settings((1,), engine="onnxruntime", seconds=0, iterations=2, processes=1)
+    result = latency.measure([artifact, web_folder], settings=settings)
+    row = next(row for row in result["results"] if row["competitor"] == "digits-web, wasm")
+    assert (row["figures"]["p50"], row["same"]) == (0.002, True)
+    assert result["competitors"]["digits-web, wasm"]["engine"] == "onnxruntime-web 1 wasm (Chromium 1)"
+    assert result["absent"]["digits-web, webgpu"] == "webgpu: this browser has no WebGPU"
+    assert result["method"]["clocked"].startswith("digits-web, wasm: ")
+    assert not [text for text in result["warnings"] if "cold start" in text or "not measured" in text]
+
+
+def test_without_chromium_the_other_artifacts_are_measured(
+    command: Command, artifact: Path, web_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(browser, "_has_playwright", lambda: True)
+    monkeypatch.setattr(browser, "chromium", lambda: None)
+    quick = ("--engine", "onnxruntime", "--batch", 1, "--seconds", 0, "--iterations", 2, "--processes", 0)
+    done = command("gan-bench", artifact, web_folder, *quick)
+    assert done.code == 0
+    shown = "".join((done.out + done.err).split())  # It is broken into lines, also within the path.
+    assert "digits-webwasnotmeasured:noChromiumwasfound:installone(apt-getinstallchromium)" in shown
+    done = command("gan-bench", web_folder, *quick)
+    assert (done.code, done.err.count("\n")) == (1, 1)
+    assert "nothing to measure here: digits-web, wasm: no Chromium was found" in done.err
+
+
+def test_a_web_folder_is_timed_in_chromium(
+    artifact: Path, vendor: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ganedge.export.artifact import VerifiedArtifact
+    from ganedge.export.to_web import write_web
+
+    manifest, model = read_artifact(artifact)
+    folder = write_web(tmp_path / "web", VerifiedArtifact(model, manifest, ()), None, vendor, lambda _: None)
+    monkeypatch.setattr(browser, "PROVIDERS", ("wasm",))
+    settings = latency.Settings((2,), engine="onnxruntime", seconds=0, iterations=2, processes=0)
+    result = latency.measure([artifact, folder], settings=settings)
+    row = next(row for row in result["results"] if row["competitor"] == "web, wasm")
+    assert row["same"] is True
+    assert 0 < row["figures"]["p50"] < 10
 
 
 def test_a_slow_one_is_not_called_until_the_fast_have_had_their_time() -> None:
@@ -492,3 +583,13 @@ def test_median_seconds_alternates_and_orders() -> None:
     assert turns == "ab" * timing.MEDIAN_ROUNDS
     assert calls.count("b") > calls.count("a"), "a turn is a time, not a number of calls"
     assert timing.median_seconds([], 1.0) == []
+
+
+def test_a_long_call_that_is_clearly_slower_has_one_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(timing, "WAKES", 0.001)
+    calls: list[str] = []
+    slow, fast = timing.median_seconds(
+        [lambda: (calls.append("a"), time.sleep(0.05)), lambda: (calls.append("b"), time.sleep(0.01))], 0.01
+    )
+    assert slow > 2 * fast
+    assert "".join(name for name, _ in itertools.groupby(calls)) == "ab", "the other has further turns"

@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ganedge.export import arguments, checkpoints, frozen, modules
+from ganedge.export import arguments, checkpoints, frozen, import_source, modules
 from ganedge.export.checkpoints import load_weights
 from ganedge.export.source import SourceSpec
 from ganedge.runtime.errors import ArtifactError, GanEdgeError, UsageError
@@ -154,7 +154,7 @@ def test_a_pickle_of_a_package_that_is_missing(tmp_path: Path, monkeypatch: pyte
 
 def test_constructor_arguments_that_weights_imply(tmp_path: Path) -> None:
     (tmp_path / "sized_nets.py").write_text(SCRIPT)
-    two = modules.construct(f"{tmp_path}/sized_nets.py:Two", {"width": 8, "depth": 5})
+    two = import_source.construct(f"{tmp_path}/sized_nets.py:Two", {"width": 8, "depth": 5})
     torch.save({"netG": two.state_dict()}, tmp_path / "w.pth")
     spec = SourceSpec(weights=tmp_path / "w.pth")
     loaded = modules.open_module(f"{tmp_path}/sized_nets.py:Two", spec)
@@ -166,6 +166,36 @@ def test_constructor_arguments_that_weights_imply(tmp_path: Path) -> None:
         modules.open_module(f"{tmp_path}/sized_nets.py:Two", replace(spec, kwargs={"width": 4}))
     torch.save({"conv.weight": two.conv.weight, "conv.bias": two.conv.bias}, tmp_path / "w.pth")
     assert modules.open_module(f"{tmp_path}/sized_nets.py:Net", spec).network.conv.out_channels == 8
+
+
+SHAPED = """
+from torch import nn
+class Net(nn.Module):
+    def __init__(self, input_shape, num_blocks, unused):
+        super().__init__()
+        first = nn.Conv2d(input_shape[0], 8, 3, padding=1)
+        blocks = [nn.Conv2d(8, 8, 3, padding=1) for _ in range(num_blocks)]
+        self.model = nn.Sequential(first, *blocks, nn.Conv2d(8, 3, 1))
+    def forward(self, x):
+        return self.model(x)
+class Placed(Net):
+    def __init__(self, img_shape):
+        super().__init__(img_shape, 5, 0)
+        self.side = img_shape[1]
+"""
+
+
+def test_image_shapes_and_numbers_of_blocks_are_found(tmp_path: Path) -> None:
+    (tmp_path / "shaped_nets.py").write_text(SHAPED)
+    layers = [nn.Conv2d(1, 8, 3), *(nn.Conv2d(8, 8, 3) for _ in range(5)), nn.Conv2d(8, 3, 1)]
+    torch.save(
+        {f"model.{key}": value for key, value in nn.Sequential(*layers).state_dict().items()}, tmp_path / "w.pth"
+    )
+    loaded = modules.open_module(f"{tmp_path}/shaped_nets.py:Net", SourceSpec(weights=tmp_path / "w.pth"))
+    assert loaded.arguments["input_shape"][0] == 1
+    assert loaded.arguments["num_blocks"] == 5
+    with pytest.raises(GanEdgeError, match=r'"img_shape": \[1, 256, 256\]}\', where they do not tell img_shape'):
+        modules.open_module(f"{tmp_path}/shaped_nets.py:Placed", SourceSpec(weights=tmp_path / "w.pth"))
 
 
 ARGUED = """
@@ -202,18 +232,13 @@ def test_a_file_in_a_repository_imports_from_its_root(tmp_path: Path) -> None:
         "from torch import nn\nfrom basicnets_for_test.shared import WIDTH\n"
         "def make():\n    return nn.Conv2d(3, WIDTH, 3)\n"
     )
-    assert modules.construct(f"{package}/arch.py:make", None).out_channels == 5
-
-
-def test_a_notebook_is_called_one() -> None:
-    with pytest.raises(UsageError, match=r"nets.ipynb is a notebook: save the cell"):
-        modules.construct("nets.ipynb:Generator", None)
+    assert import_source.construct(f"{package}/arch.py:make", None).out_channels == 5
 
 
 def test_a_name_that_is_missing_lists_what_there_is(tmp_path: Path) -> None:
     (tmp_path / "listed_nets.py").write_text(SCRIPT)
     with pytest.raises(UsageError, match=r"has no Generator \(it defines Net, Two\)"):
-        modules.construct(f"{tmp_path}/listed_nets.py:Generator", None)
+        import_source.construct(f"{tmp_path}/listed_nets.py:Generator", None)
 
 
 @pytest.mark.parametrize(

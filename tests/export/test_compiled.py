@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ganedge.export import compiled, modules, on_cpu
+from ganedge.export import compiled, import_source, modules, on_cpu
 from ganedge.export.checkpoints import LoadedModule, load_weights
 from ganedge.export.open_source import open_source
 from ganedge.export.source import SourceSpec
@@ -112,10 +112,27 @@ def test_code_that_asks_for_a_gpu_runs_on_the_cpu(tmp_path: Path) -> None:
         "import torch\ndef make():\n    return torch.nn.Linear(2, 3).cuda()\n"
         "def late():\n    torch.cuda.synchronize()\n"
     )
-    made: Any = modules.construct(f"{tmp_path}/gpu_nets.py:make", None)
+    made: Any = import_source.construct(f"{tmp_path}/gpu_nets.py:make", None)
     assert made.weight.device.type == "cpu"
     with pytest.raises(GanEdgeError, match="this machine has no GPU"):
-        modules.construct(f"{tmp_path}/gpu_nets.py:late", None)
+        import_source.construct(f"{tmp_path}/gpu_nets.py:late", None)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU, on which such code runs")
+def test_weights_that_code_loads_from_a_gpu_are_put_on_the_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr(torch.serialization, "location_tag", lambda _: "cuda:0")
+        torch.save(nn.Linear(2, 3).state_dict(), tmp_path / "on_gpu.pth")
+    with pytest.raises(RuntimeError, match="CUDA"):
+        torch.load(tmp_path / "on_gpu.pth")
+    for options in ("", ", 'cuda'", ", map_location='cuda:0', weights_only=True"):
+        code = f"state = torch.load('{tmp_path}/on_gpu.pth'{options})\n"
+        code = f"import torch\nnet = torch.nn.Linear(2, 3)\n{code}net.load_state_dict(state)\n"
+        path = tmp_path / f"loads_{len(options)}.py"
+        path.write_text(code)
+        assert import_source.construct(f"{path}:net", None).in_features == 2
+    with pytest.raises(RuntimeError, match="CUDA"):
+        torch.load(tmp_path / "on_gpu.pth")
 
 
 @pytest.mark.parametrize("module", [compiled, on_cpu])

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import runpy
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from PIL import Image
 
 from ganedge.export import export
 from ganedge.export.artifact import ExportSpec, make
@@ -15,34 +15,19 @@ from ganedge.export.from_onnx import of_onnx, with_size
 from ganedge.export.from_torch import of_run
 from ganedge.export.source_model import SourceModel
 from ganedge.export.to_tensorrt import Settings, write_engine
-from ganedge.models import find
-from ganedge.runtime import inputs
 from ganedge.runtime.engine_file import check_engine, read_sidecar
 from ganedge.runtime.engines import installed
-from ganedge.train.loop import train
-from ganedge.train.settings import Settings as Training
 
-SYSTEMS: dict[str, tuple[str, str | None, dict[str, Any]]] = {
-    "circles": ("circles", None, {}),
-    "mlp-dropout": ("mlp", "dropout", {"size": 8, "batch": 16}),
-    "mlp-batchnorm": ("mlp", "batchnorm", {"size": 8, "batch": 16}),
-    "digit": ("digit", None, {"batch": 4}),
-    "dcgan": ("dcgan", None, {"size": 16, "width": 8, "batch": 8}),
-    "dcgan-modern": ("dcgan", "modern", {"size": 16, "width": 8, "batch": 8}),
-    "wgan": ("wgan", None, {"size": 16, "width": 8, "batch": 8, "d_steps": 1}),
-    "pix2pix": ("pix2pix", None, {"size": 32, "width": 8}),
-    "pix2pix-shuffle": ("pix2pix", None, {"size": 32, "width": 8, "upsample": "shuffle"}),
-    "cyclegan-conv": ("cyclegan", "conv", {"size": 32, "width": 8, "blocks": 1}),
-    "cyclegan-resnet": ("cyclegan", "resnet", {"size": 32, "width": 8, "blocks": 1}),
-    "stargan": ("stargan", None, {"size": 32, "width": 8, "blocks": 1, "batch": 4, "d_steps": 1}),
-}
-"""Variant, preset and the settings that make it tiny."""
-BOTH_WAYS = [(name, which) for name in SYSTEMS for which in (("a2b", "b2a") if "cyclegan" in name else (None,))]
+HELPER = runpy.run_path(str(Path(__file__).parents[1] / "systems.py"))
+SYSTEMS: dict[str, Any] = HELPER["SYSTEMS"]
+WAYS = {"cyclegan-conv": ("a2b", "b2a"), "cyclegan-resnet": ("a2b", "b2a"), "augmented-cyclegan": ("a2b",)}
+"""Generators of systems that have several; those of augmented-cyclegan are the same network."""
+BOTH_WAYS = [(name, which) for name in SYSTEMS for which in WAYS.get(name, (None,))]
 PRECISIONS = [("fp32", None), ("fp16", None), ("bf16", None), ("int8", "onnxruntime"), ("int8", "openvino")]
 ENGINES = [(name, kind) for name in SYSTEMS for kind in ("fp32", "fp16")]
 ENGINES += [
     (name, kind)
-    for name in ("dcgan", "dcgan-modern", "cyclegan-resnet", "cyclegan-conv", "stargan")
+    for name in ("dcgan", "dcgan-modern", "cyclegan-resnet", "cyclegan-conv", "stargan", "augmented-cyclegan")
     for kind in ("bf16", "int8")
 ]
 Trained = Callable[[str, bool], Path]
@@ -53,32 +38,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     """A run of each system after a few steps, made when it is first asked for."""
     pytest.importorskip("lightning_fabric", reason="it trains each system: the extra train is not installed")
     folder = tmp_path_factory.mktemp("matrix")
-    for kind, shape in {"pairs": (96, 192), "sets/trainA": (96, 96), "sets/trainB": (96, 96)}.items():
-        (folder / kind).mkdir(parents=True)
-        for index, pixels in enumerate(inputs.natural(4, *shape, 3, len(kind))):
-            Image.fromarray(pixels).save(folder / kind / f"{index}.png")
-    places = {
-        "images": "digits",
-        "points": "circles",
-        "pairs": str(folder / "pairs"),
-        "unpaired": str(folder / "sets"),
-    }
-
-    def run(name: str, full: bool) -> Path:
-        out = folder / f"{name}-{'full' if full else 'tiny'}"
-        if not out.is_dir():
-            variant_name, preset, tiny = SYSTEMS[name]
-            variant = find(variant_name)
-            config = tiny
-            if full:
-                few = {"batch": 4} if variant_name in ("wgan", "dcgan") else {}
-                config = {**few, **{key: value for key, value in tiny.items() if key == "upsample"}}
-            wants = variant.wants(variant.config_class(**{**variant.presets.get(preset or "", {}), **config}))
-            settings = Training(data=places[wants.kind], out=out, steps=3, device="cpu", preset=preset)
-            train(variant, config, settings)
-        return out
-
-    return run
+    return lambda name, full: HELPER["train_system"](name, folder, full)
 
 
 def prove(original: SourceModel, precision: Any, target: Any) -> None:

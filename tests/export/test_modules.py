@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from ganedge.export import architectures, checkpoints, modules
+from ganedge.export import architectures, checkpoints, import_source, modules
 from ganedge.export.artifact import default_path
 from ganedge.export.checkpoints import load_weights
 from ganedge.export.from_torch import per_picture, unwrap
@@ -257,7 +257,7 @@ def test_a_checkpoint_of_pictures_with_dynamic_size(tmp_path: Path) -> None:
 
 
 def test_nan_weights_are_refused(nets: Path) -> None:
-    network = modules.construct(f"{nets}:Generator", None)
+    network = import_source.construct(f"{nets}:Generator", None)
     for parameter in network.parameters():
         parameter.data.fill_(float("nan"))
     with pytest.raises(GanEdgeError, match="NaN"):

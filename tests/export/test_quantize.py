@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.abc
 import itertools
+import logging
 import subprocess
 import sys
 from collections.abc import Callable
@@ -18,7 +19,8 @@ import onnxruntime
 import pytest
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
-from ganedge.export import artifact, layers, precision, quantize, rewrite, uint8_io
+from ganedge.export import artifact, conversion, export, layers, precision, quantize, rewrite, sensitivity, uint8_io
+from ganedge.export.conversion import Conversion
 from ganedge.export.from_onnx import has_global_ops, of_onnx, with_size
 from ganedge.export.sensitivity import Sensitivity
 from ganedge.export.source import SourceSpec
@@ -192,6 +194,160 @@ def test_int8_forms() -> None:
         quantize.to_int8(full, inputs, "openvino", frozenset({"first", "second"}))
 
 
+SAME_SIZE = replace(PICTURE, outputs=(replace(PICTURE.output, shape=("batch", 3, 8, 8)),))
+
+
+def mixed(activation: str = "Relu") -> ModelProto:
+    """Layers and what follows them: before the first, between, behind one that is kept, and a tensor that two read."""
+    random = np.random.default_rng(0)
+    nodes = [
+        helper.make_node(activation, ["x"], ["r"], "before"),
+        helper.make_node("Conv", ["r", "w", "bias"], ["a"], "conv", pads=[1] * 4),
+        helper.make_node(activation, ["a"], ["b"], "bent"),
+        helper.make_node("MatMul", ["b", "m"], ["c"], "product"),
+        helper.make_node(activation, ["c"], ["d"], "again"),
+        helper.make_node("Conv", ["d", "w2"], ["e"], "kept", pads=[1] * 4),
+        helper.make_node(activation, ["e"], ["f"], "of kept"),
+        helper.make_node("Add", ["f", "b"], ["image"], "sum"),
+    ]
+    weights = {name: random.normal(size=(3, 3, 3, 3)) for name in ("w", "w2")}
+    return graph(SAME_SIZE, nodes, {**weights, "m": random.normal(size=(8, 8)), "bias": random.normal(size=3)})
+
+
+def rounded(full: ModelProto, inputs: Any, target: quantize.Target, keep: frozenset[str] = frozenset()) -> ModelProto:
+    """A graph in INT8 as the quantiser leaves it, without any rewrite before or behind."""
+    quantiser = quantize.Quantiser(full, inputs, target)
+    quantiser.prepared = full
+    return quantize._quantise(full, quantiser.ranges, target, keep)
+
+
+@pytest.mark.parametrize("activation", ["Relu", "LeakyRelu"])
+@pytest.mark.parametrize("target", ["onnxruntime", "openvino", "tensorrt"])
+def test_what_is_rounded_for_whom(target: quantize.Target, activation: str) -> None:
+    """What goes into a layer alone, and each tensor once; what comes from no INT8 layer stays as it is."""
+    full, inputs = mixed(activation), [real_inputs(SAME_SIZE, 8, 3)]
+    low = rounded(full, inputs, target, frozenset({"kept"}))
+    nodes = {node.name: node for node in low.graph.node}
+    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in low.graph.initializer}
+    pairs = [node for node in low.graph.node if node.op_type == "QuantizeLinear"]
+    between = target == "onnxruntime" and activation == "LeakyRelu"  # It computes in INT8 there.
+    assert [node.input[0] for node in pairs] == (["r", "a", "b", "c", "d"] if between else ["r", "b"])
+    fused = target == "onnxruntime" and activation == "Relu"
+    assert nodes["conv"].output[0] == ("b" if fused else "a"), "its Relu is within or behind it"
+    assert [nodes[name].input[0] for name in ("before", "of kept")] == ["x", "e"]
+    assert list(nodes["kept"].input) == ["d_DequantizeLinear_Output" if between else "d", "w2"]
+    unsigned = target == "onnxruntime"
+    for node in pairs:
+        assert constants[node.input[2]].dtype == (np.uint8 if unsigned else np.int8)
+        assert between or constants[node.input[2]] == 0
+    largest = max(float(batch.max()) for batch in inputs[0])
+    assert float(constants["r_scale"]) == pytest.approx(largest / 255 if unsigned else largest / 127, rel=0.02)
+    scales = np.abs(numpy_helper.to_array(full.graph.initializer[0])).max((1, 2, 3)) / 127
+    np.testing.assert_allclose(constants["w_scale"], scales, rtol=0.02)
+    assert constants["w_quantized"].dtype == np.int8
+    assert not constants["w_zero_point"].any()
+    assert ("bias_quantized" in constants) == unsigned
+    assert inputs[0][0].min() < 0, "or else the signs would not show"
+
+
+def test_values_of_both_signs_for_onnx_runtime_have_a_zero_of_their_own() -> None:
+    nodes = [helper.make_node("Conv", ["x", "w"], ["image"], "conv", pads=[1] * 4)]
+    full = graph(SAME_SIZE, nodes, {"w": np.random.default_rng(0).normal(size=(3, 3, 3, 3))})
+    data = np.random.default_rng(0).uniform(-1, 3, (4, 3, 8, 8)).astype(np.float32)
+    for target, low, high in (("onnxruntime", -1, 3), ("openvino", -3, 3)):
+        made = rounded(full, [[data]], target)  # type: ignore[arg-type]
+        constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in made.graph.initializer}
+        assert float(constants["x_scale"]) == pytest.approx((high - low) / (255 if low == -1 else 254), rel=0.02)
+        assert int(constants["x_zero_point"]) == (64 if target == "onnxruntime" else 0)
+
+
+def test_matrix_products_of_onnx_runtime_give_floating_point() -> None:
+    nodes = [
+        helper.make_node("Gemm", ["z", "w1", "b"], ["a"], "gemm", transB=1),
+        helper.make_node("Relu", ["a"], ["c"], "bent"),
+        helper.make_node("Tanh", ["c"], ["points"], "tanh"),
+    ]
+    latent = (Port("z", "latent", "float32", ("batch", 6), "NC"),)
+    points = (Port("points", "points", "float32", ("batch", 2), "NC"),)
+    interface = Interface("latent-to-points", latent, points, "normal")
+    full = graph(interface, nodes, {"w1": np.random.default_rng(0).normal(size=(2, 6)), "b": np.ones(2)})
+    low, share, _ = quantize.to_int8(full, [real_inputs(interface, 8, 3)], "onnxruntime", frozenset())
+    assert share == 1
+    assert [node.input[0] for node in low.graph.node if node.op_type == "QuantizeLinear"] == ["z"]
+
+
+def test_transposed_convolutions_that_tensorrt_has_no_kernel_for_stay_wide() -> None:
+    """Those in groups, which are no pixel shuffle."""
+    nodes = [
+        helper.make_node("Conv", ["x", "w0"], ["y"], "conv", pads=[1] * 4),
+        helper.make_node("ConvTranspose", ["y", "w"], ["image"], "up", group=3, strides=[2, 2], pads=[1] * 4),
+    ]
+    random = np.random.default_rng(0)
+    weights = {"w0": random.normal(size=(3, 3, 3, 3)), "w": random.normal(size=(3, 1, 4, 4))}
+    full = graph(PICTURE, nodes, weights)
+    for target, share in (("tensorrt", False), ("openvino", True)):
+        low = quantize.to_int8(full, PHOTOS, target)[0]  # type: ignore[arg-type]
+        up = next(node for node in low.graph.node if node.op_type == "ConvTranspose")
+        assert ("w" not in up.input) == share
+        assert [layer.int8 for layer in quantize.work(low, [(1, 3, 8, 8)])] == [True, share]
+
+
+def test_the_work_of_each_layer() -> None:
+    layers = quantize.work(mixed(), [(2, 3, 8, 8)])
+    assert [(layer.name, layer.count, layer.int8) for layer in layers] == [
+        ("conv", 2 * 64 * 81, False),
+        ("product", 2 * 3 * 8 * 64, False),
+        ("kept", 2 * 64 * 81, False),
+    ]
+    low = quantize.to_int8(mixed(), [real_inputs(SAME_SIZE, 8, 3)], "openvino", frozenset({"kept"}))
+    assert [layer.int8 for layer in quantize.work(low[0], [(1, 3, 8, 8)])] == [True, True, False]
+    assert low[1:] == (pytest.approx((5184 + 1536) / (2 * 5184 + 1536)), "openvino")
+    assert quantize.int8_share(graph(SAME_SIZE, [helper.make_node("Tanh", ["x"], ["image"])], {}), [(1, 3, 8, 8)]) == 0
+
+
+def test_results_of_layers_as_they_are_and_shuffled() -> None:
+    assert quantize.results(mixed()) == {
+        "a": "conv",
+        "b": "conv",
+        "c": "product",
+        "d": "product",
+        "e": "kept",
+        "f": "kept",
+    }
+
+
+@pytest.mark.parametrize(("batch", "size"), [("batch", 1), (2, 2)])
+def test_calibration_inputs_batch_by_batch(batch: int | str, size: int) -> None:
+    """Whole batches alone, of each group of inputs in turn."""
+    port = replace(PICTURE.inputs[0], shape=(batch, 1, 1, 1))
+    interface = Interface("image-to-image", (port,), (replace(port, name="image"),))
+    full = graph(interface, [helper.make_node("Conv", ["x", "w"], ["image"], "conv")], {"w": np.ones((1, 1, 1, 1))})
+    groups = [[np.arange(5.0, dtype=np.float32)], [np.arange(10.0, 12.0, dtype=np.float32)]]
+    cases = [[array.reshape(-1, 1, 1, 1) for array in group] for group in groups]
+    quantiser = quantize.Quantiser(full, cases, "openvino")
+    feeds = [{name: array.ravel().tolist() for name, array in feed.items()} for feed in quantiser._feeds()]
+    expected = [[0], [1], [2], [3], [4], [10], [11]] if size == 1 else [[0, 1], [2, 3], [10, 11]]
+    assert feeds == [{"x": values} for values in expected]
+    assert quantiser.ranges == {"x": (0, 11)}
+
+
+def test_forms_that_an_engine_here_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    for installed in (["onnxruntime", "openvino"], ["onnxruntime"], ["openvino"], []):
+        monkeypatch.setattr(quantize.engines, "installed", lambda name, installed=installed: name in installed)
+        assert quantize.runnable_targets() == installed
+
+
+def test_advice_of_the_quantiser_is_not_shown(caplog: pytest.LogCaptureFixture) -> None:
+    with quantize.quiet():
+        logging.getLogger().warning("run this first")
+        logging.getLogger().error("it failed")
+    logging.getLogger().warning("behind it")
+    with pytest.raises(KeyError), quantize.quiet():
+        raise KeyError
+    logging.getLogger().warning("again")
+    assert caplog.messages == ["it failed", "behind it", "again"]
+
+
 @pytest.mark.parametrize(("slower", "first"), [(0.5, "onnxruntime"), (1.05, "onnxruntime"), (2.0, "openvino")])
 def test_the_choice_of_engine_has_a_margin(monkeypatch: pytest.MonkeyPatch, slower: float, first: str) -> None:
     """Engines that are about as fast do not take turns from export to export."""
@@ -216,16 +372,16 @@ def test_the_choice_of_engine_has_a_margin(monkeypatch: pytest.MonkeyPatch, slow
 def test_more_latents_then_the_other_engine(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the gate is missed INT8 is calibrated with more latents, and the other engine's variant is tried."""
     seen: list[tuple[str | None, int]] = []
-    convert = artifact._convert
 
-    def note(source: Any, kind: Any, spec: Any, keep: Any, calibrated: Any) -> Any:
-        seen.append((spec.engine, len(calibrated[0][0])))
-        return convert(source, kind, spec, keep, calibrated)
+    class Noted(Conversion):
+        def __init__(self, source: Any, kind: Any, spec: Any, calibrated: Any) -> None:
+            seen.append((spec.engine, len(calibrated[0][0])))
+            super().__init__(source, kind, spec, calibrated)
 
     def no_layers(*_: Any) -> Any:
         return SimpleNamespace(kept=lambda _, keep: keep, worst="the first layer")
 
-    monkeypatch.setattr(artifact, "_convert", note)
+    monkeypatch.setattr(artifact, "Conversion", Noted)
     monkeypatch.setattr(artifact, "losses_of", no_layers)
     monkeypatch.setattr(
         artifact, "_targets", lambda _source, spec, *_: [(replace(spec, engine=name), ()) for name in TARGETS]
@@ -365,6 +521,61 @@ def test_nodes_without_names_can_be_left_out(tmp_path: Path) -> None:
     assert "100%" not in proven.notes[-1], "some layers stay as they were"
 
 
+def types_of(model: ModelProto) -> dict[str, int]:
+    """The type of what each node gives, by the node's name or else its operator."""
+    types = {value.name: value.type.tensor_type.elem_type for value in (*model.graph.value_info, *model.graph.output)}
+    return {node.name or node.op_type: types[node.output[0]] for node in model.graph.node}
+
+
+@pytest.mark.parametrize("remainder", [None, "fp16", "fp32"])
+def test_what_is_not_int8_is_fp16_for_tensorrt(remainder: Any, tmp_path: Path) -> None:
+    onnx.save(dcgan(), tmp_path / "theirs.onnx")
+    made = export(
+        tmp_path / "theirs.onnx",
+        kind="latent",
+        precision="int8",
+        engine="tensorrt",
+        remainder=remainder,
+        output=tmp_path / "g.onnx",
+    )
+    manifest, data = read_artifact(tmp_path / "g.onnx")
+    assert (manifest.precision, manifest.remainder) == ("int8", "" if remainder == "fp32" else "fp16")
+    assert made.parity[0].passed
+    model = onnx.load_model_from_string(data)
+    element = TensorProto.FLOAT if remainder == "fp32" else TensorProto.FLOAT16
+    types = types_of(model)
+    assert {types[name] for name in ("first", "second", "relu", "tanh")} == {element}
+    makers = {name: node for node in model.graph.node for name in node.output}
+    weights = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
+    for layer in (node for node in model.graph.node if node.op_type == "Conv"):
+        read = [makers[name] for name in layer.input[:2]]
+        assert [node.op_type for node in read] == ["DequantizeLinear"] * 2, "and no cast between"
+        assert {weights[node.input[1]] for node in read} == {element}, "scales are of the layer's type"
+    assert {value.type.tensor_type.elem_type for value in (*model.graph.input, *model.graph.output)} == {1}
+    again = of_onnx(tmp_path / "g.onnx", SourceSpec())
+    assert artifact.make(again, artifact.ExportSpec()).manifest.remainder == manifest.remainder
+
+
+def test_normalisation_and_coarse_scales_stay_fp32_beside_int8() -> None:
+    full = lopsided()
+    for tensor in full.graph.initializer:
+        if tensor.name == "w2":  # Its scales are below what FP16 keeps.
+            tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) * np.float32(1e-6), "w2"))
+    node = helper.make_node("InstanceNormalization", ["d", "scale", "shift"], ["n"], "norm")
+    full.graph.node.insert(4, node)
+    next(node for node in full.graph.node if node.name == "larger").input[0] = "n"
+    full.graph.initializer.extend(numpy_helper.from_array(np.ones(8, np.float32), name) for name in ("scale", "shift"))
+    full = precision.in_opset(rewrite.tidy(full, {"batch"}), 19)
+    low, _, _ = quantize.to_int8(full, PHOTOS, "tensorrt")
+    half = precision.to_half(low, "fp16")
+    types = types_of(half)
+    found = [types[name] for name in ("first", "second", "norm", "third")]
+    assert found == [TensorProto.FLOAT16, TensorProto.FLOAT16, TensorProto.FLOAT, TensorProto.FLOAT]
+    makers = {name: node for node in half.graph.node for name in node.output}
+    third = next(node for node in half.graph.node if node.name == "third")
+    assert [makers[name].op_type for name in third.input[:2]] == ["DequantizeLinear"] * 2, "of its own type"
+
+
 def test_the_layer_that_loses_is_named() -> None:
     full = dcgan()
     low = ModelProto()
@@ -395,7 +606,7 @@ def test_the_boundary_stays_fp32_in_any_precision(kind: Any, tmp_path: Path) -> 
     interface = Interface("image-to-image", PICTURE.inputs, output)
     model, interface = uint8_io.to_bytes(graph(interface, [node], {"w": np.eye(3)[..., None, None]}), interface)
     original = SourceModel(model, interface, "none", Source(), None, tmp_path)
-    changed, _ = artifact._convert(original, kind, artifact.ExportSpec(precision=kind), frozenset(), [])
+    changed, _ = Conversion(original, kind, artifact.ExportSpec(precision=kind), []).graph(frozenset())
     types = {value.name: value.type.tensor_type.elem_type for value in changed.graph.value_info}
     found = {node.name: types.get(node.output[0]) for node in changed.graph.node}
     assert found["conv"] == (TensorProto.FLOAT16 if kind == "fp16" else TensorProto.BFLOAT16)
@@ -496,13 +707,13 @@ def test_a_folder_is_shared_between_calibration_and_proof(
     assert not any(uses[one] & uses[other] for one, other in itertools.combinations(uses, 2))
 
     seen: list[Any] = []
-    quantised = quantize.to_int8
 
-    def spied(model: ModelProto, inputs: Any, *more: Any) -> Any:
-        seen.append(inputs)
-        return quantised(model, inputs, *more)
+    class Spied(quantize.Quantiser):
+        def __init__(self, model: ModelProto, inputs: Any, *more: Any) -> None:
+            seen.append(inputs)
+            super().__init__(model, inputs, *more)
 
-    monkeypatch.setattr(quantize, "to_int8", spied)
+    monkeypatch.setattr(conversion, "Quantiser", Spied)
     full = graph(
         PICTURE,
         [
@@ -674,4 +885,23 @@ def test_a_dependency_of_the_quantiser_that_is_missing_is_named(monkeypatch: pyt
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setattr(sys, "meta_path", [Missing(), *sys.meta_path])
     with pytest.raises(EngineError, match=r"No module named 'packaging'\): install the module packaging"):
-        quantize._quantise(onnx.ModelProto(), [], "onnxruntime", frozenset())
+        quantize._quantise(onnx.ModelProto(), {}, "onnxruntime", frozenset())
+
+
+@pytest.mark.parametrize("shape", [(8, 8), ("height", "width")])
+def test_a_search_that_is_much_work_looks_at_parts_of_few_pictures(
+    monkeypatch: pytest.MonkeyPatch, shape: tuple[Any, Any]
+) -> None:
+    """Layers are ranked alike on parts, also where the graph is of one size, and the gate is held on whole pictures."""
+    port = replace(PICTURE.inputs[0], shape=("batch", 3, *shape))
+    interface = replace(PICTURE, inputs=(port,))
+    full = lopsided()
+    low, _, _ = quantize.to_int8(full, PHOTOS, "openvino")
+    whole = Sensitivity(full, low, "openvino", PHOTOS, interface)
+    monkeypatch.setattr(sensitivity, "WORK", 0)
+    monkeypatch.setattr(sensitivity, "SIDES", (6, 4))
+    parts = Sensitivity(full, low, "openvino", PHOTOS, interface)
+    assert [len(items) for items in (whole._items, parts._items)] == [layers.ITEMS, sensitivity.FEWEST]
+    assert {item["x"].shape for item in parts._items} == {(1, 3, 6, 6)}
+    assert np.argsort(parts.noise).tolist() == np.argsort(whole.noise).tolist()
+    assert parts.kept(fidelity.Gate(psnr=38)) == whole.kept(fidelity.Gate(psnr=38)) == {"second"}

@@ -233,6 +233,18 @@ def test_which_transposed_convolutions_become_shuffles(
         assert list(folded.dims[:2]) == [16, 4], "four phases of four channels, in no larger blocks"
 
 
+@pytest.mark.parametrize(("kernel", "blocks"), [(1, [3, 1, 1]), (3, [48, 6, 6])])
+def test_blocks_of_pixels_are_for_windows(kernel: int, blocks: list[int]) -> None:
+    """A convolution of single pixels copies no window that blocks could share."""
+    weights = {"w": np.random.default_rng(0).normal(size=(4, 3, kernel, kernel)).astype(np.float32)}
+    nodes = [helper.make_node("ConvTranspose", ["x", "w"], ["y"], "up", pads=[kernel // 2] * 4)]
+    model = inferred(nodes, weights, (2, 4, 8, 8))
+    assert_rewritten(model, lambda graph: rewrite.transposed_to_shuffle(graph, channels_last=True), 1)
+    conv = next(node for node in model.graph.node if node.op_type == "Conv")
+    dims = {tensor.name: list(tensor.dims) for tensor in model.graph.initializer}[conv.input[1]]
+    assert [dims[0], *dims[2:]] == blocks
+
+
 @pytest.mark.parametrize("rows", [False, True])
 @pytest.mark.parametrize(("padded", "times"), [(False, 1), (True, 0)])
 def test_the_first_layer_of_a_latent_becomes_one_shuffle(padded: bool, times: int, rows: bool) -> None:

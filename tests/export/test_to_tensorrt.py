@@ -283,6 +283,22 @@ def test_other_types_than_asked_for_are_seen(artifact: Path) -> None:
 
 
 @needs_rtx
+@pytest.mark.parametrize("remainder", ["fp16", "fp32"])
+def test_an_int8_engine_computes_the_rest_in_fp16(
+    command: Command, artifact: Path, tmp_path: Path, remainder: str
+) -> None:
+    out = tmp_path / "g.engine"
+    options = ["--int8", *(["--remainder", "fp32"] if remainder == "fp32" else [])]
+    options += ["--tolerance", "psnr=20", "--format", "trt", "--target", "sm86", "-o", out]
+    done = command("gan-export", artifact, *options)
+    assert done.code == 0, done.err
+    manifest, identity = read_sidecar(out)
+    assert (identity.precision, manifest.remainder) == ("int8", "" if remainder == "fp32" else "fp16")
+    model = onnx.load(out.with_suffix(".onnx"))
+    assert set(to_tensorrt._computed_in(model)) == {remainder}, "the builder checked that the network has these types"
+
+
+@needs_rtx
 def test_an_engine_is_built_again(
     command: Command, artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

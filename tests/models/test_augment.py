@@ -94,3 +94,47 @@ def test_real_and_generated_pictures_are_both_changed(monkeypatch: pytest.Monkey
         "real, generated, and generated anew after a round"
     )
     assert all(one is other for one, other in zip(judged, changed, strict=True))
+
+
+def test_color_by_its_definition(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Brightness is added, saturation stretches from the grey of each pixel, contrast from the mean of the picture."""
+    shares = torch.tensor([[0.9, 0.75, 0.2], [0.1, 0.5, 0.5], [0.5, 0.0, 0.5]])[:, :, None, None, None]
+    monkeypatch.setattr(augment, "_uniform", lambda pictures, count: tuple(shares[:, index] for index in range(count)))
+    pictures = torch.rand(3, 3, 4, 5, generator=torch.Generator().manual_seed(0))
+    bright = pictures[0] + 0.4
+    vivid = bright.mean(0) + (bright - bright.mean(0)) * 1.5
+    changed = augment.color(pictures)
+    torch.testing.assert_close(changed[0], vivid.mean() + (vivid - vivid.mean()) * 0.7)
+    torch.testing.assert_close(changed[1], pictures[1] - 0.4)
+    torch.testing.assert_close(changed[2], pictures[2].mean(0).expand(3, 4, 5))
+
+
+@pytest.mark.parametrize(
+    ("length", "share", "cut"),
+    [
+        (8, 0.0, range(2)),
+        (8, 0.999, range(6, 8)),
+        (6, 0.0, range(2)),
+        (6, 0.999, range(4, 6)),
+        (6, 0.5, range(2, 5)),
+        (7, 0.0, range(2)),
+        (7, 0.999, range(5, 7)),
+    ],
+)
+def test_the_middle_of_a_hole_may_lie_on_the_edge(length: int, share: float, cut: range) -> None:
+    hole = augment._hole(length, torch.tensor([share]).view(1, 1, 1, 1), torch.zeros(1, 3, length, length))
+    assert hole.tolist() == [[index in cut for index in range(length)]]
+
+
+@pytest.mark.parametrize(
+    ("items", "policy"),
+    [
+        (1, "color,translation,cutout"),
+        (5_000, "color,translation,cutout"),
+        (5_001, "color,translation"),
+        (30_000, "color,translation"),
+        (30_001, ""),
+    ],
+)
+def test_the_fewer_pictures_the_more_augmentations(items: int, policy: str) -> None:
+    assert augment.for_items(items) == policy

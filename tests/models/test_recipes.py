@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import copy
+import itertools
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits as bce
 
 from ganedge.export import export
+from ganedge.export.artifact import ExportSpec, make
+from ganedge.export.from_torch import of_run
 from ganedge.models import find
 from ganedge.runtime import load
+from ganedge.runtime.pictures.images import to_pixels
+from ganedge.train import run_folder
 from ganedge.train.loop import train
 from ganedge.train.settings import Settings
 
@@ -95,6 +101,14 @@ DEFAULTS: list[tuple[str, str | None, type, dict[str, Any], dict[str, dict[str, 
         | {"classification": 1.0, "reconstruction": 10.0, "gp": 10.0},
         {"generator": {"lr": 1e-4, "betas": (0.5, 0.999)}, "discriminator": {"lr": 1e-4, "betas": (0.5, 0.999)}},
     ),
+    (
+        "augmented-cyclegan",
+        "edges",
+        torch.optim.Adam,
+        {"epochs": 50, "batch": 32, "size": 64, "decay": 0.5, "width": 32, "blocks": 3, "latent_a": 0, "latent_b": 16}
+        | {"cycle": 1.0, "cycle_z": 0.025, "load_size": 0},
+        {"generators": ADAM, "discriminators": {"lr": 4e-5, "betas": (0.5, 0.999)}},
+    ),
 ]
 
 
@@ -123,7 +137,7 @@ def test_the_defaults_are_the_write_ups(
         (group,) = gan.optimizers[key].param_groups
         assert {option: group[option] for option in wanted} == wanted
     slopes = {module.negative_slope for net in gan.networks.values() for module in net.modules() if is_leaky(module)}
-    leaky = name in ("mlp", "dcgan", "wgan", "pix2pix") or preset == "resnet"
+    leaky = name in ("mlp", "dcgan", "wgan", "pix2pix", "augmented-cyclegan") or preset == "resnet"
     assert slopes == ({0.01} if name == "stargan" else {0.2} if leaky else set())
 
 
@@ -235,6 +249,70 @@ def test_stargans_generator_follows_five_steps_of_the_discriminator() -> None:
     for step in range(10):
         gan.step(batch, step, lambda name, loss, keep_graph=False: taken.append(name))
     assert taken == [*["discriminator"] * 5, "generator"] * 2
+
+
+@pytest.mark.parametrize("preset", ["both", "edges"])
+def test_the_losses_of_augmented_cyclegan(preset: str) -> None:
+    """Equations 3 to 7 of the paper, written out; with the preset `edges` those of the side B alone."""
+    gan = build("augmented-cyclegan", preset, size=16, width=2, blocks=1, latent_b=3)
+    both = preset == "both"
+    a, b = torch.rand(2, 4, 3, 16, 16) * 2 - 1
+    torch.manual_seed(3)
+    minimised, said = losses_of(gan, {"a": a, "b": b})
+    torch.manual_seed(3)
+    z_a = [torch.randn(4, 16)] if both else []
+    z_b = torch.randn(4, 3)
+    mse = nn.functional.mse_loss
+
+    def distance(one: Tensor, other: Tensor) -> Tensor:
+        return (one - other).abs().mean()
+
+    def judged(name: str, real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor]:
+        """Half of what the discriminator minimises, and what its fakes cost the generators."""
+        of_real, of_fake = (gan.networks[f"discriminator-{name}"](items) for items in (real, fake))
+        ones = torch.ones_like(of_real)
+        return (mse(of_real, ones) + mse(of_fake, 0 * ones)) / 2, mse(of_fake, ones)
+
+    with torch.no_grad():
+        fake_b, fake_a = gan.a2b(a, z_b), gan.b2a(b, *z_a)
+        inferred_b = gan.encoders["b"](fake_a, b)
+        inferred_a = [gan.encoders["a"](a, fake_b)] if both else []
+        cycle = distance(gan.b2a(fake_b, *inferred_a), a) + distance(gan.a2b(fake_a, inferred_b), b)
+        cycle_z = distance(gan.encoders["b"](a, fake_b), z_b)
+        terms = [judged("a", a, fake_a), judged("b", b, fake_b), judged("z-b", z_b, inferred_b)]
+        if both:
+            cycle_z = cycle_z + distance(gan.encoders["a"](fake_a, b), z_a[0])
+            terms.append(judged("z-a", z_a[0], inferred_a[0]))
+    torch.testing.assert_close(minimised["discriminators"], torch.stack([loss for loss, _ in terms]).sum())
+    fooled = torch.stack([loss for _, loss in terms]).sum()
+    torch.testing.assert_close(minimised["generators"], fooled + cycle + 0.025 * cycle_z)
+    torch.testing.assert_close((said["cycle"], said["cycle_z"]), (cycle, cycle_z))
+
+
+def test_a_strip_shows_what_the_artifact_makes_of_a_picture_for_each_seed(tmp_path: Path) -> None:
+    for package in ("onnxscript", "onnxruntime"):
+        pytest.importorskip(package, reason="it exports what it trained: the extras export and cpu are not installed")
+    random = np.random.default_rng(0)
+    pictures = random.integers(0, 256, (4, 16, 16, 3), np.uint8)
+    for folder in ("trainA", "trainB"):
+        (tmp_path / folder).mkdir()
+        for index, pixels in enumerate(pictures):
+            Image.fromarray(pixels).save(tmp_path / folder / f"{index}.png")
+    small = {"size": 16, "width": 4, "blocks": 1, "batch": 2, "lr": 1e-2, "ema": 0.0}
+    settings = Settings(data=str(tmp_path), out=tmp_path / "run", steps=10, device="cpu", precision="fp32")
+    variant = find("augmented-cyclegan")
+    out = train(variant, small, settings)
+    opened = run_folder.read(out)
+    gan: Any = variant(opened.config)
+    batch = {"b": torch.from_numpy(pictures[:1]).permute(0, 3, 1, 2) / 127.5 - 1}
+    with torch.no_grad():
+        (_, *columns) = gan.strips("generator-b2a", {"generator-b2a": opened.generator("generator-b2a")[0]}, batch)
+    strip = [to_pixels(column.numpy(), (-1.0, 1.0), "NCHW")[0].astype(int) for column in columns]
+    (tmp_path / "b2a.onnx").write_bytes(make(of_run(out, "b2a"), ExportSpec(engines=("onnxruntime",))).data)
+    with load(tmp_path / "b2a.onnx", "onnxruntime") as generator:
+        results = [generator.translate(pictures[0], seed=seed).astype(int) for seed in range(len(strip))]
+    assert all(np.abs(one - other).max() <= 1 for one, other in zip(strip, results, strict=True))
+    assert all(np.abs(one - other).max() > 1 for one, other in itertools.combinations(results, 2)), "they differ"
 
 
 @pytest.mark.parametrize("name", ["mlp", "dcgan"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import json
 from dataclasses import fields
 from pathlib import Path
@@ -34,6 +35,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "pix2pix": {"size": 32, "width": 4},
     "cyclegan": {"size": 32, "width": 4, "blocks": 1},
     "stargan": {"size": 16, "width": 4, "blocks": 1, "batch": 4, "d_steps": 2},
+    "augmented-cyclegan": {"size": 16, "width": 4, "blocks": 1, "batch": 2, "latent_b": 3},
 }
 CASES = [(variant.name, preset) for variant in VARIANTS for preset in (*variant.presets, None)]
 
@@ -118,7 +120,12 @@ def test_it_trains_and_resumes_bit_for_bit(
 
 @pytest.mark.parametrize(
     ("name", "one", "other"),
-    [("mlp", "batchnorm", "dropout"), ("cyclegan", "resnet", "conv"), ("stargan", "celeba", "rafd")],
+    [
+        ("mlp", "batchnorm", "dropout"),
+        ("cyclegan", "resnet", "conv"),
+        ("stargan", "celeba", "rafd"),
+        ("augmented-cyclegan", "both", "edges"),
+    ],
 )
 def test_the_default_preset_undoes_the_other(name: str, one: str, other: str) -> None:
     variant = find(name)
@@ -475,6 +482,67 @@ def test_a_domain_of_stargan_may_be_a_combination_of_attributes() -> None:
         build("stargan", class_names="one")
 
 
+def test_augmented_cyclegan_shapes() -> None:
+    gan = build("augmented-cyclegan", latent_a=0)
+    generator = shapes(gan.a2b)
+    assert [shape for shape in generator if len(shape) == 2 and shape[0] != "norm"] == [
+        (16, 2 * features) for features in (32, 64, 128, *[128] * 6, 64, 32)
+    ]
+    convolutions = [
+        ("conv", 3, 32, 7, 1),
+        ("conv", 32, 64, 3, 1),
+        ("conv", 64, 128, 3, 2),
+        *[("conv", 128, 128, 3, 1)] * 6,
+    ]
+    convolutions += [("up", 128, 64, 4, 2), ("conv", 64, 32, 3, 1), ("conv", 32, 3, 7, 1)]
+    for network in (gan.a2b, gan.b2a):
+        assert [shape[:5] for shape in shapes(network) if len(shape) == 6] == convolutions
+    norms = {
+        side: [m.affine for m in net.modules() if isinstance(m, nn.InstanceNorm2d)]
+        for side, net in (("a", gan.a2b), ("b", gan.b2a))
+    }
+    assert norms == {"a": [False] * 11, "b": [True] * 11}
+    assert list(gan.networks) == [
+        "generator-a2b",
+        "generator-b2a",
+        "encoder-b",
+        "discriminator-a",
+        "discriminator-b",
+        "discriminator-z-b",
+    ]
+    encoder = [shape[:5] for shape in shapes(gan.networks["encoder-b"]) if shape[0] == "conv"]
+    assert encoder[:4] == [
+        ("conv", 6, 32, 3, 2),
+        ("conv", 32, 64, 3, 2),
+        ("conv", 64, 128, 3, 2),
+        ("conv", 128, 256, 3, 2),
+    ]
+    assert encoder[4:] == [("conv", 256, 256, 4, 1), ("conv", 256, 16, 1, 1)]
+    assert shapes(gan.networks["discriminator-z-b"]) == [(16, 64), (64, 64), (64, 64), (64, 1)]
+    assert gan.networks["discriminator-b"](torch.zeros(1, 3, 64, 64)).shape == (1, 1, 13, 13)
+
+
+def test_each_side_of_an_augmented_cyclegan_may_have_a_latent() -> None:
+    gan = build("augmented-cyclegan", **SMALL["augmented-cyclegan"])
+    lengths = {name: [port.shape for port in each.inputs[1:]] for name, each in gan.generators().items()}
+    assert lengths == {"generator-a2b": [("batch", 3)], "generator-b2a": [("batch", 16)]}
+    pictures = torch.rand(2, 3, 16, 16)
+    (_, *results) = gan.strips("generator-a2b", gan.networks, {"a": pictures, "b": pictures})
+    assert len(results) == 6
+    assert all(not torch.equal(one, other) for one, other in itertools.pairwise(results))
+    one_way = build("augmented-cyclegan", **{**SMALL["augmented-cyclegan"], "latent_a": 0})
+    assert len(one_way.strips("generator-b2a", one_way.networks, {"a": pictures, "b": pictures})) == 2
+    with pytest.raises(UsageError, match="latent-b is 0: give 1 or more, or 0 where --latent-a is more"):
+        build("augmented-cyclegan", latent_a=0, latent_b=0)
+
+
+def test_the_discriminator_of_latents_sees_their_mean() -> None:
+    torch.manual_seed(0)
+    judge = build("augmented-cyclegan", **SMALL["augmented-cyclegan"]).networks["discriminator-z-b"]
+    latents = torch.randn(64, 3)
+    assert (judge(latents + 3).mean() - judge(latents).mean()).abs() > 10 * judge(latents).std() / 8
+
+
 def test_the_replay_buffer() -> None:
     torch.manual_seed(0)
     replay = Replay(2, (1, 1, 1))
@@ -503,6 +571,8 @@ def test_the_replay_buffer() -> None:
         ("cyclegan", {"size": 33}, "size is 33"),
         ("cyclegan", {"size": 100, "nets": "conv"}, "size is 100: give a multiple of 8 with --nets conv, 32 or more"),
         ("cyclegan", {"decay": 2}, "decay is 2"),
+        ("augmented-cyclegan", {"size": 30}, "size is 30: give a multiple of 4, 16 or more"),
+        ("augmented-cyclegan", {"lr_d": 0}, "lr-d is 0: give more than 0"),
         ("stargan", {"size": 30}, "size is 30: give a multiple of 4, 16 or more"),
         ("stargan", {"size": 48, "d_layers": 5}, "d-layers is 5: give 1 to 4: so often does 48 halve evenly"),
     ],

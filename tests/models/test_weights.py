@@ -19,6 +19,7 @@ OLD_PARTS = {
     "pix2pix": {"discriminator": ["judge"]},
     "cyclegan": {"discriminator-a": ["judge"], "discriminator-b": ["judge"]},
     "stargan": {},
+    "augmented-cyclegan": {},
 }
 """By variant and network: the parts that were called so."""
 

@@ -18,7 +18,8 @@ from PIL import Image
 from ganedge.models import find
 from ganedge.models.noise import Dropout
 from ganedge.runtime.errors import GanEdgeError, UsageError
-from ganedge.train import arithmetic, checkpoint, data, devices, loop
+from ganedge.runtime.inputs import real_inputs
+from ganedge.train import arithmetic, checkpoint, data, devices, loop, run_folder
 from ganedge.train.loop import train
 from ganedge.train.settings import Settings
 
@@ -33,6 +34,14 @@ PAIRS: dict[str, Any] = {
     "r1": 0.5,
     "r2": 0.5,
 }
+OTHERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "stargan": ("digits", {"size": 16, "width": 2, "blocks": 1, "batch": 4, "d_steps": 1, "lr": 1e-3, "ema": 0.0}),
+    "augmented-cyclegan": (
+        "sets",
+        {"size": 16, "width": 2, "blocks": 1, "batch": 4, "latent_b": 3, "lr": 1e-3, "ema": 0.0},
+    ),
+}
+"""Data and config of translators that draw classes or latents for a batch."""
 PROGRAM = """
 import os, sys, torch
 from pathlib import Path
@@ -50,6 +59,8 @@ def run(out, steps, given=small, variant="cyclegan", data=str(place / "sets"), *
     torch.distributed.barrier()  # Process 0 writes to the end.
 
 run("pairs", 4, {pairs!r}, "mlp", "digits")
+for name, (where, config) in {others!r}.items():
+    run(name, 3, config, name, where if where == "digits" else str(place / where))
 run("whole", 4)
 run("parts", 2)
 run("parts", 4, {{}}, resume=True)
@@ -68,6 +79,17 @@ main()
 """
 
 
+def _translated(run: Path) -> torch.Tensor:
+    """What all generators of a run make of the same inputs."""
+    opened = run_folder.read(run)
+    results = []
+    for name, interface in opened.variant(opened.config).generators().items():
+        arrays = real_inputs(interface, 2, 0)
+        with torch.no_grad():
+            results.append(opened.generator(name)[0](*map(torch.from_numpy, arrays)).flatten())
+    return torch.cat(results)
+
+
 @pytest.fixture
 def sets(tmp_path: Path) -> Path:
     random = np.random.default_rng(0)
@@ -82,7 +104,7 @@ def sets(tmp_path: Path) -> Path:
 def test_two_processes_of_torchrun_train_as_one(sets: Path) -> None:
     settings = Settings(data=str(sets / "sets"), out=sets / "one", steps=4, device="cpu", precision="fp32")
     one = checkpoint.load_latest(train(find("cyclegan"), SETS, settings))
-    (sets / "program.py").write_text(PROGRAM.format(small=SETS, pairs=PAIRS))
+    (sets / "program.py").write_text(PROGRAM.format(small=SETS, pairs=PAIRS, others=OTHERS))
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     done = subprocess.run(
         [*torchrun, str(sets / "program.py"), str(sets)],
@@ -105,6 +127,12 @@ def test_two_processes_of_torchrun_train_as_one(sets: Path) -> None:
     assert alone is not None
     assert shared is not None
     torch.testing.assert_close(shared[1]["networks"], alone[1]["networks"], rtol=1e-4, atol=1e-6)
+    for name, (where, config) in OTHERS.items():
+        own = replace(settings, data=where if where == "digits" else settings.data, steps=1)
+        begun = train(find(name), config, replace(own, out=sets / f"{name}-begun"))
+        alone_run = train(find(name), config, replace(own, out=sets / f"{name}-alone", steps=3))
+        first, one, both = (_translated(run) for run in (begun, alone_run, sets / name))
+        assert (both - one).norm() < 0.02 * (one - first).norm(), name
     for rank in (0, 1):
         assert f"refused {rank}: step is 0 in process 1 and 4 in process 0" in done.stdout, done.stdout
         assert f"refused {rank}: lr is 0.002 in process 1 and 0.001 in process 0" in done.stdout

@@ -170,6 +170,10 @@ def test_the_page_draws_and_saves_without_any_third_party(latent: Path, visit: V
         page.wait_for_timeout(300)
         visit.status()
         assert page.evaluate("document.getElementById('picture').toDataURL()") != first
+        second = page.evaluate("document.getElementById('picture').toDataURL()")
+        assert _at(visit, 24) != second
+        assert _at(visit, 12) not in (second, _at(visit, 24))
+        assert _at(visit, 0) == second, "the single picture is the first of those between the seeds"
         with page.expect_download() as saving:
             page.click("#save")
         assert saving.value.suggested_filename == "generated.png"
@@ -177,6 +181,14 @@ def test_the_page_draws_and_saves_without_any_third_party(latent: Path, visit: V
             assert picture.size[0] == page.evaluate("document.getElementById('picture').width")
         assert visit.hosts == {url.split("/")[2]}
         assert visit.complaints == []
+
+
+def _at(visit: Visit, position: int) -> str:
+    """The picture at a position between the two seeds."""
+    visit.page.fill("#position", str(position))
+    visit.page.wait_for_timeout(50)
+    visit.status()
+    return str(visit.page.evaluate("document.getElementById('picture').toDataURL()"))
 
 
 LATENTS = """async ([n, options]) => {

@@ -19,6 +19,9 @@ from ganedge.runtime.pictures import images, reader
 def test_rounding_and_clipping() -> None:
     tensor = np.float32([-2, -1, -1 + 0.9 / 127.5, 0, 1, 3]).reshape(1, 1, 1, 6)
     assert images.to_pixels(tensor, (-1, 1), "NCHW").ravel().tolist() == [0, 0, 1, 128, 255, 255]
+    assert images.to_pixels(tensor, (-1, 1), "NCHW").dtype == np.uint8
+    deep = images.to_pixels(tensor, (-1, 1), "NCHW", 16)
+    assert (deep.dtype, deep.ravel().tolist()) == (np.uint16, [0, 0, 231, 32768, 65535, 65535])
     assert images.to_pixels(np.float32([[[[0.2]]]]), (0, 1), "NCHW").item() == 51
 
 

@@ -30,6 +30,7 @@ def test_a_picture_goes_on_as_its_mirror_image() -> None:
     assert tiles.padded(picture, 3, 4)[..., 0].tolist() == picture[..., 0].tolist()
     assert tiles.padded(picture, 3, 5, 1, 0)[..., 0].tolist() == [[4, 5, 6, 7, 6], [8, 9, 10, 11, 10], [4, 5, 6, 7, 6]]
     assert tiles.padded(picture, 2, 2, 0, 3)[..., 0].tolist() == [[3, 2], [7, 6]]
+    assert tiles.padded(picture[:, :1], 2, 3)[..., 0].tolist() == [[0, 0, 0], [4, 4, 4]]
     assert [tiles.up(size, 4) for size in (1, 4, 5)] == [4, 4, 8]
 
 
@@ -223,3 +224,20 @@ def test_the_largest_tile_of_a_budget(peak: type[FakePeak]) -> None:
         cost.largest_side(exact - 100_000, width, IMAGE, 4)
     cost.per_pixel = 0
     assert cost.largest_side(1, width, IMAGE, 4) == tiles.MAX_SIDE
+
+
+def test_tiles_count_fully_but_where_they_fade_into_each_other() -> None:
+    """Tiles of 64 pixels that see 8 pixels beyond what they decide."""
+    starts, weights = tiles._row(100, 64, 8, 4)
+    assert starts == [0, 32, 36], "the last ends with the picture"
+    assert weights[0][:40].tolist() == [1.0] * 40
+    assert sum(len(weight) for weight in weights) == 3 * 64
+    starts, weights = tiles._row(80, 64, 8, 1)
+    assert starts == [0, 16]
+    falling = np.clip((64 - np.arange(64) - 0.5 - 8) / 16, 0, 1)
+    growing = falling[::-1]
+    np.testing.assert_allclose(weights[0][16:], falling[16:] / (falling[16:] + growing[:48]), atol=1e-6)
+    np.testing.assert_allclose(weights[1][:48], growing[:48] / (falling[16:] + growing[:48]), atol=1e-6)
+    assert weights[0].dtype == np.float32
+    assert tiles._row(60, 64, 8, 4)[0] == [0]
+    assert tiles._row(64, 64, 8, 4)[1][0].tolist() == [1.0] * 64
