@@ -266,6 +266,8 @@ def _describe_identity(identity: EngineIdentity | NcnnIdentity | None) -> list[t
     targets = ", ".join(identity.targets) or identity.compute_capability or "unknown"
     reach = ", and for newer versions and GPUs" if identity.portable else ""
     rows = [("engine", f"{identity.flavour} {identity.version}, for {targets}{reach}"), ("built from", identity.onnx)]
+    if identity.layers:
+        rows.append(("layers", ", ".join(f"{number} in {name}" for name, number in identity.layers.items())))
     for name, shapes in identity.profiles.items():
         rows.append(("shapes", f"{name}: {', '.join(' × '.join(map(str, shape)) for shape in shapes)} (min, opt, max)"))
     return rows
