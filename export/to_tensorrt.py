@@ -26,7 +26,7 @@ from ganedge.export.artifact import VerifiedArtifact, write_proof
 from ganedge.export.quantize import LAYERS
 from ganedge.export.sizes import read_size
 from ganedge.runtime.engine_file import EngineIdentity, Shapes, write_sidecar
-from ganedge.runtime.engines import trt
+from ganedge.runtime.engines import trt, trt_layers
 from ganedge.runtime.engines.trt_builder import Built, Recipe, build, flavour
 from ganedge.runtime.errors import EngineError, EngineMismatch, GanEdgeError, MissingExtra, UsageError
 from ganedge.runtime.fidelity import Gate, gate_of, read_gate
@@ -146,7 +146,10 @@ def write_engine(
         engine_digest=hashlib.sha256(built.engine).hexdigest(),
         tolerance=str(gate),
     )
-    proof, unproven = _prove(built, identity, proven, gate)
+    proof, unproven, layers = _prove(built, identity, proven, gate)
+    if layers:
+        identity = replace(identity, layers=layers)
+        say(trt_layers.line(layers, manifest.precision))
     described = replace(manifest, parity=() if proof is None else (proof,), unproven=unproven)
     if proof is None:
         say(unproven + ("; the .onnx it was built from is proven, see above" if manifest.parity else ""))
@@ -179,28 +182,35 @@ def _gate(proven: VerifiedArtifact) -> Gate:
     return gate_of(manifest.precision, manifest.interface) if tolerance is None else read_gate(tolerance)
 
 
-def _prove(built: Built, identity: EngineIdentity, proven: VerifiedArtifact, gate: Gate) -> tuple[Parity | None, str]:
-    """The engine beside the FP32 generator, on the GPU it was built on; or nothing, and why not."""
+def _prove(
+    built: Built, identity: EngineIdentity, proven: VerifiedArtifact, gate: Gate
+) -> tuple[Parity | None, str, dict[str, int]]:
+    """The engine beside the FP32 generator, on the GPU it was built on; or nothing, and why not.
+
+    And its layers by the precision that they run in, where it was loaded and says so.
+    """
     if not built.capability:
-        return None, "engine not run here: no GPU"
+        return None, "engine not run here: no GPU", {}
     if built.targets and built.capability not in built.targets:
-        return None, f"engine not run here: this GPU is {built.capability}, and it is for {', '.join(built.targets)}"
+        targets = ", ".join(built.targets)
+        return None, f"engine not run here: this GPU is {built.capability}, and it is for {targets}", {}
     if not proven.cases:
-        return None, "engine not run here: nothing here runs the source to compare with; pip install 'ganedge[cpu]'"
+        return None, "engine not run here: nothing here runs the source to compare with; pip install 'ganedge[cpu]'", {}
     cases, batches = _inside(identity.profiles, proven)
     if not cases:
-        return None, "engine not run here: no input of the proof fits its shapes"
+        return None, "engine not run here: no input of the proof fits its shapes", {}
     try:
         engine = trt.start(built.engine, identity)
     except EngineMismatch:
         raise
     except (MissingExtra, EngineError) as error:  # No cuda-python, or one that does not fit the driver.
-        return None, f"engine not run here: {error}"
+        return None, f"engine not run here: {error}", {}
     try:
+        layers = engine.layers()
         proof = parity.prove_in(engine, proven.manifest, cases, gate, batches)
     finally:
         engine.close()
-    return (replace(proof, passed=True) if str(gate) == "none" else proof), ""
+    return (replace(proof, passed=True) if str(gate) == "none" else proof), "", layers
 
 
 def _inside(profiles: Mapping[str, Shapes], proven: VerifiedArtifact) -> tuple[list[parity.Case], tuple[int, ...]]:

@@ -24,7 +24,7 @@ import numpy as np
 
 from ganedge.runtime.errors import EngineError, EngineMismatch, MissingExtra
 
-from . import EngineInfo, Parts
+from . import EngineInfo, Parts, trt_layers
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -99,6 +99,10 @@ class TensorRt:
     def _give_back(self, lane: _Lane) -> None:
         with self._lock:
             self._idle.append(lane)
+
+    def layers(self) -> dict[str, int]:
+        """Its layers by the precision that they run in; empty where the engine does not say."""
+        return trt_layers.read(self._trt, self._engine)
 
     def close(self) -> None:
         """Free every lane's buffers; no call may be under way."""

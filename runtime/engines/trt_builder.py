@@ -192,6 +192,7 @@ def _config(
     if recipe.portable:
         config.set_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
         config.hardware_compatibility_level = trt.HardwareCompatibilityLevel.AMPERE_PLUS
+    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # So that the engine can say what its layers run in.
     config.progress_monitor = _monitor(trt)
     return config
 
@@ -247,6 +248,7 @@ def rebuild(
         targets=built.targets,
         portable=portable,
         engine_digest=hashlib.sha256(built.engine).hexdigest(),
+        layers={},
     )
     write_whole(path, built.engine)
     # The proofs of the old engine do not apply to the new one.
