@@ -88,8 +88,8 @@ def report(model: ModelProto, inputs: Mapping[str, Sequence[int]]) -> str:
     shown = ", ".join(f"{reason} ({number})" for reason, number in reasons.most_common())
     sources = SOURCE + (f", {QUANTISATION}" if any("quantisation" in reason for reason in reasons) else "")
     return (
-        f"on a DLA {len(refused)} of {count} layers fall back to the GPU, with {share:.0%} of the multiply-accumulates: "
-        f"{shown}; by {sources}"
+        f"on a DLA {len(refused)} of {count} layers fall back to the GPU, with {share:.0%} of the "
+        f"multiply-accumulates: {shown}; by {sources}"
     )
 
 
