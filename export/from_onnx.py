@@ -120,7 +120,7 @@ def _precision(model: ModelProto) -> Precision:
 
 
 def _sized(model: ModelProto, interface: Interface, run: Run | None) -> tuple[ModelProto, Interface, tuple[str, ...]]:
-    """What only trying tells where heights and widths are dynamic: their multiple, and the factor of what comes out."""
+    """Find by trial runs the size multiple of dynamic heights and widths, and the factor of the output size."""
     port, output = interface.inputs[0], interface.output
     if port.role != "image" or output.role != "image" or all(isinstance(size, int) for size in port.shape[1:]):
         return model, interface, ()
@@ -239,7 +239,7 @@ def _port(value: ValueInfoProto, role: str, value_range: tuple[float, float]) ->
     names = ("batch", "height", "width", "channels") if nhwc else ("batch", "channels", "height", "width")
     shape: list[int | str] = []
     for axis, size in enumerate(dims):
-        if not size.dim_value:  # Whatever they call it: callers know it by our names.
+        if not size.dim_value:  # Renamed to our port names, which callers use.
             size.dim_param = names[axis] if len(dims) == 4 else ("batch", "features")[axis]
         shape.append(size.dim_value or size.dim_param)
     layout = "NC" if len(dims) == 2 else "NHWC" if nhwc else "NCHW"

@@ -165,7 +165,7 @@ def eager(network: nn.Module) -> Run:
             parts = [
                 network(
                     *(torch.from_numpy(array[i : i + step].copy()) for array in inputs)
-                ).numpy()  # It may write there.
+                ).numpy()  # The network may write into its inputs.
                 for i in range(0, len(inputs[0]), step)
             ]
         output: NDArray[np.generic] = np.concatenate(parts)
@@ -261,7 +261,7 @@ def _instance_norm(norm: nn.BatchNorm2d) -> nn.InstanceNorm2d:
 
 
 def find_sizes(network: nn.Module, interface: Interface) -> Interface:
-    """Settle what only trying tells: the output's shape, and the multiple that dynamic heights and widths must have.
+    """Find by trial runs the output's shape, and the multiple that dynamic heights and widths must have.
 
     Raises:
         GanEdgeError: the network does not run on the inputs that the interface says, or gives something else.
@@ -307,7 +307,7 @@ def _find_multiple(network: nn.Module, interface: Interface) -> tuple[int, float
 
 
 def try_run(network: nn.Module, example: tuple[torch.Tensor, ...]) -> tuple[int, ...]:
-    """The shape that comes out, or one line saying why nothing does."""
+    """Return the output's shape, or one line with the reason why the network does not run."""
     try:
         with torch.inference_mode():
             output = network(*example)

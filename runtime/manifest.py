@@ -34,7 +34,7 @@ CHECKPOINTS = (".pt", ".pth", ".ckpt", ".pkl", ".safetensors", ".tar")
 KEY = "ganedge"
 """The key of the manifest in an ONNX file's metadata."""
 MAX_SIDE = 65_536
-"""The largest fixed dimension that is believed, in elements: a larger one is damage or malice."""
+"""The largest fixed dimension that is accepted, in elements."""
 MAX_ELEMENTS = 2**31
 """The most elements that one item of a batch may have."""
 
@@ -67,7 +67,7 @@ MAX_CHANNELS = 8
 
 def program() -> str:
     """What writes a file: `ganedge` and its version, as a manifest's source names it."""
-    from importlib.metadata import PackageNotFoundError, version  # Here, because a device that only reads needs none.
+    from importlib.metadata import PackageNotFoundError, version  # Not needed by a device that only reads.
 
     try:
         return f"ganedge {version('ganedge')}"
@@ -359,7 +359,7 @@ class Measurement:
 
 @dataclass(frozen=True)
 class Manifest:
-    """Everything an artifact says of itself."""
+    """Description of an artifact."""
 
     interface: Interface
     """What it takes and gives."""
@@ -526,7 +526,7 @@ def _canonical(data: Any[str, Any]) -> str:
 
 
 def _digest(content: Mapping[str, Any], body: Iterable[memoryview | bytes]) -> str:
-    """Hash what the manifest says, also what this program has no field for, and then the body."""
+    """Hash the manifest's text, including keys that this program does not know, and then the body."""
     digest = hashlib.sha256(_canonical({**content, "digest": ""}).encode())
     for part in body:
         digest.update(part)

@@ -36,11 +36,11 @@ FEATHER = 16
 MAX_SIDE = 1024
 """The largest tile: beyond it the overlap costs little and memory grows."""
 SHARE = 0.75
-"""The part of a memory budget that is planned with; the rest is for what cannot be foreseen."""
+"""Share of a memory budget that is planned with; the rest is a reserve."""
 MAX_DENOMINATOR = 4
 """Of a scale that a generator may have: 1/2, 3/2, 4/3."""
 SCALES = tuple(map(Fraction, ("1", "2", "4", "3", "8", "1/2", "3/2", "1/4")))
-"""Scales that are looked for where a border is missing."""
+"""Scales that are tried where the output lacks a border."""
 UNKNOWN_COST = 16_384
 """Bytes per pixel of a tile taken for granted where the system does not tell how much memory a process holds."""
 
@@ -135,7 +135,7 @@ class Cost:
                 self.scale = math.ceil(geometry(tensor, output, side, side)[0])
                 to_pixels(tensor, output.range or (0.0, 1.0), output.layout)
             known = base is not None and peak.bytes is not None
-            # A page or two is no measurement: an engine may have room left from before.
+            # A difference of a few pages is not significant: the engine may reuse memory from before.
             grown = max(peak.bytes - base, tensor.nbytes) if known else UNKNOWN_COST * side * side  # type: ignore[operator]
             self.per_pixel = grown / (side * side)
             if grown > limit and side == self.smallest:
