@@ -187,7 +187,7 @@ def doctor(options: DoctorOptions) -> None:
 
 
 def describe(manifest: Manifest, size: int) -> list[tuple[str, str]]:
-    """The manifest as rows for people; `size` is the file's, in bytes."""
+    """Return the manifest as rows of text; `size` is the file's, in bytes."""
     interface, source = manifest.interface, manifest.source
     made = f"{source.variant or 'not one of ours'}, step {source.step}, data {source.data or 'unknown'}"
     rows = [
@@ -222,7 +222,7 @@ def _measured(item: Measurement) -> str:
 
 
 def _next_command(file: Path, manifest: Manifest) -> str:
-    """What to do with an artifact that people look at."""
+    """Return the commands that can be used next with an artifact."""
     if (file / WEB).is_file():
         return f"python3 -m http.server --directory {file}"
     if manifest.unproven:
@@ -254,7 +254,7 @@ def _verdict(checks: Sequence[Check]) -> str:
 
 
 def _describe_identity(identity: EngineIdentity | NcnnIdentity | None) -> list[tuple[str, str]]:
-    """What a TensorRT engine was built for, or an ncnn network was made by, as rows for people."""
+    """Return what a TensorRT engine was built for, or what converted an ncnn network, as rows of text."""
     if identity is None:
         return []
     if isinstance(identity, NcnnIdentity):
