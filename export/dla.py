@@ -68,28 +68,28 @@ def fallbacks(model: ModelProto, inputs: Mapping[str, Sequence[int]]) -> tuple[l
     expanded = {node.output[0] for node in graph.node if node.op_type == "DequantizeLinear"}
     floats = (TensorProto.FLOAT, *HALVES, TensorProto.INT8)
     layers = [node for node in graph.node if node.op_type not in FREE and types.get(node.output[0]) in floats]
-    found, total = [], 0
+    refused, total = [], 0
     for node in layers:
         work = multiply_accumulates(node, shapes) or 0
         total += work
         reason = _reason(node, shapes, types, fixed, expanded)
         if reason:
-            found.append(Fallback(node.name, reason, work))
-    return found, len(layers), total
+            refused.append(Fallback(node.name, reason, work))
+    return refused, len(layers), total
 
 
 def report(model: ModelProto, inputs: Mapping[str, Sequence[int]]) -> str:
     """One line on what a DLA cannot run, for people. Arguments as for `fallbacks`."""
-    found, count, total = fallbacks(model, inputs)
-    if not found:
+    refused, count, total = fallbacks(model, inputs)
+    if not refused:
         return f"a DLA runs all {count} layers, by {SOURCE}"
-    share = sum(layer.work for layer in found) / max(total, 1)
-    reasons = Counter(layer.reason for layer in found)
+    share = sum(layer.work for layer in refused) / max(total, 1)
+    reasons = Counter(layer.reason for layer in refused)
     shown = ", ".join(f"{reason} ({number})" for reason, number in reasons.most_common())
     sources = SOURCE + (f", {QUANTISATION}" if any("quantisation" in reason for reason in reasons) else "")
     return (
-        f"on a DLA {len(found)} of {count} layers fall back to the GPU, with {share:.0%} of the multiply-accumulates: "
-        f"{shown}; by {sources}"
+        f"on a DLA {len(refused)} of {count} layers fall back to the GPU, with {share:.0%} of the "
+        f"multiply-accumulates: {shown}; by {sources}"
     )
 
 

@@ -38,7 +38,7 @@ def losses_of(
     calibrated: Cases,
     others: Callable[[], Cases],
 ) -> Losses:
-    """What knows where a precision loses most.
+    """Rank the layers of a precision by how much quality they lose.
 
     Args:
         precision: fp16, bf16 or int8.
@@ -54,7 +54,7 @@ def losses_of(
 
 
 class Losses(Protocol):
-    """Knows where a lower precision loses most."""
+    """Ranks layers by how much quality they lose in a lower precision."""
 
     worst: str
     """What loses most, for messages."""
@@ -83,7 +83,7 @@ class _LossesOfFp16:
 
 
 class _LossesOfBf16:
-    """bf16: all layers round alike, and what is rounded first has the longest way to grow on."""
+    """bf16: all layers round equally, so errors of early layers are amplified by the most layers after them."""
 
     worst = "the first layers"
 
@@ -99,7 +99,7 @@ class _LossesOfBf16:
 
 
 class _LossesOfInt8:
-    """INT8: what a layer rounds may grow or fade behind it, so what counts is what it does to the output."""
+    """INT8: later layers may amplify or damp a rounding error, so layers are ranked by its effect on the output."""
 
     def __init__(self, original: SourceModel, conversion: Conversion, spec: ExportSpec, others: Cases) -> None:
         self._original, self._conversion, self._spec, self._others = original, conversion, spec, others

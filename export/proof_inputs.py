@@ -28,7 +28,7 @@ CALIBRATION_WORK, LEAST_PICTURES = 4e11, 6
 MEDIAN_OF, MOST_SIDE = 200, 512
 """Pictures of a folder whose size is looked at, and the largest side to prove with, pixels."""
 LATENTS = 128
-"""Latents to look at values with: they are cheap, and few of them miss the rare large values."""
+"""Latents to calibrate with: they are cheap, and too few would miss rare large values."""
 MORE_LATENTS = 512
 """As many where INT8 misses its gate with those."""
 Inputs = list[list[NDArray[np.generic]]]

@@ -192,7 +192,7 @@ def _rounded(model: ModelProto, target: Target) -> list[str]:
 
 
 def _quantise(model: ModelProto, ranges: Ranges, target: Target, keep: frozenset[str]) -> ModelProto:
-    ort.package()  # One line where it is missing or broken.
+    ort.package()  # A missing or broken package becomes a one-line error.
     try:
         from onnxruntime.quantization import CalibrationMethod, QDQQuantizer, QuantType
         from onnxruntime.quantization.calibrate import TensorsData
@@ -286,7 +286,7 @@ def int8_share(model: ModelProto, shapes: Sequence[tuple[int, ...]]) -> float:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """The quantiser gives advice through the root logger; what matters comes back as an exception."""
+    """Silence the quantiser's advice in the root logger; its errors are exceptions."""
     level = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

@@ -118,7 +118,7 @@ class Sensitivity:
         slack = 10 ** (-spare / 20)
         few = self._fewest(order, gate, slack)
         kept = set(order[:few])
-        # Some of these were left out on the way to a later one, which settled it: the heaviest may come back first.
+        # Some of these layers turned out to be unnecessary: put the largest back first.
         able = gate.holds(self.difference(order[few:]), slack)
         for index in sorted(order[: few - 1] if few and able else [], key=lambda index: -self.groups[index].work):
             rounded = [other for other in order if other not in kept - {index}]

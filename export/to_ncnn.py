@@ -206,7 +206,7 @@ def _blobs(words: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def _gate(artifact: VerifiedArtifact) -> Gate:
-    """What the .onnx was held to, and the network is held to as well."""
+    """Return the gate of the .onnx, which the network must pass too."""
     manifest = artifact.manifest
     tolerance = next((proof.tolerance for proof in manifest.parity if proof.passed), None)
     return gate_of(manifest.precision, manifest.interface) if tolerance is None else read_gate(tolerance)

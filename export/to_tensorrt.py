@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -31,7 +30,7 @@ from ganedge.runtime.engines.trt_builder import Built, Recipe, build, flavour
 from ganedge.runtime.errors import EngineError, EngineMismatch, GanEdgeError, MissingExtra, UsageError
 from ganedge.runtime.fidelity import Gate, gate_of, read_gate
 from ganedge.runtime.files import write_whole
-from ganedge.runtime.manifest import Interface, Manifest, Parity, Port
+from ganedge.runtime.manifest import Interface, Manifest, Parity, Port, relation_of
 
 BATCH, PICTURE_BATCH = (1, 1, 16), (1, 1, 1)
 """Smallest, most usual and largest batch where nothing else is asked for: of latents, and of pictures. An engine keeps
@@ -49,7 +48,7 @@ class Settings:
     size: tuple[tuple[int, int], tuple[int, int], tuple[int, int]] | None = None
     """The same for height and width, where they are dynamic, pixels."""
     recipe: Recipe = field(default_factory=Recipe)
-    """What the builder is told besides."""
+    """Further settings of the builder."""
 
     @classmethod
     def read(
@@ -176,7 +175,7 @@ def _one_shape(core: int, profiles: Mapping[str, Shapes]) -> dict[str, tuple[int
 
 
 def _gate(proven: VerifiedArtifact) -> Gate:
-    """What the .onnx was held to, and its engine is held to as well."""
+    """Return the gate of the .onnx, which the engine must pass too."""
     manifest = proven.manifest
     tolerance = next((proof.tolerance for proof in manifest.parity if proof.passed), None)
     return gate_of(manifest.precision, manifest.interface) if tolerance is None else read_gate(tolerance)
@@ -217,7 +216,7 @@ def _inside(profiles: Mapping[str, Shapes], proven: VerifiedArtifact) -> tuple[l
     """Those inputs of a proof that an engine's shapes allow, and the sizes of batches to try."""
     interface = proven.manifest.interface
     shapes = [profiles[port.name] for port in interface.inputs]
-    least, most = max(one[0][0] for one in shapes), min(one[2][0] for one in shapes)
+    least, most = max(shape[0][0] for shape in shapes), min(shape[2][0] for shape in shapes)
     usual = parity.BATCHES if interface.noise else parity.PICTURE_BATCHES
     batches = tuple(dict.fromkeys(min(max(size, least), most) for size in usual))
     cases = []
@@ -276,12 +275,13 @@ def _room(interface: Interface, profiles: Mapping[str, Shapes]) -> str:
 
 
 def _largest(port: Port, most: Mapping[str, int]) -> float:
-    """Bytes of a port where what is dynamic is at its most; `2*height` is twice what `height` is."""
+    """Bytes of a port where what is dynamic is at its most, such as `2*height` or `height-4`."""
     sizes = []
     for size in port.shape:
-        named = re.fullmatch(r"(?:(\d+(?:\.\d+)?)\*)?(\w+)", str(size))
-        factor, name = named.groups() if named else (None, "")
-        sizes.append(size if isinstance(size, int) else float(factor or 1) * most.get(name, 1))
+        relation = relation_of(size)
+        known = relation is not None and relation.name in most
+        largest = relation.scale * most[relation.name] - relation.border if relation is not None and known else 1
+        sizes.append(size if isinstance(size, int) else float(largest))
     return math.prod(sizes) * np.dtype(port.dtype).itemsize
 
 
@@ -301,15 +301,15 @@ def _check_types(trt: Any, network: Any, model: onnx.ModelProto, manifest: Manif
     heavy = (trt.LayerType.CONVOLUTION, trt.LayerType.DECONVOLUTION, trt.LayerType.MATRIX_MULTIPLY)
     layers = [network.get_layer(i) for i in range(network.num_layers)]
     names = {trt.float32: "fp32", trt.float16: "fp16", trt.bfloat16: "bf16"}
-    types = Counter(names.get(one.get_output(0).dtype, "another type") for one in layers if one.type in heavy)
-    wanted = Counter(_computed_in(model))
-    steps = sum(one.type == trt.LayerType.QUANTIZE for one in layers)
-    asked = steps > 0 if manifest.precision == "int8" else not wanted or wanted[manifest.precision] > 0
-    if types != wanted or not asked:
+    types = Counter(names.get(layer.get_output(0).dtype, "another type") for layer in layers if layer.type in heavy)
+    expected = Counter(_computed_in(model))
+    quantisations = sum(layer.type == trt.LayerType.QUANTIZE for layer in layers)
+    present = quantisations > 0 if manifest.precision == "int8" else not expected or expected[manifest.precision] > 0
+    if types != expected or not present:
         shown = ", ".join(f"{count} in {name}" for name, count in sorted(types.items())) or "nothing"
-        given = ", ".join(f"{count} in {name}" for name, count in sorted(wanted.items())) or "nothing"
+        given = ", ".join(f"{count} in {name}" for name, count in sorted(expected.items())) or "nothing"
         raise GanEdgeError(
-            f"the network TensorRT read computes {shown} (quantisations: {steps}), where the "
+            f"the network TensorRT read computes {shown} (quantisations: {quantisations}), where the "
             f"{manifest.precision} graph has {given}"
         )
 

@@ -57,7 +57,7 @@ class Config(TranslationConfig):
     classification: float = 1.0
     """Weight of the domain's classification by the discriminator, of real and of generated pictures."""
     reconstruction: float = 10.0
-    """Weight of the distance between a picture and what comes back from another domain."""
+    """Weight of the cycle loss: the distance between a picture and its translation to another domain and back."""
     gp: float = 10.0
     """Weight of the gradient penalty."""
     mirror: bool = True

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Conditions:
-    """What a caller says beside the latent or the picture."""
+    """Values of further inputs that a caller gives beside the latent or the picture."""
 
     label: int | str | None = None
     """A class: its number or its name."""

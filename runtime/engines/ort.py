@@ -30,9 +30,9 @@ PROVIDERS = {
 LANES = 8
 """Shapes that get a CUDA graph, and as many others whose buffers stay on the device."""
 NO_GRAPH = "-1"
-"""What ONNX Runtime takes for a run that captures nothing."""
+"""Graph number with which ONNX Runtime captures nothing."""
 _ONE_AT_A_TIME = threading.Lock()
-"""Captures fail where any other thread allocates or copies on the device meanwhile."""
+"""Held during a capture, which fails if another thread allocates or copies on the device meanwhile."""
 
 
 class OnnxRuntime:
@@ -51,7 +51,7 @@ class OnnxRuntime:
         return outputs
 
     def close(self) -> None:
-        """Let the session go."""
+        """Free the session."""
         self._session = None
 
 
@@ -96,7 +96,7 @@ class BoundOnnxRuntime:
             raise EngineError(f"onnxruntime could not run this model: {one_line(error)}") from error
 
     def close(self) -> None:
-        """Let the session and its buffers go."""
+        """Free the session and its buffers."""
         with _ONE_AT_A_TIME:
             self._captured.clear()
             self._lanes.clear()
@@ -112,7 +112,7 @@ class BoundOnnxRuntime:
             return self._captured[shapes]
         lane = self._lanes.pop(shapes, None)
         if lane is None:
-            while len(self._lanes) >= LANES:  # The first is the one that was not used for longest.
+            while len(self._lanes) >= LANES:  # The first is the least recently used.
                 del self._lanes[next(iter(self._lanes))]
             lane = _Lane(self._session, feeds, NO_GRAPH if self._graphs else None, self._memory)
         self._lanes[shapes] = lane
@@ -252,12 +252,12 @@ def _open(onnxruntime: Any, model: bytes, options: Any, chosen: str) -> tuple[An
     """A session, and whether it captures CUDA graphs: it does where every node runs on CUDA."""
 
     def session(graphs: bool) -> Any:
-        # Its own fall-back prints on standard output, and would compute elsewhere than was asked for.
+        # Its own fall-back prints on standard output and would compute on another device than requested.
         providers = _providers(model, chosen, graphs=graphs)
         return onnxruntime.InferenceSession(model, options, providers=providers, enable_fallback=0)
 
     if chosen == "cuda":
-        with contextlib.suppress(Exception):  # What cannot be captured is loaded without.
+        with contextlib.suppress(Exception):  # A graph that cannot be captured is loaded without it.
             return session(graphs=True), True
     try:
         return session(graphs=False), False
@@ -267,7 +267,7 @@ def _open(onnxruntime: Any, model: bytes, options: Any, chosen: str) -> tuple[An
 
 def _providers(model: bytes, chosen: str, *, graphs: bool) -> list[Any]:
     """The providers to try in order, with their settings."""
-    # TF32 is ONNX Runtime's default on CUDA: FP32 is asked for, so FP32 is computed.
+    # TF32 is ONNX Runtime's default on CUDA; an FP32 artifact is computed in FP32.
     cuda = (PROVIDERS["cuda"], {"use_tf32": "0", "enable_cuda_graph": str(int(graphs))})
     if chosen == "cpu":
         return [PROVIDERS["cpu"]]

@@ -82,9 +82,9 @@ class TensorRt:
             self._give_back(lane)
 
     def _take(self, feeds: Mapping[str, NDArray[np.generic]]) -> _Lane:
-        """A lane that nobody uses, made where there is none; one that saw these shapes last has a graph for them."""
+        """Return an idle lane, or a new one; a lane whose last call had these shapes has a graph for them."""
         if not getattr(self._met, "device", False):
-            _call(self._cuda.cudaSetDevice(0))  # The primary context, which this thread may not have met yet.
+            _call(self._cuda.cudaSetDevice(0))  # The primary context, which may not be current in this thread yet.
             self._met.device = True
         with self._lock:
             if self._idle:
@@ -170,7 +170,7 @@ class _Lane:
         return [self._outputs[name].view(shape).copy() for name, shape in self._given.items()]
 
     def parts(self, feeds: Mapping[str, NDArray[np.generic]]) -> Parts:
-        """The same without a graph, timed."""
+        """Run a call without a graph, and time its parts."""
         self._put(feeds)
         events = [_call(self._cuda.cudaEventCreate()) for _ in range(4)]
         try:
@@ -267,7 +267,7 @@ class _Lane:
             whole = True
         except EngineError:
             whole = False
-        finally:  # A stream that goes on capturing takes nothing else.
+        finally:  # A stream that is still capturing accepts nothing else.
             error, *graph = cuda.cudaStreamEndCapture(self._stream)
         ready = None
         if int(error) == 0:
@@ -275,7 +275,7 @@ class _Lane:
             ready = made[0] if int(failed) == 0 else None
             _call(cuda.cudaGraphDestroy(graph[0]))
         if ready is None:
-            cuda.cudaGetLastError()  # Or TensorRT takes what the capture left there for its own next kernel's failure.
+            cuda.cudaGetLastError()  # Otherwise TensorRT would report the capture's error for its next kernel.
             self._recordable = False
             self._reshape(shapes)
         return ready
