@@ -1,4 +1,4 @@
-"""gan-bench: latency, cost and fidelity of artifacts, beside PyTorch and in every engine.
+"""gan-bench: latency, cost and fidelity of artifacts, in every engine and compared with PyTorch.
 
 gan-bench generator.onnx generator-fp16.onnx --against runs/digits --batch 1,8 --json out.json --html out.html
 gan-bench generator.onnx generator-int8.onnx --against runs/digits --choose "psnr>=35, p99"
@@ -76,11 +76,11 @@ class TrainSpec:
     threads: int | None = field(default=None, metadata=option(minimum=1, default="all cores"))
     """Threads of both loops."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """Precision of our loop; the plain one is FP32."""
+    """Precision of this project's loop; the plain one is FP32."""
     device: Literal["cpu", "cuda"] = "cpu"
     """Device of both loops."""
     compile: bool = False
-    """Run our loop with gan-train's --compile."""
+    """Run this project's loop with gan-train's --compile."""
     json: Path | None = None
     """Write the whole report as JSON to this file; - writes it to standard output."""
 
@@ -150,7 +150,7 @@ def _compare(before: Path, after: Path, **settings: Any) -> None:
 
 
 def _train(**settings: Any) -> None:
-    """Training speed of this project's loop beside a plain one, in turns."""
+    """Measure the training speed of this project's loop and of a plain one, in turns."""
     import json
 
     from ganedge.benchmarks import training
@@ -172,7 +172,7 @@ def _train(**settings: Any) -> None:
 
 
 def _arguments() -> list[str]:
-    """What was typed behind the command's name, without the name of its first subcommand."""
+    """Return the arguments on the command line, without the name of the default subcommand."""
     return [part for index, part in enumerate(sys.argv[1:]) if index or part != COMMANDS[0]]
 
 

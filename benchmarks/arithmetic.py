@@ -19,13 +19,13 @@ from ganedge.runtime.engines import ort
 from ganedge.runtime.errors import one_line
 
 SIDE = {"cpu": 1024, "cuda": 8192}
-"""Rows and columns of the matrices that the peak is measured with."""
+"""Rows and columns of the matrices whose product measures the peak."""
 ROOF_SECONDS = 0.2
-"""How long each peak is looked for."""
+"""Seconds for which each peak is measured."""
 COPIED = 2**28
-"""Bytes of the copy that memory's speed is measured with: more than caches hold."""
+"""Bytes of the copy that measures memory bandwidth: larger than the caches."""
 NOT_REACHED: dict[str, Any] = {"flops": {}, "bandwidth": None, "how": "not reached"}
-"""What stands for the peak until it has been measured."""
+"""The report's peak until it is measured."""
 
 
 def multiply_accumulates(model: bytes, shapes: Mapping[str, Sequence[int]]) -> int | None:
@@ -44,20 +44,20 @@ def multiply_accumulates(model: bytes, shapes: Mapping[str, Sequence[int]]) -> i
 
 
 def number_type(computes: str) -> str:
-    """The type of numbers that products are made of: `fp32 (fp16 weights)` is computed in FP32."""
+    """Return the number type of the products: `fp32 (fp16 weights)` is computed in FP32."""
     return "tf32" if "TF32" in computes else computes.partition(" ")[0]
 
 
 def peak(threads: int, device: str) -> dict[str, Any]:
-    """The most that this machine reaches: in square matrix products of each type, and in copying memory.
+    """Measure the machine's peaks: FLOP/s of square matrix products of each number type, and memory bandwidth.
 
     Args:
-        threads: Of every product.
+        threads: Threads of every product.
         device: cpu or cuda.
 
     Returns:
         `flops`: FLOP/s by type (fp32, bf16 and int8; on CUDA tf32 and fp16 too), without those that cannot be measured;
-        `bandwidth`: bytes/s read and written by a copy, or None; `how`: how that was found out, and what is missing.
+        `bandwidth`: bytes/s read and written by a copy, or None; `how`: how these were measured, and what is missing.
     """
     flops: dict[str, float] = {}
     missing: list[str] = []
@@ -65,7 +65,7 @@ def peak(threads: int, device: str) -> dict[str, Any]:
     try:
         import torch
     except ModuleNotFoundError:
-        missing.append("PyTorch is not installed, which multiplies and copies")
+        missing.append("PyTorch is not installed, which is needed for this measurement")
     else:
         torch.set_num_threads(threads)
         try:
@@ -88,7 +88,7 @@ def peak(threads: int, device: str) -> dict[str, Any]:
 
 
 def _product(name: str, device: str) -> float:
-    """FLOP/s of a square matrix product in PyTorch."""
+    """Measure the FLOP/s of a square matrix product in PyTorch."""
     import torch
 
     side = SIDE[device]
@@ -106,7 +106,7 @@ def _product(name: str, device: str) -> float:
 
 
 def _copy(device: str) -> float:
-    """Bytes/s that a large copy reads and writes."""
+    """Measure the bytes/s that a large copy reads and writes."""
     import torch
 
     source = torch.zeros(COPIED, dtype=torch.uint8, device=device)
@@ -115,7 +115,7 @@ def _copy(device: str) -> float:
 
 
 def _integers(threads: int) -> float:
-    """Operations a second of a square product of bytes in ONNX Runtime, which uses the instructions made for it."""
+    """Measure the operations/s of a square INT8 product in ONNX Runtime, which uses INT8 instructions."""
     import onnx
     from onnx import TensorProto, helper, numpy_helper
 
@@ -139,7 +139,7 @@ def _integers(threads: int) -> float:
 
 
 def _best(run: Callable[[], object], device: str) -> float:
-    """The shortest of its calls, seconds."""
+    """Return the duration of the shortest of several calls, seconds."""
     times: list[float] = []
     end = time.perf_counter() + ROOF_SECONDS
     while time.perf_counter() < end or len(times) < 3:

@@ -2,12 +2,12 @@
 
     gan-bench compare before.json after.json          # exits 1 on a regression
 
-Times of two runs cannot be held against each other as they are: the clock, the temperature and the neighbours differ.
-So each competitor is held against something measured in the same rounds of its own report: a small fixed DCGAN in the
-same engine, if that has the same version in both; or eager PyTorch, if that has; or else the general yardstick, numbers
-that are sorted, or on a GPU a product of matrices there. What was timed strictly, one after the other, has none: where
-PyTorch is not there, times stand as they are. A change counts when the whole interval, which resamples stretches
-of rounds of both reports, lies beyond the tolerance.
+Absolute times of two runs are not comparable, because clock, temperature and other load differ. So each competitor's
+time is divided by that of a baseline measured in the same rounds of the same report. The baseline is the first of
+these that both reports have: a small fixed DCGAN in the same engine and version; eager PyTorch of the same version; the
+general yardstick (sorting numbers, or on a GPU a matrix product). Reports made with --strict contain no yardsticks, so
+without PyTorch their absolute times are compared. A change counts if its whole confidence interval, from resampled
+blocks of rounds of both reports, lies beyond the tolerance.
 """
 
 from __future__ import annotations
@@ -27,42 +27,42 @@ from ganedge.runtime import timing
 from ganedge.runtime.errors import InputError, UsageError
 
 TOLERANCE = 0.04
-"""Share by which latency may change: two processes that run the same code differ by some percent, because memory
-lies elsewhere."""
+"""Share by which latency may change: two processes that run the same code differ by some percent, because they get
+other memory addresses."""
 NOTICEABLE = 0.10
-"""A change that has to be seen: where the interval leaves room for one, it is not said that nothing changed."""
+"""Change that must not be overlooked: an interval that includes one gives "unclear" instead of "same"."""
 LEVEL = 0.95
-"""How sure a change must be. Many are looked at, but one that did not change has to lie off by the tolerance too."""
+"""Confidence level of a change. It is not corrected for many comparisons: a change must exceed the tolerance too."""
 Report = Mapping[str, Any]
 PARTS = {
     **dict.fromkeys(("results", "failed"), list),
     **dict.fromkeys(("yardstick", "method", "machine", "competitors", "absent"), dict),
     "partial": bool,
 }
-"""What every report holds, and of which kind."""
+"""Keys of every report, and the type of their values."""
 LATER: Report = {"command": "", "choice": None}
-"""What schema 4 added, and what stands for it in a report of schema 3."""
+"""Keys that schema 4 added, with their values for a report of schema 3."""
 READ = (3, 4, SCHEMA)
 """Schemas that can be read."""
 NETWORKS = 5
-"""The first schema with yardsticks in each engine; those before have the general one alone."""
+"""First schema with a yardstick in each engine; earlier ones have the general yardstick only."""
 ALIKE = ("processor", "threads")
-"""What two machines have to have in common: a small network tells nothing of how a large one does elsewhere."""
+"""What must be equal in both machines: on another processor, a small network does not predict a large one's speed."""
 BEYOND: Mapping[str, tuple[str, float]] = {
     "bytes": ("MB of weights or file", 0.01),
     "peak_bytes": ("MB of memory", 0.1),
     "device_bytes": ("MB of the GPU's memory", 0.1),
 }
 """Costs that are compared, and the share by which they may change."""
-CLOCK, YARDSTICK, NETWORK = "the clock alone", "the yardstick", "a fixed DCGAN in the same engine"
-"""What is said of those that are not held against PyTorch."""
+CLOCK, YARDSTICK, NETWORK = "absolute times", "the yardstick", "a fixed DCGAN in the same engine"
+"""Baselines other than eager PyTorch, as they are named in the output."""
 CLEARER = 1.0
-"""Decibels by which PSNR may change: what draws the same has the same."""
+"""Change of PSNR that is reported, dB."""
 
 
 @dataclass(frozen=True)
 class Change:
-    """One competitor at one batch size, after beside before."""
+    """How one competitor changed at one batch size."""
 
     competitor: str
     batch: int
@@ -71,16 +71,16 @@ class Change:
     low: float
     high: float
     baseline: str
-    """What both were held against."""
+    """What its time was divided by in both reports."""
     verdict: str
-    """"slower", "faster", "same", "unclear" (too noisy to tell, or held against what is not alike); "unfaithful": its
-    pictures passed before and do not now; "gone": it was measured before and cannot be now."""
+    """"slower", "faster", "same", "unclear" (too noisy, or the baselines differ); "unfaithful": its pictures passed
+    before and do not now; "gone": it was measured before and cannot be measured now."""
     why: str = ""
-    """Of one that is gone."""
+    """The reason for "gone"."""
 
     @property
     def regression(self) -> bool:
-        """Whether that is worse than before."""
+        """Whether the verdict is a change for the worse."""
         return self.verdict in ("slower", "unfaithful", "gone")
 
 
@@ -107,7 +107,7 @@ def read(path: Path) -> dict[str, Any]:
         known = ", ".join(map(str, READ))
         raise InputError(f"{path} has schema {report.get('schema')}, this gan-bench reads {known}: measure again")
     peak = report.get("peak")
-    if isinstance(peak, dict) and not isinstance(peak.get("flops"), dict):  # Schema 3 knew FP32's only.
+    if isinstance(peak, dict) and not isinstance(peak.get("flops"), dict):  # Schema 3 has the peak of FP32 only.
         known_peak = {} if peak.get("flops") is None else {"fp32": peak["flops"]}
         report["peak"] = {"flops": known_peak, "bandwidth": None, "how": peak.get("how", "")}
     if report["schema"] < NETWORKS:
@@ -117,11 +117,11 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def changes(before: Report, after: Report, tolerance: float = TOLERANCE) -> list[Change]:
-    """Every competitor and batch size that both reports have.
+    """Compare every competitor and batch size that both reports have.
 
     Raises:
         InputError: they have nothing in common, or a report is damaged.
-        UsageError: a tolerance that is no share.
+        UsageError: the tolerance is not between 0 and 1.
     """
     if not 0 <= tolerance <= 1:
         raise UsageError(f"--tolerance {tolerance:g}: give a share of 0 to 1, such as 0.04")
@@ -150,13 +150,13 @@ def changes(before: Report, after: Report, tolerance: float = TOLERANCE) -> list
 
 
 def differences(before: Report, after: Report) -> list[str]:
-    """What differs between the machines and methods, so that the reader knows what is compared."""
+    """Return one line for each difference between the machines, methods, sizes and memory of two reports."""
     lines = []
     for part in ("processor", "threads", "system", "gpu"):
         then, now = before["machine"].get(part), after["machine"].get(part)
         if then != now:
             lines.append(
-                f"{part}: {then} before, {now} after" + (", which leaves all unclear" if part in ALIKE else "")
+                f"{part}: {then} before, {now} after" + (", so every verdict is unclear" if part in ALIKE else "")
             )
     then, now = before["machine"].get("versions", {}), after["machine"].get("versions", {})
     lines += [f"{name}: {then.get(name)} before, {now.get(name)} after" for name in now if then.get(name) != now[name]]
@@ -167,8 +167,8 @@ def differences(before: Report, after: Report) -> list[str]:
     ]
     if _is_elsewhere(YARDSTICK, before, after):
         lines.append(
-            "on a GPU only PyTorch, or a product of matrices by it, tells how fast the GPU went: what is held against "
-            "neither stays unclear; install PyTorch with CUDA and measure both again"
+            "verdicts on a GPU are unclear without PyTorch as the baseline or for the yardstick: install PyTorch with "
+            "CUDA and measure both again"
         )
     gone = sorted(key for key in _rows(before).keys() - _rows(after).keys() if not _why_gone(key, after))
     lines += [f"{name} at batch {batch} is in the first report only" for name, batch in gone]
@@ -176,7 +176,7 @@ def differences(before: Report, after: Report) -> list[str]:
 
 
 def _costs(before: Report, after: Report) -> list[str]:
-    """Sizes, memory and closeness that are not what they were."""
+    """Return one line for each file size, memory use and PSNR that changed."""
     lines = []
     for name, then in before["competitors"].items():
         now = after["competitors"].get(name, {})
@@ -193,7 +193,7 @@ def _costs(before: Report, after: Report) -> list[str]:
 
 
 def _why_gone(key: tuple[str, int], after: Report) -> str:
-    """Why one that was measured before is not in the later report; empty where it was not asked for."""
+    """Why a competitor is missing from the later report; empty if it was not requested there."""
     name, batch = key
     for failure in after["failed"]:
         if (failure["competitor"], failure["batch"]) == (name, batch):
@@ -207,12 +207,12 @@ def _gone(key: tuple[str, int], why: str) -> Change:
 
 
 def table(changed: Sequence[Change]) -> list[str]:
-    """The changes, one line each."""
+    """Format the changes, one line each."""
     measured = [change for change in changed if change.verdict != "gone"]
     lines = [
         f"{change.verdict:<10} {change.slower - 1:+7.1%}  ({change.low - 1:+.1%} to {change.high - 1:+.1%})  "
         f"batch {change.batch}, {change.competitor}"
-        + (f", beside {change.baseline}" if change.baseline != measured[-1].baseline else "")
+        + (f", {_relative_to(change.baseline)}" if change.baseline != measured[-1].baseline else "")
         for change in measured
     ]
     lines += [
@@ -220,7 +220,11 @@ def table(changed: Sequence[Change]) -> list[str]:
         for change in changed
         if change.verdict == "gone"
     ]
-    return [f"latency after beside before, held against {measured[-1].baseline} of each report", *lines]
+    return [f"change of latency, {_relative_to(measured[-1].baseline)}", *lines]
+
+
+def _relative_to(baseline: str) -> str:
+    return baseline if baseline == CLOCK else f"relative to {baseline} in the same report"
 
 
 def _rows(report: Report) -> dict[tuple[str, int], Mapping[str, Any]]:
@@ -249,7 +253,7 @@ def _change(key: tuple[str, int], before: Report, after: Report, tolerance: floa
 
 
 def _bases(key: tuple[str, int], before: Report, after: Report) -> tuple[str, list[Sequence[float]]]:
-    """What one is held against, in words, and its rounds in both reports."""
+    """Return the name of a competitor's baseline, and the baseline's rounds in both reports."""
     name, batch = key
     beside = [report["yardstick"].get(str(batch), {}) for report in (before, after)]
     engine, later = (report["competitors"][name]["engine"] for report in (before, after))
@@ -266,7 +270,7 @@ def _bases(key: tuple[str, int], before: Report, after: Report) -> tuple[str, li
 
 
 def _is_unlike(baseline: str, before: Report, after: Report) -> bool:
-    """Whether what both were held against was not the same in both, or is no measure of it."""
+    """Whether the machines or the baselines differ too much between the reports for a verdict."""
     machines = [report["machine"] for report in (before, after)]
     if any(machines[0].get(part) != machines[1].get(part) for part in ALIKE):
         return True
@@ -280,7 +284,7 @@ def _is_unlike(baseline: str, before: Report, after: Report) -> bool:
 
 
 def _is_elsewhere(baseline: str, before: Report, after: Report) -> bool:
-    """Whether a GPU would be held against a CPU, whose clock has nothing to do with it."""
+    """Whether times on a GPU would be divided by a yardstick that ran on the CPU."""
     timed_by = {report["method"].get("yardstick", "sort") for report in (before, after)}
     strict = bool(before["method"].get("strict"))
     on_gpu = before["method"].get("device") == "cuda"

@@ -37,21 +37,21 @@ TORCH = {
 }
 """The ways PyTorch runs a generator, as `--torch` takes them and as they are shown."""
 NOT_ASKED, ALONE = "not asked for", "no generator to compare with"
-"""How the reasons begin why one is absent that could be there."""
+"""Beginnings of the reason why a competitor is absent although this machine can run it."""
 ENGINES = (*engines.MODULES, "ort-tensorrt")
 """What `--engine` may name beside auto and all."""
 
 HELD = 16
 """Batches of a pool that a page keeps: it sends a copy of each to its worker in any case."""
 SPLITS, WARM_SPLITS = 50, 3
-"""Calls whose copies and computing are timed apart, and those before them that are not."""
+"""Calls in which copies and computation are timed separately, and untimed calls before them."""
 
 Inputs = Sequence[NDArray[np.generic]]
 
 
 @dataclass(frozen=True)
 class Split:
-    """Where a call's time goes on a GPU, seconds: by CUDA events, or by the host's clock where an engine has none."""
+    """Parts of a call on a GPU, seconds: from CUDA events, or from the host's clock if the engine has no events."""
 
     to_device: float
     compute: float
@@ -60,72 +60,72 @@ class Split:
 
 @dataclass(frozen=True)
 class Competitor:
-    """One thing to measure."""
+    """One way of running the generator that is measured."""
 
     name: str
-    """What tells it apart."""
+    """Unique name."""
     engine: str
     """Engine, version and provider."""
     precision: str
-    """The artifact's, whose gate applies to its pictures; in PyTorch, what it was told to compute in."""
+    """The artifact's precision, whose gate applies to its pictures; for PyTorch, the requested precision."""
     run: Callable[[Inputs], NDArray[np.generic]]
-    """One call, arrays on the host in and out; it returns when the result is there."""
+    """Makes one call with arrays on the host, and returns when the result is on the host."""
     device: str = "cpu"
-    """Where it computes."""
+    """Device that it computes on."""
     file: Path | None = None
     """The artifact; None for PyTorch."""
     manifest: Manifest | None = None
-    """What the artifact says of itself."""
+    """The artifact's manifest."""
     compute: str | None = None
-    """The precision that the engine was told to compute in, where that is not the artifact's."""
+    """Precision requested of the engine, where it is not the artifact's."""
     computes: str = ""
-    """What it really computes in, as the engine says; empty where that is `precision`."""
+    """Precision that the engine reports it computes in; empty where that is `precision`."""
     engine_device: tuple[str, str] = ("", "")
     """Engine and device, as `runtime.load` takes them; empty for PyTorch."""
     bytes: int = 0
     """Size of the file, or of the weights in PyTorch."""
     split: Callable[[Sequence[Inputs]], Split] | None = None
-    """Times copies and computing apart, where the device tells."""
+    """Times copies and computation separately; None on a CPU."""
     close: Callable[[], None] = field(default=lambda: None)
-    """Free it."""
+    """Frees it."""
     renew: Callable[[], None] | None = None
-    """Start it anew, elsewhere in memory; None where that would take too long or change nothing."""
+    """Restarts it at other memory addresses; None where that would take too long or change nothing."""
     clocked: Callable[[Pool], timing.Competitor] | None = None
     """Makes calls that time themselves; None where calls of `run` are timed."""
     processor_time: Callable[[], float] = field(default=lambda: 0.0)
-    """Processor time of its own processes, seconds, where it has some that this one did not start itself."""
+    """Processor time of processes that belong to it and were not started by this process, seconds."""
     recipe: Recipe | None = None
-    """Makes it in another process; None where it has to stay in this one."""
+    """Makes it in another process; None where it must run in this one."""
 
     @property
     def digest(self) -> str:
-        """Of the artifact that it was made from; empty for PyTorch."""
+        """Digest of the artifact; empty for PyTorch."""
         return "" if self.manifest is None else self.manifest.digest
 
     def over(self, pool: Pool) -> timing.Competitor:
-        """A function of a number that calls it with the inputs of that number."""
+        """Return a function of the call number, which selects the inputs from the pool."""
         if self.clocked is not None:
             return self.clocked(pool)
         return lambda number: self.run(pool[number % len(pool)])
 
 
 def common(files: Sequence[Path]) -> Manifest:
-    """The manifest of the first artifact, after making sure that all take and give the same.
+    """Return the manifest of the first artifact, after checking that all have the same inputs and outputs.
 
     Raises:
         ArtifactError: a file that is no artifact.
-        InputError: they differ in what they take or give.
+        InputError: their inputs or outputs differ.
     """
     manifests = [_manifest(file) for file in files]
     first = manifests[0].interface
     for file, other in zip(files, manifests, strict=True):
         if (other.interface.inputs, other.interface.outputs) != (first.inputs, first.outputs):
-            raise InputError(f"{file} takes or gives something else than {files[0]}: measure them one at a time")
+            raise InputError(f"{file} has other inputs or outputs than {files[0]}: measure them one at a time")
     return manifests[0]
 
 
 def _manifest(file: Path) -> Manifest:
-    """What a file of any format says of itself."""
+    """Read the manifest of an artifact in any format."""
     param = param_path(file)
     if param is not None:
         return read_ncnn(param)[0]
@@ -137,21 +137,22 @@ def _manifest(file: Path) -> Manifest:
 def artifact_competitors(
     files: Sequence[Path], engine: str, device: str, threads: int
 ) -> tuple[list[Competitor], dict[str, str]]:
-    """Every artifact in every engine asked for.
+    """Start every artifact in every requested engine.
 
     Args:
         files: `.onnx` artifacts, TensorRT `.engine` files, ncnn folders or `.param` files, and folders for the browser.
         engine: "auto", "all", or names from `ENGINES` with commas.
         device: "cpu" or "cuda".
-        threads: Of each engine.
+        threads: Threads of each engine.
 
     Returns:
-        The competitors, and why others are absent. What was asked for by name is given or refused; with "all", what
-        this machine cannot run is absent, and so are TensorRT's engines and those of a browser in any case.
+        The competitors, and the reason for each that is absent. An engine requested by name runs or raises; with "all",
+        engines that this machine cannot run are absent. TensorRT `.engine` files and browser folders that cannot run
+        are always absent.
 
     Raises:
         ArtifactError: a file that is no artifact.
-        EngineError: an engine asked for by name cannot be had.
+        EngineError: an engine requested by name is not available.
         UsageError: an unknown engine.
     """
     requested = engine.split(",")
@@ -202,23 +203,23 @@ def _opened(
     compute: str | None,
     device: str,
     threads: int,
-    beside: Sequence[Competitor] = (),
+    earlier: Sequence[Competitor] = (),
     files: Sequence[Path] = (),
 ) -> Competitor:
-    """One artifact in one engine.
+    """Start one artifact in one engine.
 
     Args:
         file: An `.onnx` artifact.
         engine: A name from `ENGINES`, or auto.
-        compute: What the engine is to compute in, where that is not the artifact's precision.
+        compute: Precision requested of the engine, where it is not the artifact's.
         device: cpu or cuda.
-        threads: Of the engine.
-        beside: Those whose names are taken.
-        files: All that are measured, from which its own has to be told apart.
+        threads: Threads of the engine.
+        earlier: Earlier competitors, whose names are taken.
+        files: All measured files; where two have the same name, whole paths are shown.
     """
     start = partial(_start, file, engine, compute, device, threads)
     engine_device = ("onnxruntime", "tensorrt") if engine == "ort-tensorrt" else (engine, device)
-    return _named(file, start, compute, engine_device, beside, files or [file], "" if engine == "auto" else engine)
+    return _named(file, start, compute, engine_device, earlier, files or [file], "" if engine == "auto" else engine)
 
 
 def _in_browser(folder: Path, provider: browser.Provider, device: str, threads: int, name: str) -> Competitor:
@@ -255,7 +256,7 @@ def _in_browser(folder: Path, provider: browser.Provider, device: str, threads: 
 
 
 def _again(file: Path, engine: str, compute: str | None, device: str, threads: int, digest: str) -> Competitor:
-    """The same in another process."""
+    """Start the same artifact in another process."""
     competitor = _opened(file, engine, compute, device, threads)
     if competitor.digest != digest:
         raise EngineError(f"{file} was changed while it was measured")
@@ -263,7 +264,7 @@ def _again(file: Path, engine: str, compute: str | None, device: str, threads: i
 
 
 def _ways(requested: Sequence[str]) -> Iterator[tuple[str, str | None, bool]]:
-    """Engine, precision to compute in, and whether it must be there."""
+    """Yield engine, precision to request, and whether it must be available."""
     if requested != ["all"]:
         yield from ((name, None, True) for name in requested)
         return
@@ -287,7 +288,7 @@ def _start(file: Path, name: str, compute: str | None, device: str, threads: int
 
 
 def _label(file: Path, engine: str, compute: str | None, files: Sequence[Path]) -> str:
-    """The file's name, or its whole path where two share one, and the engine."""
+    """Return the file's name, or its whole path where two files have the same name, and the engine."""
     shown = file.name if sum(other.name == file.name for other in files) == 1 else str(file)
     return f"{shown}, {engine}" + (f" {compute}" if compute else "")
 
@@ -301,7 +302,7 @@ def _named(
     files: Sequence[Path],
     name: str = "",
 ) -> Competitor:
-    """A competitor under a name that no other has: the same file given twice is measured twice."""
+    """Make a competitor with a unique name; a file that is listed twice is measured twice."""
     generator = start()
     live = [generator]
 
@@ -317,7 +318,7 @@ def _named(
             raise EngineError(f"{file} was changed while it was measured")
 
     def run(arrays: Inputs) -> NDArray[np.generic]:
-        if not live:  # It could not be started anew a while ago, for want of memory perhaps.
+        if not live:  # An earlier restart failed, for example for lack of memory.
             renew()
         return live[0].run(*arrays)
 

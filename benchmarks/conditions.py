@@ -2,8 +2,8 @@
 
     before = conditions()        # {"governor": "performance", "clock_mhz": 2800.0, "temperature_c": 51.0, …}
 
-What a platform does not tell is absent, never guessed. Linux tells through sysfs (a Jetson its power rails too),
-NVIDIA's driver through nvidia-smi.
+Values come from Linux's sysfs (on a Jetson, its power rails too) and NVIDIA's nvidia-smi. A value that the platform
+does not report is left out, never guessed.
 """
 
 from __future__ import annotations
@@ -24,16 +24,17 @@ from ganedge.runtime.tuning import processor
 
 SYSFS = Path("/sys")
 NVIDIA = ("clocks.sm", "temperature.gpu", "power.draw", "utilization.gpu")
-"""What nvidia-smi is asked: MHz, °C, W and %."""
+"""Fields queried from nvidia-smi: MHz, °C, W and %."""
 WATCH_SECONDS = 2.0
-"""Least time between two looks at the state while something is timed."""
+"""Least seconds between two samples of the state during timing."""
 FELL = 0.1
-"""Share by which a clock may fall before it is said."""
+"""Share by which a clock may fall without a warning."""
 PACKAGES = ("ganedge", "numpy", "torch", "onnxruntime", "openvino", "tensorrt", "tensorrt_rtx")
+"""Packages whose versions are recorded in reports."""
 
 
 def machine(threads: int) -> dict[str, object]:
-    """What the figures were measured on."""
+    """Return the hardware, system and package versions that figures are measured on."""
     return {
         "processor": processor(),
         "threads": threads,
@@ -45,15 +46,15 @@ def machine(threads: int) -> dict[str, object]:
 
 
 def conditions(root: Path = SYSFS, *, gpu: bool = True) -> dict[str, object]:
-    """What the machine says of its state now.
+    """Return the machine's state now.
 
     Args:
         root: Where sysfs is mounted.
-        gpu: Whether to ask NVIDIA's driver too.
+        gpu: Whether to query NVIDIA's driver too.
 
     Returns:
-        Some of: load (of the last minute), governor, clock_mhz (mean over the cores this may use), temperature_c (the
-            hottest zone), power_w by rail, gpu.
+        Those of these that the platform reports: load (average of the last minute), governor, clock_mhz (mean over the
+            cores that this process may use), temperature_c (hottest zone), power_w (by rail), gpu.
     """
     state: dict[str, object] = {}
     if hasattr(os, "getloadavg"):
@@ -81,10 +82,10 @@ def conditions(root: Path = SYSFS, *, gpu: bool = True) -> dict[str, object]:
 
 
 class Watch:
-    """The machine's state while something is timed: looked at between turns, and not often.
+    """Samples the machine's state during timing, between turns, at most every `WATCH_SECONDS`.
 
     Args:
-        device: cpu or cuda: a GPU that is not used is not looked at.
+        device: cpu or cuda; the GPU is only queried for cuda.
         root: Where sysfs is mounted.
     """
 
@@ -96,7 +97,7 @@ class Watch:
         self._energy = [(time.monotonic(), _energy(root))]
 
     def look(self) -> None:
-        """Take the state down, unless that was done a moment ago."""
+        """Record the state, unless the last sample is more recent than `WATCH_SECONDS`."""
         if time.monotonic() < self._next:
             return
         self._seen.append(_figures(conditions(self._root, gpu=self._device != "cpu")))
@@ -104,7 +105,7 @@ class Watch:
         self._next = time.monotonic() + WATCH_SECONDS
 
     def figures(self) -> dict[str, float]:
-        """Lowest clocks, highest temperatures and mean power, of those figures that the platform tells."""
+        """Return lowest clocks, highest temperatures and mean power, as far as the platform reports them."""
         figures = {}
         for name in {name: None for seen in self._seen for name in seen}:
             if name == "load":
@@ -114,7 +115,7 @@ class Watch:
         joules = sum(
             now[1] - then[1]
             for then, now in itertools.pairwise(self._energy)
-            if then[1] is not None and now[1] is not None and now[1] >= then[1]  # The counter starts again at times.
+            if then[1] is not None and now[1] is not None and now[1] >= then[1]  # The counter wraps around.
         )
         seconds = self._energy[-1][0] - self._energy[0][0]
         if joules > 0 and seconds > 0:
@@ -122,7 +123,7 @@ class Watch:
         return figures
 
     def warnings(self) -> list[str]:
-        """What a reader must know: a clock that fell."""
+        """Return one warning for each clock that fell by more than `FELL`."""
         texts = []
         for name in ("clock_mhz", "gpu clocks.sm"):
             values = [seen[name] for seen in self._seen if name in seen]
@@ -137,18 +138,18 @@ class Watch:
 
 
 def _figures(state: dict[str, object]) -> dict[str, float]:
-    """The figures of a state, in one table."""
+    """Flatten a state into numbers by name."""
     figures = {name: value for name, value in state.items() if isinstance(value, float)}
     for part, sign in (("power_w", "power_w "), ("gpu", "gpu ")):
         inner = state.get(part)
         for name, value in inner.items() if isinstance(inner, dict) else ():
-            with contextlib.suppress(ValueError):  # "[N/A]", where a GPU does not tell.
+            with contextlib.suppress(ValueError):  # "[N/A]" where a GPU does not report it.
                 figures[f"{sign}{name}"] = float(str(value).split()[0])
     return figures
 
 
 def _energy(root: Path) -> float | None:
-    """Joules that the processor's package has used since some time, where the system tells."""
+    """Return the energy counter of the processor's packages, joules; None where the system has none."""
     zones = [zone for zone in (root / "class/powercap").glob("intel-rapl:[0-9]") if _is_package(zone)]
     counters = [_number(zone / "energy_uj") for zone in zones]
     known = [joules / 1e6 for joules in counters if joules is not None]
@@ -156,18 +157,18 @@ def _energy(root: Path) -> float | None:
 
 
 def _is_package(zone: Path) -> bool:
-    """Whether a zone is one package's: "psys" is the whole board, and holds the package once more."""
+    """Whether a RAPL zone is a processor package; "psys" is the whole board and includes the packages."""
     return _text(zone / "name").startswith("package")
 
 
 class Others:
-    """How much of the cores that this process may use others took since this was made.
+    """Measures the share of this process's cores that other processes used since this object was created.
 
-    All that keeps those cores busy, a virtual machine's stolen time too, less what this process and the children it
-    waited for used. The load average cannot tell the two apart.
+    That is the busy time of these cores, including time stolen from a virtual machine, minus the processor time of
+    this process and its finished children. The load average does not separate the two.
 
     Args:
-        also: Processor time of children that live, seconds, which is no other's either.
+        also: Returns the processor time of running children, seconds, which is subtracted too.
         root: Where procfs is mounted.
     """
 
@@ -176,7 +177,7 @@ class Others:
         self._begin = self._now()
 
     def share(self) -> float | None:
-        """0 to 1; None where the system does not tell."""
+        """Return the share, 0 to 1; None where the system does not report it."""
         now = self._now()
         if now is None or self._begin is None:
             return None
@@ -185,7 +186,7 @@ class Others:
         return min(1.0, max(0.0, spent / max((at - begun) * cores, 1e-3)))
 
     def _now(self) -> tuple[float, float, float, int] | None:
-        """Time, busy time of the cores, time that this process used, all in seconds; and how many cores."""
+        """Return time, busy time of the cores and processor time of this process, seconds; and the number of cores."""
         if not hasattr(os, "sched_getaffinity"):
             return None
         cores = {f"cpu{number}" for number in os.sched_getaffinity(0)}
@@ -193,13 +194,13 @@ class Others:
         counts = [[int(part) for part in line[1:9]] for line in lines if line and line[0] in cores]
         if len(counts) != len(cores):
             return None
-        ticks = sum(sum(count) - count[3] - count[4] for count in counts)  # All but idle and waiting for disks.
+        ticks = sum(sum(count) - count[3] - count[4] for count in counts)  # All but idle and iowait.
         times = os.times()
         return time.monotonic(), ticks / os.sysconf("SC_CLK_TCK"), sum(times[:4]) + self._also(), len(cores)
 
 
 def _rails(root: Path) -> dict[str, float]:
-    """A Jetson's power rails, W: its INA3221 gives millivolts and milliamperes for each labelled channel."""
+    """Return a Jetson's power rails, W, from its INA3221: millivolts times milliamperes of each labelled channel."""
     rails = {}
     for label in root.glob("class/hwmon/hwmon*/in*_label"):
         channel = label.name.removeprefix("in").removesuffix("_label")
@@ -211,14 +212,14 @@ def _rails(root: Path) -> dict[str, float]:
 
 
 def _nvidia(query: str) -> str:
-    """What NVIDIA's driver says of the first GPU that CUDA shows this process, by the bus; empty without one."""
+    """Query nvidia-smi for the first GPU visible to this process, in PCI order; empty without one."""
     program = shutil.which("nvidia-smi")
     if program is None:
         return ""
     line = [program, f"--query-gpu={query}", "--format=csv,noheader"]
     shown = os.environ.get("CUDA_VISIBLE_DEVICES")
     if shown is not None and not shown.strip():
-        return ""  # CUDA shows this process none.
+        return ""  # No GPU is visible to this process.
     line += ["-i", shown.split(",")[0]] if shown else []
     try:
         done = subprocess.run(line, capture_output=True, text=True, timeout=20)  # noqa: S603 - our own command line
@@ -228,7 +229,7 @@ def _nvidia(query: str) -> str:
 
 
 def gpu_memory() -> int | None:
-    """Bytes that the GPU's memory holds, whoever they belong to; None where the driver does not tell."""
+    """Return the used memory of the GPU, bytes, over all processes; None where the driver does not report it."""
     used = _nvidia("memory.used").split()
     return int(used[0]) * 2**20 if used and used[0].isdigit() else None
 

@@ -29,32 +29,32 @@ from ganedge.train import metrics
 from ganedge.train.data import Options, describe_skipped, open_data
 
 SEED = 7
-"""Of the latents."""
+"""Seed of the latents."""
 FIGURES = ("fid", "kid")
 
 
 @dataclass(frozen=True)
 class Distance:
-    """What to compare sets of pictures with, and how."""
+    """How to compute distances between sets of pictures."""
 
     pictures: int = 2048
-    """Drawn by each competitor, and taken of the data where there are as many: four times the small features, so that
-    their covariance is no mere shadow."""
+    """Pictures that each competitor generates, and that are taken from the data if there are as many. The default is
+    four times the number of small features, enough to estimate their covariance."""
     features: metrics.Name = "small"
     """The feature network."""
     data: str | None = None
-    """Real pictures, as `gan-train --data` takes them; None compares with the reference's alone."""
+    """Real pictures, as `gan-train --data` takes them; None compares only with the reference's."""
     download: bool = False
-    """Whether data and Inception's weights may be fetched."""
+    """Whether data and Inception's weights may be downloaded."""
 
     def __post_init__(self) -> None:
-        """Refuse what has no statistics."""
+        """Check the number of pictures."""
         if not metrics.FEWEST <= self.pictures <= 100_000:
             raise UsageError(f"--fid-pictures {self.pictures}: give {metrics.FEWEST} to 100000")
 
 
 class Examiner:
-    """Measures competitors, with everything it needs fetched beforehand.
+    """Measures competitors; everything that it needs is downloaded and opened when it is made.
 
     Args:
         wanted: What to measure.
@@ -80,7 +80,7 @@ class Examiner:
 
     @property
     def method(self) -> dict[str, object]:
-        """How it is measured, as the report holds it."""
+        """Description of the method, for the report."""
         return {
             "features": self.settings.features,
             "pictures": self._count,
@@ -90,7 +90,7 @@ class Examiner:
 
     @property
     def _count(self) -> int:
-        """Pictures drawn: whole batches, as some artifacts take nothing else."""
+        """Number of generated pictures: whole batches, because some artifacts have a fixed batch size."""
         return -(-self.settings.pictures // self._batch) * self._batch
 
     def __call__(
@@ -128,7 +128,7 @@ class Examiner:
         return distances
 
     def _features(self, competitor: Competitor) -> Tensor:
-        """Of everything it draws, `[N, F]`; the pictures themselves are not kept."""
+        """Return the features `[N, F]` of all pictures that a competitor generates; the pictures are not kept."""
         inputs = real_inputs(self._interface, self._count, SEED)
         parts = []
         for begin in range(0, self._count, self._batch):
@@ -139,7 +139,7 @@ class Examiner:
         return torch.cat(parts)
 
     def _levels(self, output: NDArray[np.generic]) -> Tensor:
-        """uint8 `[N, C, H, W]`, as the runtime rounds them."""
+        """Convert to uint8 `[N, C, H, W]`, rounded as in the runtime."""
         port = self._interface.output
         assert port.range is not None
         return torch.from_numpy(to_pixels(output, port.range, port.layout)).permute(0, 3, 1, 2)
@@ -150,7 +150,7 @@ class Examiner:
         return features
 
     def _of_data(self, settings: Distance) -> Tensor:
-        """Features of real pictures, taken evenly over the data."""
+        """Return the features of real pictures, taken at even intervals from the data."""
         assert settings.data is not None
         port = self._interface.output
         height, width = (port.shape[2:] if port.layout == "NCHW" else port.shape[1:3])[:2]

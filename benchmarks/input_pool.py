@@ -1,6 +1,6 @@
 """A pool of real inputs, larger than the caches, so that no call finds its input cached.
 
-batches, said = make(interface, batch=8)
+batches, pool_size = make(interface, batch=8)
 """
 
 from __future__ import annotations
@@ -16,28 +16,29 @@ from ganedge.runtime.inputs import real_inputs
 from ganedge.runtime.manifest import Interface
 
 CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
-"""Where Linux tells of a core's caches."""
+"""Where Linux reports a core's caches."""
 CACHE_BYTES = 2**26
-"""The largest cache where the system does not tell: more than most processors hold."""
+"""Assumed size of the largest cache if the system does not report it: larger than most."""
 BEYOND = 2.0
-"""Times as much as the largest cache holds."""
+"""Size of a pool, as a multiple of the largest cache."""
 MEMORY_SHARE = 0.125
 """Share of the machine's memory that a pool may take."""
 LEAST, MOST = 8, 2**18
-"""Batches in a pool."""
+"""Fewest and most batches in a pool."""
 PICTURES = 32
-"""Pictures that are made by code, which takes long; the others of a pool are these, moved sideways."""
+"""Number of different pictures that are generated, which is slow; the rest of a pool are shifted copies."""
 
 
 def make(interface: Interface, batch: int) -> tuple[list[list[NDArray[np.generic]]], dict[str, Any]]:
     """Make a pool.
 
     Args:
-        interface: What the generator takes, of one size.
+        interface: Inputs of the generator, of a fixed size.
         batch: Items in one call.
 
     Returns:
-        The batches, each one array per input; and `batches`, `bytes` and the largest cache's `cache_bytes`.
+        The batches, each a list of one array per input; and a table of `batches`, `bytes` and `cache_bytes`, the size
+        of the largest cache.
     """
     item = sum(array.nbytes for array in real_inputs(interface, 1, seed=1)) / (
         interface.inputs[0].shape[0] if isinstance(interface.inputs[0].shape[0], int) else 1
@@ -50,12 +51,12 @@ def make(interface: Interface, batch: int) -> tuple[list[list[NDArray[np.generic
     else:
         arrays = _pictures(interface, count * batch)
     batches = [[array[i * batch : (i + 1) * batch] for array in arrays] for i in range(count)]
-    held = sum(array.nbytes for array in arrays)
-    return batches, {"batches": count, "bytes": held, "cache_bytes": cache}
+    size = sum(array.nbytes for array in arrays)
+    return batches, {"batches": count, "bytes": size, "cache_bytes": cache}
 
 
 def _pictures(interface: Interface, count: int) -> list[NDArray[np.generic]]:
-    """Pictures made by code, and as many more as are wanted: the same, moved sideways, each by its own distance."""
+    """Return `count` pictures: up to `PICTURES` different ones, then copies shifted sideways by growing distances."""
     made = real_inputs(interface, min(count, PICTURES), seed=1)
     have = len(made[0])
     axis = 2 if interface.inputs[0].layout == "NHWC" else 3
@@ -68,7 +69,7 @@ def _pictures(interface: Interface, count: int) -> list[NDArray[np.generic]]:
 
 
 def largest_cache() -> int:
-    """Of a core's caches, bytes; a guess that is rather too large where the system does not tell."""
+    """Return the size of a core's largest cache, bytes; `CACHE_BYTES` if the system does not report it."""
     sizes = [0]
     for path in CACHES.glob("index*/size"):
         text = path.read_text("ascii").strip()
@@ -79,7 +80,7 @@ def largest_cache() -> int:
 
 
 def _memory() -> float:
-    """Of the machine, bytes; a gigabyte where the system does not tell."""
+    """Return the machine's memory, bytes; one gigabyte if the system does not report it."""
     try:
         return float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
     except (ValueError, OSError, AttributeError):

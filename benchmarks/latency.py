@@ -1,9 +1,9 @@
-"""Latency of a generator: artifacts in their engines beside the PyTorch module they came from.
+"""Latency of a generator: artifacts in their engines, compared with the PyTorch module they came from.
 
     report = measure([Path("generator.onnx")], against="runs/digits", settings=Settings(batches=(1, 8)))
 
-What is timed is one call from a NumPy array on the host to a NumPy array on the host, with fresh real inputs each
-time, on the same number of threads for all. The report is a table ready for JSON; benchmarks/SCHEMA.md describes it.
+One call is timed from NumPy arrays on the host to a NumPy array on the host, with different real inputs each time. All
+competitors use the same number of threads. The report is a table ready for JSON; benchmarks/SCHEMA.md describes it.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class Settings:
     """How to measure."""
 
     batches: tuple[int, ...] = (1, 8)
-    """Items in one call."""
+    """Batch sizes."""
     engine: str = "all"
     """auto, all, or engines with commas."""
     device: str = "cpu"
@@ -73,7 +73,7 @@ class Settings:
     processes: int = 3
     """Processes started for each competitor's cold start and peak memory; 0 leaves both out."""
     size: str | None = None
-    """Height and width of input pictures, `256` or `256x320`; None: the training's, see `size.settled`."""
+    """Height and width of input pictures, `256` or `256x320`; None: as in training, see `size.settled`."""
     distance: Distance | None = None
     """How to compute FID and KID; None leaves both out."""
     strict: bool = False
@@ -102,14 +102,19 @@ class Settings:
 
 @dataclass
 class Subject:
-    """What is measured: opened here to compare outputs, and by its `recipe` in another process to time it on a CPU."""
+    """What is measured.
+
+    Competitors are opened in this process to compare outputs; on a CPU each is also made from its `recipe` in another
+    process, where it is timed.
+    """
 
     interface: Interface
     """Inputs, of a fixed size, and outputs."""
     competitors: list[Competitor]
     absent: dict[str, str]
+    """Why others cannot be measured, by name."""
     why: str = ""
-    """Why pictures have that size."""
+    """Why input pictures have that size."""
     reference: ReferenceSpec | None = None
     """The generator to compare with, as another process can open it."""
     examiner: Examiner | None = None
@@ -133,7 +138,7 @@ def measure(
         files: Artifacts.
         against: A run's folder, a module as `gan-export` takes it, or a checkpoint; None leaves PyTorch out.
         settings: How to measure.
-        spec: What `against` does not state itself.
+        spec: Description of `against`, as far as it does not describe itself.
         change: Called with the opened competitors before anything is timed; tests and studies alter them.
         pictures: Filled with the first outputs of every competitor, by name.
 
@@ -177,7 +182,7 @@ def measure(
         for competitor in subject.competitors:
             competitor.close()
 
-    # Add what the machine did meanwhile.
+    # Add the machine's state during the measurement.
     if not report["results"]:
         first = report["failed"][0]
         raise EngineError(f"nothing could be measured: {first['competitor']}: {first['reason']}")
@@ -187,7 +192,7 @@ def measure(
 
 @dataclass
 class _Session:
-    """What one measurement carries from batch size to batch size."""
+    """State of one measurement over all its batch sizes."""
 
     subject: Subject
     settings: Settings
@@ -197,13 +202,13 @@ class _Session:
     pictures: Pictures | None
     """Filled with the first outputs of every competitor, by name."""
     others: list[float] = field(default_factory=list)
-    """Share of the cores' time that other processes took, for each stretch that was timed."""
+    """Share of the cores' time that other processes used, for each timed batch size."""
 
 
 def _empty_report(
     subject: Subject, files: Sequence[Path], settings: Settings, threads: int, before: dict[str, Any]
 ) -> dict[str, Any]:
-    """The report before anything is timed."""
+    """Return the report before anything is timed."""
     return {
         "schema": SCHEMA,
         "partial": False,
@@ -234,7 +239,7 @@ def _left_out(subject: Subject, files: Sequence[Path]) -> list[str]:
 
 
 def _close_report(session: _Session, load: object) -> None:
-    """Add the conditions while it was timed, and warnings about them. `load` is that before anything was opened."""
+    """Add the conditions during timing, and warnings about them. `load` is the load before anything was opened."""
     report, watch = session.report, session.watch
     others = max(session.others, default=None)
     report["conditions"]["during"] = {**({} if others is None else {"others": others}), **watch.figures()}
@@ -245,25 +250,25 @@ def _close_report(session: _Session, load: object) -> None:
 
 
 def _method(settings: Settings, subject: Subject) -> dict[str, Any]:
-    """The method, as the report states it."""
+    """Return the description of the method that goes into the report."""
     names = [competitor.name for competitor in subject.competitors]
     method: dict[str, Any] = {
         "timed": "one call, NumPy array in to NumPy array out, fresh real inputs each time",
         "warmup": f"until the median settles, {timing.WARMUP_BLOCKS} turns at most"
         + ("" if settings.strict else f"; a call before each turn, unless it takes {timing.WAKES} s"),
-        "order": "one competitor after the other, each call as soon as the one before is done"
+        "order": "one competitor after the other, each call as soon as the previous one is done"
         if settings.strict
         else f"interleaved in turns of {timing.TURN_SECONDS} s and {timing.TURN_CALLS} calls, "
-        f"{timing.TURN_LONGEST} s at most (a tenth of the slowest one's call where that is longer), in a new order "
-        "each round, "
+        f"{timing.TURN_LONGEST} s at most (a tenth of the slowest competitor's call where that is longer), in a new "
+        "order each round, "
         + (
-            "each in a process of its own that is stopped when its turn is over"
+            "each in its own process, which is paused outside its turns"
             if isolated.possible(settings.device)
             else "after all threads have gone to sleep"
         ),
         "ratio": "of the lower quartiles of turns within a round, their median over the rounds",
-        "interval": f"{timing.LEVEL:.0%}, stretches of rounds resampled {timing.RESAMPLES} times"
-        + (", without what drifted between two competitors" if settings.strict else ""),
+        "interval": f"{timing.LEVEL:.0%}, blocks of rounds resampled {timing.RESAMPLES} times"
+        + (", without the drift between two competitors" if settings.strict else ""),
         "seconds": settings.seconds,
         "iterations": settings.iterations,
         "device": settings.device,
@@ -281,11 +286,11 @@ def _method(settings: Settings, subject: Subject) -> dict[str, Any]:
     if renewed and not settings.strict:
         others = [name for name in names if name not in renewed]
         which = "all but " + ", ".join(others) if others else "all"
-        method["renewed"] = f"{which} started anew between turns, for up to {timing.RENEWAL:.0%} of the time timed"
+        method["renewed"] = f"{which} restarted between turns, for at most {timing.RENEWAL:.0%} of the timed seconds"
     if not settings.strict:
         method["longer"] = (
             f"until ratios to eager PyTorch and to yardsticks are known to {timing.PRECISE:.0%} "
-            f"or one has been timed for {timing.LONGEST:g} times that, and for {timing.FEWEST} rounds at least"
+            f"or one has been timed for {timing.LONGEST:g} times as long, and for {timing.FEWEST} rounds at least"
         )
     return method
 
@@ -293,13 +298,13 @@ def _method(settings: Settings, subject: Subject) -> dict[str, Any]:
 def _open(
     files: Sequence[Path], against: str | None, settings: Settings, spec: SourceSpec | None, threads: int
 ) -> Subject:
-    """Open every competitor that this machine can run."""
+    """Open all competitors that this machine can run."""
     manifest = common(files)
     interface, why = size.settled(manifest, settings.size)
     fixed = interface.inputs[0].shape[0]
     for batch in settings.batches:
         if isinstance(fixed, int) and batch != fixed:
-            raise UsageError(f"batch {batch}: these artifacts take {fixed} at a time: give --batch {fixed}")
+            raise UsageError(f"batch {batch}: these artifacts have the fixed batch size {fixed}: give --batch {fixed}")
     competitors, absent = artifact_competitors(files, settings.engine, settings.device, threads)
     examiner: Examiner | None = None
     origin: ReferenceSpec | None = None
@@ -332,9 +337,9 @@ def _open(
 
 
 def _describe(subject: Subject, files: Sequence[Path]) -> dict[str, dict[str, Any]]:
-    """Engine, precision, file size and arithmetic of each competitor."""
+    """Return engine, precision, file size and multiply-accumulates of each competitor."""
     counts = {file: _macs(file, subject.interface) for file in files}
-    # PyTorch and TensorRT's engines run the same network: their arithmetic is that of the plainest artifact.
+    # PyTorch and TensorRT run the same network, so they get the smallest count of the artifacts that are not INT8.
     plain = [
         count
         for file, count in counts.items()
@@ -362,7 +367,7 @@ def _describe(subject: Subject, files: Sequence[Path]) -> dict[str, dict[str, An
 
 
 def _macs(file: Path, interface: Interface) -> int | None:
-    """Multiply-accumulates of one item; None for engines, whose graph cannot be read."""
+    """Count the multiply-accumulates of one item; None for engine files, whose graph cannot be read."""
     if file.suffix != ".onnx":
         return None
     inputs = real_inputs(interface, 1, seed=1)
@@ -372,7 +377,7 @@ def _macs(file: Path, interface: Interface) -> int | None:
 
 
 def _cold_starts(session: _Session, files: Sequence[Path]) -> None:
-    """Add cold start and peak memory of a whole process, for artifacts and eager PyTorch where they were timed."""
+    """Add cold start and peak memory of a whole process, for artifacts and eager PyTorch that were timed."""
     subject, settings, threads, report = session.subject, session.settings, session.threads, session.report
     if not settings.processes:
         return
@@ -402,7 +407,7 @@ def _cold_starts(session: _Session, files: Sequence[Path]) -> None:
 
 
 def _add_to_stage(stage: isolated.Stage, session: _Session) -> dict[str, Exception]:
-    """Start competitors and yardsticks where they are timed; the errors of those that did not start."""
+    """Start competitors and yardsticks on the stage; returns the errors of those that did not start."""
     subject = session.subject
     recipes = {
         competitor.name: competitor.recipe if stage.able and competitor.recipe is not None else competitor
@@ -415,8 +420,8 @@ def _add_to_stage(stage: isolated.Stage, session: _Session) -> dict[str, Excepti
 def _measure_batch(session: _Session, stage: isolated.Stage, batch: int, failed: dict[str, Exception]) -> None:
     """Time every competitor at one batch size, compare their outputs, and add both to the report.
 
-    `failed` holds the errors of those that did not start. An interruption is raised again once the whole rounds until
-    then are in the report; outputs that were not compared by then are not compared.
+    `failed` holds the errors of those that did not start. After an interruption the complete rounds go into the report,
+    without outputs that were not compared yet, and the interruption is raised again.
     """
     subject, report = session.subject, session.report
     pool, pool_size = input_pool.make(subject.interface, batch)
@@ -425,7 +430,7 @@ def _measure_batch(session: _Session, stage: isolated.Stage, batch: int, failed:
     outputs: dict[str, Output] = {}
     splits: dict[str, Split] = {}
 
-    # Time, then compute what is compared, then split the time on a GPU into copies and computation.
+    # Time, then compute the outputs to compare, then split the time on a GPU into copies and computation.
     interrupted = False
     try:
         _take_turns(session, stage, pool, turns, failed)
@@ -475,7 +480,7 @@ def _take_turns(
     turns: timing.Turns,
     failed: dict[str, Exception],
 ) -> None:
-    """Time competitors and yardsticks into `turns`, and note what other processes took, also when interrupted."""
+    """Time competitors and yardsticks into `turns`, and record what other processes used, also when interrupted."""
     settings, competitors = session.settings, session.subject.competitors
     since: list[Others] = []
 
@@ -489,7 +494,7 @@ def _take_turns(
             return
         timed = stage.timed(pool)
         names = [competitor.name for competitor in competitors]
-        # The ratios that are shown, and those that `compare` looks at.
+        # The ratios that are shown, and those that `compare` uses.
         known = [(EAGER, name) for name in names if name != EAGER]
         known += [(STICK + competitor.engine, competitor.name) for competitor in competitors]
         timing.interleaved(
@@ -522,7 +527,7 @@ def _compute(
 
 
 def _failure(name: str, batch: int, error: Exception) -> dict[str, Any]:
-    """A competitor that failed, as the report holds it."""
+    """Return the report's entry for a failed competitor."""
     return {"competitor": name, "batch": batch, "reason": str(error) or type(error).__name__}
 
 
@@ -547,9 +552,9 @@ def _reference(
     failed: dict[str, Exception],
     before: str | None = None,
 ) -> Competitor | None:
-    """The competitor that the others' outputs are compared with: eager PyTorch, else the first FP32 artifact.
+    """Return the competitor that the others' outputs are compared with: eager PyTorch, else the first FP32 artifact.
 
-    It is the same at every batch size: where that one failed, nothing is compared. One that returns NaN has failed.
+    It is the same at every batch size: where it failed, nothing is compared. A competitor that returns NaN has failed.
     """
     for competitor in sorted(competitors, key=lambda other: other.name != EAGER):
         may_serve = (
@@ -570,7 +575,7 @@ def _reference(
 def _figures(
     report: dict[str, Any], competitor: Competitor, batch: int, turns: timing.Turns, failed: Collection[str]
 ) -> dict[str, Any]:
-    """One row of the report: times, throughput, ratio to eager PyTorch and share of the peak."""
+    """Return one row of the report: times, throughput, ratio to eager PyTorch and share of the peak."""
     figures = timing.figures(turns[competitor.name])
     rounds = timing.undisturbed(turns[competitor.name])
     eager = EAGER in turns and EAGER not in failed
@@ -596,16 +601,16 @@ def _figures(
 def _fidelity(
     interface: Interface, competitor: Competitor, reference: Competitor | None, outputs: Mapping[str, Output]
 ) -> dict[str, Any]:
-    """Distance of a competitor's outputs from the reference's, and whether it passes the gate of its precision."""
+    """Compare a competitor's outputs with the reference's, and check them against the gate of its precision."""
     if reference is None or reference is competitor or competitor.name not in outputs:
         return {"psnr": None, "ssim": None, "max_abs": None, "same": None}
     port = interface.output
     difference = fidelity.difference(outputs[competitor.name], outputs[reference.name], port)
     gate = fidelity.gate_of(_gate_precision(competitor), interface)
     if reference.name != EAGER and gate.max_abs is not None:
-        gate = replace(gate, max_abs=2 * gate.max_abs)  # Each may be that far from eager PyTorch, on either side.
+        gate = replace(gate, max_abs=2 * gate.max_abs)  # Both may differ that much from eager PyTorch.
     elif port.dtype == "uint8" and gate.max_abs is not None:
-        gate = replace(gate, max_abs=1 / 255 + 1e-4)  # Both are rounded to whole levels.
+        gate = replace(gate, max_abs=1 / 255 + 1e-4)  # Both are rounded to integers.
     return {
         "psnr": difference.psnr,
         "ssim": difference.ssim,
@@ -615,7 +620,7 @@ def _fidelity(
 
 
 def _gate_precision(competitor: Competitor) -> Precision:
-    """The precision whose gate applies: TF32 rounds to as many bits as FP16."""
+    """Return the precision whose gate applies; TF32 has as many mantissa bits as FP16."""
     if "TF32" in competitor.computes:
         return "fp16"
     known: dict[str, Precision] = {"fp32": "fp32", "fp16": "fp16", "bf16": "bf16", "int8": "int8"}
@@ -638,13 +643,13 @@ def warnings(results: Sequence[Mapping[str, Any]], others: float | None, load: f
     texts = []
     share = ""
     if others is not None and others > OTHERS:
-        share = f"it took {others:.0%} of {'its core' if cores == 1 else f'the {cores} cores'}"
+        share = f"{others:.0%} of {'the core' if cores == 1 else f'the {cores} cores'}"
     elif others is None and load is not None and load > BUSY * cores:
         share = f"load {load:.1f} on {cores} cores"
     if share:
         texts.append(
-            f"other work was running here ({share}): threads that wait for one another are "
-            "slowed most, so ratios are unreliable too; measure again on an idle machine, or with --threads 1"
+            f"other processes were running ({share}): they slow several threads more than one, "
+            "so ratios are unreliable too; measure again on an idle machine, or with --threads 1"
         )
     worst = max((row["figures"]["spread"] for row in results), default=0.0)
     if worst > timing.UNQUIET:

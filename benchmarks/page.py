@@ -22,11 +22,11 @@ from ganedge.runtime.files import write_whole
 from ganedge.runtime.manifest import Port
 
 LONGEST, HEAD = 38, 8
-"""Characters of a name in a plot, and how many of them are its beginning where it is longer."""
+"""Longest name in a plot, characters, and how many of them are its beginning when it is shortened."""
 MAGNIFIED = 8
-"""How much a difference between pictures is magnified, so that eyes can see it."""
-WIDTH = 6.4
-"""Width of a plot, inches: its text is still readable when it is scaled down to a telephone's window."""
+"""Factor by which differences between pictures are multiplied to make them visible."""
+WIDTH = 5.2
+"""Width of a plot, inches: its text remains readable when it is scaled down to a phone's width."""
 SIDE = 128
 """Height to which small pictures are scaled up on the page, pixels."""
 TEMPLATE = """{% macro figures(part) %}<div class="scroll table"><table>
@@ -56,7 +56,7 @@ th:first-child, td:first-child { text-align: left; white-space: normal; overflow
   td:first-child { font-weight: bold; } td:not(:first-child)::before { content: attr(data-head) ": "; opacity: .7; }
 }
 .no { color: #d33; font-weight: bold; } .warn { border-left: 4px solid #d80; padding-left: .8rem; }
-.plot { background: #fff; max-width: 860px; } .plot svg { display: block; width: 100%; height: auto; }
+.plot { background: #fff; max-width: 720px; } .plot svg { display: block; width: 100%; height: auto; }
 figure { margin: 0 0 1rem; } figcaption { font-size: .85rem; overflow-wrap: anywhere; }
 .pictures { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 330px), 1fr)); gap: 1rem; }
 .pictures img { max-width: 100%; image-rendering: pixelated; display: block; margin-bottom: 4px; }
@@ -65,15 +65,16 @@ li { overflow-wrap: anywhere; }
 <h1>{{ title }}</h1>
 {% if report.partial %}<p class="warn"><b>Partial:</b> interrupted before everything was measured.</p>{% endif %}
 {% for text in failed %}<p class="warn"><b>Failed:</b> {{ text }}</p>{% endfor %}
+<p><b>{{ verdict }}</b></p>
 {% for text in report.warnings %}<p class="warn">{{ text }}</p>{% endfor %}
+{% if choice %}<ul>{% for text in choice %}<li>{{ text }}</li>{% endfor %}</ul>{% endif %}
 {% if subject %}<p>{{ subject }}</p>{% endif %}
-{% for text in verdict %}<p><b>{{ text }}</b></p>{% endfor %}
 {{ figures(summary) }}
 {% for plot in plots %}<h2>{{ plot.title }}</h2><p>{{ plot.says }}</p>
 <div class="scroll plot">{{ plot.svg }}</div>
 {% endfor %}
 {% if pictures %}<h2>Pictures</h2>
-<p>The same inputs through each; below, where there is a reference, {{ magnified }} times the distance from it: black is
+<p>Outputs for the same inputs; below them their difference from the reference, multiplied by {{ magnified }}: black is
 equal.</p>
 <div class="pictures">{% for picture in pictures %}<figure><figcaption>{{ picture.name }}</figcaption>
 <img alt="pictures of {{ picture.name }}" src="{{ picture.shown }}">
@@ -90,7 +91,7 @@ equal.</p>
 
 
 def require() -> None:
-    """Raise MissingExtra where what draws the page is not installed."""
+    """Raise MissingExtra if a package for the page is not installed."""
     for package in ("jinja2", "matplotlib"):
         if not engines.installed(package):
             raise MissingExtra(package, "report", "gan-bench --html")
@@ -99,7 +100,7 @@ def require() -> None:
 def write(
     path: Path, report: Mapping[str, Any], pictures: Mapping[str, NDArray[np.generic]], port: Port | None
 ) -> None:
-    """Write the page, whole or not at all.
+    """Write the page.
 
     Args:
         path: The file.
@@ -111,7 +112,7 @@ def write(
 
 
 def render(report: Mapping[str, Any], pictures: Mapping[str, NDArray[np.generic]], port: Port | None) -> str:
-    """The page as HTML."""
+    """Return the page as HTML."""
     require()
     import jinja2
     from markupsafe import Markup
@@ -126,7 +127,8 @@ def render(report: Mapping[str, Any], pictures: Mapping[str, NDArray[np.generic]
         title=printable(", ".join(files) or "generators"),
         report=report,
         subject=printable(words.subject(report)),
-        verdict=[printable(text) for text in (words.verdict(report), *(report["choice"] or {}).get("verdict", []))],
+        verdict=printable(words.verdict(report)),
+        choice=[printable(text) for text in (report["choice"] or {}).get("verdict", [])],
         summary=_part(report, "Results", SUMMARY),
         details=[
             _part(report, "Latency in milliseconds", LATENCY),
@@ -152,7 +154,7 @@ COST = ("batch", "of peak", "cold start s", "peak MB", "GPU MB", "file MB")
 
 
 def _part(report: Mapping[str, Any], title: str, columns: Sequence[str]) -> dict[str, Any]:
-    """One table: some of the columns, a row for each competitor and batch size."""
+    """Return a table of some of the columns, with a row for each competitor and batch size."""
     heads = words.all_heads(report)
     chosen = [heads.index(column) for column in columns]
     rows = []
@@ -165,7 +167,7 @@ def _part(report: Mapping[str, Any], title: str, columns: Sequence[str]) -> dict
 
 
 def _plots(report: Mapping[str, Any]) -> list[tuple[str, str, str]]:
-    """Title, explanation and SVG of each plot that the report has data for."""
+    """Return title, explanation and SVG of each plot that the report has data for."""
     if not report["results"]:
         return []
     batches = sorted({row["batch"] for row in report["results"]})
@@ -184,7 +186,7 @@ def _plots(report: Mapping[str, Any]) -> list[tuple[str, str, str]]:
 
 
 def distribution(rows: Sequence[Mapping[str, Any]]) -> str:
-    """The spread of each row's latencies, as an SVG element."""
+    """Plot the distribution of each row's latencies as an SVG element."""
     figure, axes = _axes(1.2 + 0.32 * len(rows))
     for index, row in enumerate(rows):
         q = 1000 * np.asarray(row["quantiles"])
@@ -233,12 +235,12 @@ def _fidelity(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _legend(figure: Any, names: int) -> None:
-    """The names below the plot, in two columns."""
+    """Add the legend below the plot, in two columns."""
     figure.legend(loc="outside lower left", ncols=1 if names < 4 else 2, fontsize=7, frameon=False)
 
 
 def _logarithmic(axes: Any, which: Literal["x", "y"]) -> None:
-    """A logarithmic axis with plain numbers at 1, 2 and 5 of each decade, as people read them."""
+    """Make an axis logarithmic, with plain numbers at 1, 2 and 5 of each decade."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     getattr(axes, f"set_{which}scale")("log")
@@ -252,19 +254,22 @@ def _logarithmic(axes: Any, which: Literal["x", "y"]) -> None:
 
 
 def _axes(height: float) -> tuple[Any, Any]:
-    """A figure without pyplot, which would keep it and look for a display."""
+    """Make a figure without pyplot, which would keep a reference to it and look for a display."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(WIDTH, height), layout="constrained")
     axes = figure.add_subplot()
     axes.grid(alpha=0.3)
+    axes.tick_params(labelsize=8)
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.label.set_fontsize(9)
     axes.use_sticky_edges = False  # Or a box would begin on the frame.
     axes.spines[["top", "right"]].set_visible(False)
     return figure, axes
 
 
 def _svg(figure: Any) -> str:
-    """The figure as an SVG element; its text stays text, in the page's own fonts."""
+    """Return the figure as an SVG element whose text uses the page's fonts."""
     import matplotlib as mpl
 
     out = io.StringIO()
@@ -275,7 +280,7 @@ def _svg(figure: Any) -> str:
 
 
 def labels(names: Sequence[str]) -> list[str]:
-    """Names for a plot, the middle left out where they are long; what then looks alike is numbered."""
+    """Shorten names for a plot, and number those that are equal afterwards."""
     shown: list[str] = []
     for name in map(_short, names):
         twins = sum(other.rpartition(" #")[0] == name or other == name for other in shown)
@@ -284,14 +289,14 @@ def labels(names: Sequence[str]) -> list[str]:
 
 
 def _short(name: str) -> str:
-    """A name for a plot; its end tells more than its beginning. Dollars would start a formula."""
+    """Shorten a name in the middle, keeping more of its end, and escape dollar signs, which start a formula."""
     name = printable(name).replace("\n", " ")
     shown = name if len(name) <= LONGEST else f"{name[:HEAD]}…{name[HEAD + 1 - LONGEST :]}"
     return shown.replace("$", r"\$").lstrip("_") or "?"
 
 
 def _pictures(pictures: Mapping[str, NDArray[np.generic]], port: Port, reference: str | None) -> list[dict[str, str]]:
-    """Each competitor's pictures side by side, and how far they are from the reference's."""
+    """Return each competitor's pictures, and their differences from the reference's."""
     from ganedge.runtime.pictures.images import to_pixels
 
     span = port.range or (-1.0, 1.0)
@@ -308,7 +313,7 @@ def _pictures(pictures: Mapping[str, NDArray[np.generic]], port: Port, reference
 
 
 def _png(pixels: NDArray[np.int64]) -> str:
-    """Pictures `[N, H, W, C]` in a row, as a data URI; small ones are scaled up by whole factors."""
+    """Join pictures `[N, H, W, C]` in a row, as a data URI; small ones are scaled up by an integer factor."""
     row = np.concatenate(list(pixels.astype(np.uint8)), axis=1)
     factor = max(1, SIDE // row.shape[0])
     row = row.repeat(factor, 0).repeat(factor, 1)

@@ -18,16 +18,17 @@ LIMIT = 300
 """Seconds after which a process counts as stuck."""
 DEVICE = """
 import time
-asking = 0.0
-def held():
-    global asking
+query_seconds = 0.0
+def gpu_bytes():
+    global query_seconds
     begin = time.perf_counter()
     from ganedge.benchmarks.conditions import gpu_memory
-    told = gpu_memory() or 0
-    asking += time.perf_counter() - begin
-    return told
+    used = gpu_memory() or 0
+    query_seconds += time.perf_counter() - begin
+    return used
 """
-"""What a GPU's memory holds; nothing else may come or go there meanwhile. Asked on CUDA only; that time is not its."""
+"""Queries the GPU's used memory, on CUDA only. Other processes must not change it meanwhile. The time that the queries
+take is subtracted from the cold start."""
 PEAK = """
 import sys
 try:
@@ -37,10 +38,10 @@ except (OSError, IndexError, ValueError):
     peak = 0
 print("peak", peak)
 """
-"""A process's own high-water mark: what its parent held does not count, as it does in getrusage."""
+"""The process's own high-water mark, which unlike getrusage's does not include its parent's memory."""
 DEVICE_PEAK = """
-print("device", max(0, held() - empty) if empty else 0)
-print("asking", asking)
+print("device", max(0, gpu_bytes() - before) if before else 0)
+print("query", query_seconds)
 """
 SIZED = """
 def sized(interface, shape):
@@ -49,7 +50,7 @@ def sized(interface, shape):
     sizes = tuple(map(int, shape.split("x")))
     return interface.at_size(*(sizes[1:] if interface.inputs[0].layout == "NCHW" else sizes[:2]))
 """
-"""Gives an interface's pictures the size that is measured."""
+"""Sets the picture size of an interface to the measured one."""
 ARTIFACT = """
 import sys
 from pathlib import Path
@@ -58,7 +59,7 @@ from ganedge.runtime.generator import Generator, load
 from ganedge.runtime.manifest import read_artifact
 from ganedge.runtime.inputs import real_inputs
 file, engine, compute, device, threads, shape = sys.argv[1:]
-empty = held() if device != "cpu" else 0
+before = gpu_bytes() if device != "cpu" else 0
 if compute:
     manifest, model = read_artifact(Path(file))
     generator = Generator(manifest, start(model, manifest.precision, engine, device, int(threads), compute))
@@ -74,7 +75,7 @@ from ganedge.benchmarks.reference import ReferenceSpec, open_reference
 from ganedge.benchmarks.competitor import common
 from ganedge.runtime.inputs import real_inputs
 reference, file, device, threads, shape = sys.argv[1:]
-empty = held() if device != "cpu" else 0
+before = gpu_bytes() if device != "cpu" else 0
 torch.set_num_threads(int(threads))
 manifest = common([Path(file)])
 network = open_reference(ReferenceSpec.from_json(reference), manifest).to(device)
@@ -84,22 +85,22 @@ with torch.inference_mode():
 
 
 def artifact_script(file: Path, engine: str, compute: str | None, device: str, threads: int, shape: str) -> list[str]:
-    """The command line that takes an artifact from nothing to its first result.
+    """Return the command line of a process that loads an artifact and computes one result.
 
     Args:
         file: The artifact.
         engine: As `runtime.load` takes it.
-        compute: The precision that the engine is told to compute in, where that is not the artifact's.
+        compute: Precision requested of the engine, where it is not the artifact's.
         device: cpu or cuda.
-        threads: Of the engine.
-        shape: Of one picture that goes in, `3x256x256`; empty where the artifact says it.
+        threads: Threads of the engine.
+        shape: Shape of an input picture, `3x256x256`; empty where the artifact fixes it.
     """
     script = SIZED + DEVICE + ARTIFACT + DEVICE_PEAK + PEAK
     return [sys.executable, "-c", script, str(file), engine, compute or "", device, str(threads), shape]
 
 
 def eager_script(reference: str, file: Path, device: str, threads: int, shape: str) -> list[str]:
-    """The same for the PyTorch generator it came from; `reference` is what `ReferenceSpec.to_json` returns."""
+    """Return the same for the PyTorch generator; `reference` is what `ReferenceSpec.to_json` returns."""
     return [
         sys.executable,
         "-c",
@@ -123,12 +124,12 @@ def measure(
     Args:
         scripts: Command lines by name.
         runs: Starts that are counted.
-        failed: Where it is put why one gave no result; the others go on.
-        costs: Where the costs go, so that they are there after an interruption; a new table by default.
+        failed: Filled with the reasons of processes that failed, while the others continue.
+        costs: Filled with the costs, which remain available after an interruption; a new table by default.
 
     Returns:
-        For each that ran, `cold_start_s` (median, whole process), `peak_bytes` (the most of any) and `device_bytes`
-        (the same on a GPU); None where the system does not tell.
+        For each process that ran, `cold_start_s` (median of the whole process), `peak_bytes` (maximum over the starts)
+        and `device_bytes` (the same on a GPU); None where the system does not report it.
     """
     costs = {} if costs is None else costs
     times: dict[str, list[float]] = {name: [] for name in scripts}
@@ -137,14 +138,14 @@ def measure(
         for name in [name for name in scripts if name not in failed]:
             begin = time.perf_counter()
             try:
-                *memory, asking = _run(scripts[name])
+                *memory, query_seconds = _run(scripts[name])
             except GanEdgeError as error:
                 failed[name] = str(error)
                 costs.pop(name, None)
                 continue
             peaks[name] = [max(int(most), int(now)) for most, now in zip(peaks[name], memory, strict=True)]
             if turn:
-                times[name].append(time.perf_counter() - begin - asking)
+                times[name].append(time.perf_counter() - begin - query_seconds)
                 host, device = (most or None for most in peaks[name])
                 costs[name] = {
                     "cold_start_s": statistics.median(times[name]),
@@ -155,14 +156,16 @@ def measure(
 
 
 def _run(script: list[str]) -> tuple[int, int, float]:
-    """Run one process; its peak memory on the host and on a GPU, bytes, 0 where unknown; seconds it asked for that."""
+    """Run one process.
+
+    Returns:
+        Peak memory on the host and on the GPU, bytes, 0 where unknown; and the seconds that querying the GPU took.
+    """
     try:
         done = subprocess.run(script, capture_output=True, text=True, timeout=LIMIT)  # noqa: S603 - our own
     except subprocess.TimeoutExpired as error:
-        raise GanEdgeError(f"a whole process gave no result within {LIMIT} s") from error
+        raise GanEdgeError(f"the process gave no result within {LIMIT} s") from error
     if done.returncode:
-        raise GanEdgeError(f"a whole process failed: {(done.stderr.strip().splitlines() or ['no reason'])[-1]}")
-    figures = dict(
-        line.split() for line in done.stdout.splitlines() if line.startswith(("peak ", "device ", "asking "))
-    )
-    return int(figures.get("peak", 0)), int(figures.get("device", 0)), float(figures.get("asking", 0))
+        raise GanEdgeError(f"the process failed: {(done.stderr.strip().splitlines() or ['no reason'])[-1]}")
+    figures = dict(line.split() for line in done.stdout.splitlines() if line.startswith(("peak ", "device ", "query ")))
+    return int(figures.get("peak", 0)), int(figures.get("device", 0)), float(figures.get("query", 0))

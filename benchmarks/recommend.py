@@ -25,9 +25,9 @@ COSTS = {
     "cold": ("cold_start_s", 1.0),
     **{name: (name, 1.0) for name in ("fid", "kid", "data_fid", "data_kid")},
 }
-"""Figures of a whole competitor, and what one unit of them is: megabytes, megabytes, seconds, as they are."""
+"""Figures that belong to a competitor rather than to a batch size, and their units in the report's units."""
 FIGURES = (*TIMES, *COSTS, "images_per_s", "speedup", "psnr", "ssim", "max_abs")
-"""What a choice may name; times are in milliseconds."""
+"""Figures that a choice may name; times are in milliseconds."""
 MORE_IS_BETTER = ("images_per_s", "speedup", "psnr", "ssim")
 TESTS: Mapping[str, Callable[[float, float], bool]] = {
     ">=": operator.ge,
@@ -39,26 +39,26 @@ TESTS: Mapping[str, Callable[[float, float], bool]] = {
 
 @dataclass(frozen=True)
 class Choice:
-    """What to look for."""
+    """Constraints and the figure to optimise."""
 
     constraints: tuple[tuple[str, str, float], ...]
-    """Figure, comparison, bound."""
+    """Figure, comparison and bound of each constraint."""
     goal: str
-    """The figure to make the best of."""
+    """Figure to optimise."""
 
 
 @dataclass(frozen=True)
 class Recommendation:
-    """The answer at one batch size."""
+    """The recommendation at one batch size."""
 
     best: str | None
-    """The competitor; None where none meets the constraints."""
+    """Recommended competitor; None if none meets the constraints."""
     front: tuple[str, ...]
-    """Those that no other beats in both the goal and PSNR."""
+    """Pareto front: competitors that no other beats in both the goal and PSNR."""
 
 
 def read_choice(text: str) -> Choice:
-    """Read a choice such as "psnr>=35, p99".
+    """Parse a choice such as "psnr>=35, p99".
 
     Raises:
         UsageError: a part that is neither a constraint nor a figure, or not exactly one figure to make the best of.
@@ -85,7 +85,7 @@ def read_choice(text: str) -> Choice:
 
 
 def choose(report: Row, choice: Choice) -> dict[int, Recommendation]:
-    """The best competitor for each batch size, and the Pareto front.
+    """Find the best competitor for each batch size, and the Pareto front.
 
     Raises:
         GanEdgeError: a figure that the report does not have for anyone.
@@ -106,7 +106,7 @@ def choose(report: Row, choice: Choice) -> dict[int, Recommendation]:
 
 
 def decide(report: Row, choice: Choice) -> dict[str, Any]:
-    """The verdict, as the report keeps it.
+    """Make the recommendation that the report contains.
 
     Returns:
         `wanted` and `goal`, and by batch size `best` (null where nothing meets the constraints) and `front`; `verdict`
@@ -122,7 +122,7 @@ def decide(report: Row, choice: Choice) -> dict[str, Any]:
         answer = (
             "nothing meets that"
             if recommended.best is None
-            else f"{recommended.best} ({_computes(report, recommended.best)})"
+            else f"{recommended.best}, which computes in {_computes(report, recommended.best)}"
         )
         lines.append(f"best {choice.goal} at batch {batch} with {constraints}: {answer}")
         lines.append(f"  not beaten in both {choice.goal} and psnr: {'; '.join(recommended.front) or 'none'}")
@@ -138,7 +138,7 @@ def decide(report: Row, choice: Choice) -> dict[str, Any]:
 
 
 def check(decided: Row) -> None:
-    """Raise GanEdgeError where nothing meets the constraints at any batch size."""
+    """Raise GanEdgeError if nothing meets the constraints at any batch size."""
     if all(batch["best"] is None for batch in decided["batches"].values()):
         constraints = decided["wanted"]
         raise GanEdgeError(f"--choose: nothing measured meets {constraints}: loosen it, or export another precision")
@@ -171,13 +171,13 @@ def check_figures(choice: Choice, *, compared: bool, eager: bool, distance: bool
 
 
 def _computes(report: Row, name: str) -> str:
-    """What a competitor computes in."""
+    """Return the precision that a competitor computes in."""
     row = report["competitors"].get(name, {})
     return str(row.get("computes") or row.get("precision") or "precision unknown")
 
 
 def value(report: Row, row: Row, name: str) -> float | None:
-    """One figure of one row; times in milliseconds, sizes in megabytes. The reference itself is identical to itself."""
+    """Return a figure of a row; times in milliseconds, sizes in megabytes. The reference has an infinite PSNR."""
     if name in TIMES:
         return 1000 * float(row["figures"][name])
     if name in COSTS:
@@ -214,7 +214,7 @@ def _goodness(report: Row, row: Row, name: str) -> float:
 
 
 def _front(report: Row, rows: Sequence[Row], goal: str) -> tuple[str, ...]:
-    """Names of the rows that no other row equals or beats in both, and beats in one."""
+    """Return the names of the rows that no other row beats in one figure while equalling or beating them in both."""
     points = []
     for row in rows:
         if row["same"] is False:

@@ -35,32 +35,32 @@ from ganedge.train import checkpoint, run_folder
 Inputs = Sequence[NDArray[np.generic]]
 Maker = Callable[[nn.Module, Inputs, str], "Competitor"]
 SHAPES = 64
-"""Batch sizes that torch.compile compiles for, each by itself."""
+"""Most input shapes that torch.compile may compile for, each separately."""
 
 
 @dataclass(frozen=True)
 class ReferenceSpec:
-    """The generator to compare with, in a form that other processes can take."""
+    """Description of the generator to compare with, which can be passed to other processes."""
 
     source: str
     """A run's folder; or a module or checkpoint in any form that gan-export takes."""
     spec: SourceSpec = field(default_factory=SourceSpec)
-    """What the source does not state itself."""
+    """Description of the source, as far as it does not describe itself."""
     plain: bool = False
     """Whether it is known to return one tensor and to take class numbers."""
 
     @property
     def is_run(self) -> bool:
-        """Whether that is a run's folder rather than a module or a checkpoint."""
+        """Whether the source is a run's folder rather than a module or a checkpoint."""
         return kind_of(self.source, self.spec.arch) == "a run"
 
     def to_json(self) -> str:
-        """As text, to pass to another process."""
+        """Return it as text, to pass to another process."""
         return json.dumps(asdict(self), default=str)
 
     @classmethod
     def from_json(cls, text: str) -> ReferenceSpec:
-        """What `to_json` wrote."""
+        """Read what `to_json` returned."""
         content = json.loads(text)
         return cls(content["source"], SourceSpec(**content["spec"]), content["plain"])
 
@@ -69,8 +69,8 @@ def open_reference(reference: ReferenceSpec, manifest: Manifest) -> nn.Module:
     """Open the network that an artifact came from.
 
     Args:
-        reference: The source, and what is known of it.
-        manifest: Of the artifact: which generator, and with what statistics it normalises.
+        reference: The source and its description.
+        manifest: Manifest of the artifact, which names the generator and its normalisation mode.
 
     Returns:
         The network in evaluation mode, FP32, on the CPU, with the artifact's inputs and outputs.
@@ -78,7 +78,7 @@ def open_reference(reference: ReferenceSpec, manifest: Manifest) -> nn.Module:
     Raises:
         ArtifactError: no run, or weights that do not fit.
         UsageError: no such module.
-        InputError: it takes or returns something else than the artifact.
+        InputError: its inputs or outputs differ from the artifact's.
     """
     check_format(Path(reference.source))
     if reference.is_run:
@@ -98,7 +98,7 @@ def open_reference(reference: ReferenceSpec, manifest: Manifest) -> nn.Module:
 
 
 def _open_module(reference: ReferenceSpec, manifest: Manifest) -> LoadedModule:
-    """The module or checkpoint; without the part that the artifact was made from where these weights have none."""
+    """Open the module or checkpoint; without naming a part if these weights have no parts."""
     spec = _completed(reference.spec, manifest)
     try:
         return modules.open_network(reference.source, spec, reference.plain)
@@ -109,7 +109,7 @@ def _open_module(reference: ReferenceSpec, manifest: Manifest) -> LoadedModule:
 
 
 def _completed(spec: SourceSpec, manifest: Manifest) -> SourceSpec:
-    """The specification with what the artifact says of its inputs."""
+    """Return the specification with the inputs that the artifact's manifest describes."""
     interface = manifest.interface
     port = interface.inputs[0]
     if port.role == "image":
@@ -130,17 +130,17 @@ def _completed(spec: SourceSpec, manifest: Manifest) -> SourceSpec:
 
 
 def _names_part(manifest: Manifest) -> bool:
-    """Whether the artifact was made from one of several parts of a checkpoint; a run has its generators' own names."""
+    """Whether the artifact was made from one of several parts of a checkpoint, not from a run."""
     return not manifest.source.data and manifest.source.generator != "generator"
 
 
 def is_plain(network: nn.Module) -> bool:
-    """Whether nothing had to be put around it for one tensor to come out and class numbers to go in."""
+    """Whether the network returns one tensor and takes class numbers without a wrapper."""
     return not any(isinstance(module, (OneHot, modules.SelectedOutput)) for module in network.modules())
 
 
 def _of_run(folder: Path, manifest: Manifest) -> tuple[nn.Module, tuple[float, float]]:
-    """The generator of a run that the artifact says it came from, and its black and white."""
+    """Return the run's generator that the artifact was made from, and its values of black and white."""
     opened = run_folder.read(folder)
     interfaces = opened.variant(opened.config).generators()
     name = manifest.source.generator if manifest.source.generator in interfaces else next(iter(interfaces))
@@ -153,13 +153,13 @@ def _of_run(folder: Path, manifest: Manifest) -> tuple[nn.Module, tuple[float, f
 
 
 class Bytes(nn.Module):
-    """A network of floats with the bytes `[N, H, W, C]` that an artifact made with `--io uint8` takes and returns.
+    """Wraps a network of floats so that it takes and returns bytes `[N, H, W, C]`, as `--io uint8` artifacts do.
 
     Args:
         network: Takes and returns floats, `[N, C, H, W]`.
-        interface: Of the artifact.
+        interface: Interface of the artifact.
         span: Values of black and white in the network's input.
-        output_span: The same in its output.
+        output_span: Values of black and white in its output.
     """
 
     def __init__(
@@ -188,41 +188,44 @@ class Bytes(nn.Module):
 
 
 def check(network: nn.Module, interface: Interface, inputs: Inputs) -> None:
-    """Raise InputError where the network does not take these inputs or gives another shape than the artifact."""
+    """Raise InputError if the network does not take these inputs or returns another shape than the artifact."""
     try:
         with torch.inference_mode():
             shape = tuple(network(*map(torch.from_numpy, inputs)).shape)
-    except Exception as error:  # It may be anyone's module, and raise anything.
+    except Exception as error:  # A user's module may raise anything.
         raise InputError(
-            f"the generator to compare with takes something else than the artifact ({one_line(error)}): "
+            f"the generator to compare with does not take the artifact's inputs ({one_line(error)}): "
             "give the run or the module that it was exported from"
         ) from error
     fixed = interface.output.shape
     if len(shape) != len(fixed) or any(
         isinstance(b, int) and a != b for a, b in zip(shape[1:], fixed[1:], strict=True)
     ):
-        raise InputError(f"the generator to compare with gives {shape}, the artifact {fixed}: not the same generator")
+        raise InputError(
+            f"the generator to compare with returns {shape}, the artifact {fixed}: give the run or the module that it "
+            "was exported from"
+        )
 
 
 def competitors(
     network: nn.Module, inputs: Inputs, device: str, threads: int, ways: Sequence[str]
 ) -> tuple[list[Competitor], dict[str, str]]:
-    """The ways of running a network in PyTorch.
+    """Make a competitor for each way of running a network in PyTorch.
 
     Args:
-        network: In evaluation mode.
+        network: A network in evaluation mode.
         inputs: One batch, to try each way with.
         device: "cpu" or "cuda".
         threads: Threads of PyTorch.
         ways: Some of `TORCH`.
 
     Returns:
-        Those that work, eager FP32 first, and why the others do not.
+        Those that work, eager FP32 first, and the reasons why the others do not.
     """
     if device == "cuda" and not torch.cuda.is_available():
         raise EngineError("device 'cuda': PyTorch sees no CUDA device here; use --device cpu")
     torch.set_num_threads(threads)
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False  # FP32 is what it says.
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False  # No TF32 in FP32.
     network = network.to(device)
     able, absent = [], {}
     for way in TORCH:
@@ -247,18 +250,18 @@ def competitors(
 def again(
     reference: ReferenceSpec, manifest: Manifest, interface: Interface, batch: int, threads: int, name: str
 ) -> Competitor:
-    """One of the `competitors` on the CPU, in another process.
+    """Make one of the `competitors` on the CPU, in another process.
 
     Args:
-        reference: As `open_reference` takes it, like the next.
-        manifest: Of an artifact that came from it.
-        interface: What it takes, of one size.
+        reference: As `open_reference` takes it.
+        manifest: As `open_reference` takes it.
+        interface: Inputs, of a fixed size.
         batch: Items to try it with.
-        threads: For PyTorch's operators.
-        name: What it is called.
+        threads: Threads of PyTorch.
+        name: Name of the competitor, a value of `TORCH`.
 
     Raises:
-        EngineError: it does not work there.
+        EngineError: it does not work in that process.
     """
     (way,) = (way for way, shown in TORCH.items() if shown == name)
     inputs = real_inputs(interface, batch, seed=1)
@@ -269,11 +272,11 @@ def again(
 
 
 def _lacking(way: str, device: str) -> str:
-    """What this machine lacks for one way; empty where nothing."""
+    """Return why this machine cannot run PyTorch one way; empty if it can."""
     if way == "cuda-graph" and device != "cuda":
         return "CUDA graphs need --device cuda"
     if way == "reduce-overhead" and device != "cuda":
-        return "what it reduces is the launching of kernels: needs --device cuda"
+        return "reduce-overhead needs --device cuda"
     if way == "fp16" and device != "cuda":
         return "FP16 autocast needs --device cuda"
     if way == "bf16" and device == "cuda" and not torch.cuda.is_bf16_supported():
@@ -282,14 +285,14 @@ def _lacking(way: str, device: str) -> str:
 
 
 class _Live(nn.Module):
-    """A network that can move to other memory."""
+    """A network that can be moved to other memory addresses."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.network = network
 
     def move(self) -> None:
-        """Copy it, and let the old one go.
+        """Replace the network by a copy.
 
         Raises:
             EngineError: it cannot be copied, or there is no memory for two.
@@ -300,7 +303,7 @@ class _Live(nn.Module):
             raise EngineError(f"PyTorch could not copy this generator: {one_line(error)}") from error
 
     def can_move(self) -> bool:
-        """Whether this network can be copied: a module may hold a lock, or an open file."""
+        """Whether this network can be copied; a module that holds a lock or an open file cannot."""
         try:
             self.move()
         except EngineError:
@@ -308,7 +311,7 @@ class _Live(nn.Module):
         return True
 
     def forward(self, *tensors: Tensor) -> Tensor:
-        """What the network gives."""
+        """Call the network."""
         output: Tensor = self.network(*tensors)
         return output
 
@@ -346,7 +349,7 @@ def _autocast(way: str, dtype: torch.dtype) -> Maker:
 def _compiled(way: str, mode: str | None) -> Maker:
     def make(network: nn.Module, _inputs: Inputs, device: str) -> Competitor:
         torch._dynamo.reset()
-        # Beyond its limit of shapes it would run eager PyTorch under this name.
+        # Without this it would silently run eager PyTorch beyond its limit of shapes.
         torch._dynamo.config.fail_on_recompile_limit_hit = True
         torch._dynamo.config.recompile_limit = SHAPES
         return _torch(way, torch.compile(network, mode=mode, dynamic=False), "fp32", device, network)
@@ -355,7 +358,7 @@ def _compiled(way: str, mode: str | None) -> Maker:
 
 
 def _cuda_graph(network: nn.Module, _inputs: Inputs, device: str) -> Competitor:
-    """Capture one call for each batch size; later ones copy their input over the captured one's and replay."""
+    """Capture one call for each batch size; later calls copy their inputs into the captured ones and replay."""
     captured: dict[tuple[torch.Size, ...], Callable[..., Tensor]] = {}
 
     def call(*tensors: Tensor) -> Tensor:
@@ -368,7 +371,7 @@ def _cuda_graph(network: nn.Module, _inputs: Inputs, device: str) -> Competitor:
 
 
 def _capture(network: nn.Module, inputs: Sequence[Tensor]) -> Callable[..., Tensor]:
-    """A CUDA graph of one call with inputs of these shapes."""
+    """Capture a CUDA graph of one call with inputs of these shapes."""
     with torch.inference_mode():
         static = [tensor.clone() for tensor in inputs]
         aside = torch.cuda.Stream()  # type: ignore[no-untyped-call]
@@ -409,14 +412,14 @@ def _torch(
     network: nn.Module,
     live: _Live | None = None,
 ) -> Competitor:
-    """A competitor from a function of tensors on the device: copy in, compute, copy out, which waits for the device."""
+    """Make a competitor from a function of tensors on the device: it copies in, computes, copies out and waits."""
 
     def run(arrays: Inputs) -> NDArray[np.generic]:
         try:
             with torch.inference_mode():
                 output: NDArray[np.generic] = call(*(torch.from_numpy(a).to(device) for a in arrays)).cpu().numpy()
                 return output
-        except Exception as error:  # It may be anyone's module; most often it is the memory, CUDA's or an allocator's.
+        except Exception as error:  # A user's module may raise anything; most often memory runs out.
             raise EngineError(f"{TORCH[way]} could not run this generator: {one_line(error)}") from error
 
     size = sum(t.numel() * t.element_size() for t in (*network.parameters(), *network.buffers()))
@@ -440,7 +443,7 @@ def _torch(
 
 
 def _split(call: Callable[..., Tensor], pool: Sequence[Inputs]) -> Split:
-    """Medians of copying in, computing and copying out, apart, by CUDA events, seconds."""
+    """Return the medians of copying in, computing and copying out, seconds, from CUDA events."""
     parts = []
     with torch.inference_mode():
         for turn in range(WARM_SPLITS + SPLITS):

@@ -7,44 +7,48 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ganedge.benchmarks import size
+from ganedge.benchmarks import latency, size
 from ganedge.benchmarks.arithmetic import number_type
 from ganedge.benchmarks.competitor import EAGER
 from ganedge.runtime.cli.terminal import printable
 
 COLUMNS = ("batch", "p50 ms", "p90", "p99", "images/s", "speed-up", "same pictures")
-"""Of the table on a terminal."""
+"""Columns of the table on a terminal."""
 MORE = ("PSNR dB", "SSIM", "max error", "of peak", "cold start s", "peak MB", "GPU MB", "file MB")
-"""What Markdown and the page have behind them; within, p95 and the slowest."""
+"""Further columns of Markdown and the page, which also have p95 and the slowest call."""
 DISTANCES = {"fid": "FID", "kid": "KID", "data_fid": "FID to data", "data_kid": "KID to data"}
-"""Figures of whole sets of pictures, and what their columns are called."""
+"""Distances between sets of pictures, and the names of their columns."""
 Row = Mapping[str, Any]
-
-
 WIDEST = 100
-"""Columns of a terminal that a table takes at most."""
+"""Largest width of a table on a terminal, characters."""
 
 
 def verdict(report: Row) -> str:
-    """One line: the fastest competitor that returns the same images, and how much faster than the reference it is."""
+    """Return one line: the fastest competitor with the same images, its speed-up over the reference and the interval.
+
+    It says so if other processes were running, because ratios are unreliable then.
+    """
     rows = [row for row in report["results"] if row["same"] is not False]
     parts: list[str] = []
     base = EAGER if any(row["competitor"] == EAGER for row in rows) else report["reference"]
     for batch in sorted({row["batch"] for row in rows}):
-        times = {row["competitor"]: row["figures"]["p50"] for row in rows if row["batch"] == batch}
-        ratios = {row["competitor"]: row["speedup"] for row in rows if row["batch"] == batch}
-        if base not in times or len(times) < 2:
+        timed = {row["competitor"]: row for row in rows if row["batch"] == batch}
+        if base not in timed or len(timed) < 2:
             continue
+        times = {name: row["figures"]["p50"] for name, row in timed.items()}
         best = min((name for name in times if name != base), key=lambda name: times[name])
-        ratio = ratios[best] or times[base] / times[best]
-        parts.append(f"{best} {ratio:.2f} x at batch {batch}" if ratio > 1 else f"{base} itself at batch {batch}")
+        ratio = timed[best]["speedup"] or times[base] / times[best]
+        shown = _speedup(timed[best]) or f"{_times(ratio)}x"
+        parts.append(f"{best} {shown} at batch {batch}" if ratio > 1 else f"{base} itself at batch {batch}")
     if not parts:
         return "fastest with the same pictures: nothing to compare with"
-    return f"fastest with the same pictures, beside {base}: {'; '.join(parts)}"
+    others = report["conditions"].get("during", {}).get("others") or 0.0
+    doubt = " (unreliable, because other processes were running)" if others > latency.OTHERS else ""
+    return f"fastest with the same pictures, relative to {base}{doubt}: {'; '.join(parts)}"
 
 
 def table(report: Row, verbose: bool = False) -> str:
-    """The results for a terminal: a line with a competitor's name where it does not fit beside its figures.
+    """Format the results for a terminal; long names of competitors get lines of their own.
 
     Args:
         report: What `latency.measure` returned.
@@ -56,16 +60,16 @@ def table(report: Row, verbose: bool = False) -> str:
     widths = [max(len(row[i]) for row in rows) for i in range(len(columns))]
     names = [printable(result["competitor"]) for result in report["results"]]
     room = width - sum(widths) - 2 * len(widths)
-    beside = max(map(len, names), default=0) <= room
-    left = max(len("competitor"), *map(len, names)) if beside and names else 0
-    lines = [("competitor".ljust(left) + "  " if beside else "") + _aligned(columns, widths)]
+    fits = max(map(len, names), default=0) <= room
+    left = max(len("competitor"), *map(len, names)) if fits and names else 0
+    lines = [("competitor".ljust(left) + "  " if fits else "") + _aligned(columns, widths)]
     lines.append("-" * len(lines[0].rstrip()))
     shown = ""
     for name, row in zip(names, rows[1:], strict=True):
-        if not beside and name != shown:
+        if not fits and name != shown:
             lines.append(name)
         shown = name
-        lines.append((name.ljust(left) + "  " if beside else "") + _aligned(row, widths))
+        lines.append((name.ljust(left) + "  " if fits else "") + _aligned(row, widths))
     taken = subject(report)
     lines = [*textwrap.wrap(printable(taken), width), *lines] if taken else lines
     notes = [verdict(report), *(foot(report) if verbose else summary(report))]
@@ -75,7 +79,7 @@ def table(report: Row, verbose: bool = False) -> str:
 
 
 def markdown(report: Row) -> str:
-    """The same for a pull request."""
+    """Format the results as Markdown, for a pull request."""
     texts = ("competitor", "same pictures")
     columns = ("competitor", *all_heads(report))
     lines = [
@@ -99,12 +103,12 @@ def _aligned(row: Sequence[str], widths: Sequence[int]) -> str:
 
 
 def subject(report: Row) -> str:
-    """What went in, and of which size; empty for a report that does not say."""
+    """Return the inputs and their size as a line; empty if the report does not contain them."""
     return f"input: {size.shown(report['inputs'], report['size'])}" if report["inputs"] else ""
 
 
 def heads(report: Row) -> tuple[str, ...]:
-    """Names of the columns behind the competitor's."""
+    """Return the names of the columns after the competitor's."""
     distance = report["distance"]
     if distance is None:
         return COLUMNS
@@ -113,7 +117,7 @@ def heads(report: Row) -> tuple[str, ...]:
 
 
 def cells(result: Row, report: Row) -> tuple[str, ...]:
-    """One result's figures as texts, one for each of `heads`."""
+    """Format one result, one text for each of `heads`."""
     figures = result["figures"]
     costs = report["competitors"].get(result["competitor"], {})
     return (
@@ -127,13 +131,13 @@ def cells(result: Row, report: Row) -> tuple[str, ...]:
 
 
 def all_heads(report: Row) -> tuple[str, ...]:
-    """Names of all columns there are."""
+    """Return the names of all columns of Markdown and the page."""
     batch, p50, p90, p99, *rest = heads(report)
     return (batch, p50, p90, "p95", p99, "max", *rest, *MORE)
 
 
 def all_cells(result: Row, report: Row) -> tuple[str, ...]:
-    """One result's figures as texts, one for each of `all_heads`."""
+    """Format one result, one text for each of `all_heads`."""
     whole = report["competitors"].get(result["competitor"], {})
     batch, p50, p90, p99, *rest = cells(result, report)
     p95, longest = (f"{result['figures'][key] * 1000:.3f}" for key in ("p95", "longest"))
@@ -151,7 +155,7 @@ def all_cells(result: Row, report: Row) -> tuple[str, ...]:
 
 
 def _distances(report: Row) -> list[str]:
-    """The distances that anyone in the report has."""
+    """Return the distances that at least one competitor has."""
     if report["distance"] is None:
         return []
     rows = report["competitors"].values()
@@ -161,9 +165,14 @@ def _distances(report: Row) -> list[str]:
 def _speedup(result: Row) -> str:
     if result["speedup"] is None:
         return ""
-    if result["speedup_low"] is None:
-        return f"{result['speedup']:.2f}x (too few rounds)"
-    return f"{result['speedup']:.2f}x ({result['speedup_low']:.2f}-{result['speedup_high']:.2f})"
+    value, low, high = (
+        None if result[key] is None else _times(result[key]) for key in ("speedup", "speedup_low", "speedup_high")
+    )
+    return f"{value}x (too few rounds)" if low is None else f"{value}x ({low}-{high})"
+
+
+def _times(ratio: float) -> str:
+    return f"{ratio:.2f}" if ratio < 100 else f"{ratio:.0f}"
 
 
 def _same(result: Row) -> str:
@@ -174,7 +183,7 @@ def _same(result: Row) -> str:
 
 
 def costs(report: Row) -> list[str]:
-    """One line a competitor: size, memory, start, arithmetic."""
+    """Return one line for each competitor: size, cold start, memory and arithmetic."""
     lines = []
     for name, row in report["competitors"].items():
         parts = [
@@ -194,7 +203,7 @@ def costs(report: Row) -> list[str]:
 
 
 def summary(report: Row) -> list[str]:
-    """The machine, the recommendation if one was asked for, failures and warnings."""
+    """Return lines on the machine, the recommendation (with --choose), failures and warnings."""
     notes = [_machine(report), *(report["choice"]["verdict"] if report.get("choice") else [])]
     if report["distance"]:
         notes.append(_distance(report))
@@ -216,7 +225,7 @@ def _problems(report: Row) -> list[str]:
 
 
 def foot(report: Row) -> list[str]:
-    """Method, machine, what is absent, and warnings."""
+    """Return lines on machine, method, conditions, absent competitors, failures and warnings."""
     machine, method = report["machine"], report["method"]
     notes = [
         _machine(report),
@@ -231,8 +240,8 @@ def foot(report: Row) -> list[str]:
     ]
     if method["strict"]:
         notes.append(
-            "strict: single stream as MLPerf inference has it, batch 1, the result is the 90th percentile of the calls "
-            "(not the bound that its early stopping would give); ratios are of lower quartiles, as always"
+            "strict: single stream as in MLPerf inference: batch 1, the result is the 90th percentile of the calls "
+            "(without MLPerf's early-stopping bound); ratios are of lower quartiles"
         )
     notes += [_pool(method["pool"])] if method.get("pool") else []
     notes.append(_peak(report["peak"]))
@@ -257,29 +266,29 @@ def foot(report: Row) -> list[str]:
 
 
 def _pool(pool: Row) -> str:
-    """How many inputs there were, beside the largest cache."""
-    sizes = ", ".join(f"{held['bytes'] / 1e6:.0f} MB at batch {batch}" for batch, held in pool.items())
+    """Return a line on the size of the input pools and the largest cache."""
+    sizes = ", ".join(f"{facts['bytes'] / 1e6:.0f} MB at batch {batch}" for batch, facts in pool.items())
     cache = next(iter(pool.values()))["cache_bytes"]
     return f"inputs: a pool of {sizes}; the largest cache holds {cache / 1e6:.0f} MB"
 
 
 def _peak(peak: Row) -> str:
-    """What the machine reaches, and where memory bounds it rather than arithmetic."""
+    """Return a line on the measured peaks, and below which arithmetic intensity memory is the limit."""
     parts = [f"{name} {flops / 1e9:.0f} GFLOP/s" for name, flops in peak["flops"].items()]
     if peak["bandwidth"]:
         ridges = ", ".join(f"{flops / peak['bandwidth']:.0f} ({name})" for name, flops in peak["flops"].items())
         speed = f"{peak['bandwidth'] / 1e9:.1f} GB/s"
-        parts.append(f"memory {speed}, which bounds what computes less than {ridges or '?'} times for each byte")
+        parts.append(f"memory {speed}, the limit below {ridges or '?'} operations for each byte")
     return f"peak: {', '.join(parts) or 'unknown'}: {peak['how']}"
 
 
 def failure(row: Row) -> str:
-    """A competitor that could not go on, and why."""
+    """Return a failed competitor and its reason as a line."""
     return f"{row['competitor']}, batch {row['batch']}: {row['reason']}"
 
 
 def _distance(report: Row) -> str:
-    """How FID and KID were found, and what they may be held against."""
+    """Return a line on how FID and KID were computed, and what they are comparable with."""
     distance = report["distance"]
     parts = [f"FID and KID over {distance['pictures']} pictures of each, of the same latents, to {report['reference']}"]
     if distance["data"] is not None:
@@ -290,7 +299,7 @@ def _distance(report: Row) -> str:
 
 
 def _state(conditions: Row) -> str:
-    """Clock, governor, temperature and power, before and after."""
+    """Return clock, governor, temperature and power before, during and after timing as a line."""
     parts = []
     for when, state in conditions.items():
         parts_of_state = [_state_text(name, value) for name, value in state.items()]
@@ -300,21 +309,24 @@ def _state(conditions: Row) -> str:
 
 def _state_text(name: str, value: object) -> str:
     if name == "others" and isinstance(value, float):
-        return f"others took {value:.0%} of the cores"
+        return f"other processes used {value:.0%} of the cores"
     return f"{name} {value:.1f}" if isinstance(value, float) else f"{name} {value}"
 
 
 def _share(value: float | None) -> str:
-    """A share of the machine's peak; empty above it, where the machine was busy while the peak was measured."""
+    """Format a share of the machine's peak; empty above 100 %, because then the peak was measured on a busy machine."""
     return "" if value is None or value > 1.0 else f"{value:.0%}"
 
 
 def _number(value: float | None, spec: str, unit: float = 1.0) -> str:
-    return "" if value is None else format(round(value / unit, 6) + 0.0, spec)  # No minus before a zero.
+    if value is None:
+        return ""
+    text = format(value / unit, spec)
+    return text if float(text) else text.removeprefix("-")  # No minus before a zero.
 
 
 def escaped(text: str) -> str:
-    """Text that cannot break out of a Markdown table or become HTML."""
+    """Escape text so that it cannot break out of a Markdown table or become HTML."""
     text = printable(text).replace("\n", " ")
     for sign in "\\`*_[]|":
         text = text.replace(sign, "\\" + sign)

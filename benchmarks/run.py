@@ -1,4 +1,4 @@
-"""Measure artifacts beside the generator they came from: what `gan-bench` calls.
+"""Measure artifacts and compare them with the generator that they came from: what `gan-bench` calls.
 
 report = bench(["generator.onnx"], against="runs/digits", batch=[1, 8])
 print(report)
@@ -55,7 +55,7 @@ class BenchSpec:
     """
 
     against: str | None = field(default=None, metadata=option(panel=REFERENCE))
-    """The run, FILE.py:NAME or checkpoint that the artifacts came from; without it PyTorch is left out."""
+    """The run, FILE.py:NAME or checkpoint that the artifacts came from; without it PyTorch is not measured."""
     torch: tuple[str, ...] = field(default=("eager",), metadata=option(panel=REFERENCE))
     """Ways of running PyTorch: all, or eager, channels-last, bf16, fp16, compile, reduce-overhead, cuda-graph."""
     batch: tuple[int, ...] | None = field(default=None, metadata=option(default="1,8"))
@@ -71,7 +71,7 @@ class BenchSpec:
     iterations: int | None = field(default=None, metadata=option(minimum=1, default="50; with --strict 1024"))
     """Time each competitor for at least this many calls."""
     processes: int = field(default=3, metadata=option(minimum=0, maximum=100))
-    """Whole processes of each that are started, for cold start and memory; 0 leaves that out."""
+    """Processes started for each competitor, to measure cold start and memory; 0 skips this."""
     size: str | None = field(default=None, metadata=option(default="as trained, else 256"))
     """Height and width of input images where any size is accepted: 256 or 256x320."""
     strict: bool = False
@@ -102,7 +102,7 @@ class BenchSpec:
         return self.fid or self.data is not None
 
     def settings(self) -> latency.Settings:
-        """The same as `latency.measure` takes it."""
+        """Return the settings of `latency.measure`."""
         seconds, iterations = (latency.STRICT_SECONDS, latency.STRICT_QUERIES) if self.strict else (3.0, 50)
         return latency.Settings(
             batches=self.batch or ((1,) if self.strict else (1, 8)),
@@ -130,7 +130,7 @@ class BenchSpec:
 
 @dataclass
 class Report:
-    """What was measured."""
+    """The result of a benchmark."""
 
     data: dict[str, Any]
     """The report as benchmarks/SCHEMA.md describes it, ready for JSON."""
@@ -175,11 +175,11 @@ class Report:
         page.write(Path(path), self.data, self.pictures, self.port)
 
     def _repr_html_(self) -> str:
-        """What a notebook shows."""
+        """Return the table for a notebook."""
         return f"<pre>{html.escape(self.table())}</pre>"
 
     def check(self) -> None:
-        """Raise where the report must not pass.
+        """Raise an error if the report is partial, incomplete or shows wrong pictures.
 
         Raises:
             KeyboardInterrupt: measuring was interrupted.
@@ -200,7 +200,7 @@ class Report:
 
 
 def bench(artifacts: Sequence[str | os.PathLike[str] | WithPath], **settings: Any) -> Report:
-    """Measure artifacts in every installed engine, beside the generator they came from in PyTorch.
+    """Measure artifacts in every installed engine, and compare them with the generator in PyTorch.
 
     Args:
         artifacts: Files that gan-export wrote, or what `export` returned.
@@ -244,7 +244,7 @@ def bench(artifacts: Sequence[str | os.PathLike[str] | WithPath], **settings: An
 
 
 def check_settings(spec: BenchSpec, names: Collection[str]) -> None:
-    """Refuse what would have no effect. Raises UsageError."""
+    """Raise UsageError for settings that would have no effect."""
     for name in sorted(set(names)):
         if name == "torch" or name in SOURCE_FIELDS:
             typed = flag(BenchSpec, name) if name == "torch" else flag(SourceSpec, name)

@@ -16,11 +16,11 @@ from ganedge.runtime.errors import UsageError
 from ganedge.runtime.manifest import Interface, Manifest, Port
 
 SIDE = 256
-"""Height and width where nothing says another, pixels: what most image-to-image generators are trained at."""
+"""Default height and width, pixels: what most image-to-image generators are trained at."""
 
 
 def settled(manifest: Manifest, requested: str | None = None) -> tuple[Interface, str]:
-    """What an artifact takes, with the height and width of its pictures settled.
+    """Return an artifact's interface with a fixed height and width of its input pictures.
 
     Args:
         manifest: Of the artifact.
@@ -60,7 +60,7 @@ def settled(manifest: Manifest, requested: str | None = None) -> tuple[Interface
 
 
 def inputs(interface: Interface) -> list[dict[str, Any]]:
-    """What goes in, as the report holds it: name, type and the shape of one item."""
+    """Return the inputs for the report: name, type and the shape of one item."""
     return [
         {"name": port.name, "role": port.role, "dtype": port.dtype, "shape": list(port.shape[1:])}
         for port in interface.inputs
@@ -68,7 +68,7 @@ def inputs(interface: Interface) -> list[dict[str, Any]]:
 
 
 def shown(inputs: Sequence[Mapping[str, Any]], why: str) -> str:
-    """The same for people: `image float32 3 × 256 × 256 (as trained)`."""
+    """Format the inputs as text: `image float32 3 × 256 × 256 (as trained)`."""
     parts = [
         f"{item['role']} {item['dtype']}" + (f" {' × '.join(map(str, item['shape']))}" if item["shape"] else "")
         for item in inputs
@@ -84,7 +84,7 @@ def _read(text: str) -> tuple[int, int]:
 
 
 def _default(manifest: Manifest, port: Port) -> tuple[int, int]:
-    """The training's size where it is known; a multiple that it does not hold rounds it up."""
+    """Return the training's size if it is known, rounded up to the multiple that the artifact accepts."""
     least = -(-(manifest.source.size or SIDE) // port.multiple) * port.multiple
     height, width = port.sides
     return (height if isinstance(height, int) else least, width if isinstance(width, int) else least)

@@ -1,12 +1,12 @@
-"""Training speed of this project's loop beside a tutorial's plain loop.
+"""Training speed of this project's loop, compared with a tutorial's plain loop.
 
     gan-bench train --seconds 20 --json training.json
 
 The plain loop reads pictures through a DataLoader with per-picture transforms, trains in FP32 with the default Adam,
-lets the generator's loss go back through the discriminator's weights, and asks for every loss with `.item()`. Both
-train in turns of whole steps (one on a CPU, more on CUDA), each turn is timed, and nothing after the warm-up is
-dropped. The data are random pictures of the right size, kept in memory by both. Ours is measured with all it does
-beside the steps: its reports, samples and checkpoints are rare, so that ratios are of all the time, not of medians.
+computes gradients of the discriminator's weights in the generator's step too, and reads every loss with `.item()`. Both
+loops train in turns of whole steps (one on a CPU, several on CUDA). Each turn is timed, and nothing after the warm-up
+is dropped. The data are random pictures of the right size, kept in memory by both. This project's loop includes its
+reports, samples and checkpoints; because these are rare, ratios are of total times, not of medians.
 """
 
 from __future__ import annotations
@@ -46,18 +46,18 @@ SCHEMA = 3
 """Version of the report."""
 Device = Literal["cpu", "cuda"]
 CUDA_TURN = 20
-"""Steps of one turn on CUDA: waiting after each would take away what a loop gains by running ahead."""
+"""Steps of one turn on CUDA: synchronising after each step would prevent a loop from running ahead of the GPU."""
 WARM_UP = 3
-"""Turns of each that are not timed, at least."""
+"""Turns in each block of the warm-up."""
 BLOCK_SECONDS = 0.5
-"""What is resampled for an interval: as many turns one after the other as take the plain loop so long."""
+"""Length of a resampled block: as many consecutive turns as take the plain loop this long."""
 ITEMS = 2048
 """Pictures in the data set."""
 CASES: dict[str, dict[str, Any]] = {
     "mlp": {"batch": 64, "size": 28, "channels": 1},
     "dcgan": {"batch": 32, "size": 64, "channels": 3, "width": 64},
 }
-"""What is trained: the fully connected GAN on pictures like MNIST's, and the convolutional one at 64 × 64 in colour."""
+"""Trained GANs: the fully connected one on pictures of MNIST's size, and the convolutional one at 64 × 64 in colour."""
 
 
 class Pictures(Dataset[Tensor]):
@@ -82,7 +82,7 @@ class Pictures(Dataset[Tensor]):
 
 
 def plain_steps(name: str, pixels: np.ndarray, config_values: dict[str, Any], device: Device = "cpu") -> Iterator[str]:
-    """The tutorial's loop, one step for each `next`, which gives the precision it computes in."""
+    """Run the tutorial's loop: each `next` trains one step and returns the precision."""
     torch.manual_seed(0)
     variant = find(name)
     config = variant.config_class(**config_values)
@@ -132,10 +132,9 @@ def our_steps(
     device: Device = "cpu",
     compiled: bool = False,
 ) -> Iterator[str]:
-    """Our trainer as `gan-train` runs it, one step for each `next`, which gives the precision it computes in.
+    """Run this project's trainer as `gan-train` does: each `next` trains one step and returns the precision.
 
-    It keeps its moving average, and its reporter adds up losses, writes them and saves pictures and checkpoints when
-    they are due.
+    That includes the moving average, and the reporter's metrics, sample pictures and checkpoints when they are due.
     """
     variant = find(name)
     config = variant.config_class(**config_values)
@@ -155,7 +154,7 @@ def our_steps(
         computes = f"{settings.precision} with im2col" if im2col else settings.precision
         while True:
             losses = trainer.advance()
-            with contextlib.redirect_stderr(io.StringIO()):  # Its progress would be printed among ours.
+            with contextlib.redirect_stderr(io.StringIO()):  # Hide the training's progress lines.
                 reporter.after_step(losses)
             yield computes
 
@@ -173,13 +172,13 @@ def compare(
     Args:
         name: One of `CASES`.
         seconds: Least time for each loop.
-        precision: Of our loop; the plain one is FP32.
-        device: Of both loops.
-        compiled: Whether ours compiles its networks, before anything is timed.
-        watch: Watches the machine between turns.
+        precision: Precision of this project's loop; the plain loop computes in FP32.
+        device: Device of both loops.
+        compiled: Whether this project's loop compiles its networks, before anything is timed.
+        watch: Samples the machine's state between turns.
 
     Returns:
-        Images per second of both over their whole time, our speedup from these totals with its interval, and
+        Images per second of both loops over their total time, the speed-up from these totals with its interval, and
         percentiles of the step times. After Ctrl-C it covers the turns until then, and is `partial`.
 
     Raises:
@@ -209,7 +208,7 @@ def compare(
         raise GanEdgeError(f"device {device} ran out of memory") from error
 
     # Summarise.
-    rounds = len(times["ganedge"])  # Of both: an interruption may have cut the last one short.
+    rounds = len(times["ganedge"])  # An interruption may have left one more turn of the plain loop.
     steps_of = {key: np.array(turn_times[:rounds]) / turn for key, turn_times in times.items()}
     speedup, low, high = _ratio_of_totals(steps_of["plain"], steps_of["ganedge"], turn)
     quantiles = {"p50": 50, "p90": 90, "p95": 95, "p99": 99}
@@ -257,7 +256,7 @@ def _alternate(
 
 
 def _warm_up(steps: Iterator[str], turn: int, device: Device) -> None:
-    """Train until the time of a turn settles: allocators and just-in-time compilers have done their work."""
+    """Train until the time of a turn settles, so that allocators and just-in-time compilers are warm."""
     last = math.inf
     for done in range(timing.WARMUP_BLOCKS):
         now = float(np.median([_timed(steps, turn, device) for _ in range(WARM_UP)]))
@@ -267,13 +266,13 @@ def _warm_up(steps: Iterator[str], turn: int, device: Device) -> None:
 
 
 def _computed(precision: str, device: Device) -> str:
-    """The precision that is really computed: on CUDA, PyTorch uses TF32 in FP32 convolutions by default."""
+    """Return the precision including TF32, which PyTorch uses in FP32 convolutions on CUDA by default."""
     rounds = device == "cuda" and torch.backends.cudnn.allow_tf32
     return "fp32 (TF32 in convolutions)" if precision == "fp32" and rounds else precision
 
 
 def _blocks(plain: NDArray[np.float64], ours: NDArray[np.float64], turn: int) -> NDArray[np.float64]:
-    """Seconds of both in each block of neighbouring turns, `[2, blocks]`."""
+    """Return the seconds of both loops in each block of consecutive turns, `[2, blocks]`."""
     count = max(1, min(len(plain), int(plain.sum() * turn / BLOCK_SECONDS)))
     return np.array([[part.sum() for part in np.array_split(steps, count)] for steps in (plain, ours)])
 
@@ -281,9 +280,9 @@ def _blocks(plain: NDArray[np.float64], ours: NDArray[np.float64], turn: int) ->
 def _ratio_of_totals(
     plain: NDArray[np.float64], ours: NDArray[np.float64], turn: int
 ) -> tuple[float, float | None, float | None]:
-    """How many times as fast ours is by all the time of both, and its 95 % interval, which resamples blocks of turns.
+    """Return the ratio of total times, and its 95 % interval from resampled blocks of turns.
 
-    The interval is None where there are too few blocks.
+    The bounds are None if there are too few blocks.
     """
     blocks = _blocks(plain, ours, turn)
     total = float(plain.sum() / ours.sum())
@@ -301,7 +300,7 @@ def _ratio_of_totals(
 
 
 def _spread(steps: NDArray[np.float64]) -> float:
-    """Distance of the quartiles of the steps' times, as a share of their median."""
+    """Return the interquartile range of the step times as a share of their median."""
     low, middle, high = np.quantile(steps, (0.25, 0.5, 0.75))
     return float((high - low) / middle)
 
@@ -314,19 +313,19 @@ def measure(
     device: Device = "cpu",
     compiled: bool = False,
 ) -> dict[str, Any]:
-    """Measure every case, and report a line for each.
+    """Measure every case of `CASES`, with one line of output for each.
 
     Args:
         seconds: Each loop of each case runs at least this long.
-        threads: Of both loops; all cores by default.
-        precision: Of our loop.
+        threads: Threads of both loops; all cores by default.
+        precision: Precision of this project's loop.
         say: Called with each line.
-        device: Of both loops.
-        compiled: Whether ours compiles its networks.
+        device: Device of both loops.
+        compiled: Whether this project's loop compiles its networks.
 
     Returns:
-        The report; benchmarks/SCHEMA.md describes it. After Ctrl-C it holds the cases that were done and says that it
-        is partial.
+        The report; benchmarks/SCHEMA.md describes it. After Ctrl-C it holds the cases measured until then and is
+        marked as partial.
 
     Raises:
         EngineError: device is cuda, and there is none.
@@ -375,7 +374,7 @@ def measure(
 
 
 def line(result: Mapping[str, Any]) -> str:
-    """One case as a line for the terminal."""
+    """Format one case as a line for the terminal."""
     rates, low, high = result["images_per_s"], result["speedup_low"], result["speedup_high"]
     return (
         f"{result['variant']:<8} batch {result['config']['batch']}: plain {rates['plain']:.0f}, "
@@ -386,7 +385,7 @@ def line(result: Mapping[str, Any]) -> str:
 
 
 def _timed(steps: Iterator[str], turn: int, device: Device) -> float:
-    """Seconds of a turn of steps, until the device has finished them."""
+    """Train one turn of steps and return its seconds, until the device has finished."""
     before = time.perf_counter()
     for _ in range(turn):
         next(steps)

@@ -1,11 +1,11 @@
 """Fixed reference work timed beside the competitors, the same in every report.
 
-Two reports were made at two times, and the machine may have gone faster at one of them. What `gan-bench compare` needs
-is something beside each competitor that was slowed down as it was. Neighbours on a shared processor hit what computes
-more than what waits for memory, and one library harder than another, by several percent (benchmarks/LOG.md), so that
-what comes nearest is another generator in the same engine on the same threads: a small DCGAN. It goes straight to the
-engine: an engine that this project's runtime starts badly is slower beside it, not as slow. One general yardstick
-stands for those without.
+The machine may have been faster during one report than during another. `gan-bench compare` therefore needs reference
+work that other load on the machine slows down as much as it slows the competitor. Other processes slow computation more
+than memory access, and one library more than another, by several percent (benchmarks/LOG.md). The closest reference is
+therefore another generator in the same engine on the same threads: a small DCGAN. It calls the engine directly, so that
+a change in how this project's runtime starts an engine shows as a change of the ratio. Competitors whose engine has no
+such network are compared with one general yardstick.
 """
 
 from __future__ import annotations
@@ -27,52 +27,52 @@ from ganedge.runtime.engines import ort, ov
 from ganedge.runtime.errors import EngineError, GanEdgeError, MissingExtra
 
 SORTED = 100_000
-"""Numbers that the general one sorts, in one thread. NumPy's matrix product would leave the threads of its own library
-spinning, and slow down whoever comes next."""
+"""Length of the array that the general yardstick sorts, in one thread. A matrix product in NumPy would leave its
+library's threads spinning, which slows the next competitor."""
 PRODUCT = 2048
-"""Rows and columns of the matrix that stands in for that on a GPU."""
+"""Rows and columns of the matrix that is multiplied instead on a GPU."""
 LAYERS = ((100, 96, 4, 1, 0), (96, 48, 4, 2, 1), (48, 24, 4, 2, 1), (24, 3, 4, 2, 1))
-"""Of the network, from a latent to a picture of 32 × 32: channels in and out, kernel, stride and padding of transposed
-convolutions. Some hundred microseconds: a turn holds many calls of it."""
+"""Transposed convolutions of the network, from a latent to a 32 × 32 picture: channels in and out, kernel, stride and
+padding. A call takes some hundred microseconds, so a turn contains many."""
 SIDE = 32
-"""Height and width of that picture."""
+"""Height and width of the network's picture."""
 Array = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
 class Yardstick:
-    """One piece of work."""
+    """One piece of reference work."""
 
     run: Callable[[int], object]
-    """One call, whatever the number."""
+    """Makes one call; the call number is ignored."""
     renew: Callable[[], None] | None = None
-    """Start it anew, elsewhere in memory."""
+    """Restarts it at other memory addresses."""
     close: Callable[[], None] = lambda: None
-    """Let it go."""
+    """Frees it."""
 
     def over(self, _pool: Pool) -> timing.Competitor:
-        """The same for any inputs."""
+        """Return the function to time; the pool of inputs is ignored."""
         return self.run
 
 
 def recipes(competitors: Sequence[Competitor], device: str, threads: int) -> dict[str, Recipe]:
-    """The general one, and the network in the engine of each competitor that computes on the CPU.
+    """Return how to make the general yardstick, and the network in each engine that competitors use on the CPU.
 
     Args:
-        competitors: Whose engines are meant.
-        device: cpu, where numbers are sorted, or cuda, where matrices are multiplied if there is PyTorch to ask.
-        threads: Of each engine.
+        competitors: Competitors whose engines get a network.
+        device: "cpu": the general yardstick sorts numbers. "cuda": it multiplies matrices if PyTorch has CUDA.
+        threads: Threads of each engine.
 
     Returns:
-        The general one by the name that `general` gives, networks by what competitors say of their engine, version
-        and all. Each raises what its engine does where it cannot be made, MissingExtra where a package is missing.
+        The general yardstick under the name that `general` returns, networks under the competitors' `engine`, which
+        includes the version. Making one raises MissingExtra if a package is missing, or the engine's own error.
     """
     name = general(device)
     recipes = {name: Recipe(GENERAL[name], name)}
     for competitor in competitors:
         engine = competitor.engine.partition(" ")[0]
         if competitor.device == "cpu" and engine in STARTS and competitor.engine not in recipes:
-            # PyTorch takes long to load, and its threads are the same for all of a process.
+            # PyTorch takes long to import, and its number of threads is a setting of the whole process.
             host = (
                 competitor.recipe.host
                 if engine == "PyTorch" and competitor.recipe is not None
@@ -83,22 +83,22 @@ def recipes(competitors: Sequence[Competitor], device: str, threads: int) -> dic
 
 
 def general(device: str) -> str:
-    """The name of the yardstick that is for every engine."""
+    """Return the name of the general yardstick, which serves every engine."""
     if device != "cuda" or find_spec("torch") is None:
         return "sort"
     import torch
 
-    return "product" if torch.cuda.is_available() else "sort"  # It may be a build for CPUs beside engines for the GPU.
+    return "product" if torch.cuda.is_available() else "sort"  # PyTorch may be a CPU build.
 
 
 def sort() -> Yardstick:
-    """Numbers to sort, in one thread."""
+    """Sort numbers, in one thread."""
     values = np.random.default_rng(0).random(SORTED, np.float32)
     return Yardstick(lambda _: np.sort(values))
 
 
 def product() -> Yardstick:
-    """Matrices to multiply on a GPU."""
+    """Multiply matrices on a GPU."""
     import torch
 
     matrix = torch.randn(PRODUCT, PRODUCT, device="cuda")
@@ -114,11 +114,11 @@ def product() -> Yardstick:
 
 
 def network(engine: str, threads: int) -> Yardstick:
-    """The network in one engine, after one call of it.
+    """Start the network in one engine and call it once.
 
     Args:
-        engine: Of `STARTS`.
-        threads: Of the engine.
+        engine: A key of `STARTS`.
+        threads: Threads of the engine.
     """
     live: list[Callable[[], object]] = []
 
@@ -132,7 +132,7 @@ def network(engine: str, threads: int) -> Yardstick:
 
     def run(_: int) -> None:
         try:
-            if not live:  # It could not be started anew a while ago.
+            if not live:  # An earlier restart failed.
                 renew()
             live[0]()
         except GanEdgeError:
@@ -146,7 +146,7 @@ def network(engine: str, threads: int) -> Yardstick:
 
 
 def _numbers() -> tuple[Array, list[Array]]:
-    """What goes in, and the weights of each layer; small, so that nothing overflows."""
+    """Return the network's latent and the weights of each layer, small enough that nothing overflows."""
     random = np.random.default_rng(0)
     latent = random.normal(0, 1, (1, LAYERS[0][0], 1, 1)).astype(np.float32)
     return latent, [random.normal(0, 0.05, (i, o, kernel, kernel)).astype(np.float32) for i, o, kernel, *_ in LAYERS]
@@ -168,8 +168,8 @@ def _model() -> bytes:
         nodes.append(helper.make_node("Tanh" if last else "Relu", [f"sum{layer}"], [f"picture{layer + 1}"]))
     shapes = {"picture0": list(latent.shape), f"picture{len(LAYERS)}": [1, LAYERS[-1][1], SIDE, SIDE]}
     x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in shapes.items())
-    held = [numpy_helper.from_array(array, f"weights{layer}") for layer, array in enumerate(weights)]
-    graph = helper.make_graph(nodes, "yardstick", [x], [y], held)
+    constants = [numpy_helper.from_array(array, f"weights{layer}") for layer, array in enumerate(weights)]
+    graph = helper.make_graph(nodes, "yardstick", [x], [y], constants)
     made: bytes = helper.make_model(
         graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8
     ).SerializeToString()
@@ -223,6 +223,6 @@ STARTS: Mapping[str, Callable[[int], Callable[[], object]]] = {
     "openvino": _openvino,
     "PyTorch": _pytorch,
 }
-"""By the first word of what a competitor says of its engine."""
+"""Starts the network, by the first word of a competitor's `engine`."""
 GENERAL: Mapping[str, Callable[[], Yardstick]] = {"sort": sort, "product": product}
-"""By the name that `general` gives."""
+"""General yardsticks, by the name that `general` returns."""

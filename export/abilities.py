@@ -24,7 +24,7 @@ class Ability:
     precision: str
     """fp32, fp16, bf16 or int8."""
     build: str
-    """"yes", with what; or "no", and what is missing."""
+    """"yes" and the tool, or "no" and what is missing."""
     run: str
     """The same, for running the result here."""
 

@@ -1,4 +1,4 @@
-"""From a generator to a proven artifact: change precision, prove, and only then appear under the final name. No torch.
+"""From a generator to a proven artifact: change precision, prove, and only then write the final file. No torch.
 
 artifact = make(of_onnx(Path("generator.onnx"), SourceSpec()), ExportSpec(precision="int8", engine="tensorrt"))
 write_artifact_file(Path("generator-int8.onnx"), artifact)
@@ -52,20 +52,20 @@ PROOF_LATENTS, PROOF_PICTURES = 16, 4
 
 @dataclass(frozen=True)
 class VerifiedArtifact:
-    """An artifact that holds, in memory."""
+    """A proven artifact in memory."""
 
     data: bytes
     """The ONNX file, manifest and all."""
     manifest: Manifest
-    """What it says."""
+    """Its manifest."""
     cases: Sequence[parity.Case]
-    """What it was compared on; empty where nothing could run the source."""
+    """Inputs and reference outputs of the proof; empty if no engine could run the source."""
     notes: tuple[str, ...] = ()
-    """What the user should know of it."""
+    """Notes for the user."""
     path: Path = Path()
     """The file or folder that was written; the current folder before that."""
     name: str = "generator"
-    """What it is called where no name is given."""
+    """Default name."""
     recorded: bool = False
     """Whether the proofs are those that the source artifact recorded, because nothing of it was changed."""
 
@@ -85,13 +85,13 @@ class VerifiedArtifact:
         return lines
 
     def _repr_html_(self) -> str:
-        """What a notebook shows."""
+        """Return HTML for a notebook."""
         rows = "".join(f"<li>{html.escape(line)}</li>" for line in self.lines())
         return f"<b>{html.escape(str(self.path))}</b> ({html.escape(self.manifest.precision)})<ul>{rows}</ul>"
 
 
 def write_artifact_file(path: Path, proven: VerifiedArtifact) -> None:
-    """Write the .onnx, and beside it what proves it again: a device may have one engine, and not those here."""
+    """Write the .onnx, and a stored proof beside it, with which a device can repeat the proof in its own engine."""
     write_whole(path, proven.data)
     write_proof(path, proven)
 
@@ -119,49 +119,49 @@ def write_proof(path: Path, proven: VerifiedArtifact) -> None:
         np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
 
 
-def default_path(original: SourceModel, kind: Precision, ending: str, target: str | None = None) -> Path:
+def default_path(original: SourceModel, precision: Precision, ending: str, target: str | None = None) -> Path:
     """Where an artifact goes by default: `generator.onnx`, `generator-a2b-fp16.engine`.
 
     An INT8 graph that was asked for one engine names it: `generator-int8-onnxruntime.onnx`.
     """
     stem = re.sub(rf"-{original.precision}(-(ort|trt|onnxruntime|openvino|tensorrt))?$", "", original.stem)
-    if kind == original.precision and stem != original.stem:
+    if precision == original.precision and stem != original.stem:
         return original.folder / f"{original.stem}.{ending}"
-    suffix = f"-{target}" if kind == "int8" and target is not None else ""
-    return original.folder / f"{stem}{'' if kind == 'fp32' else f'-{kind}'}{suffix}.{ending}"
+    suffix = f"-{target}" if precision == "int8" and target is not None else ""
+    return original.folder / f"{stem}{'' if precision == 'fp32' else f'-{precision}'}{suffix}.{ending}"
 
 
-def is_unchanged(original: SourceModel, wanted: ExportSpec) -> bool:
-    """Whether the source is an artifact that is wanted as it is, so that what was proven of it still holds."""
-    same = wanted.precision in (None, original.precision) and wanted.io == "float"
-    return same and bool(original.parity) and wanted.gate is None
+def is_unchanged(original: SourceModel, spec: ExportSpec) -> bool:
+    """Whether the source is an artifact of which nothing changes, so that its recorded proofs still apply."""
+    same = spec.precision in (None, original.precision) and spec.io == "float"
+    return same and bool(original.parity) and spec.gate is None
 
 
 @dataclass(frozen=True)
 class _Task:
-    """What every attempt at an artifact has in common."""
+    """Inputs that all attempts at an artifact share."""
 
     original: SourceModel
-    kind: Precision
-    """What the artifact is to compute in."""
+    precision: Precision
+    """Precision of the artifact."""
     cases: Sequence[parity.Case]
-    """What it is compared on."""
+    """Inputs and reference outputs of the proof."""
     calibrated: Sequence[Sequence[NDArray[np.generic]]]
-    """Inputs that values are looked at with."""
+    """Calibration inputs."""
     required: tuple[str, ...]
     """The engines that have to pass: those of --engines, and the one of --for."""
     notes: tuple[str, ...] = ()
-    """What the user should know, whatever comes out."""
+    """Notes for the user, whatever the result."""
 
     @property
     def changed(self) -> bool:
         """Whether the artifact computes in another precision than its source."""
-        return self.kind != self.original.precision
+        return self.precision != self.original.precision
 
 
 @dataclass(frozen=True)
 class _Attempt:
-    """An artifact, and what stands against writing it."""
+    """An artifact, and the reasons not to write it."""
 
     made: VerifiedArtifact
     missed: Sequence[Parity]
@@ -175,55 +175,55 @@ class _Attempt:
         return not self.missed, len(self.made.manifest.proven)
 
 
-def make(original: SourceModel, wanted: ExportSpec) -> VerifiedArtifact:
+def make(original: SourceModel, spec: ExportSpec) -> VerifiedArtifact:
     """Change what the graph computes in and what crosses its boundary, and prove that it is still the same generator.
 
     Raises:
         UsageError: a precision that this source cannot be turned into.
         GanEdgeError: no engine gives the generator's pictures, or one that has to does not.
     """
-    kind = wanted.precision or original.precision
-    _check_change(original, kind, wanted)
+    precision = spec.precision or original.precision
+    _check_change(original, precision, spec)
 
     # Compute what the FP32 generator returns for real inputs.
-    cases = proof_cases(original, wanted)
-    if is_unchanged(original, wanted):
-        return _as_it_is(original, wanted, cases)
-    doubt = _doubtful_range(original, wanted, cases)
+    cases = proof_cases(original, spec)
+    if is_unchanged(original, spec):
+        return _unchanged(original, spec, cases)
+    doubt = _doubtful_range(original, spec, cases)
 
     # Calibrate, and choose the engine that an INT8 graph is made for.
-    changed = kind != original.precision
-    calibrated = calibration(original, wanted) if changed and kind != "bf16" else []
-    few = too_few(wanted.folder) if calibrated and wanted.folder is not None else ()
-    variants: list[tuple[ExportSpec, tuple[str, ...]]] = [(wanted, ())]
-    if changed and kind == "int8" and wanted.target is None:
-        variants = _targets(original, wanted, calibrated)
+    changed = precision != original.precision
+    calibrated = calibration(original, spec) if changed and precision != "bf16" else []
+    few = too_few(spec.folder) if calibrated and spec.folder is not None else ()
+    variants: list[tuple[ExportSpec, tuple[str, ...]]] = [(spec, ())]
+    if changed and precision == "int8" and spec.target is None:
+        variants = _targets(original, spec, calibrated)
 
     # Convert and prove, for each engine that it may be made for until one passes.
-    required = (*wanted.engines, *((wanted.target,) if kind == "int8" and wanted.target is not None else ()))
-    task = _Task(original, kind, cases, calibrated, required, (*original.notes, *doubt, *few))
+    required = (*spec.engines, *((spec.target,) if precision == "int8" and spec.target is not None else ()))
+    task = _Task(original, precision, cases, calibrated, required, (*original.notes, *doubt, *few))
     attempts: list[_Attempt] = []
-    for spec, notes in variants:
-        attempts.append(_attempt(replace(task, notes=(*task.notes, *notes)), spec))
-        if _for_target(attempts[-1].made, spec):
+    for variant, notes in variants:
+        attempts.append(_attempt(replace(task, notes=(*task.notes, *notes)), variant))
+        if _for_target(attempts[-1].made, variant):
             break
     best = max(attempts, key=lambda attempt: attempt.rank)
     if best.missed:
-        raise GanEdgeError(parity.explain(best.made.manifest.parity, kind, best.lost))
+        raise GanEdgeError(parity.explain(best.made.manifest.parity, precision, best.lost))
     return best.made
 
 
-def _check_change(original: SourceModel, kind: Precision, wanted: ExportSpec) -> None:
-    """Refuse what cannot be made of this source."""
-    if original.precision != "fp32" and kind != original.precision:
-        raise UsageError(f"this artifact is {original.precision} already: make {kind} from the FP32 one")
-    if original.precision != "fp32" and wanted.io == "uint8":
+def _check_change(original: SourceModel, precision: Precision, spec: ExportSpec) -> None:
+    """Raise UsageError for a precision or option that this source cannot have."""
+    if original.precision != "fp32" and precision != original.precision:
+        raise UsageError(f"this artifact is {original.precision} already: make {precision} from the FP32 one")
+    if original.precision != "fp32" and spec.io == "uint8":
         raise UsageError(f"--io uint8: this artifact is {original.precision} already; make it from the FP32 one")
-    if wanted.folder is not None and original.interface.noise is not None:
-        raise UsageError(f"--calibrate {wanted.folder}: this generator takes latents, not pictures; give a number")
+    if spec.folder is not None and original.interface.noise is not None:
+        raise UsageError(f"--calibrate {spec.folder}: this generator takes latents, not pictures; give a number")
 
 
-def _attempt(task: _Task, wanted: ExportSpec) -> _Attempt:
+def _attempt(task: _Task, spec: ExportSpec) -> _Attempt:
     """Convert and prove; where the gate is missed, calibrate INT8 with more latents, then take layers back to FP32.
 
     An engine that computes the graph wrongly may never pass: the best attempt counts.
@@ -231,54 +231,55 @@ def _attempt(task: _Task, wanted: ExportSpec) -> _Attempt:
     keep: frozenset[str] = frozenset()
     losses: Losses | None = None
     best: _Attempt | None = None
-    more = task.kind == "int8" and task.original.interface.noise is not None and wanted.count is None
-    conversion = Conversion(task.original, task.kind, wanted, task.calibrated)
+    more = task.precision == "int8" and task.original.interface.noise is not None and spec.count is None
+    conversion = Conversion(task.original, task.precision, spec, task.calibrated)
     for attempt in range(ROUNDS):
-        phases.report(f"converting to {task.kind}" + (f", attempt {attempt + 1}" if attempt else ""))
+        phases.report(f"converting to {task.precision}" + (f", attempt {attempt + 1}" if attempt else ""))
         model, notes = conversion.graph(keep)
-        made = _prove(task, model, wanted, notes)
+        made = _prove(task, model, spec, notes)
         result = _Attempt(made, parity.missed(made.parity, task.required))
         best = result if best is None or result.rank > best.rank else best
-        if _for_target(made, wanted) or not task.changed or attempt == ROUNDS - 1:
+        if _for_target(made, spec) or not task.changed or attempt == ROUNDS - 1:
             break
         if more:  # Rare values lie outside the range of few latents; more of them cost less than a layer in FP32.
             more = False
             note = f"calibrated with {MORE_LATENTS} latents, as {LATENTS} missed the gate"
             task = replace(
                 task,
-                calibrated=calibration(task.original, replace(wanted, calibrate=MORE_LATENTS)),
+                calibrated=calibration(task.original, replace(spec, calibrate=MORE_LATENTS)),
                 notes=(*task.notes, note),
             )
-            conversion = Conversion(task.original, task.kind, wanted, task.calibrated)
+            conversion = Conversion(task.original, task.precision, spec, task.calibrated)
             continue
-        phases.report(f"looking for the layers that lose most in {task.kind}")
+        phases.report(f"looking for the layers that lose most in {task.precision}")
         if losses is None:
-            others = partial(calibration, task.original, wanted, "foresight")
-            losses = losses_of(task.kind, task.original, conversion, wanted, task.calibrated, others)
+            others = partial(calibration, task.original, spec, "foresight")
+            losses = losses_of(task.precision, task.original, conversion, spec, task.calibrated, others)
+        way = conversion.way
         wider = losses.kept(model, keep)
-        if wider == keep:
+        if wider == keep and conversion.way == way:
             break
         keep = wider
     assert best is not None
     return best if losses is None else replace(best, lost=losses.worst)
 
 
-def _for_target(made: VerifiedArtifact, wanted: ExportSpec) -> bool:
+def _for_target(made: VerifiedArtifact, spec: ExportSpec) -> bool:
     """Whether no layer need be taken back: all engines passed, or of INT8 those that it is for."""
-    needed = {*wanted.engines, wanted.target}
-    runs = wanted.target in {proof.engine_name for proof in made.parity}
+    needed = {*spec.engines, spec.target}
+    runs = spec.target in {proof.engine_name for proof in made.parity}
     return not any(proof.engine_name in needed or not runs for proof in made.manifest.failed.values())
 
 
 def _targets(
     original: SourceModel,
-    wanted: ExportSpec,
+    spec: ExportSpec,
     calibrated: Sequence[Sequence[NDArray[np.generic]]],
 ) -> list[tuple[ExportSpec, tuple[str, ...]]]:
     """The graph variants of INT8 to try, that of the engine that runs this very model fastest first, and notes."""
     targets = quantize.runnable_targets()
     if len(targets) < 2:
-        return [(replace(wanted, engine=targets[0] if targets else "openvino"), ())]
+        return [(replace(spec, engine=targets[0] if targets else "openvino"), ())]
     phases.report("choosing the engine to make INT8 for")
     batch = original.interface.inputs[0].shape[0]
     item = [array[: batch if isinstance(batch, int) else 1] for array in calibrated[0]]
@@ -286,7 +287,7 @@ def _targets(
     runs: dict[Target, engines.Engine] = {}
     for target in targets:
         model, _, _ = quantize.to_int8(original.model, [item], target)  # How fast it is does not depend on scales.
-        with contextlib.suppress(EngineError):  # One that does not run it is out of the choice.
+        with contextlib.suppress(EngineError):  # An engine that does not run the model is not a candidate.
             runs[target] = engines.start(model.SerializeToString(), "int8", target, "cpu", None)
     medians = _medians(runs, feeds)
     order = sorted(targets, key=lambda target: medians.get(target, math.inf))
@@ -297,7 +298,7 @@ def _targets(
     why = "the fastest here" if fastest else "about as fast here as the other"
     first = f"made for {order[0]}, {why} ({shown}); --for chooses"
     second = f"made for {order[1]}: what was made for {order[0]}, {why} ({shown}), missed the gate"
-    return [(replace(wanted, engine=order[0]), (first,)), (replace(wanted, engine=order[1]), (second,))]
+    return [(replace(spec, engine=order[0]), (first,)), (replace(spec, engine=order[1]), (second,))]
 
 
 def _medians(runs: Mapping[Target, engines.Engine], feeds: Mapping[str, NDArray[np.generic]]) -> dict[Target, float]:
@@ -317,9 +318,9 @@ def _medians(runs: Mapping[Target, engines.Engine], feeds: Mapping[str, NDArray[
     return {target: float(np.median(taken[-(-len(taken) // 4) :])) for target, taken in times.items()}
 
 
-def _as_it_is(original: SourceModel, wanted: ExportSpec, cases: Sequence[parity.Case]) -> VerifiedArtifact:
-    """An artifact of the wanted precision already: what was proven of it still holds, as nothing changes."""
-    failed = parity.missed(original.parity, wanted.engines)
+def _unchanged(original: SourceModel, spec: ExportSpec, cases: Sequence[parity.Case]) -> VerifiedArtifact:
+    """Return the source artifact with its recorded proofs, because nothing changes."""
+    failed = parity.missed(original.parity, spec.engines)
     if failed:
         raise GanEdgeError(parity.explain(original.parity, original.precision))
     manifest = Manifest(
@@ -335,7 +336,7 @@ def _as_it_is(original: SourceModel, wanted: ExportSpec, cases: Sequence[parity.
     return VerifiedArtifact(data, manifest, cases, (*original.notes, *_left_out(manifest, {})), recorded=True)
 
 
-def _doubtful_range(original: SourceModel, wanted: ExportSpec, cases: Sequence[parity.Case]) -> tuple[str, ...]:
+def _doubtful_range(original: SourceModel, spec: ExportSpec, cases: Sequence[parity.Case]) -> tuple[str, ...]:
     """What to say where a foreign generator's pictures are plainly not of the range that was declared.
 
     That is where they leave the upper half never, as values of 0 to 1 in -1 to 1 do, or the range by half of it.
@@ -343,7 +344,7 @@ def _doubtful_range(original: SourceModel, wanted: ExportSpec, cases: Sequence[p
     declared = original.interface.output
     if original.source.data or declared.role != "image" or declared.range is None or not cases:
         return ()
-    port = uint8_io.bytes_interface(original.interface).output if wanted.io == "uint8" else declared
+    port = uint8_io.bytes_interface(original.interface).output if spec.io == "uint8" else declared
     assert port.range is not None
     low, span = port.range[0], port.range[1] - port.range[0]
     least = min((float(case.reference.min()) - low) / span for case in cases)
@@ -355,17 +356,17 @@ def _doubtful_range(original: SourceModel, wanted: ExportSpec, cases: Sequence[p
     return (f"its values lie in {values}, and black and white are {low:g} and {high:g}: is that --range right?",)
 
 
-def _prove(task: _Task, model: ModelProto, wanted: ExportSpec, notes: tuple[str, ...]) -> VerifiedArtifact:
+def _prove(task: _Task, model: ModelProto, spec: ExportSpec, notes: tuple[str, ...]) -> VerifiedArtifact:
     """Compare a graph with the source in every engine, and describe it with the result."""
-    original, kind, interface = task.original, task.kind, task.original.interface
-    if wanted.io == "uint8":
+    original, precision, interface = task.original, task.precision, task.original.interface
+    if spec.io == "uint8":
         model, interface = uint8_io.to_bytes(model, interface)
-    gate = wanted.gate or fidelity.gate_of(kind, interface)
-    made_for = (wanted.target or "") if kind == "int8" and task.changed else ""
-    remainder = "" if wanted.remaining == "fp32" else wanted.remaining
+    gate = spec.gate or fidelity.gate_of(precision, interface)
+    made_for = (spec.target or "") if precision == "int8" and task.changed else ""
+    remainder = "" if spec.remaining == "fp32" else spec.remaining
     manifest = Manifest(
         interface,
-        kind,
+        precision,
         original.norm_mode,
         original.source,
         made_for=made_for,
@@ -373,7 +374,7 @@ def _prove(task: _Task, model: ModelProto, wanted: ExportSpec, notes: tuple[str,
     )
     data = model.SerializeToString()
     proofs, refusals = parity.prove(data, manifest, task.cases, gate, task.required) if task.cases else ((), {})
-    if kind == "fp32" and wanted.gate is None and not all(proof.passed for proof in proofs):
+    if precision == "fp32" and spec.gate is None and not all(proof.passed for proof in proofs):
         wider = _rounding_gate(task, gate)
         if wider != gate:
             proofs, refusals = parity.prove(data, manifest, task.cases, wider, task.required)
@@ -381,7 +382,7 @@ def _prove(task: _Task, model: ModelProto, wanted: ExportSpec, notes: tuple[str,
     if str(gate) == "none":
         proofs = tuple(replace(proof, passed=True) for proof in proofs)
     manifest = replace(
-        manifest, parity=proofs, unproven="" if proofs else f"no engine that computes {kind} is installed"
+        manifest, parity=proofs, unproven="" if proofs else f"no engine that computes {precision} is installed"
     )
     notes = (*task.notes, *notes, *_left_out(manifest, refusals))
     return VerifiedArtifact(write_artifact(data, manifest), manifest, task.cases, notes)
@@ -407,7 +408,7 @@ def _rounding_gate(task: _Task, gate: fidelity.Gate) -> fidelity.Gate:
             return gate
         distances.append(fidelity.difference(case.reference[:EXACT_ITEMS], exact, port))
     own = fidelity.worst(distances)
-    if own.psnr is None or own.psnr < LEAST_EXACT:  # FP32 would be no reference at all.
+    if own.psnr is None or own.psnr < LEAST_EXACT:  # Eager FP32 would be too inaccurate as a reference.
         return gate
     assert gate.max_abs is not None
     return fidelity.Gate(

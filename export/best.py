@@ -82,7 +82,7 @@ def best_of(model: SourceModel, spec: ExportSpec, say: Say) -> VerifiedArtifact:
 
 
 def _candidates(model: SourceModel, spec: ExportSpec, say: Say) -> list[VerifiedArtifact]:
-    """Every precision and graph variant that passes its proof; what does not is a line."""
+    """Make every precision and graph variant, and return those that pass their proof; each gets a line of output."""
     plans: list[tuple[Precision, str | None]] = [("fp32", None), ("fp16", None)]
     plans += [("int8", target) for target in runnable_targets()]
     if engines.installed("openvino"):

@@ -52,7 +52,7 @@ class LoadedModule:
 
     network: nn.Module
     spec: SourceSpec
-    """What the user stated, completed by what its architecture implies."""
+    """The user's specification, completed from its architecture."""
     name: str
     """Its name in a manifest."""
     digest: str

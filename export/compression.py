@@ -80,7 +80,7 @@ class OpenedTeacher:
         self._reference = model.reference
 
     def __call__(self, inputs: Sequence[NDArray[Any]]) -> NDArray[Any]:
-        """What it gives; a fixed batch is filled up with the first items again."""
+        """Compute the outputs; a fixed batch size is filled up with copies of the first items."""
         count, batch = len(inputs[0]), self.interface.inputs[0].shape[0]
         if isinstance(batch, int) and count % batch:
             chosen = np.arange(-(-count // batch) * batch) % count
@@ -172,7 +172,7 @@ def _teacher(path: str, model: SourceModel) -> OpenedTeacher:
     digest = model.source.weights or hashlib.sha256(model.model.SerializeToString()).hexdigest()
     teacher = OpenedTeacher(model, digest)
     side = _side(model)
-    teacher(real_inputs(interface, TRIED, side=(side, side)))  # It refuses NaN itself.
+    teacher(real_inputs(interface, TRIED, side=(side, side)))  # It raises for NaN itself.
     return teacher
 
 
@@ -346,7 +346,7 @@ def _conclude(
 
 
 def _name(path: str) -> str:
-    """What a teacher is called in files that travel: the last part of its path."""
+    """Return a teacher's name for files that are passed on: the last part of its path."""
     return Path(path).name[:200] or path[:200]
 
 

@@ -89,7 +89,7 @@ def write(
         GanEdgeError: the engine gives other images; then no engine is written.
     """
     written: dict[str, Path] = {}
-    if "onnx" in files and _is_source(source, files["onnx"]):  # It stays as it is: an engine names its digest.
+    if "onnx" in files and _is_source(source, files["onnx"]):  # Not rewritten: an engine refers to its digest.
         artifact = replace(artifact, data=source.read_bytes())
     elif "onnx" in files:
         write_artifact_file(files["onnx"], artifact)

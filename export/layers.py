@@ -95,8 +95,8 @@ def losses(full: ModelProto, low: ModelProto, cases: Sequence[Sequence[NDArray[n
     for item in items(full, cases):
         for begin in range(0, len(names), AT_ONCE):
             few = names[begin : begin + AT_ONCE]
-            wanted, actual = (session.run(few, item) for session in sessions)
-            for name, a, b in zip(few, wanted, actual, strict=True):
+            expected, actual = (session.run(few, item) for session in sessions)
+            for name, a, b in zip(few, expected, actual, strict=True):
                 noise[name] = max(noise[name], _noise(a, b))
     found_losses = []
     for node in full.graph.node:
@@ -111,14 +111,14 @@ def with_makers(model: ModelProto, names: Sequence[str]) -> frozenset[str]:
     """These nodes, and the node that makes what each works on: an activation and its layer are one to a quantiser."""
     maker = producers(model.graph)
     chosen = {node.name: node for node in model.graph.node if node.name in names}
-    made = {maker[node.input[0]].name for node in chosen.values() if node.input and node.input[0] in maker}
-    return frozenset(made | set(chosen))
+    inputs = {maker[node.input[0]].name for node in chosen.values() if node.input and node.input[0] in maker}
+    return frozenset(inputs | set(chosen))
 
 
-def _noise(wanted: NDArray[Any], actual: NDArray[Any]) -> float:
+def _noise(expected: NDArray[Any], actual: NDArray[Any]) -> float:
     """Power of the difference over power of the signal; infinite where a value is not finite."""
-    difference = actual.astype(np.float64) - wanted
-    power = float((wanted.astype(np.float64) ** 2).mean())
+    difference = actual.astype(np.float64) - expected
+    power = float((expected.astype(np.float64) ** 2).mean())
     share = float((difference**2).mean()) / max(power, 1e-30)
     return share if np.isfinite(share) else float("inf")
 

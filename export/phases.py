@@ -24,7 +24,7 @@ class Phase:
     """Steps in all; 0 if unknown."""
 
     def __str__(self) -> str:
-        """As people read it.
+        """Format it as text.
 
         >>> str(Phase("comparing in openvino", 3, 16)), str(Phase("timing"))
         ('comparing in openvino 3/16', 'timing')

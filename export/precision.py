@@ -24,9 +24,9 @@ PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "bf16", "int8")
 BF16_OPSET = 22
 """The first operator set whose convolutions take bf16."""
 FP16_MAX = float(np.finfo(np.float16).max)
-"""65504: a larger weight becomes infinite."""
+"""65504, the largest FP16 number: a larger weight would become infinite."""
 HEADROOM = 4.0
-"""Other inputs than those looked at may reach this many times further."""
+"""Safety factor for values on inputs that were not examined."""
 FP32_OPS = frozenset({"BatchNormalization", "InstanceNormalization", "LayerNormalization", "GroupNormalization"})
 """Operators whose statistics lose their meaning in 11 bits of mantissa, or 8."""
 QUANTISATIONS = frozenset({"QuantizeLinear", "DequantizeLinear"})

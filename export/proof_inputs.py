@@ -23,10 +23,12 @@ from ganedge.runtime.pictures import reader
 
 WORK = 5e10
 """Multiply-accumulates that a proof of the usual number of inputs may take in one engine; a larger one is shortened."""
+CALIBRATION_WORK, LEAST_PICTURES = 4e11, 6
+"""Multiply-accumulates that calibration with pictures may take, and the pictures that it takes at least."""
 MEDIAN_OF, MOST_SIDE = 200, 512
 """Pictures of a folder whose size is looked at, and the largest side to prove with, pixels."""
 LATENTS = 128
-"""Latents to look at values with: they are cheap, and few of them miss the rare large values."""
+"""Latents to calibrate with: they are cheap, and too few would miss rare large values."""
 MORE_LATENTS = 512
 """As many where INT8 misses its gate with those."""
 Inputs = list[list[NDArray[np.generic]]]
@@ -69,8 +71,9 @@ def proof_cases(original: SourceModel, spec: ExportSpec) -> list[parity.Case]:
 def calibration(original: SourceModel, spec: ExportSpec, use: Use = "calibration") -> Inputs:
     """Inputs to calibrate with: never those of the proof, also where a folder of pictures serves both."""
     phases.report("preparing inputs for calibration")
-    count = spec.count or (None if original.interface.noise is None else LATENTS)
-    return real_cases(original.interface, spec.folder, count, use, _sizes(original, _side(original, spec)) or None)
+    sizes = _sizes(original, _side(original, spec))
+    count = spec.count or (LATENTS if original.interface.noise is not None else _pictures(original, sizes))
+    return real_cases(original.interface, spec.folder, count, use, sizes or None)
 
 
 def too_few(folder: Path) -> tuple[str, ...]:
@@ -80,6 +83,12 @@ def too_few(folder: Path) -> tuple[str, ...]:
         return ()
     seen = "so the proof, or the choice of layers, sees what it was calibrated with: give 3 or more"
     return (f"{folder} holds {count} picture(s), {seen}",)
+
+
+def _pictures(original: SourceModel, sizes: Sequence[tuple[int, int]]) -> int:
+    """Pictures to calibrate with: the usual number, fewer where that is much work, and more than a short proof."""
+    each = sum(_item_work(original, size) for size in sizes) / len(sizes)
+    return min(PICTURES, max(LEAST_PICTURES, int(CALIBRATION_WORK / max(each, 1.0))))
 
 
 def _side(original: SourceModel, spec: ExportSpec) -> int | None:

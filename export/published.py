@@ -135,7 +135,7 @@ def unet(depth: int, state: Mapping[str, Tensor], choice: Norm = "instance") -> 
     given = state["model.model.3.weight"].shape[1]
     widths = [width * min(2**level, 8) for level in range(depth)]
     bias = "model.model.1.model.1.bias" in state
-    # The activations work in place there, so that what is passed beside is activated too; here as well.
+    # The activations there work in place, so the skip connection carries activated values; as here.
     below: nn.Module | None = None
     for level in reversed(range(1, depth)):
         outer, inner = widths[level - 1], widths[level]

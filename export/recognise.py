@@ -11,16 +11,18 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
 from ganedge.export import published
 from ganedge.export.checkpoints import LoadedModule, Part, match_weights
+from ganedge.export.further import FurtherInput
 from ganedge.export.sizes import flat_image
 from ganedge.export.source import SourceSpec
-from ganedge.models import cyclegan, dcgan, digit, mlp, pix2pix, weights, wgan
+from ganedge.models import augmented_cyclegan, cyclegan, dcgan, digit, mlp, pix2pix, stargan, weights, wgan
+from ganedge.models.upsample import Upsampling
 from ganedge.runtime.errors import ArtifactError, UsageError
 from ganedge.runtime.manifest import Noise
 
@@ -43,6 +45,8 @@ class Candidate:
     noise: Noise = "normal"
     classes: int = 0
     """Number of classes that a label chooses from."""
+    further: tuple[FurtherInput, ...] = ()
+    """What it takes beside its image; a label comes with `classes`."""
     trained: int | None = None
     """Side of the images that it was designed for, pixels, where any can go in."""
 
@@ -123,16 +127,17 @@ def _renamed(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def _completed(spec: SourceSpec, candidate: Candidate) -> SourceSpec:
     """Complete the specification by what is known of the network."""
-    if candidate.kind == "image":
-        if spec.classes:
-            raise UsageError(f"--classes: {candidate.name} takes an image and no class; leave it out")
-        size = spec.size or ("dynamic" if spec.input is None else None)
-        return replace(spec, kind="image", input=spec.input or candidate.input, size=size, range=candidate.range)
-    if spec.size is not None:
-        raise UsageError(f"--size {spec.size}: the size of the images of {candidate.name} is part of its weights")
+    if candidate.kind == "image" and spec.classes and not candidate.classes:
+        raise UsageError(f"--classes: {candidate.name} takes no class; leave it out")
     classes = spec.classes or tuple(map(str, range(candidate.classes)))
     if len(classes) != candidate.classes:
         raise UsageError(f"--classes: these weights have {candidate.classes} classes, not {len(classes)}")
+    if candidate.kind == "image":
+        size = spec.size or ("dynamic" if spec.input is None else None)
+        known = replace(spec, kind="image", input=spec.input or candidate.input, size=size, range=candidate.range)
+        return replace(known, classes=classes, further=spec.further or candidate.further)
+    if spec.size is not None:
+        raise UsageError(f"--size {spec.size}: the size of the images of {candidate.name} is part of its weights")
     noise = candidate.noise if spec.noise == "normal" else spec.noise
     shape = spec.input or candidate.input
     return replace(spec, kind="latent", input=shape, range=candidate.range, noise=noise, classes=classes)
@@ -224,6 +229,36 @@ def _cyclegan_conv(state: State) -> Candidate:
     return Candidate(cyclegan.ConvGenerator(config), "cyclegan --nets conv of ganedge", "image", f"{channels}xHxW")
 
 
+def _stargan(state: State) -> Candidate:
+    """Recognise a generator of several domains; its weights do not say whether a plane is a class or an attribute."""
+    width, planes = state["layers.0.weight"].shape[:2]
+    (*_, last) = (value for _, value in sorted(state.items(), key=_layer) if value.ndim == 4)
+    channels = len(last)
+    blocks = len({key.split(".")[1] for key in state if ".change." in key})
+    names = ",".join(map(str, range(planes - channels)))
+    config = stargan.Config(width=width, channels=channels, blocks=blocks, class_names=names)
+    domains = len(config.domains)
+    return Candidate(stargan.Generator(config), "stargan of ganedge", "image", f"{channels}xHxW", classes=domains)
+
+
+def _augmented_cyclegan(state: State) -> Candidate:
+    width, channels = state["layers.0.layers.1.weight"].shape[:2]
+    affine = state.get("layers.0.norm.affine.weight")
+    latent = 0 if affine is None else affine.shape[1]
+    blocks = len({key.split(".")[1] for key in state if ".first." in key})
+    config = augmented_cyclegan.Config(width=width, channels=channels, blocks=blocks)
+    configs = (replace(config, upsample=way) for way in get_args(Upsampling))
+    networks = (augmented_cyclegan.Generator(each, latent) for each in configs)
+    key = f"layers.{3 + blocks}.layers"
+    shapes = {name: value.shape for name, value in state.items() if name.startswith(key)}
+    fits = (
+        each for each in networks if shapes == {k: v.shape for k, v in each.state_dict().items() if k.startswith(key)}
+    )
+    further = (FurtherInput("latent", (latent,), "vector", "normal"),) if latent else ()
+    name = "augmented-cyclegan of ganedge"
+    return Candidate(next(fits), name, "image", f"{channels}xHxW", further=further)
+
+
 def _resnet(state: State) -> Candidate:
     residual = min(key.split(".")[1] for key in state if key.endswith(".1.weight") and key.count(".") == 3)
     network = published.resnet(state, residual)
@@ -284,6 +319,8 @@ ATTEMPTS: tuple[Callable[[State], Candidate], ...] = (
     _digit,
     _pix2pix,
     _cyclegan_conv,
+    _stargan,
+    _augmented_cyclegan,
     _resnet,
     _unet,
     _transposed,

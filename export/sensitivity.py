@@ -11,15 +11,18 @@ them; any set of layers is then one call.
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from ganedge.export import layers, phases, quantize
+from ganedge.export.calibration import corrected_bias
 from ganedge.export.graph import copied, producers
 from ganedge.export.spec import Target
 from ganedge.runtime.fidelity import Difference, Gate, span_of, worst
@@ -32,9 +35,13 @@ GROUPS = 48
 """Neighbouring layers share a switch where there are more than these."""
 WORK, PROBES, FEWEST = 1e12, 6, 2
 """Multiply-accumulates that a search may take, the sets of layers that it tries about, and the pictures it is bounded
-to, of the smallest size, where all would take more."""
+to, cut from those of the smallest size, where all would take more."""
+SIDES = (128, 64)
+"""Sides of those, pixels: of the ones that sets are tried on, and of the one that each layer is rounded alone for."""
 NEARLY = 1.5
 """How many times the error that a gate allows the sum of the layers' own errors may be for a set to be tried."""
+Item = Mapping[str, NDArray[np.generic]]
+"""Inputs of one call, by name."""
 SWITCHES = "int8_layers"
 """The graph's input that says which layers are rounded, bool `[layers]`."""
 
@@ -59,6 +66,8 @@ class Sensitivity:
         cases: Inputs of one shape each, batch first, others than those it was calibrated on: these may reach further.
             A few pictures of each are run, and as many latents as give outputs of `VALUES`.
         interface: Of the generator.
+        errors: By layer the mean error of its channels that its bias makes up for where it is rounded.
+        noise: What each layer adds, where that is known from another calibration; it is measured otherwise.
 
     Attributes:
         groups: What the switches are for, in the order of the graph.
@@ -72,23 +81,28 @@ class Sensitivity:
         target: Target,
         cases: Sequence[Sequence[NDArray[np.generic]]],
         interface: Interface,
+        errors: Mapping[str, NDArray[np.float32]] = MappingProxyType({}),
+        noise: Sequence[float] = (),
     ) -> None:
         self.groups = _groups(prepared, low, [array.shape for array in cases[0]])
         self._port = port = interface.output
         self._known: dict[frozenset[int], Difference] = {}
         self._output = prepared.graph.output[0].name
-        self._session = layers.open_session(_switched(prepared, low, target, self.groups), [])
+        self._session = layers.open_session(_switched(prepared, low, target, self.groups, errors), [])
         if interface.noise is None:
-            self._items, cases = _pictures(prepared, cases, self.groups)
+            chosen: list[Item] = list(layers.items(prepared, cases))
+            self._items, ranked = self._pictures(chosen[:: len(cases)], len(cases), interface)
         else:
-            self._items = _batches(interface, cases[0])
+            self._items = ranked = _batches(interface, cases[0])
         self._wanted = [self._run(item, ()) for item in self._items]
         self._span = span_of(port, *self._wanted)
-        step = max(1, len(self._items) // len(cases))  # One of each case tells enough of a layer.
-        self.noise = []
+        self.noise = list(noise)
+        if noise:
+            return
+        alone = self._wanted if ranked is self._items else [self._run(item, ()) for item in ranked]
         for index in range(len(self.groups)):
             phases.report("measuring what INT8 costs in each layer", index, len(self.groups))
-            self.noise.append(max(self._error(item, index) for item in range(0, len(self._items), step)))
+            self.noise.append(max(self._error(*pair, index) for pair in zip(ranked, alone, strict=True)))
 
     def kept(self, gate: Gate, spare: float = 0.0) -> frozenset[str]:
         """The layers to leave out: few multiply-accumulates, and enough that the rest passes the gate.
@@ -104,7 +118,7 @@ class Sensitivity:
         slack = 10 ** (-spare / 20)
         few = self._fewest(order, gate, slack)
         kept = set(order[:few])
-        # Some of these were left out on the way to a later one, which settled it: the heaviest may come back first.
+        # Some of these layers turned out to be unnecessary: put the largest back first.
         able = gate.holds(self.difference(order[few:]), slack)
         for index in sorted(order[: few - 1] if few and able else [], key=lambda index: -self.groups[index].work):
             rounded = [other for other in order if other not in kept - {index}]
@@ -152,30 +166,32 @@ class Sensitivity:
             self._known[key] = worst(distances)
         return self._known[key]
 
-    def _error(self, item: int, index: int) -> float:
+    def _pictures(self, chosen: list[Item], cases: int, interface: Interface) -> tuple[list[Item], list[Item]]:
+        """The calls that sets of layers are tried on, and those that each layer is rounded alone for, one of each case.
+
+        Where that would be much work they are parts of few pictures, if the graph runs on smaller ones.
+        """
+        work = sum(group.work for group in self.groups) * (len(self.groups) * cases + len(chosen) * PROBES)
+        if work > WORK:
+            smallest = sorted(chosen, key=lambda item: sum(array.size for array in item.values()))[:FEWEST]
+            tried, ranked = ([_cropped(item, interface, side) for item in smallest] for side in SIDES)
+            with contextlib.suppress(Exception):  # What ONNX Runtime raises where the graph has one size.
+                self._run(ranked[0], ())
+                return tried, ranked[:1]
+        return chosen, chosen[:: max(1, len(chosen) // cases)]
+
+    def _error(self, item: Item, wanted: NDArray[np.generic], index: int) -> float:
         """The mean square error of one call's output with one layer rounded."""
-        error = self._run(self._items[item], [index]).astype(np.float64) - self._wanted[item].astype(np.float64)
+        error = self._run(item, [index]).astype(np.float64) - wanted.astype(np.float64)
         return float((error**2).mean())
 
-    def _run(self, item: Mapping[str, NDArray[np.generic]], rounded: Sequence[int]) -> NDArray[np.generic]:
+    def _run(self, item: Item, rounded: Sequence[int]) -> NDArray[np.generic]:
         switches = np.isin(np.arange(len(self.groups)), rounded)
         output: NDArray[np.generic] = self._session.run([self._output], {**item, SWITCHES: switches})[0]
         return output
 
 
-def _pictures(
-    prepared: ModelProto, cases: Sequence[Sequence[NDArray[np.generic]]], groups: Sequence[Group]
-) -> tuple[list[dict[str, NDArray[np.generic]]], Sequence[Sequence[NDArray[np.generic]]]]:
-    """Calls of single pictures, a few of each case, and the cases; of the smallest alone where that is much work."""
-    chosen = list(layers.items(prepared, cases))[:: len(cases)]
-    work = sum(group.work for group in groups) * (len(groups) * len(cases) + len(chosen) * PROBES)
-    if work <= WORK:
-        return chosen, cases
-    smallest = min(cases, key=lambda case: case[0][0].size)
-    return list(layers.items(prepared, [smallest]))[:FEWEST], [smallest]
-
-
-def _batches(interface: Interface, inputs: Sequence[NDArray[np.generic]]) -> list[dict[str, NDArray[np.generic]]]:
+def _batches(interface: Interface, inputs: Sequence[NDArray[np.generic]]) -> list[Item]:
     """Latents in calls as large as they may be: the worst of many decides, and few miss the rare large values."""
     values = int(np.prod([size for size in interface.output.shape[1:] if isinstance(size, int)]))
     count = min(len(inputs[0]), max(layers.ITEMS, VALUES // values))
@@ -197,7 +213,13 @@ def _groups(prepared: ModelProto, low: ModelProto, shapes: Sequence[tuple[int, .
     return [Group(tuple(layer.name for layer in part), sum(layer.count for layer in part)) for part in parts]
 
 
-def _switched(prepared: ModelProto, low: ModelProto, target: Target, groups: Sequence[Group]) -> ModelProto:
+def _switched(
+    prepared: ModelProto,
+    low: ModelProto,
+    target: Target,
+    groups: Sequence[Group],
+    errors: Mapping[str, NDArray[np.float32]],
+) -> ModelProto:
     """The FP32 graph with switches: wherever the INT8 graph reads something rounded, that or the same as it was."""
     model = copied(prepared)
     graph = model.graph
@@ -210,32 +232,70 @@ def _switched(prepared: ModelProto, low: ModelProto, target: Target, groups: Seq
     nodes: list[NodeProto] = []
     switched: dict[tuple[str, str], str] = {}
 
+    def choose(stem: str, name: str, places: frozenset[int]) -> None:
+        """Make `STEM` what is `STEM_rounded` where one of these switches is on, and `name` otherwise."""
+        graph.initializer.append(numpy_helper.from_array(np.array(sorted(places)), f"{stem}_places"))
+        nodes.append(helper.make_node("Gather", [SWITCHES, f"{stem}_places"], [f"{stem}_each"]))
+        nodes.append(helper.make_node("Cast", [f"{stem}_each"], [f"{stem}_int"], to=TensorProto.INT32))
+        nodes.append(helper.make_node("ReduceMax", [f"{stem}_int"], [f"{stem}_any"], keepdims=0))
+        nodes.append(helper.make_node("Cast", [f"{stem}_any"], [f"{stem}_on"], to=TensorProto.BOOL))
+        nodes.append(helper.make_node("Where", [f"{stem}_on", f"{stem}_rounded", name], [stem]))
+
     def switch(name: str, rounded: Rounded, places: frozenset[int]) -> str:
         """The name of a tensor behind its switch, made where it is first read."""
         key = (name, rounded.of)
         if key not in switched:
             stem = f"{name}_switch{len(switched)}"
-            graph.initializer.append(numpy_helper.from_array(np.array(sorted(places)), f"{stem}_places"))
             nodes.extend(rounded.nodes(name, stem))
-            nodes.append(helper.make_node("Gather", [SWITCHES, f"{stem}_places"], [f"{stem}_each"]))
-            nodes.append(helper.make_node("Cast", [f"{stem}_each"], [f"{stem}_int"], to=TensorProto.INT32))
-            nodes.append(helper.make_node("ReduceMax", [f"{stem}_int"], [f"{stem}_any"], keepdims=0))
-            nodes.append(helper.make_node("Cast", [f"{stem}_any"], [f"{stem}_on"], to=TensorProto.BOOL))
-            nodes.append(helper.make_node("Where", [f"{stem}_on", f"{stem}_rounded", name], [stem]))
+            choose(stem, name, places)
             switched[key] = stem
         return switched[key]
+
+    def correct(node: NodeProto) -> None:
+        """Give a layer its corrected bias where it is rounded."""
+        error, stem = errors[node.name], f"{node.name}_bias_switch"
+        bias, plain = (corrected_bias(prepared, node, values) for values in (error, np.zeros_like(error)))
+        graph.initializer.append(numpy_helper.from_array(bias, f"{stem}_rounded"))
+        graph.initializer.append(numpy_helper.from_array(plain, f"{stem}_plain"))
+        choose(stem, f"{stem}_plain", frozenset({group_of[node.name]}))
+        del node.input[2:]
+        node.input.append(stem)
 
     for node in graph.node:
         for slot, name in enumerate(node.input):
             rounded = rounding.read_by(node.name, slot)
             if rounded is not None and reasons[name]:
                 node.input[slot] = switch(name, rounded, reasons[name])
+        if node.name in errors and node.name in group_of:
+            correct(node)
         nodes.append(node)
     graph.initializer.extend(rounding.constants())
     ordered = [NodeProto.FromString(node.SerializeToString()) for node in nodes]
     del graph.node[:]
     graph.node.extend(ordered)
+    _open_sides(graph)
     return model
+
+
+def _open_sides(graph: GraphProto) -> None:
+    """Let pictures of any size in, where the nodes do: what they were inferred to give goes."""
+    del graph.value_info[:]
+    for value in (*graph.input, *graph.output):
+        for dim in value.type.tensor_type.shape.dim[1:]:
+            dim.ClearField("dim_value")
+
+
+def _cropped(item: Item, interface: Interface, side: int) -> Item:
+    """The middle of each picture, about so high and wide at most, pixels."""
+    parts = dict(item)
+    for port in interface.inputs:
+        if port.is_picture:
+            most = -(-side // port.multiple) * port.multiple
+            for axis in (2, 3) if port.layout == "NCHW" else (1, 2):
+                begin = max(0, (parts[port.name].shape[axis] - most) // 2)
+                indices = np.arange(begin, min(begin + most, parts[port.name].shape[axis]))
+                parts[port.name] = parts[port.name].take(indices, axis)
+    return parts
 
 
 def _reasons(model: ModelProto, target: Target, group_of: Mapping[str, int]) -> dict[str, frozenset[int]]:

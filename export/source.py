@@ -1,4 +1,4 @@
-"""What is known of a source, and which of that applies to which kind of source.
+"""Settings that describe a source, and which of them apply to which type of source.
 
     spec = SourceSpec(weights=Path("netG.pth"), input="100x1x1", kind="latent")
     kind_of("runs/digits")                                      # "a run"
@@ -177,7 +177,7 @@ def _has_manifest(path: Path) -> bool:
 
 
 def metadata(data: bytes, path: Path) -> dict[str, str]:
-    """What an .onnx file says of itself; where it is none, an ArtifactError that names it."""
+    """Return the manifest of an .onnx file, if it has one. Raises ArtifactError if it is not an .onnx file."""
     try:
         return onnx_file.split(data)[1]
     except ArtifactError as error:

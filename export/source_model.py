@@ -1,4 +1,4 @@
-"""A generator as it came: its graph, what it takes, and a way to ask it. No torch here.
+"""The source generator of an export: its graph, its interface and a reference to compare with. No torch here.
 
 model.reference([latents])        # what every artifact of it is compared with
 """
@@ -21,7 +21,7 @@ Run = Callable[[Arrays], NDArray[np.generic]]
 
 @dataclass(frozen=True)
 class SourceModel:
-    """A generator as it came."""
+    """A source generator."""
 
     model: onnx.ModelProto
     """Its graph, checked, normalisation folded, with inferred shapes."""
@@ -39,11 +39,11 @@ class SourceModel:
     stem: str = "generator"
     """What their names begin with."""
     precision: Precision = "fp32"
-    """What the graph computes in already."""
+    """Precision of the graph."""
     parity: tuple[Parity, ...] = ()
-    """What was proven of it before, where it is an artifact itself."""
+    """Its recorded proofs, if the source is an artifact."""
     notes: tuple[str, ...] = ()
-    """What the user should know of how it was read."""
+    """Notes for the user on how it was read."""
     exact: Run | None = None
     """The generator in FP64, to tell rounding from faults; None where nothing can compute that."""
     made_for: str = ""

@@ -1,4 +1,4 @@
-"""What an export is to make: format, precision, proof and deployment, and which setting has an effect on which format.
+"""The settings of an export: format, precision, proof and deployment, and which of them affect which format.
 
     spec = ExportSpec(precision="int8", engine="openvino", calibrate="pictures/")
 
@@ -28,7 +28,7 @@ BEST, PROOF, DEPLOY, WEB = "With --auto", "Proof", "TensorRT and Triton", "Web"
 
 @dataclass(frozen=True)
 class ExportSpec:
-    """What to make; each field is an option of its name or of the flag that it names.
+    """Settings of an export; each field is an option of its name or of the flag that it names.
 
     Values may be given as Python objects or as the text that the command line takes.
 

@@ -1,4 +1,4 @@
-"""How fast a new artifact is in each engine of this machine, beside the FP32 it was made from. No torch here.
+"""Time a new artifact in each engine of this machine, compared with the FP32 source. No torch here.
 
     artifact, lines = measured(artifact, source)
     # beside fp32: 1.04 × in onnxruntime (54.00 ms), 3.90 × in openvino (25.60 ms); auto takes openvino
@@ -47,12 +47,12 @@ def measured(
     if not manifest.parity or (os.environ.get(tuning.SWITCH) == "0" and not wanted):
         return artifact, ()
     phases.report("timing it in each engine")
-    beside = _fp32(artifact, source)
+    fp32 = _fp32(artifact, source)
     try:
-        trials = tuning.tune(artifact.data, manifest, 1, SECONDS, None, beside)
+        trials = tuning.tune(artifact.data, manifest, 1, SECONDS, None, fp32)
     except EngineError:
         return artifact, ()
-    count = len(trials) if beside is None else sum(trial.choice.compute != "fp32" for trial in trials)
+    count = len(trials) if fp32 is None else sum(trial.choice.compute != "fp32" for trial in trials)
     own, others = trials[:count], trials[count:]
     fastest = tuning.best(own)
     lines = _lines(manifest, own, others, fastest)
@@ -96,7 +96,7 @@ def _figure(trial: Trial) -> Measurement:
 
 
 def _lines(manifest: Manifest, own: Sequence[Trial], others: Sequence[Trial], fastest: Trial) -> tuple[str, ...]:
-    """One line on speed: beside FP32 in each engine, first of all where it does not pay."""
+    """Return one line on the speed relative to FP32 in each engine, beginning with a warning if it is not faster."""
     by_engine = {trial.choice.engine: trial.milliseconds for trial in others}
     if not by_engine:
         if len(own) < 2:

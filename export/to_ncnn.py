@@ -24,7 +24,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-from onnx import ModelProto, TensorProto, helper
+from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from ganedge.export import parity
 from ganedge.export.artifact import VerifiedArtifact, write_proof
@@ -107,7 +107,7 @@ def write_ncnn(folder: Path, model: SourceModel, artifact: VerifiedArtifact, say
     """
     manifest, half = artifact.manifest, artifact.manifest.precision == "fp16"
     graph, classes = _labels_as_vectors(model.model, model.interface)
-    network = _convert(graph, model, half)
+    network = _convert(_spread_by_sums(graph), model, half)
     body, _ = onnx_file.split(model.model.SerializeToString())
     gate = _gate(artifact)
     identity = NcnnIdentity(
@@ -206,7 +206,7 @@ def _blobs(words: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def _gate(artifact: VerifiedArtifact) -> Gate:
-    """What the .onnx was held to, and the network is held to as well."""
+    """Return the gate of the .onnx, which the network must pass too."""
     manifest = artifact.manifest
     tolerance = next((proof.tolerance for proof in manifest.parity if proof.passed), None)
     return gate_of(manifest.precision, manifest.interface) if tolerance is None else read_gate(tolerance)
@@ -245,6 +245,9 @@ def _checked(text: str, weights: bytes, interface: Interface, ignored: Sequence[
         foreign += [layer for layer in ncnn.unknown_layers(text) if layer not in foreign]
     if foreign:
         raise EngineError(f"ncnn has no layer for {', '.join(foreign)}: use --format onnx")
+    fixed = next((words for words in layers if words[0] == "Tile"), None)
+    if fixed is not None and any(isinstance(size, str) for size in interface.inputs[0].shape[1:]):
+        raise EngineError(f"ncnn would keep one size in {fixed[0]} ({fixed[1]}): state the size with --size")
     if ignored:
         raise EngineError(f"pnnx cannot express a layer in ncnn: {ignored[0][:200]}; use --format onnx")
     inputs = tuple(f"in{index}" for index in range(len(interface.inputs)))
@@ -284,9 +287,11 @@ def _labels_as_vectors(model: ModelProto, interface: Interface) -> tuple[ModelPr
             raise EngineError(
                 f"ncnn has no integer inputs, and {node.op_type} ({node.name}) takes the class label: use --format onnx"
             )
-        sizes.add(int(tables[node.input[0]].dims[0]))
-        product = helper.make_node("Gemm", [name, node.input[0]], [node.output[0]], name=node.name)
-        node.CopyFrom(product)
+        table = numpy_helper.to_array(tables[node.input[0]])
+        sizes.add(len(table))
+        rows = f"{node.output[0]}_rows"  # As the weights of a layer: ncnn gives a vector then, not a matrix.
+        graph.graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(table.T), rows))
+        node.CopyFrom(helper.make_node("Gemm", [name, rows], [node.output[0]], name=node.name, transB=1))
     if len(sizes) != 1:
         raise EngineError(
             "ncnn has no integer inputs, and this graph has no single table of classes: use --format onnx"
@@ -295,6 +300,37 @@ def _labels_as_vectors(model: ModelProto, interface: Interface) -> tuple[ModelPr
     declared = next(value for value in graph.graph.input if value.name == name)
     declared.CopyFrom(helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", size]))
     return graph, size
+
+
+def _spread_by_sums(model: ModelProto) -> ModelProto:
+    """The graph with a sum where values are spread over a picture of any size: pnnx would keep the size that it sees.
+
+    Expand(values, [N, C, H, W]), where H and W are those of a tensor, becomes values + 0 × its first channel.
+    """
+    graph = copied(model)
+    producers = {name: node for node in graph.graph.node for name in node.output}
+    for node in [node for node in graph.graph.node if node.op_type == "Expand"]:
+        shape = producers.get(node.input[1])
+        parts = [producers.get(name) for name in (shape.input if shape is not None else ())][2:]
+        measured = {part.input[0] for part in parts if part is not None and part.op_type == "Shape"}
+        if shape is None or shape.op_type != "Concat" or len(parts) != 2 or len(measured) != 1 or None in parts:
+            continue
+        name = node.output[0]
+        bounds = [(f"{name}_{key}", value) for key, value in (("begin", 0), ("end", 1), ("axis", 1))]
+        graph.graph.initializer.extend(
+            helper.make_tensor(key, TensorProto.INT64, [1], [value]) for key, value in bounds
+        )
+        graph.graph.initializer.append(helper.make_tensor(f"{name}_zero", TensorProto.FLOAT, [], [0.0]))
+        steps = (
+            helper.make_node("Slice", [measured.pop(), *(key for key, _ in bounds)], [f"{name}_channel"]),
+            helper.make_node("Mul", [f"{name}_channel", f"{name}_zero"], [f"{name}_nothing"]),
+            helper.make_node("Add", [node.input[0], f"{name}_nothing"], [name], name=node.name),
+        )
+        index = list(graph.graph.node).index(node)
+        graph.graph.node.remove(node)
+        for step in reversed(steps):
+            graph.graph.node.insert(index, step)
+    return graph
 
 
 def _converter() -> Path:

@@ -106,7 +106,7 @@ def _export_script(network: nn.Module, interface: Interface, version: int, names
     written = io.BytesIO()
     ports = (*interface.inputs, *interface.outputs)
     axes = {p.name: {axis: size for axis, size in enumerate(p.shape) if isinstance(size, str)} for p in ports}
-    torch._C._jit_set_onnx_log_enabled(False)  # It would print the graph where it fails.
+    torch._C._jit_set_onnx_log_enabled(False)  # On failure it would print the graph.
     with torch.no_grad():
         torch.onnx.export(
             network,
@@ -211,7 +211,7 @@ def _takes_varargs(network: nn.Module) -> bool:
 
 
 def _root(error: BaseException) -> BaseException:
-    """The first cause, which says more than the exporter's summary."""
+    """Return the first cause of an error, which is more specific than the exporter's summary."""
     while error.__cause__ is not None:
         error = error.__cause__
     return error

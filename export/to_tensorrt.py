@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -21,17 +20,17 @@ from typing import Any
 import numpy as np
 import onnx
 
-from ganedge.export import parity
+from ganedge.export import dla, parity
 from ganedge.export.artifact import VerifiedArtifact, write_proof
 from ganedge.export.quantize import LAYERS
 from ganedge.export.sizes import read_size
 from ganedge.runtime.engine_file import EngineIdentity, Shapes, write_sidecar
-from ganedge.runtime.engines import trt
+from ganedge.runtime.engines import trt, trt_layers
 from ganedge.runtime.engines.trt_builder import Built, Recipe, build, flavour
 from ganedge.runtime.errors import EngineError, EngineMismatch, GanEdgeError, MissingExtra, UsageError
 from ganedge.runtime.fidelity import Gate, gate_of, read_gate
 from ganedge.runtime.files import write_whole
-from ganedge.runtime.manifest import Interface, Manifest, Parity, Port
+from ganedge.runtime.manifest import Interface, Manifest, Parity, Port, relation_of
 
 BATCH, PICTURE_BATCH = (1, 1, 16), (1, 1, 1)
 """Smallest, most usual and largest batch where nothing else is asked for: of latents, and of pictures. An engine keeps
@@ -49,7 +48,7 @@ class Settings:
     size: tuple[tuple[int, int], tuple[int, int], tuple[int, int]] | None = None
     """The same for height and width, where they are dynamic, pixels."""
     recipe: Recipe = field(default_factory=Recipe)
-    """What the builder is told besides."""
+    """Further settings of the builder."""
 
     @classmethod
     def read(
@@ -121,6 +120,8 @@ def write_engine(
         raise UsageError(f"{path}: the .onnx is kept beside the engine, in one folder")
     say(_room(manifest.interface, profiles))
     graph = onnx.load_model_from_string(proven.data)
+    if settings.recipe.dla is not None:
+        say(dla.report(graph, _one_shape(settings.recipe.dla, profiles)))
     built = build(
         name,
         package,
@@ -144,7 +145,10 @@ def write_engine(
         engine_digest=hashlib.sha256(built.engine).hexdigest(),
         tolerance=str(gate),
     )
-    proof, unproven = _prove(built, identity, proven, gate)
+    proof, unproven, layers = _prove(built, identity, proven, gate)
+    if layers:
+        identity = replace(identity, layers=layers)
+        say(trt_layers.line(layers, manifest.precision))
     described = replace(manifest, parity=() if proof is None else (proof,), unproven=unproven)
     if proof is None:
         say(unproven + ("; the .onnx it was built from is proven, see above" if manifest.parity else ""))
@@ -158,42 +162,61 @@ def write_engine(
     return path
 
 
+def _one_shape(core: int, profiles: Mapping[str, Shapes]) -> dict[str, tuple[int, ...]]:
+    """The shape of each input of an engine for a DLA, which takes one only."""
+    for name, shapes in profiles.items():
+        if len(set(shapes)) > 1:
+            least, _, most = (" × ".join(map(str, shape)) for shape in shapes)
+            raise UsageError(
+                f"--dla {core}: a DLA takes one shape, and {name} is {least} to {most}: give --batch 1,1,1 and, where "
+                "heights and widths are dynamic, one --size three times, such as 256,256,256"
+            )
+    return {name: shapes[1] for name, shapes in profiles.items()}
+
+
 def _gate(proven: VerifiedArtifact) -> Gate:
-    """What the .onnx was held to, and its engine is held to as well."""
+    """Return the gate of the .onnx, which the engine must pass too."""
     manifest = proven.manifest
     tolerance = next((proof.tolerance for proof in manifest.parity if proof.passed), None)
     return gate_of(manifest.precision, manifest.interface) if tolerance is None else read_gate(tolerance)
 
 
-def _prove(built: Built, identity: EngineIdentity, proven: VerifiedArtifact, gate: Gate) -> tuple[Parity | None, str]:
-    """The engine beside the FP32 generator, on the GPU it was built on; or nothing, and why not."""
+def _prove(
+    built: Built, identity: EngineIdentity, proven: VerifiedArtifact, gate: Gate
+) -> tuple[Parity | None, str, dict[str, int]]:
+    """The engine beside the FP32 generator, on the GPU it was built on; or nothing, and why not.
+
+    And its layers by the precision that they run in, where it was loaded and says so.
+    """
     if not built.capability:
-        return None, "engine not run here: no GPU"
+        return None, "engine not run here: no GPU", {}
     if built.targets and built.capability not in built.targets:
-        return None, f"engine not run here: this GPU is {built.capability}, and it is for {', '.join(built.targets)}"
+        targets = ", ".join(built.targets)
+        return None, f"engine not run here: this GPU is {built.capability}, and it is for {targets}", {}
     if not proven.cases:
-        return None, "engine not run here: nothing here runs the source to compare with; pip install 'ganedge[cpu]'"
+        return None, "engine not run here: nothing here runs the source to compare with; pip install 'ganedge[cpu]'", {}
     cases, batches = _inside(identity.profiles, proven)
     if not cases:
-        return None, "engine not run here: no input of the proof fits its shapes"
+        return None, "engine not run here: no input of the proof fits its shapes", {}
     try:
         engine = trt.start(built.engine, identity)
     except EngineMismatch:
         raise
     except (MissingExtra, EngineError) as error:  # No cuda-python, or one that does not fit the driver.
-        return None, f"engine not run here: {error}"
+        return None, f"engine not run here: {error}", {}
     try:
+        layers = engine.layers()
         proof = parity.prove_in(engine, proven.manifest, cases, gate, batches)
     finally:
         engine.close()
-    return (replace(proof, passed=True) if str(gate) == "none" else proof), ""
+    return (replace(proof, passed=True) if str(gate) == "none" else proof), "", layers
 
 
 def _inside(profiles: Mapping[str, Shapes], proven: VerifiedArtifact) -> tuple[list[parity.Case], tuple[int, ...]]:
     """Those inputs of a proof that an engine's shapes allow, and the sizes of batches to try."""
     interface = proven.manifest.interface
     shapes = [profiles[port.name] for port in interface.inputs]
-    least, most = max(one[0][0] for one in shapes), min(one[2][0] for one in shapes)
+    least, most = max(shape[0][0] for shape in shapes), min(shape[2][0] for shape in shapes)
     usual = parity.BATCHES if interface.noise else parity.PICTURE_BATCHES
     batches = tuple(dict.fromkeys(min(max(size, least), most) for size in usual))
     cases = []
@@ -252,12 +275,13 @@ def _room(interface: Interface, profiles: Mapping[str, Shapes]) -> str:
 
 
 def _largest(port: Port, most: Mapping[str, int]) -> float:
-    """Bytes of a port where what is dynamic is at its most; `2*height` is twice what `height` is."""
+    """Bytes of a port where what is dynamic is at its most, such as `2*height` or `height-4`."""
     sizes = []
     for size in port.shape:
-        named = re.fullmatch(r"(?:(\d+(?:\.\d+)?)\*)?(\w+)", str(size))
-        factor, name = named.groups() if named else (None, "")
-        sizes.append(size if isinstance(size, int) else float(factor or 1) * most.get(name, 1))
+        relation = relation_of(size)
+        known = relation is not None and relation.name in most
+        largest = relation.scale * most[relation.name] - relation.border if relation is not None and known else 1
+        sizes.append(size if isinstance(size, int) else float(largest))
     return math.prod(sizes) * np.dtype(port.dtype).itemsize
 
 
@@ -277,15 +301,15 @@ def _check_types(trt: Any, network: Any, model: onnx.ModelProto, manifest: Manif
     heavy = (trt.LayerType.CONVOLUTION, trt.LayerType.DECONVOLUTION, trt.LayerType.MATRIX_MULTIPLY)
     layers = [network.get_layer(i) for i in range(network.num_layers)]
     names = {trt.float32: "fp32", trt.float16: "fp16", trt.bfloat16: "bf16"}
-    types = Counter(names.get(one.get_output(0).dtype, "another type") for one in layers if one.type in heavy)
-    wanted = Counter(_computed_in(model))
-    steps = sum(one.type == trt.LayerType.QUANTIZE for one in layers)
-    asked = steps > 0 if manifest.precision == "int8" else not wanted or wanted[manifest.precision] > 0
-    if types != wanted or not asked:
+    types = Counter(names.get(layer.get_output(0).dtype, "another type") for layer in layers if layer.type in heavy)
+    expected = Counter(_computed_in(model))
+    quantisations = sum(layer.type == trt.LayerType.QUANTIZE for layer in layers)
+    present = quantisations > 0 if manifest.precision == "int8" else not expected or expected[manifest.precision] > 0
+    if types != expected or not present:
         shown = ", ".join(f"{count} in {name}" for name, count in sorted(types.items())) or "nothing"
-        given = ", ".join(f"{count} in {name}" for name, count in sorted(wanted.items())) or "nothing"
+        given = ", ".join(f"{count} in {name}" for name, count in sorted(expected.items())) or "nothing"
         raise GanEdgeError(
-            f"the network TensorRT read computes {shown} (quantisations: {steps}), where the "
+            f"the network TensorRT read computes {shown} (quantisations: {quantisations}), where the "
             f"{manifest.precision} graph has {given}"
         )
 

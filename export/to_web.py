@@ -152,7 +152,7 @@ def check_folder(folder: Path) -> None:
 
 
 def _assemble(part: Path, artifact: VerifiedArtifact, vendor: Path | None) -> WebFolder:
-    """Everything but the proof."""
+    """Write all files except the proof."""
     about = runtime()
     write_artifact_file(part / ARTIFACT, artifact)
     for source in SOURCES.iterdir():

@@ -2,7 +2,7 @@
 
     model, interface = to_bytes(model, interface)        # picture ports become uint8 [N, H, W, C]
 
-A device then feeds what its camera gives and shows what comes out, without touching a value.
+A device then passes a camera's bytes in and shows the bytes that come out, without converting values.
 """
 
 from __future__ import annotations

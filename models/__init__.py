@@ -1,4 +1,4 @@
-"""What a GAN is: one variant, one file, and the tuple that names them all.
+"""The GAN variants, one file each, and the tuple that lists them.
 
 from ganedge.models import find
 variant = find("dcgan")

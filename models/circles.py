@@ -1,4 +1,4 @@
-"""Points of the plane that lie on a circle: the smallest GAN there is, trained in minutes.
+"""Points on a circle: the smallest GAN, trained in minutes.
 
 gan-train circles --data circles --out runs/circles
 """

@@ -44,9 +44,9 @@ class Config(JitterConfig):
     """How the generators double their feature maps: resize (nearest, then a convolution), as --nets resnet does by
     default, transpose (a transposed convolution), as conv does, or shuffle (a convolution, then depth-to-space)."""
     cycle: float = 10.0
-    """Weight of the distance between a picture and what comes back from there and back."""
+    """Weight of the cycle loss: the distance between a picture and its translation there and back."""
     identity: float = 5.0
-    """Weight of the distance between a picture and what the generator of its own kind makes of it; 0 leaves it out."""
+    """Weight of the identity loss: the distance between a picture and its translation to its own domain; 0: none."""
     halved: bool = True
     """Average the generators' terms over both directions, and halve the discriminators' losses."""
     replay: int = 50
@@ -79,7 +79,7 @@ class Config(JitterConfig):
 
 
 class Residual(nn.Module):
-    """A picture plus what some layers make of it, with nothing after the sum."""
+    """A residual block without an activation after the sum."""
 
     def __init__(self, *layers: nn.Module) -> None:
         super().__init__()
@@ -269,7 +269,7 @@ class CycleGAN:
         return {name: value.detach() for name, value in losses.items()}
 
     def strips(self, name: str, networks: Mapping[str, nn.Module], batch: Batch) -> tuple[Tensor, ...]:
-        """Input, output, and what comes back from there."""
+        """Input, output, and the output translated back."""
         there, back, source = ("a2b", "b2a", "a") if name == "generator-a2b" else ("b2a", "a2b", "b")
         output = networks[f"generator-{there}"](batch[source])
         return batch[source], output, networks[f"generator-{back}"](output)

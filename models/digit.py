@@ -1,4 +1,4 @@
-"""One handwritten digit, over and over: a generator of one upsampling against a small convolutional discriminator.
+"""Pictures of one handwritten digit: a generator with one upsampling, and a small convolutional discriminator.
 
 gan-train digit --data mnist --out runs/fives
 """
@@ -113,7 +113,7 @@ class Digit(LatentGAN):
 
     @staticmethod
     def wants(config: Config) -> Wants:
-        """Grey pictures of one class in 0 to 1, the range of the sigmoid. The write-up scaled them twice, a slip."""
+        """Grey pictures of one class in 0 to 1, the range of the sigmoid. The original scaled them twice by mistake."""
         return Wants("images", SIZE, 1, (0.0, 1.0), classes=(config.digit,) if config.digit else (), option="digit")
 
     def generators(self) -> dict[str, Interface]:

@@ -1,4 +1,4 @@
-"""What the latent variants share: their common settings, and the step that trains both networks.
+"""Common settings of the latent variants, and the step that trains both networks.
 
 A latent variant makes its two networks and its optimizers, and inherits the rest; `--objective` then works for it.
 """
@@ -125,7 +125,7 @@ class ConditionalConfig(PictureConfig):
 
 
 class LatentGAN:
-    """Two networks that play against each other, and the step that trains them."""
+    """A generator and a discriminator, and the step that trains them."""
 
     noise: Noise = "normal"
     """What latents are drawn from."""
@@ -169,7 +169,7 @@ class LatentGAN:
         given = (items,) if labels is None else (items, labels)
         logits: Tensor = discriminator.forward(*given) if twice else discriminator(*given)
         logits = -logits if self.low_is_real else logits
-        return logits.float()  # Losses of bf16's eight bits would say little of a mean or a difference.
+        return logits.float()  # Losses in bf16 would be too coarse for means and differences.
 
     @property
     def has_rounds(self) -> bool:
@@ -267,7 +267,7 @@ class LatentGAN:
             return {"accuracy_d": paired_accuracy(real_logits, fake_logits)}
         if objective.boundary is not None:
             return {"accuracy_d": accuracy(real_logits, fake_logits, objective.boundary)}
-        sign = -1 if self.low_is_real else 1  # Reported as the network gives them.
+        sign = -1 if self.low_is_real else 1  # Reported as the network's raw outputs.
         return {"real_d": sign * real_logits.mean(), "fake_d": sign * fake_logits.mean()}
 
 

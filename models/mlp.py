@@ -23,7 +23,7 @@ from ganedge.models.variant import VariantConfig, Wants, require, usual
 from ganedge.runtime.manifest import Interface, Noise
 
 EPS = 0.8
-"""BatchNorm's addition to the variance. The write-up meant it as momentum; kept, because its results came from it."""
+"""Epsilon of BatchNorm. The original write-up meant it as momentum; kept, because its results depend on it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +67,19 @@ class Config(ConditionalConfig, AdamConfig):
         return (self.channels or 1, self.size, self.size)
 
 
+def _hidden(config: Config, features: int, widths: str, batchnorm: bool = False) -> tuple[list[nn.Module], int]:
+    """Make the hidden layers for so many input features; returns them and their number of output features."""
+    layers: list[nn.Module] = []
+    for width in map(int, widths.split(",")):
+        normalised = batchnorm and bool(layers)  # Not the first layer.
+        layers.append(nn.Linear(features, width))
+        layers += [nn.BatchNorm1d(width, EPS)] if normalised else []
+        layers.append(nn.LeakyReLU(0.2, inplace=True))
+        layers += [Dropout(config.dropout)] if config.dropout else []
+        features = width
+    return layers, features
+
+
 class Generator(nn.Module):
     """Latents `[N, latent]` and perhaps labels `[N]` to pictures `[N, channels, size, size]` in -1 to 1."""
 
@@ -75,17 +88,7 @@ class Generator(nn.Module):
         weights.accept_old_keys(self)
         classes = len(config.classes)
         self.embed = nn.Embedding(classes, classes) if classes else None
-        layers: list[nn.Module] = []
-        features = config.latent + classes
-        for wide in map(int, config.hidden_g.split(",")):
-            first = not layers
-            layers.append(nn.Linear(features, wide))
-            if config.batchnorm and not first:
-                layers.append(nn.BatchNorm1d(wide, EPS))
-            layers.append(nn.LeakyReLU(0.2, inplace=True))
-            if config.dropout:
-                layers.append(Dropout(config.dropout))
-            features = wide
+        layers, features = _hidden(config, config.latent + classes, config.hidden_g, config.batchnorm)
         channels, height, width = config.shape
         layers += [nn.Linear(features, channels * height * width), nn.Tanh(), nn.Unflatten(1, config.shape)]
         self.layers = nn.Sequential(*layers)
@@ -106,14 +109,8 @@ class Discriminator(nn.Module):
         weights.accept_old_keys(self)
         classes = len(config.classes)
         self.embed = nn.Embedding(classes, classes) if classes else None
-        layers: list[nn.Module] = []
         channels, height, width = config.shape
-        features = channels * height * width + classes
-        for wide in map(int, config.hidden_d.split(",")):
-            layers += [nn.Linear(features, wide), nn.LeakyReLU(0.2, inplace=True)]
-            if config.dropout:
-                layers.append(Dropout(config.dropout))
-            features = wide
+        layers, features = _hidden(config, channels * height * width + classes, config.hidden_d)
         self.head = nn.Sequential(*layers, nn.Linear(features, 1))
 
     def forward(self, pictures: Tensor, label: Tensor | None = None) -> Tensor:  # [N, C, H, W], [N] → [N, 1]

@@ -1,4 +1,4 @@
-"""What does not depend on how a batch is spread over processes: random numbers, and what is kept of whole batches.
+"""Random numbers and collected batches that do not depend on how a batch is divided over processes.
 
     latents = draw("normal", 64, 100, device)      # [64, 100]
 
@@ -66,7 +66,7 @@ def all_gather(items: Tensor) -> Tensor:
 
 @contextlib.contextmanager
 def collective() -> Iterator[None]:
-    """Something that all processes do at once.
+    """Collective operation; a lost peer becomes a GanEdgeError.
 
     Raises:
         GanEdgeError: one of them is gone.

@@ -74,7 +74,7 @@ def rpgan_generator(fake: Tensor, real: Tensor) -> Tensor:
 
 
 class Objective(NamedTuple):
-    """The two sides of one objective."""
+    """The losses of one adversarial objective."""
 
     discriminator: Callable[[Tensor, Tensor], Tensor]
     generator: Callable[..., Tensor]

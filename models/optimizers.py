@@ -1,4 +1,4 @@
-"""The optimizers of the variants: one for each network that plays.
+"""The optimizers of the variants, one for each network.
 
 optimizers = adams({"generator": generator, "discriminator": discriminator}, config)
 """

@@ -50,4 +50,4 @@ class PatchGAN(nn.Module):
     def forward(self, pictures: Tensor) -> Tensor:  # [N, C, H, W] → [N, 1, H', W']
         """Judge each patch."""
         verdicts: Tensor = self.head(pictures)
-        return verdicts.float()  # Losses of bf16's eight bits would say little of a mean or a difference.
+        return verdicts.float()  # Losses in bf16 would be too coarse for means and differences.

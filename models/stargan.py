@@ -57,7 +57,7 @@ class Config(TranslationConfig):
     classification: float = 1.0
     """Weight of the domain's classification by the discriminator, of real and of generated pictures."""
     reconstruction: float = 10.0
-    """Weight of the distance between a picture and what comes back from another domain."""
+    """Weight of the cycle loss: the distance between a picture and its translation to another domain and back."""
     gp: float = 10.0
     """Weight of the gradient penalty."""
     mirror: bool = True
@@ -144,7 +144,7 @@ class Generator(nn.Module):
 
     def forward(self, image: Tensor, label: Tensor) -> Tensor:  # [N, C, H, W], [N] → [N, C, H, W]
         """Translate each picture to its domain."""
-        planes = self.codes[label][:, :, None, None].expand(-1, -1, image.shape[2], image.shape[3])
+        planes = F.embedding(label, self.codes)[:, :, None, None].expand(-1, -1, image.shape[2], image.shape[3])
         result: Tensor = self.layers(torch.cat((image, planes.to(image.dtype)), 1))
         return result
 

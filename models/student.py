@@ -225,7 +225,7 @@ class LatentConfig(StudentConfig):
 
 
 class Residual(nn.Module):
-    """Feature maps plus what two convolutions make of them."""
+    """A residual block of two convolutions."""
 
     def __init__(self, features: int) -> None:
         super().__init__()

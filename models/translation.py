@@ -1,4 +1,4 @@
-"""What the variants that turn pictures into pictures share: their common settings and their interface."""
+"""Common settings and interface of the variants that translate pictures."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class TranslationConfig(AdamConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class JitterConfig(TranslationConfig):
-    """The settings of those that see each picture a little larger, moved and perhaps mirrored."""
+    """The settings of variants that train on randomly cropped and mirrored pictures."""
 
     jitter: bool = True
     """Scale pictures up by 286/256, cut out a random square and mirror it at random."""

@@ -13,7 +13,7 @@ from torch import nn
 from ganedge.models.upsample import PhaseConv
 
 OLD_NAMES = {"draw": "layers", "look": "features", "judge": "head", "place": "layers"}
-"""What parts of the networks were called before, and what they are called now: old checkpoints keep loading."""
+"""Earlier names of the networks' parts and their present names, so that old checkpoints keep loading."""
 
 
 def normal(module: nn.Module) -> None:

@@ -28,7 +28,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Import NumPy and the rest when they are first asked for: until then a command has nothing to interrupt."""
+    """Import NumPy and the rest on first use, so that `import ganedge.runtime` is fast and Ctrl-C is handled early."""
     if name not in ("Generator", "load"):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from . import generator

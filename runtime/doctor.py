@@ -59,15 +59,15 @@ class EngineReport:
 
     name: str
     version: str
-    """Empty where it is not installed."""
+    """Version of its package; empty if it is not installed."""
     devices: tuple[str, ...]
-    """What it says it can use."""
+    """Devices that it reports."""
     problem: str
     """Why it cannot be used, and what to do; empty where it can."""
 
 
 def examine() -> dict[str, Any]:
-    """Look at everything; the report is ready for JSON."""
+    """Examine this machine; the report is ready for JSON."""
     engines = [_engine(name) for name in (*MODULES, *filter(installed, ("ncnn",)))]
     engines += [_tensorrt(name) for name in filter(installed, FLAVOURS)]
     return {
@@ -85,7 +85,7 @@ def examine() -> dict[str, Any]:
 
 
 def rows(report: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """The report for people."""
+    """Format the report as rows of text."""
     lines = [("system", f"{report['system']}, {report['cores']} cores, Python {report['python']}")]
     if report["board"]:
         lines.append(("board", report["board"]))
@@ -107,7 +107,7 @@ def jetpack() -> str:
 
 
 def problems() -> list[str]:
-    """What stands in the way, each with what to do."""
+    """Return the problems of this machine, each with what to do."""
     lines = []
     if all(map(_version, ONNXRUNTIME_WHEELS)):
         lines.append(
@@ -171,9 +171,11 @@ def tiny_artifact(side: int = 16) -> bytes:
     return write_artifact(model, Manifest(Interface("latent-to-image", (latent,), (image,), "normal"), "fp32", "none"))
 
 
-def _node(kind: str, inputs: tuple[str, ...], output: str) -> bytes:
+def _node(operator: str, inputs: tuple[str, ...], output: str) -> bytes:
     field = onnx_file.field
-    message = b"".join(field(1, name.encode()) for name in inputs) + field(2, output.encode()) + field(4, kind.encode())
+    message = (
+        b"".join(field(1, name.encode()) for name in inputs) + field(2, output.encode()) + field(4, operator.encode())
+    )
     return field(1, message)
 
 

@@ -61,6 +61,8 @@ class EngineIdentity:
     """sha256 of the engine."""
     tolerance: str = ""
     """What its proof must reach, as `--tolerance` has it; empty: the precision's own gate."""
+    layers: Mapping[str, int] = field(default_factory=dict)
+    """Its layers by the precision that they run in, as the engine itself says; empty where it was not loaded."""
 
     def __post_init__(self) -> None:
         """Check every field, because the file may come from anywhere."""
@@ -73,6 +75,9 @@ class EngineIdentity:
         _check("/" not in self.onnx and "\\" not in self.onnx, f"onnx {self.onnx!r} is no plain file name")
         _check(isinstance(self.portable, bool), f"portable {self.portable!r}")
         _check(all(isinstance(one, str) and one.isalnum() for one in self.targets), f"targets {self.targets!r}")
+        for name, number in self.layers.items():
+            known = isinstance(name, str) and name.isalnum() and isinstance(number, int) and number > 0
+            _check(known, f"layers {name!r}: {number!r}")
         for name, shapes in self.profiles.items():
             _check(len(shapes) == 3 and len({len(shape) for shape in shapes}) == 1, f"profile of {name!r}")
             sizes = [size for shape in shapes for size in shape]

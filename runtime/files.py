@@ -1,4 +1,4 @@
-"""Files appear whole: written beside their final name, flushed, then renamed into place.
+"""Write files atomically: under a temporary name beside the final one, flushed, then renamed.
 
     with whole_file(Path("grid.png")) as part:
         picture.save(part, format="PNG")

@@ -190,7 +190,7 @@ class Generator:
 
     @property
     def engine(self) -> EngineInfo:
-        """What really runs the artifact."""
+        """Engine, device and precision that run the artifact, as reported by the engine."""
         return self._running().info
 
     def run(self, *inputs: NDArray[np.generic]) -> NDArray[np.generic]:
@@ -207,7 +207,7 @@ class Generator:
             EngineError: the engine fails, or gives another number of items.
         """
         output = self._running().run(self._feeds(inputs))[0]
-        if output.shape[:1] != inputs[0].shape[:1]:  # OpenVINO with one thread gives nothing at all, and no error.
+        if output.shape[:1] != inputs[0].shape[:1]:  # OpenVINO with one thread returns nothing, without an error.
             raise EngineError(
                 f"{self.engine.name} could not run this model: {output.shape} came out for a batch of {len(inputs[0])}"
             )
@@ -243,7 +243,7 @@ class Generator:
         arrays = all(isinstance(array, np.ndarray) and array.ndim for array in inputs)
         items = len(inputs[0]) if inputs and arrays else 0
         if not 1 <= items < self._least or any(len(array) != items for array in inputs):
-            return self.run(*inputs)  # Which says what is wrong, where something is.
+            return self.run(*inputs)  # Raises the error if an input is wrong.
         filled = [np.concatenate([array, np.repeat(array[-1:], self._least - items, axis=0)]) for array in inputs]
         return self.run(*filled)[:items]
 
@@ -263,6 +263,7 @@ class Generator:
             label: A class, 0 to the number of classes - 1 or its name, for all of them; None takes the classes in turn.
                 Only where the generator is conditional.
             truncation: Keep latents within ± this, 0.01 or more: less variety, more typical items. None: as trained.
+                Where the generator has an input `truncation`, what goes into that, 0 to 2: 1 is as trained.
             style: Values of a vector input for all of them: an array, numbers with commas or a .npy file; None draws
                 them from the seed where the manifest says how.
 
@@ -468,7 +469,7 @@ class Generator:
         def compute(decoded: Any) -> Any:
             try:
                 return decoded if isinstance(decoded, GanEdgeError) else self._translate(*decoded)
-            except UsageError:  # It would be the same for every picture.
+            except UsageError:  # The error would be the same for every picture.
                 raise
             except GanEdgeError as error:
                 return error
@@ -526,7 +527,7 @@ class Generator:
         return translate(self.compute, self.manifest, picture, options, state, share)
 
     def _share(self, reduced: NDArray[np.generic]) -> Callable[[NDArray[np.generic]], NDArray[np.generic]]:
-        """A run whose normalisation has the statistics of this picture."""
+        """Return a run that normalises with the statistics of this picture."""
         from .pictures.shared_norm import SharedNorm
 
         with self._lock:
@@ -541,7 +542,7 @@ class Generator:
 
 
 def _room(n: int, part: NDArray[np.generic]) -> NDArray[np.generic]:
-    """An array for all items, made after the first were computed and before the many that might not fit."""
+    """Allocate the array for all items after the first batch, so that a lack of memory shows before the others."""
     try:
         return np.empty((n, *part.shape[1:]), part.dtype)
     except (MemoryError, ValueError):
@@ -555,7 +556,7 @@ def _default_batch(port: Port) -> int:
 
 
 def _check_array(port: Port, array: NDArray[np.generic]) -> None:
-    """Say what is wrong with an input before an engine says it worse."""
+    """Check an input, because an engine's own message would be less clear."""
     if not isinstance(array, np.ndarray):
         raise InputError(f"{port.name} is {type(array).__name__}: give a numpy array of {port.dtype}")
     if array.dtype != port.dtype:

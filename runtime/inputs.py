@@ -32,9 +32,9 @@ the port's multiple."""
 SEED = 20_26
 """Seed of the inputs of a proof."""
 Use = Literal["proof", "calibration", "foresight"]
-"""What real inputs are for: to prove with, to calibrate with, or to tell what each layer's INT8 costs."""
+"""Uses of real inputs: the proof, calibration, or measuring the error of each layer's INT8."""
 USES: tuple[Use, ...] = get_args(Use)
-"""No two of them see the same inputs."""
+"""Different uses never share inputs."""
 SHAPES = 12
 """Shapes in one picture."""
 
@@ -47,7 +47,7 @@ def real_inputs(
     side: tuple[int, int] | None = None,
     share: tuple[int, int] = (0, 1),
 ) -> list[NDArray[np.generic]]:
-    """Inputs such as the generator meets in use: latents of its own distribution, or pictures; every class in turn.
+    """Make inputs as in use: latents of the generator's distribution, or pictures; every class in turn.
 
     Args:
         interface: What the generator takes.

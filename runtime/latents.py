@@ -29,7 +29,7 @@ MAX_SEED = 2**32 - 1
 MAX_SPARE = 16
 """Unused generators of random numbers that are kept."""
 
-# Making a RandomState takes 100 times as long as seeding one, and longer than a small model: they are used again.
+# Making a RandomState takes 100 times as long as seeding one, and longer than a small model: reuse them.
 _spare: list[np.random.RandomState] = []
 
 
@@ -91,7 +91,7 @@ class LatentStream:
             return values
         if self._truncation is None:
             return self._random.standard_normal(size).astype(np.float32)
-        # One latent after the other, so that the batch does not decide who gets which of the numbers drawn again.
+        # One latent after the other, so that the redrawn numbers do not depend on the batch size.
         return np.stack([self._truncated(self._truncation) for _ in range(count)])
 
     def _truncated(self, limit: float) -> NDArray[np.float32]:

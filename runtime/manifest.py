@@ -15,8 +15,10 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 from dataclasses import asdict, dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal, cast, get_args
+from fractions import Fraction
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast, get_args
 
 from . import onnx_file
 from .errors import ArtifactError
@@ -34,7 +36,7 @@ CHECKPOINTS = (".pt", ".pth", ".ckpt", ".pkl", ".safetensors", ".tar")
 KEY = "ganedge"
 """The key of the manifest in an ONNX file's metadata."""
 MAX_SIDE = 65_536
-"""The largest fixed dimension that is believed, in elements: a larger one is damage or malice."""
+"""The largest fixed dimension that is accepted, in elements."""
 MAX_ELEMENTS = 2**31
 """The most elements that one item of a batch may have."""
 
@@ -61,18 +63,44 @@ FURTHER: tuple[Role, ...] = ("label", "image", "mask", "vector", "noise")
 """Roles of inputs beside the first."""
 MAX_INPUTS = 16
 """The most inputs that a generator may have."""
+MAX_DENOMINATOR = 64
+"""Of a scale from input to output that is written as a decimal number."""
 MAX_CHANNELS = 8
 """The most channels of a picture."""
 
 
 def program() -> str:
     """What writes a file: `ganedge` and its version, as a manifest's source names it."""
-    from importlib.metadata import PackageNotFoundError, version  # Here, because a device that only reads needs none.
+    from importlib.metadata import PackageNotFoundError, version  # Not needed by a device that only reads.
 
     try:
         return f"ganedge {version('ganedge')}"
     except PackageNotFoundError:
         return "ganedge, run from its sources"
+
+
+class Relation(NamedTuple):
+    """How a dimension of an output follows one of the input."""
+
+    scale: Fraction
+    """What the input's is multiplied by."""
+    name: str
+    """The input's."""
+    border: int
+    """What is less than that, pixels."""
+
+
+def relation_of(size: int | str) -> Relation | None:
+    """Read a dimension such as `height`, `0.5*height` or `2*width-8`; None where it is of another form.
+
+    >>> relation_of("2*width-8")
+    Relation(scale=Fraction(2, 1), name='width', border=8)
+    """
+    match = re.fullmatch(r"(?:(\d+(?:\.\d+)?)\*)?([A-Za-z_]\w*)(?:-(\d+))?", str(size), re.ASCII)
+    if match is None:
+        return None
+    factor, name, border = match.groups()
+    return Relation(Fraction(factor or 1).limit_denominator(MAX_DENOMINATOR), name, int(border or 0))
 
 
 @dataclass(frozen=True)
@@ -359,7 +387,7 @@ class Measurement:
 
 @dataclass(frozen=True)
 class Manifest:
-    """Everything an artifact says of itself."""
+    """Description of an artifact."""
 
     interface: Interface
     """What it takes and gives."""
@@ -376,14 +404,14 @@ class Manifest:
     """Why there is no proof yet, where there is none; empty otherwise."""
     made_for: str = ""
     """The engine that the graph variant was made for; empty where there is one graph for all."""
-    remainder: str = ""
-    """What an INT8 graph computes in where it is not INT8: fp16; empty for fp32, and in other precisions."""
     measured: tuple[Measurement, ...] = ()
     """How fast the engines of the exporting machine ran it."""
     digest: str = ""
     """`sha256:` and the hash over graph, weights and this manifest with an empty digest."""
     schema: int = 1
     """Version of this format; the least that describes the interface."""
+    remainder: str = ""
+    """What an INT8 graph computes in where it is not INT8: fp16; empty for fp32, and in other precisions."""
 
     def __post_init__(self) -> None:
         """Check the choices."""
@@ -526,7 +554,7 @@ def _canonical(data: Any[str, Any]) -> str:
 
 
 def _digest(content: Mapping[str, Any], body: Iterable[memoryview | bytes]) -> str:
-    """Hash what the manifest says, also what this program has no field for, and then the body."""
+    """Hash the manifest's text, including keys that this program does not know, and then the body."""
     digest = hashlib.sha256(_canonical({**content, "digest": ""}).encode())
     for part in body:
         digest.update(part)

@@ -1,4 +1,4 @@
-"""How much memory this process takes, and what a person means by "500M".
+"""Measure the memory of this process, and parse amounts such as "500M".
 
 with Peak() as peak:
     generator.run(tile)
@@ -64,7 +64,7 @@ def resident() -> int | None:
 
 
 def settled() -> int | None:
-    """As `resident`, after giving back what was freed: else what comes next takes that, and seems to cost nothing."""
+    """As `resident`, after returning freed memory to the system, which new allocations would reuse unnoticed."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
     if trim is not None:  # glibc has it.
         trim(0)

@@ -59,7 +59,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class Trial:
-    """What one way of running an artifact came to."""
+    """Measurement of one way of running an artifact."""
 
     choice: Choice
     """The way."""
@@ -176,7 +176,7 @@ def recall(digest: str, threads: int | None = None) -> Choice | None:
 
 
 def _checked(choice: Choice) -> Choice | None:
-    """The choice, where it names what there can be."""
+    """Return the choice if its names are valid."""
     known = choice.engine in tuple(MODULES) and choice.device in DEVICES and choice.compute in COMPUTES
     return choice if known and isinstance(choice.version, str) else None
 

@@ -171,7 +171,7 @@ def _outputs(model: bytes, manifest: Manifest, inputs: list[NDArray[np.generic]]
 
 
 def _of_engine(path: Path, manifest: Manifest, tolerance: str) -> Check:
-    """A file for one engine beside the stored reference: there is no second engine that could run the file."""
+    """Compare a file for one engine with the stored reference; no other engine can run the file."""
     from .generator import load
 
     proof = path.with_name(path.name + ".proof.npz")
@@ -241,5 +241,5 @@ def _stored(path: Path, manifest: Manifest) -> tuple[list[NDArray[np.generic]], 
             return inputs, stored["output"]
     except ArtifactError:
         raise
-    except Exception as error:  # A damaged archive meets zipfile, zlib or NumPy's parser of headers, each with its own.
+    except Exception as error:  # zipfile, zlib and NumPy raise different errors for a damaged archive.
         raise ArtifactError(f"{path}: it is no stored proof of this artifact: remove it, or export again") from error

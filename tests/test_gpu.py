@@ -16,6 +16,7 @@ import torch
 from ganedge.benchmarks import competitor, latency
 from ganedge.models import find
 from ganedge.runtime import engines, load
+from ganedge.runtime.engine_file import read_sidecar
 from ganedge.runtime.engines.trt_builder import FLAVOURS
 from ganedge.train import checkpoint
 from ganedge.train.loop import train
@@ -105,6 +106,23 @@ def test_a_tensorrt_engine_is_built_loaded_and_verified_there(
     done = command("gan-run", "verify", out)
     assert done.code == 0, done.err
     assert "passed" in done.err
+
+
+@needs_tensorrt
+@pytest.mark.parametrize("precision", ["fp16", "int8"])
+def test_an_engine_says_what_its_layers_run_in(
+    command: Callable[..., Any], artifact: Path, tmp_path: Path, precision: str
+) -> None:
+    """TensorRT for RTX chooses kernels on the device and may not say; what is said includes the precision."""
+    out = tmp_path / "g.engine"
+    done = command("gan-export", artifact, "--format", "trt", f"--{precision}", "--tolerance", "psnr=20", "-o", out)
+    assert done.code == 0, done.err
+    layers = read_sidecar(out)[1].layers
+    if not layers:
+        pytest.skip("this TensorRT's engine does not say what its layers run in")
+    assert set(layers) <= {"int8", "fp8", "bf16", "fp16", "fp32"}
+    assert precision in layers, layers
+    assert "layers of the engine: " in done.err
 
 
 @needs_provider

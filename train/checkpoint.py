@@ -49,7 +49,7 @@ def save(folder: Path, step: int, state: dict[str, Any], keep: int) -> None:
     tensors: dict[str, torch.Tensor] = {}
     tree = _detach(state, tensors, "state")
     try:
-        for left in final.parent.glob(".*.*"):  # What a kill interrupted.
+        for left in final.parent.glob(".*.*"):  # Files of an interrupted write.
             shutil.rmtree(left, ignore_errors=True)
         part.mkdir(parents=True)
         data = safetensors.torch.save(tensors)
@@ -150,7 +150,7 @@ def load(folder: Path, step: int) -> dict[str, Any]:
 
 
 def _digest(step: int, tree: Any, tensors: bytes) -> str:
-    """sha256 over all that a checkpoint holds: a flipped bit in a weight would train on without a word."""
+    """Return the sha256 over a checkpoint's contents, which detects a flipped bit in a weight."""
     return hashlib.sha256(json.dumps([step, tree]).encode() + tensors).hexdigest()
 
 

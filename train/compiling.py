@@ -22,17 +22,17 @@ BACKEND = "inductor"
 
 def compile_networks(networks: Iterable[nn.Module]) -> None:
     """Compile each network that learns, in place; the work itself is done in its first steps."""
-    from torch._functorch import config  # Here, because importing it takes a second that other trainings need not wait.
+    from torch._functorch import config  # Imported here, because it takes a second that other trainings do not need.
 
-    config.donated_buffer = False  # Both updates go back through one pass of the fakes: it must outlive the first.
+    config.donated_buffer = False  # Both updates share one pass of the fakes: keep its graph.
     for network in networks:
-        if any(True for _ in network.parameters()):  # The others only remember.
+        if any(True for _ in network.parameters()):  # Skip modules without parameters (replay buffers).
             network.compile(backend=BACKEND, dynamic=False)
 
 
 @contextlib.contextmanager
 def at_work() -> Iterator[None]:
-    """Around the steps of compiled networks: tell in a line why they cannot be compiled here.
+    """Context for the steps of compiled networks: errors of the compiler become one-line errors.
 
     Raises:
         EngineError: no compiler, or one that fails.

@@ -78,7 +78,7 @@ class Data:
     left_out: list[str] = field(default_factory=list)
     """Files without a partner, or that could not be read for previews, each with its reason."""
     reported: set[str] = field(default_factory=set)
-    """What `news` has returned."""
+    """Number of skipped files that `news` has returned."""
     layout: str = ""
     """Where the pictures of pairs or of two sets lie; empty for others."""
     cut: str = ""
@@ -96,14 +96,14 @@ class Data:
         return tuple(dict.fromkeys([*met, *self.left_out]))
 
     def news(self) -> list[str]:
-        """What of `skipped` was not given before."""
+        """Return the skipped files since the last call."""
         lines = [line for line in self.skipped if line not in self.reported]
         self.reported.update(lines)
         return lines
 
     @property
     def facts(self) -> dict[str, int | str]:
-        """What a config may leave for the data to say."""
+        """Return the config values that are taken from the data if the user does not set them."""
         facts: dict[str, int | str] = {"class_names": ",".join(self.names)} if self.names else {}
         if self.attributes:
             facts["attribute_names"] = ",".join(self.attributes)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def make_fabric(settings: Settings) -> Fabric:
-    """Lightning Fabric for the asked device and precision; what is asked for is given or refused."""
+    """Return Lightning Fabric for the requested device and precision, without a fall-back to another."""
     from lightning_fabric import Fabric  # Here, because importing it takes seconds that --help need not wait.
 
     cuda = torch.cuda.is_available()
@@ -29,7 +29,7 @@ def make_fabric(settings: Settings) -> Fabric:
             "precision fp16 trains on CUDA only: use --precision bf16 or fp32 on a CPU; a run that was begun in fp16 "
             "goes on on CUDA only"
         )
-    local = int(os.environ.get("LOCAL_WORLD_SIZE", settings.devices))  # Set by torchrun, which has begun them all.
+    local = int(os.environ.get("LOCAL_WORLD_SIZE", settings.devices))  # torchrun sets it and starts all processes.
     if settings.devices not in (1, local):
         raise UsageError(
             f"devices is {settings.devices}, but torchrun began {local} here: leave out --devices, "

@@ -46,7 +46,7 @@ from ganedge.train.data import EXAMPLES, Data
 from ganedge.train.sources import Source
 
 FOLDER = "teacher"
-"""Folder of a run that holds what its teacher makes of the training pictures; it can be deleted."""
+"""Folder of a run with the teacher's outputs for the training pictures; it can be deleted."""
 HELD_BACK = 10
 """Of so many pictures one is not learned from, to measure on."""
 MOST_HELD_BACK = 64

@@ -1,4 +1,4 @@
-"""InstanceNorm with the right gradient on a CPU, where the library's is wrong for one picture in channels-last memory.
+"""InstanceNorm with a correct gradient on a CPU, where PyTorch's is wrong for one picture in channels-last memory.
 
     correct_gradients(network)          # before training; state dict and what is exported stay as they are
 

@@ -167,7 +167,7 @@ def _complete(trainer: Trainer, deadline: float) -> None:
 
 
 def _postpone(error: Exception, trainer: Trainer) -> Exception:
-    """Keep an error until all processes have agreed to stop: they would wait for this one without end."""
+    """Keep an error until all processes have agreed to stop, because they would otherwise wait for this one forever."""
     if trainer.fabric.world_size == 1:
         raise error
     return error
@@ -193,7 +193,7 @@ def _must_stop(trainer: Trainer, stop: bool, failed: bool) -> bool:
 
 
 def check_agreement(trainer: Trainer) -> None:
-    """Make sure that all processes begin alike: those of other machines read data and run folders of their own.
+    """Check that all processes start equally: those on other machines read their own data and run folders.
 
     Raises:
         UsageError: naming what differs.
@@ -269,7 +269,7 @@ def _check_weight_gradients(settings: Settings, fabric: Fabric, explicit: Collec
 
 
 def _check_norms(config: VariantConfig, networks: Mapping[str, nn.Module], share: int) -> None:
-    """Refuse what BatchNorm cannot do, before anything is written.
+    """Check that BatchNorm can compute with this batch, before anything is written.
 
     Args:
         config: The variant's.
@@ -295,7 +295,7 @@ def _has_sync_batchnorm(network: nn.Module) -> bool:
 
 
 def _fill(config: VariantConfig, facts: Mapping[str, Any], count: int) -> VariantConfig:
-    """Write what the data knows into the fields that were left for it to say."""
+    """Fill the config fields that were left open with values from the data."""
     if getattr(config, "augment", "") == augment.AUTO:
         config = replace(config, augment=augment.for_items(count))  # type: ignore[call-arg]
     unset = {f.name: facts[f.name] for f in fields(config) if f.name in facts and getattr(config, f.name) is None}
@@ -307,7 +307,7 @@ def _fill(config: VariantConfig, facts: Mapping[str, Any], count: int) -> Varian
 
 @contextlib.contextmanager
 def _signals() -> Iterator[list[int]]:
-    """Collect SIGINT and SIGTERM instead of dying of them; a second one kills as usual."""
+    """Record SIGINT and SIGTERM instead of terminating; a second signal terminates as usual."""
     stop: list[int] = []
 
     def collect(number: int, _frame: object) -> None:

@@ -1,4 +1,4 @@
-"""How near generated pictures come to real ones: FID, KID, precision and recall in the space of a feature network.
+"""Distance of generated from real pictures: FID, KID, precision and recall in the features of a network.
 
     judge = Judge("small", real, torch.device("cpu"))
     judge(fake)        # {"fid": 31.2, "kid": 0.004, "precision": 0.61, "recall": 0.48}
@@ -34,7 +34,7 @@ SUBSETS, SUBSET = 20, 1000
 ROWS = 2000
 """Pictures whose distances to all others are held at once."""
 FEWEST = 16
-"""Fewer pictures than this have no statistics worth the name."""
+"""Least number of pictures for which the statistics are meaningful."""
 
 
 class SmallFeatures(nn.Module):
@@ -114,7 +114,7 @@ class _Inception(nn.Module):
 
 
 class Judge:
-    """Holds generated pictures against a fixed set of real ones.
+    """Compares generated pictures with a fixed set of real ones.
 
     Args:
         features: The feature network, by name.
@@ -204,7 +204,7 @@ def _reach(features: Tensor, neighbours: int) -> Tensor:
 
 
 class _Given(nn.Module):
-    """Hands features through to a metric that would compute them."""
+    """Passes features through to a metric that would otherwise compute them."""
 
     def __init__(self, num_features: int) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""What a training writes down as it goes: a line of metrics.jsonl for each report, and TensorBoard events if asked.
+"""Record a training: a line of metrics.jsonl for each report, and TensorBoard events with `--tensorboard`.
 
 with Record(folder, step=0, tensorboard=True) as record:
     record.write({"step": 100, "loss_d": 1.2, "loss_g": 0.9})
@@ -96,7 +96,7 @@ def _open_board(folder: Path, step: int) -> SummaryWriter:
 
 
 def _step_of(line: str) -> float:
-    """The step a metrics line speaks of; infinite for one that was cut off when the process was killed."""
+    """Return the step of a metrics line; infinite for a line that was cut off when the process was killed."""
     try:
         return float(json.loads(line)["step"])
     except (ValueError, KeyError, TypeError):

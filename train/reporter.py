@@ -1,4 +1,4 @@
-"""What one process of a training does beside it: reports, pictures, measurements, checkpoints, weights to export.
+"""Reports, sample pictures, measurements and checkpoints of a training, and its weights to export.
 
 It refuses to go on with losses or weights that are not finite and with generators that collapsed, so that whatever lies
 in the run folder is good.
@@ -164,12 +164,12 @@ class Reporter:
         )
 
     def _kept(self) -> str:
-        """What there is to go back to."""
+        """Name the last checkpoint, for messages."""
         last = checkpoint.steps(self._folder)
         return f"the checkpoint of step {last[-1]} is the last good one" if last else "no checkpoint was reached"
 
     def _write_sample(self) -> None:
-        """Write what every generator makes of the fixed noise or examples, and the plot of the losses."""
+        """Write every generator's samples of the fixed noise or examples, and the plot of the losses."""
         trainer, samples = self._trainer, self._folder / "samples"
         for name, columns in self._look_at_generators().items():
             path, interface = samples / f"{name}-{trainer.step:08d}.png", trainer.interfaces[name]
@@ -223,7 +223,7 @@ class Reporter:
 
     @property
     def _is_mature(self) -> bool:
-        """Whether a generator of this kind should have learnt something by now."""
+        """Whether the training has run long enough to check the generator for collapse."""
         translates = isinstance(self._trainer.gan, Translator)
         return self._trainer.step >= (SETTLED if translates else MATURE_STEPS)
 

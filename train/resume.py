@@ -1,4 +1,4 @@
-"""The config of a new run, and what a resumed one takes over from the run that it goes on with, or must not change."""
+"""The config of a new run, and which settings a resumed run takes over or must not change."""
 
 from __future__ import annotations
 

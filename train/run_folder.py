@@ -110,7 +110,7 @@ def weights_path(folder: Path, name: str) -> Path:
 
 
 def check_free(folder: Path) -> None:
-    """Make sure that a folder holds no run, or one that never came to anything.
+    """Check that a folder contains no run, or one without checkpoints and weights.
 
     Raises:
         UsageError: it holds checkpoints or weights.

@@ -162,7 +162,7 @@ class OnDisk:
 
 
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:
-    """The tensor on the device. From pageable memory a GPU would be waited for, from pinned memory it is not."""
+    """The tensor on the device. Copies from pageable memory wait for the GPU, copies from pinned memory do not."""
     if tensor.device.type == "cpu" and device.type == "cuda":
         return tensor.pin_memory().to(device, non_blocking=True)
     return tensor.to(device)

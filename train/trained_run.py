@@ -12,7 +12,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class TrainedRun:
-    """A run folder after training. It stands for its path wherever a path is taken; a notebook shows its samples."""
+    """A run folder after training. It can be used as its path; a notebook shows its samples."""
 
     path: Path
     """The run folder."""

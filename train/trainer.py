@@ -181,7 +181,7 @@ class Trainer:
             if name not in self.gan.networks:
                 raise UsageError(f"init {self.settings.init} holds a {name}, which this variant does not have")
             if not any(True for _ in self.gan.networks[name].parameters()):
-                continue  # It learns nothing: what another training remembers, as its earlier pictures.
+                continue  # It has no weights: a buffer such as the pictures of earlier steps.
             try:
                 self.gan.networks[name].load_state_dict(state)
             except RuntimeError as error:

@@ -1,9 +1,9 @@
-"""Speed of the default edge student beside a CycleGAN of nine residual blocks at 256 × 256, with random weights.
+"""Speed of the default edge student and of a CycleGAN with nine residual blocks, at 256 × 256, random weights.
 
     python -m ganedge.benchmarks.studies.compression --out benchmarks/results/compress/speed.json
 
-Speed does not depend on weights, so nothing is trained. All competitors take turns in one process; only ratios of one
-run mean anything.
+Speed does not depend on weights, so nothing is trained. All competitors are timed in turns in one process; only ratios
+within one run are meaningful.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ TARGETS: tuple[Target, ...] = ("onnxruntime", "openvino")
 
 
 def measure(seconds: float, threads: int) -> dict[str, Any]:
-    """Median milliseconds of one picture for each competitor, and what both networks are."""
+    """Return the median milliseconds of one picture for each competitor, and the size of both networks."""
     torch.manual_seed(0)
     torch.set_num_threads(threads)
 
@@ -78,7 +78,7 @@ def measure(seconds: float, threads: int) -> dict[str, Any]:
 
 
 def _ratios(taken: dict[str, float]) -> dict[str, float]:
-    """The student beside the teacher in the same engine, and INT8 beside eager PyTorch."""
+    """Return the speed-up of the student over the teacher in the same engine, and of INT8 over eager PyTorch."""
     ratios = {f"FP32 in {name}": taken[f"teacher, {name}"] / taken[f"student, {name}"] for name in TARGETS}
     whole = taken["teacher, eager PyTorch"]
     return ratios | {f"INT8 in {name}, × eager": whole / taken[f"student, INT8, {name}"] for name in TARGETS}

@@ -1,9 +1,9 @@
-"""Are the demo's digits legible and varied? A classifier trained on real digits, and distances within a class.
+"""Check that the demo's digits are legible and varied: a classifier's agreement, and distances within a class.
 
     python -m ganedge.benchmarks.studies.demo_quality demo/generator.onnx demo/generator-int8.onnx
 
-The bars: the classifier agrees with the label in 95 % of a thousand pictures, and pictures of one
-class differ by at least 0.8 of the mean distance between real ones.
+The bars: a classifier trained on real digits agrees with the label in 95 % of a thousand pictures, and the mean
+distance between pictures of one class is at least 0.8 of that between real digits.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from ganedge.runtime import load
 from ganedge.runtime.pictures import reader
 
 AGREEMENT, DISTANCE = 0.95, 0.8
-"""Least share of pictures that the classifier takes for their label, and least distance within a class."""
+"""Least share of pictures that the classifier assigns to their label, and least relative distance within a class."""
 EACH = 100
 """Pictures of each class."""
 SMALL = 8
-"""Side to which pictures are reduced for the classifier, pixels: that of scikit-learn's digits."""
+"""Height and width to which pictures are reduced for the classifier, pixels: those of scikit-learn's digits."""
 Levels = NDArray[np.float64]
 
 
 def measure(file: Path) -> tuple[float, float]:
-    """Agreement of the classifier, 0 to 1, and the mean distance within a class relative to real digits."""
+    """Return the classifier's agreement, 0 to 1, and the mean distance within a class relative to real digits."""
     from sklearn.datasets import load_digits
     from sklearn.svm import SVC
 
@@ -58,12 +58,12 @@ def _features(pictures: NDArray[np.uint8]) -> Levels:
 def _distance(pictures: NDArray[np.uint8]) -> float:
     """Mean Euclidean distance between two different pictures."""
     flat = pictures.reshape(len(pictures), -1).astype(np.float64)
-    apart = np.sqrt(np.maximum(((flat[:, None] - flat[None]) ** 2).sum(-1), 0))
-    return float(apart.sum() / (len(flat) * (len(flat) - 1)))
+    distances = np.sqrt(np.maximum(((flat[:, None] - flat[None]) ** 2).sum(-1), 0))
+    return float(distances.sum() / (len(flat) * (len(flat) - 1)))
 
 
 def main() -> None:
-    """Print both figures of each file; exit code 1 below a bar."""
+    """Print both figures of each file, and exit with 1 if one is below its bar."""
     failed = False
     for name in sys.argv[1:]:
         agreement, distance = measure(Path(name))

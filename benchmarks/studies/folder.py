@@ -1,9 +1,9 @@
-"""Speed of `gan-run translate` on a folder, beside the bare engine.
+"""Speed of `gan-run translate` on a folder, compared with the bare engine.
 
     python -m ganedge.benchmarks.studies.folder monet2photo.onnx paintings/ --count 500
 
-Pictures go through `gan-run translate`'s own function, from files to files, in groups; after each group the bare engine
-computes as many on an input that lies ready, so that a busy neighbour hits both alike. The ratio is that of the
+`gan-run translate`'s own function translates groups of pictures from files to files. After each group the bare engine
+is called as many times on an input in memory, so that other load on the machine affects both. The ratio is that of the
 throughputs over all groups.
 """
 
@@ -29,19 +29,19 @@ from ganedge.runtime.pictures.folder import plan, translate_files
 
 
 def measure(file: Path, folder: Path, count: int, group: int, engine: str, threads: int) -> dict[str, object]:
-    """Seconds of both for each group, and the ratio of throughputs.
+    """Measure the throughput of both, and their ratio.
 
     Args:
         file: An image-to-image artifact.
-        folder: Pictures of one size; they are taken in order, and again from the first where they do not suffice.
-        count: Pictures in all.
+        folder: Pictures of one size, used in order and repeatedly if there are fewer than `count`.
+        count: Pictures in total.
         group: Pictures between two turns of the bare engine.
         engine: As `load` takes it.
-        threads: Of each engine.
+        threads: Threads of each engine.
 
     Raises:
         UsageError: a generator that takes no pictures.
-        InputError: no pictures, or of several sizes, which one bare call cannot stand for.
+        InputError: no pictures, or pictures of several sizes.
     """
     manifest, model = read_artifact(file)
     if manifest.interface.kind != "image-to-image":
@@ -90,13 +90,13 @@ def measure(file: Path, folder: Path, count: int, group: int, engine: str, threa
 
 def build() -> typer.Typer:
     """Make the command."""
-    app = terminal.app("A folder of pictures through the pipeline, beside the bare engine.")
+    app = terminal.app("Measure the translation of a folder of pictures, compared with the bare engine.")
 
     @app.command()
     def folder(
         file: Annotated[Path, typer.Argument(help="An image-to-image artifact.")],
         pictures: Annotated[Path, typer.Argument(help="A folder of pictures of one size.")],
-        count: Annotated[int, typer.Option(min=1, help="Pictures in all.")] = 500,
+        count: Annotated[int, typer.Option(min=1, help="Pictures in total.")] = 500,
         group: Annotated[int, typer.Option(min=1, help="Pictures between two turns of the bare engine.")] = 25,
         engine: Annotated[str, typer.Option(help="onnxruntime or openvino.")] = "onnxruntime",
         threads: Annotated[int, typer.Option(min=1, help="Threads of the engine.")] = 2,

@@ -3,11 +3,11 @@
     make honesty
     python -m ganedge.benchmarks.studies.honesty --runs 20 --json honesty.json
 
-Three bars. The same artifact under two names is as fast as itself: a ratio within `NEAR` of 1, its interval over 1.
-A competitor made 10 % slower is found by `gan-bench compare`, and nothing where nothing was changed. An artifact with
-one layer's weights scaled by 1.1 is called unfaithful, for every layer. Beside them stands what gan-bench itself
-adds to a call. Each report comes from a process of its own, as in use: memory lies elsewhere, so that two processes
-are never quite alike.
+Three requirements ("bars"). The same artifact under two names must have a speed ratio within `NEAR` of 1, and an
+interval that contains 1. `gan-bench compare` must find a competitor that was made 10 % slower, and no change where
+nothing was changed. An artifact with one layer's weights scaled by 1.1 must be called unfaithful, for every layer. The
+report also contains the time that gan-bench itself adds to a call. Each report is made in its own process, as in real
+use, because two processes have different memory addresses and therefore slightly different speeds.
 """
 
 from __future__ import annotations
@@ -41,13 +41,13 @@ SCHEMA = 1
 NEAR = 0.02
 """Share by which an artifact may seem faster or slower than itself."""
 COVERED = 19 / 20
-"""Share of the runs whose interval has to cover 1."""
+"""Share of the runs whose interval has to contain 1."""
 SLOWER = 1.1
-"""What a planted slowdown makes of each call's time."""
+"""Factor of a planted slowdown."""
 SCALED = 1.1
-"""What a planted mistake makes of a layer's weights."""
+"""Factor by which a planted mistake scales a layer's weights."""
 SYSTEM = {"size": 32, "width": 32, "batch": 16, "sample_every": 1000}
-"""A DCGAN whose call takes about a millisecond, so that a turn holds many."""
+"""Config of a DCGAN whose call takes about a millisecond, so that a turn contains many calls."""
 NAMES = ("generator.onnx", "twin.onnx")
 """One artifact under two names."""
 SCRIPT = """
@@ -62,7 +62,7 @@ Say = Callable[[str], object]
 
 
 def make(folder: Path) -> None:
-    """Train a generator for a moment, export it, and put it there under both names."""
+    """Train a generator for a few steps, export it, and copy the artifact to the folder under both names."""
     from ganedge.export import export
     from ganedge.models import find
     from ganedge.train.loop import train
@@ -75,7 +75,7 @@ def make(folder: Path) -> None:
 
 
 def report_to(folder: str, out: str, seconds: float, slower: float = 1.0) -> None:
-    """Measure both names beside eager PyTorch in this process; the first takes `slower` times as long as it does."""
+    """Measure both names and eager PyTorch in this process; each call of the first is stretched by `slower`."""
 
     def change(subject: latency.Subject) -> None:
         subject.competitors[:] = [
@@ -104,27 +104,27 @@ def _slowed(make: Callable[[], isolated.Piece], factor: float) -> Slowed:
 
 @dataclass(frozen=True)
 class Slowed:
-    """A competitor each call of which takes `factor` times as long as it does."""
+    """A competitor whose calls take `factor` times as long as those of `piece`."""
 
     piece: isolated.Piece
     factor: float
 
     @property
     def renew(self) -> Callable[[], None] | None:
-        """As it is."""
+        """Restart of `piece`."""
         return self.piece.renew
 
     def close(self) -> None:
-        """As it does."""
+        """Close `piece`."""
         self.piece.close()
 
     def over(self, pool: isolated.Pool) -> timing.Competitor:
-        """The same, and longer."""
+        """Return the stretched function of `piece`."""
         return _stretched(self.piece.over(pool), self.factor)
 
 
 def _stretched(run: Callable[[Any], Any], factor: float) -> Callable[[Any], Any]:
-    """A call that really takes `factor` times as long: it spins for the rest."""
+    """Return a function that takes `factor` times as long as `run`, because it spins for the rest."""
 
     def stretched(arrays: Any) -> Any:
         begin = time.perf_counter()
@@ -138,16 +138,16 @@ def _stretched(run: Callable[[Any], Any], factor: float) -> Callable[[Any], Any]
 
 
 def measure(runs: int, seconds: float, say: Say) -> dict[str, Any]:
-    """Everything, in a folder of its own that is removed afterwards.
+    """Measure all bars, in a temporary folder.
 
     Args:
-        runs: Of each bar.
-        seconds: That each competitor is timed for in each report.
-        say: Takes a line for each run and each bar.
+        runs: Number of runs.
+        seconds: Time for which each competitor is timed in each report.
+        say: Called with a line for each run and each bar.
 
     Returns:
-        The report: each bar with its counts, and every run. After Ctrl-C it holds the runs that were done and says that
-        it is partial.
+        The report: each bar with its counts, and every run. After Ctrl-C it holds the runs that were done and is marked
+        as partial.
     """
     if runs < 1 or not 0 < seconds <= 600:
         raise UsageError(f"--runs {runs} --seconds {seconds:g}: give at least one run, and 0 to 600 s")
@@ -157,7 +157,7 @@ def measure(runs: int, seconds: float, say: Say) -> dict[str, Any]:
         make(folder)
         wrong = planted_mistakes(folder)
         own = overhead(folder / NAMES[0], seconds)
-        say(f"gan-bench's own part of a call: {1e6 * own['added_s']:.1f} µs of {1e6 * own['bare_s']:.0f}")
+        say(f"gan-bench adds {1e6 * own['added_s']:.1f} µs to a call of {1e6 * own['bare_s']:.0f} µs")
         rows: list[dict[str, Any]] = []
         ended = False
         try:
@@ -184,12 +184,12 @@ def measure(runs: int, seconds: float, say: Say) -> dict[str, Any]:
     }
     for bar in report["bars"]:
         verdict = "held" if bar["held"] else "MISSED"
-        say(f"{verdict}: {bar['what']}: {bar['count']} of {bar['of']} ({bar['wanted']} wanted)")
+        say(f"{verdict}: {bar['what']}: {bar['count']} of {bar['of']} (required: {bar['wanted']})")
     return report
 
 
 def _reports(folder: Path, seconds: float, turn: int) -> dict[str, dict[str, Any]]:
-    """Three reports, each from its own process, in an order that rotates: two alike, one with the slowdown."""
+    """Make three reports, each in its own process, in rotating order: two without a change, one with the slowdown."""
     kinds = ["before", "after", "slowed"]
     kinds = kinds[turn % 3 :] + kinds[: turn % 3]
     reports = {}
@@ -205,12 +205,12 @@ def _reports(folder: Path, seconds: float, turn: int) -> dict[str, dict[str, Any
 
 
 def judged(reports: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """What gan-bench made of one run's three reports.
+    """Evaluate one run's three reports.
 
     Returns:
-        `ratio`, `low`, `high` of one name beside the other in the report without a change; `planted`: compare's
-        findings where the first was slowed; `unchanged`: its findings where nothing was; `others`: the largest share
-        of the cores' time that other processes took.
+        `ratio`, `low`, `high` of the two names in a report without a change; `planted`: compare's findings with the
+        slowdown; `unchanged`: its findings without one; `others`: the largest share of the cores' time that other
+        processes used.
     """
     rounds = {row["competitor"]: row["rounds"] for row in reports["before"]["results"]}
     first, second = (rounds[f"{name}, onnxruntime"] for name in NAMES)
@@ -227,7 +227,7 @@ def judged(reports: dict[str, dict[str, Any]]) -> dict[str, Any]:
 
 
 def _findings(before: compare.Report, after: compare.Report) -> dict[str, dict[str, Any]]:
-    """By competitor: the verdict of `compare` and its interval."""
+    """Return the verdict of `compare` and its interval, by competitor."""
     return {
         change.competitor: {
             "verdict": change.verdict,
@@ -241,7 +241,7 @@ def _findings(before: compare.Report, after: compare.Report) -> dict[str, dict[s
 
 
 def overhead(artifact: Path, seconds: float) -> dict[str, float]:
-    """What gan-bench adds to a call: taking an input from its pool, and checks, beside the engine's bare call.
+    """Measure what gan-bench adds to the engine's bare call: selecting an input from the pool, and checks.
 
     Returns:
         `bare_s` and `added_s`, medians over the rounds of the turns' lower quartiles, seconds.
@@ -268,9 +268,9 @@ def overhead(artifact: Path, seconds: float) -> dict[str, float]:
 
 
 def planted_mistakes(folder: Path) -> dict[str, bool]:
-    """Whether gan-bench calls the artifact unfaithful, for each layer whose weights are scaled by `SCALED`.
+    """Return by layer whether gan-bench calls the artifact unfaithful when the layer's weights are scaled by `SCALED`.
 
-    The empty name stands for the artifact as it is, which has to be called faithful.
+    The empty name stands for the unchanged artifact.
     """
     import onnx
     from onnx import numpy_helper
@@ -292,28 +292,28 @@ def planted_mistakes(folder: Path) -> dict[str, bool]:
 
 
 def bars(rows: Sequence[dict[str, Any]], wrong: dict[str, bool]) -> list[dict[str, Any]]:
-    """Each bar: what, how many of how many, how many are wanted, and whether that holds."""
+    """Return each bar with its count, the total, the required count (`wanted`) and whether it is held."""
     slowed = f"{NAMES[0]}, onnxruntime"
     near = sum(abs(row["ratio"] - 1) <= NEAR for row in rows)
     covered = sum(row["low"] <= 1 <= row["high"] for row in rows)
     detected = sum(row["planted"][slowed]["verdict"] == "slower" for row in rows)
     quiet = sum(_none_found(row["unchanged"]) for row in rows)
-    beside = sum(_none_found({k: v for k, v in row["planted"].items() if k != slowed}) for row in rows)
+    unaffected = sum(_none_found({k: v for k, v in row["planted"].items() if k != slowed}) for row in rows)
     layers = [called for name, called in wrong.items() if name]
     least = int(np.ceil(COVERED * len(rows) - 1e-9))
     counted = [
-        (f"the same artifact under two names is within {NEAR:.0%} of itself", near, len(rows), len(rows)),
-        ("its interval covers 1", covered, len(rows), least),
+        (f"the same artifact under two names has a ratio within {NEAR:.0%} of 1", near, len(rows), len(rows)),
+        ("the interval of that ratio contains 1", covered, len(rows), least),
         (f"a planted slowdown of {SLOWER - 1:.0%} is found", detected, len(rows), len(rows)),
-        ("nothing is found where nothing was changed", quiet, len(rows), len(rows)),
-        ("nor beside the planted one", beside, len(rows), len(rows)),
+        ("no change is found where nothing was changed", quiet, len(rows), len(rows)),
+        ("no change is found in competitors beside a planted slowdown", unaffected, len(rows), len(rows)),
         (
             f"an artifact with one layer's weights × {SCALED} is called unfaithful",
             sum(layers),
             len(layers),
             len(layers),
         ),
-        ("and the one without a mistake is not", int(not wrong[""]), 1, 1),
+        ("the unchanged artifact is not called unfaithful", int(not wrong[""]), 1, 1),
     ]
     return [
         {"what": what, "count": count, "of": of, "wanted": needed, "held": count >= needed}
@@ -322,14 +322,14 @@ def bars(rows: Sequence[dict[str, Any]], wrong: dict[str, bool]) -> list[dict[st
 
 
 def _none_found(findings: dict[str, dict[str, Any]]) -> bool:
-    """Neither a slowdown nor a speed-up nor another picture, in any competitor, PyTorch's own among them."""
+    """Whether no competitor, PyTorch included, has a verdict of slower, faster or unfaithful."""
     return all(finding["verdict"] in ("same", "unclear") for finding in findings.values())
 
 
 def _line(row: dict[str, Any]) -> str:
-    """One run in a line."""
+    """Format one run as a line."""
     slowed, kept = (row[name][f"{NAMES[0]}, onnxruntime"] for name in ("planted", "unchanged"))
-    others = "" if row["others"] is None else f"; others took {row['others']:.0%}"
+    others = "" if row["others"] is None else f"; other processes used {row['others']:.0%}"
     eager = row["unchanged"][EAGER]
     return (
         f"twins {row['ratio']:.3f} ({row['low']:.3f} to {row['high']:.3f}); planted {slowed['slower'] - 1:+.1%} "
@@ -340,15 +340,15 @@ def _line(row: dict[str, Any]) -> str:
 
 def build() -> typer.Typer:
     """Make the command."""
-    app = terminal.app("How often gan-bench gives the answer that is known beforehand.")
+    app = terminal.app("Check gan-bench against cases whose true answer is known.")
 
     @app.command()
     def honesty(
-        runs: Annotated[int, typer.Option(help="Of each bar; each takes three processes.")] = 20,
+        runs: Annotated[int, typer.Option(help="Runs; each takes three processes.")] = 20,
         seconds: Annotated[float, typer.Option(help="Time each competitor this long in each report.")] = 0.8,
         json_file: Annotated[Path | None, typer.Option("--json", help="Write every run here.")] = None,
     ) -> None:
-        """Measure, say a line for each run and each bar, and exit 1 where one is missed."""
+        """Measure, print a line for each run and each bar, and exit with 1 if a bar is missed."""
         measured = measure(runs, seconds, typer.echo)
         if json_file is not None:
             write_whole(json_file, json.dumps(measured, indent=1) + "\n")

@@ -3,7 +3,7 @@
     python -m ganedge.benchmarks.studies.memory --pictures 100000 --epochs 3 --json memory.json
 
 Writes small pictures into a temporary folder and trains a tiny DCGAN on them with `--memory 0`, so that every picture
-is read from disk each time it is needed. What counts is how much the process grows after its first epoch.
+is read from disk each time it is needed. The result is how much the process grows after its first epoch.
 """
 
 from __future__ import annotations
@@ -52,13 +52,13 @@ def measure(folder: Path, epochs: int, size: int = SIZE, batch: int = BATCH) -> 
     """Train for some epochs on a folder of pictures, reading each from disk.
 
     Args:
-        folder: With the pictures.
+        folder: Folder with the pictures.
         epochs: Passes over them.
-        size: Of the pictures, pixels: larger ones show more of what is kept by mistake.
-        batch: Pictures in a step: fewer take less memory that comes and goes.
+        size: Height and width of the pictures, pixels: larger ones make a leak more visible.
+        batch: Pictures in a step: fewer cause less fluctuation.
 
     Returns:
-        Pictures, and the process's resident memory at the end of each epoch, MB.
+        Number of pictures, the process's resident memory at the end of each epoch, MB, and its growth as a share.
     """
     variant = find("dcgan")
     config_values: dict[str, Any] = {"size": size, "width": 4, "channels": 3, "batch": batch, "epochs": epochs}
@@ -78,16 +78,16 @@ def measure(folder: Path, epochs: int, size: int = SIZE, batch: int = BATCH) -> 
 
 
 def _resident_mb() -> float:
-    """Memory of this process, MB."""
+    """Return the resident memory of this process, MB."""
     resident = memory.resident()
     if resident is None:
-        raise GanEdgeError("this system does not tell how much memory a process takes; Linux does")
+        raise GanEdgeError("this system does not report how much memory a process uses: run it on Linux")
     return resident / 1e6
 
 
 def build() -> typer.Typer:
     """Make the command."""
-    app = terminal.app("Memory of training from a large folder.")
+    app = terminal.app("Measure the memory of a training from a large folder.")
 
     @app.command()
     def bench(

@@ -4,8 +4,8 @@
     python -m ganedge.benchmarks.studies.overhead monet2photo.onnx --size 256
     python -m ganedge.benchmarks.studies.overhead tiny.onnx --calls 10000
 
-The bare call runs the same engine on an input that lies ready; the API draws latents or takes a uint8 picture, runs,
-and gives uint8 pictures. Both take turns call by call, so that a busy neighbour hits both alike.
+The bare call runs the same engine on an input in memory. The API draws latents or takes a uint8 picture, runs, and
+returns uint8 pictures. Calls alternate, so that other load on the machine affects both.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ from ganedge.runtime.pictures.images import from_pixels
 WARM_UP = 10
 """Pairs of calls before timing."""
 SEEDS = 40
-"""Different seeds or pictures that the threads go through, again and again."""
+"""Different seeds or pictures that the threads use in turn."""
 
 
 def pair(
     file: Path, engine: str, batch: int, size: int, threads: int
 ) -> tuple[Callable[[], object], Callable[[], object]]:
-    """The bare call and the API call that does the same work, both in one engine of the same kind."""
+    """Return the bare call and the API call that does the same work, each with its own instance of the engine."""
     manifest, model = read_artifact(file)
     bare = start(model, manifest.precision, engine, "cpu", threads)
     generator = load(file, engine, "cpu", threads, batch)
@@ -56,9 +56,9 @@ def pair(
 
 
 def overhead(bare: Callable[[], object], api: Callable[[], object], seconds: float) -> dict[str, float]:
-    """Seconds of both, and what the API adds: medians over pairs of calls, and the share of the bare call.
+    """Return the seconds of both and what the API adds: medians over pairs of calls, and a share of the bare call.
 
-    `quiet` is the difference of the fastest tenths: on a machine that others use, it is nearer to the truth.
+    `quiet` is the difference of the 10 % quantiles, which is more accurate on a busy machine.
     """
     times: list[tuple[float, float]] = []
     begin = time.monotonic()
@@ -84,7 +84,7 @@ def overhead(bare: Callable[[], object], api: Callable[[], object], seconds: flo
 
 
 def growth(api: Callable[[], object], calls: int) -> float:
-    """How much the resident memory grows over many calls, as a share; the first tenth is warm-up."""
+    """Return how much the resident memory grows over many calls, as a share, after a tenth as many calls of warm-up."""
     for _ in range(max(1, calls // 10)):
         api()
     before = resident()
@@ -92,12 +92,12 @@ def growth(api: Callable[[], object], calls: int) -> float:
         api()
     after = resident()
     if before is None or after is None:
-        raise GanEdgeError("this system does not tell how much memory a process holds: use Linux")
+        raise GanEdgeError("this system does not report how much memory a process uses: run it on Linux")
     return after / before - 1
 
 
 def threads_agree(file: Path, engine: str, size: int, threads: int = 8, calls: int = 500) -> bool:
-    """Whether threads that call at once get, to the last bit, what one gets that calls alone."""
+    """Whether concurrent threads get bit for bit the same outputs as serial calls."""
     with load(file, engine, "cpu", 1) as generator, ThreadPoolExecutor(threads) as pool:
         expected = [_item(generator, seed, size) for seed in range(SEEDS)]
 
@@ -117,7 +117,7 @@ def _item(generator: Generator, seed: int, size: int) -> NDArray[np.generic]:
 
 def build() -> typer.Typer:
     """Make the command."""
-    app = terminal.app("What the runtime adds to the bare engine call.")
+    app = terminal.app("Measure what the runtime adds to the bare engine call.")
 
     @app.command()
     def measure(
@@ -127,7 +127,7 @@ def build() -> typer.Typer:
         engine: Annotated[str, typer.Option(help="onnxruntime or openvino.")] = "onnxruntime",
         threads: Annotated[int, typer.Option(min=1, help="Threads of the engine.")] = 2,
         seconds: Annotated[float, typer.Option(min=0.0, help="Time to measure.")] = 10.0,
-        calls: Annotated[int, typer.Option(min=0, help="Calls to look for a leak in; 0 leaves it out.")] = 0,
+        calls: Annotated[int, typer.Option(min=0, help="Calls for the check of memory growth; 0 skips it.")] = 0,
         agree: Annotated[bool, typer.Option("--agree", help="Compare 8 threads × 500 calls with serial ones.")] = False,
     ) -> None:
         bare, api = pair(file, engine, batch, size, threads)
@@ -135,7 +135,7 @@ def build() -> typer.Typer:
         typer.echo(
             f"bare {report['bare'] * 1e3:.3f} ms, API {report['api'] * 1e3:.3f} ms: "  # type: ignore[operator]
             f"{report['added'] * 1e6:.0f} µs added, {report['share']:.1%}; "  # type: ignore[operator]
-            f"{report['quiet'] * 1e6:.0f} µs by the fastest tenth"  # type: ignore[operator]
+            f"{report['quiet'] * 1e6:.0f} µs between the 10 % quantiles"  # type: ignore[operator]
         )
         if calls:
             report["growth"] = growth(api, calls)

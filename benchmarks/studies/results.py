@@ -3,9 +3,9 @@
     make results                              # measure this machine, then the line below
     python -m ganedge.benchmarks.studies.results      # docs/results.md between its markers, from benchmarks/results/
 
-Reports of latencies (`gan-bench --json`) lie in the folder itself, those of `gan-bench train --json` in `training/`,
-and those of `make honesty` in `honesty/`. The line above also draws the latencies of each report into an SVG beside
-it, one for each batch size.
+The folder contains reports of latencies (`gan-bench --json`); `training/` those of `gan-bench train --json`, and
+`honesty/` those of `make honesty`. The command also plots the latencies of each report into an SVG beside it, one for
+each batch size.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from ganedge.runtime.files import write_whole
 
 BEGIN, END = "<!-- results: begin -->\n", "<!-- results: end -->\n"
 Reports = Mapping[str, Mapping[str, Any]]
-"""By the names of their files."""
+"""Reports by file name."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Committed:
 
 
 def tables(reports: Committed) -> str:
-    """The reports as Markdown: a table for each of latencies, one for all trainings, one for all of `make honesty`."""
+    """Return Markdown: a table for each report of latencies, one for all of training, one for all of `make honesty`."""
     parts = [_latencies(name, report) for name, report in reports.latencies.items()]
     parts += [_trained(reports.training)] if reports.training else []
     parts += [_honest(reports.honesty)] if reports.honesty else []
@@ -50,7 +50,7 @@ def tables(reports: Committed) -> str:
 
 
 def _trained(reports: Reports) -> str:
-    """A line for each machine and variant that `gan-bench train` trained."""
+    """Return a table with a row for each machine and variant that `gan-bench train` trained."""
     rows = []
     for name, report in reports.items():
         for result in report["results"]:
@@ -59,7 +59,7 @@ def _trained(reports: Reports) -> str:
             plain, ours = (f"{result['images_per_s'][key]:.0f}" for key in ("plain", "ganedge"))
             what = f"{result['variant']}, {size} × {size}, batch {batch}, {how}"
             rows.append([f"`{name}`: {_where(report, result['device'])}", what, plain, ours, _ratio(result)])
-    title = "Our training loop beside a tutorial's on the same networks (`gan-bench train`):"
+    title = "This project's training loop and a tutorial's, on the same networks (`gan-bench train`):"
     heads = ["machine", "variant", "plain: images/s", "ganedge: images/s", "times as fast (95 %)"]
     return _table(
         title, heads, 2, rows, [f"`{name}`: {text}" for name, result in reports.items() for text in _notes(result)]
@@ -67,7 +67,7 @@ def _trained(reports: Reports) -> str:
 
 
 def _honest(reports: Reports) -> str:
-    """A line for each bar of each machine's `make honesty`."""
+    """Return a table with a row for each bar of each machine's `make honesty`."""
     rows = [
         [f"`{name}`: {_where(report, 'cpu')}", bar["what"], f"{bar['count']} of {bar['of']}", str(bar["wanted"])]
         for name, report in reports.items()
@@ -77,11 +77,11 @@ def _honest(reports: Reports) -> str:
         f"`{name}`: interrupted before all runs were done" for name, report in reports.items() if report["partial"]
     ]
     title = "gan-bench where the answer is known (`make honesty`):"
-    return _table(title, ["machine", "bar", "runs", "wanted"], 2, rows, notes)
+    return _table(title, ["machine", "bar", "runs", "required"], 2, rows, notes)
 
 
 def _latencies(name: str, report: Mapping[str, Any]) -> str:
-    """One machine's table: a line for each competitor, its median and its ratio for each batch size."""
+    """Return one machine's table: a row for each competitor, with median and ratio for each batch size."""
     batches = sorted({row["batch"] for row in report["results"]})
     heads = [part for batch in batches for part in (f"batch {batch}: ms", "× eager (95 %)")]
     title = (
@@ -98,12 +98,14 @@ def _latencies(name: str, report: Mapping[str, Any]) -> str:
     return _table(title, ["competitor", *heads, "PSNR", "MB"], 1, lines, [*_notes(report), *failed])
 
 
-def _table(title: str, heads: Sequence[str], texts: int, rows: Sequence[Sequence[str]], notes: Sequence[str]) -> str:
-    """A table in Markdown; columns behind the first `texts` are numbers. What is told stands below it."""
+def _table(
+    title: str, heads: Sequence[str], text_columns: int, rows: Sequence[Sequence[str]], notes: Sequence[str]
+) -> str:
+    """Return a Markdown table with notes below it; columns after the first `text_columns` are numbers."""
     lines = [
         f"{title}\n",
         f"| {' | '.join(heads)} |",
-        "|" + "---|" * texts + "---:|" * (len(heads) - texts),
+        "|" + "---|" * text_columns + "---:|" * (len(heads) - text_columns),
         *(f"| {' | '.join(cells)} |" for cells in rows),
         *(f"\n{text}" for text in notes),
     ]
@@ -111,14 +113,14 @@ def _table(title: str, heads: Sequence[str], texts: int, rows: Sequence[Sequence
 
 
 def _notes(report: Mapping[str, Any]) -> list[str]:
-    """The command, and what to know before believing the figures."""
+    """Return the command and the warnings of a report."""
     notes = [f"`{escaped(report['command'])}`"] if report["command"] else []
     notes += [f"warning: {escaped(text)}" for text in report["warnings"]]
     return notes + (["interrupted before everything was measured"] if report["partial"] else [])
 
 
 def _where(report: Mapping[str, Any], device: str) -> str:
-    """What it was measured on."""
+    """Return the processor or GPU of a report."""
     machine = report["machine"]
     if device == "cuda" and machine["gpu"]:
         return escaped(str(machine["gpu"]))
@@ -126,7 +128,7 @@ def _where(report: Mapping[str, Any], device: str) -> str:
 
 
 def _cells(name: str, costs: Mapping[str, Any], rows: Sequence[Mapping[str, Any] | None]) -> list[str]:
-    """What stands in one competitor's line."""
+    """Return the cells of one competitor's row."""
     cells = [escaped(name)]
     for row in rows:
         cells += ["", ""] if row is None else [f"{row['figures']['p50'] * 1000:.2f}", _ratio(row)]
@@ -151,10 +153,10 @@ def _versions(versions: Mapping[str, str]) -> str:
 
 
 def updated(text: str, reports: Committed) -> str:
-    """A page with the reports' tables between its markers.
+    """Return a page with the reports' tables between its markers.
 
     Raises:
-        InputError: it has none.
+        InputError: the page has no markers.
     """
     before, begin, rest = text.partition(BEGIN)
     _, end, after = rest.partition(END)
@@ -164,7 +166,7 @@ def updated(text: str, reports: Committed) -> str:
 
 
 def read(folder: Path) -> Committed:
-    """The reports of a folder.
+    """Read the reports of a folder.
 
     Raises:
         InputError: there are none, or one is damaged.
@@ -190,12 +192,12 @@ def _read(path: Path, schema: int) -> dict[str, Any]:
 
 
 def unpaired(folder: Path, count: int = 4, side: int = 256) -> None:
-    """Pictures made by code, as CycleGAN's data lie: enough to train it for the steps that a latency needs.
+    """Generate pictures in the folder layout of CycleGAN's data, enough to train it for a few steps.
 
     Args:
-        folder: Where `trainA` and `trainB` are made.
+        folder: Folder in which `trainA` and `trainB` are made.
         count: Pictures in each.
-        side: Their height and width, pixels.
+        side: Height and width of the pictures, pixels.
     """
     from PIL import Image
 
@@ -213,7 +215,7 @@ def build() -> typer.Typer:
 
     @app.command("write")
     def write(
-        folder: Annotated[Path, typer.Option(help="Where the reports lie.")] = Path("benchmarks/results"),
+        folder: Annotated[Path, typer.Option(help="Folder of the reports.")] = Path("benchmarks/results"),
         document: Annotated[Path, typer.Option(help="Page to write the tables into.")] = Path("docs/results.md"),
     ) -> None:
         """Write the tables between the page's markers."""
@@ -232,8 +234,8 @@ def build() -> typer.Typer:
         write_whole(document, updated(text, reports))
 
     @app.command("pictures")
-    def pictures(folder: Annotated[Path, typer.Argument(help="Where trainA and trainB are made.")]) -> None:
-        """Make pictures by code as CycleGAN's data lie."""
+    def pictures(folder: Annotated[Path, typer.Argument(help="Folder in which trainA and trainB are made.")]) -> None:
+        """Generate pictures in the folder layout of CycleGAN's data."""
         unpaired(folder)
 
     return app

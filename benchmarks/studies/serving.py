@@ -2,9 +2,9 @@
 
     python -m ganedge.benchmarks.studies.serving generator.onnx --callers 200 --seconds 30
 
-Two servers of the same artifact, one of which computes every request alone, take turns on loopback; each caller asks
-for one picture after the other on a connection of its own and comes again when told to (429). Any other answer is an
-error. Server and callers share the machine's cores, so what a server alone would carry is more.
+Two servers of the same artifact, one of which does not batch, are under load in turns on loopback. Each caller requests
+one picture after the other on its own connection, and waits after a 429 as long as the server says. Any other status is
+an error. Server and callers share the machine's cores, so a server alone has a higher throughput.
 """
 
 from __future__ import annotations
@@ -33,24 +33,24 @@ from ganedge.runtime.manifest import read_artifact
 BLOCK_SECONDS = 5.0
 """Length of one server's turn."""
 MEMORY = "process_resident_memory_bytes"
-"""The name under which a server tells its memory."""
+"""Metric of the server's memory."""
 
 
 @dataclass
 class Tally:
-    """What came of one server's turns."""
+    """Results of one server's turns."""
 
     seconds: float = 0.0
     """Time under load."""
     statuses: Counter[int] = field(default_factory=Counter)
-    """Answers by status; 0 is a connection that broke."""
+    """Number of responses by status; 0 is a broken connection."""
     latencies: list[float] = field(default_factory=list)
-    """Seconds of each answer that was a picture."""
+    """Seconds of each response with a picture."""
     memory: list[float] = field(default_factory=list)
-    """Bytes the server held after each turn."""
+    """Resident memory of the server after each turn, bytes."""
 
     def result(self) -> dict[str, object]:
-        """For JSON and people."""
+        """Return the figures for JSON and the terminal."""
         p50, p99 = np.percentile(self.latencies, (50, 99)) if self.latencies else (0.0, 0.0)
         return {
             "rate": self.statuses[200] / self.seconds,
@@ -63,7 +63,7 @@ class Tally:
 
 @contextmanager
 def server(file: Path, engine: str, threads: int, *options: str) -> Iterator[int]:
-    """A server process on a free port, which is given."""
+    """Run a server process; yields its port."""
     command = [sys.executable, "-m", "ganedge.runtime", "serve", str(file), "--port", "0", "--engine", engine]
     command += ["--threads", str(threads), *options]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:  # noqa: S603 - our own command line
@@ -78,7 +78,7 @@ def server(file: Path, engine: str, threads: int, *options: str) -> Iterator[int
 
 
 async def load(port: int, callers: int, seconds: float, tally: Tally) -> None:
-    """Let many callers ask at once for a while, and note what they get."""
+    """Send requests from many concurrent callers, and record the responses."""
     end = time.perf_counter() + seconds
     begin = time.perf_counter()
     await asyncio.gather(*(_caller(port, number, end, tally) for number in range(callers)))
@@ -87,7 +87,7 @@ async def load(port: int, callers: int, seconds: float, tally: Tally) -> None:
 
 
 async def _caller(port: int, number: int, end: float, tally: Tally) -> None:
-    """Ask again and again on one connection; where it breaks, note it and make another."""
+    """Send one request after the other on one connection; count it if it breaks, and open another."""
     seed = number
     while time.perf_counter() < end:
         try:
@@ -111,7 +111,7 @@ async def _caller(port: int, number: int, end: float, tally: Tally) -> None:
 async def _ask(
     reader: asyncio.StreamReader, writer: asyncio.StreamWriter, line: bytes, body: bytes = b""
 ) -> tuple[int, dict[bytes, bytes], bytes]:
-    """One request on an open connection: status, headers, body."""
+    """Send one request on an open connection; returns status, headers and body."""
     writer.write(b"%s HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n%s" % (line, len(body), body))
     first, *lines = (await reader.readuntil(b"\r\n\r\n")).split(b"\r\n")[:-2]
     headers = {key.lower(): value.strip() for key, _, value in (line.partition(b":") for line in lines)}
@@ -126,7 +126,7 @@ async def _memory(port: int) -> float:
 
 
 def measure(file: Path, engine: str, threads: int, callers: int, seconds: float, queue: int) -> dict[str, Tally]:
-    """Both servers in turns, each under load for `seconds` in all."""
+    """Put both servers under load in turns, each for `seconds` in total."""
     if read_artifact(file)[0].interface.noise is None:
         raise UsageError(f"{file} takes pictures: give an artifact that draws new ones")
     options = ("--queue", str(queue))
@@ -146,14 +146,14 @@ def measure(file: Path, engine: str, threads: int, callers: int, seconds: float,
 
 def build() -> typer.Typer:
     """Make the command."""
-    app = terminal.app("What gan-run serve carries.")
+    app = terminal.app("Measure the throughput of gan-run serve, with and without batching.")
 
     @app.command()
     def serving(
         file: Annotated[Path, typer.Argument(help="An artifact that draws new pictures.")],
         callers: Annotated[int, typer.Option(min=1, max=1000, help="Connections at once.")] = 200,
         seconds: Annotated[float, typer.Option(min=0.1, help="Time under load for each server.")] = 30.0,
-        queue: Annotated[int, typer.Option(min=1, help="Requests in work at once; more get 429.")] = 256,
+        queue: Annotated[int, typer.Option(min=1, help="Concurrent requests; more get 429.")] = 256,
         engine: Annotated[str, typer.Option(help="onnxruntime or openvino.")] = "onnxruntime",
         threads: Annotated[int, typer.Option(min=1, help="Threads of the engine.")] = 2,
     ) -> None:
@@ -167,7 +167,7 @@ def build() -> typer.Typer:
             )
         joined, alone = (float(str(tallies[name].result()["rate"])) for name in ("joined", "one by one"))
         if not alone:
-            raise GanEdgeError(f"not one picture in {seconds:g} s: give more --seconds")
+            raise GanEdgeError(f"no picture was returned in {seconds:g} s: give more --seconds")
         typer.echo(f"joined requests: {joined / alone:.2f} x one by one")
         results = {name: tally.result() for name, tally in tallies.items()}
         typer.echo(json.dumps({"schema": 1, "machine": machine(cores()), "engine": engine, "results": results}))

@@ -1,11 +1,12 @@
-"""How many of 1000 modes a GAN covers: three MNIST digits as the channels of one picture, named by a classifier.
+"""How many of 1000 modes a GAN covers: pictures of three MNIST digits, one in each channel.
 
     python -m ganedge.benchmarks.studies.stacked_mnist --data mnist:DIR --steps 5000 --out stacked-mnist.json
 
-The test of Metz et al. 2016 (arXiv:1611.02163), with which Huang et al. 2024 (arXiv:2501.05441, section 2.3) show that
-pairs with R1 and R2 cover all modes where a plain loss with R1 alone fails; here at 16 × 16 so that it runs on a CPU.
-All arms share networks, start values, data and optimiser, and differ in the loss alone. A small classifier trained on
-real digits names the three digits of a picture. `--data digits` takes scikit-learn's instead of MNIST.
+This is the test of Metz et al. 2016 (arXiv:1611.02163). Huang et al. 2024 (arXiv:2501.05441, section 2.3) use it to
+show that the relativistic pairing loss with R1 and R2 covers all modes where a plain loss with R1 fails. Pictures are
+16 × 16 here, so that it runs on a CPU. All arms have the same networks, start values, data and optimizer, and differ in
+the loss only. A small classifier trained on real digits classifies the three digits of a picture. `--data digits` uses
+scikit-learn's digits instead of MNIST.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ SIZE = 16
 """Height and width of the pictures, pixels."""
 MODES = 1000
 SAMPLES = 26_000
-"""Pictures that are classified: 26 for each mode, as in the papers."""
+"""Generated pictures that are classified: 26 for each mode, as in the papers."""
 ARMS: dict[str, dict[str, Any]] = {
     "bce + R1": {"objective": "bce", "r1": 1.0},
     "bce + R1 + R2": {"objective": "bce", "r1": 1.0, "r2": 1.0},
@@ -50,31 +51,31 @@ SHARED: dict[str, Any] = {
     "beta1": 0.0,
     "beta2": 0.99,
 }
-"""What all arms are trained with: no normalisation, no schedule, no augmentation."""
+"""Config of all arms: no normalisation, no schedule, no augmentation."""
 
 
 def stack(digits: Tensor, count: int) -> Tensor:
-    """Pictures of three random digits: uint8 `[M, 1, H, W]` to `[count, 3, H, W]`."""
+    """Combine random digits into pictures, one digit in each channel: uint8 `[M, 1, H, W]` to `[count, 3, H, W]`."""
     chosen = torch.randint(len(digits), (count, 3), generator=torch.Generator().manual_seed(0))
     return digits[chosen][:, :, 0]
 
 
 def train_classifier(digits: Tensor, labels: Tensor) -> tuple[nn.Module, float]:
-    """A small convolutional classifier of single digits, and its accuracy on the fifth it did not see."""
+    """Train a small convolutional classifier of single digits; returns it and its accuracy on a held-out fifth."""
     torch.manual_seed(0)
     network = nn.Sequential(
         *(nn.Conv2d(1, 32, 3, 1, 1), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(32, 64, 3, 1, 1), nn.ReLU()),
         *(nn.MaxPool2d(2), nn.Flatten(), nn.Linear(64 * (SIZE // 4) ** 2, 128), nn.ReLU(), nn.Linear(128, 10)),
     )
     order = torch.randperm(len(digits))
-    seen, held = order[len(order) // 5 :], order[: len(order) // 5]
+    seen, held_out = order[len(order) // 5 :], order[: len(order) // 5]
     optimizer = torch.optim.Adam(network.parameters(), 1e-3)
     for _ in range(max(2, 100_000 // len(seen))):
         for chosen in torch.split(seen[torch.randperm(len(seen))], 128):
             optimizer.zero_grad()
             F.cross_entropy(network(_levels(digits[chosen])), labels[chosen]).backward()  # type: ignore[no-untyped-call]
             optimizer.step()
-    return network, float((classify(network, digits[held]) == labels[held]).float().mean())
+    return network, float((classify(network, digits[held_out]) == labels[held_out]).float().mean())
 
 
 def _levels(pictures: Tensor) -> Tensor:
@@ -83,12 +84,12 @@ def _levels(pictures: Tensor) -> Tensor:
 
 @torch.no_grad()
 def classify(network: nn.Module, digits: Tensor) -> Tensor:
-    """Classes of single digits, uint8 `[N, 1, H, W]` to `[N]`."""
+    """Return the classes of single digits, uint8 `[N, 1, H, W]` to `[N]`."""
     return torch.cat([network(_levels(part)).argmax(1) for part in torch.split(digits, 1000)])
 
 
 def coverage(network: nn.Module, pictures: Tensor) -> dict[str, float]:
-    """Modes that occur, and the divergence of their shares from uniform ones: KL(generated ‖ uniform), nats."""
+    """Count the modes that occur, and return the divergence KL(generated ‖ uniform) of their shares, nats."""
     digits = torch.stack([classify(network, pictures[:, [channel]]) for channel in range(3)])
     modes = digits[0] * 100 + digits[1] * 10 + digits[2]
     shares = torch.bincount(modes, minlength=MODES).double() / len(modes)
@@ -98,7 +99,7 @@ def coverage(network: nn.Module, pictures: Tensor) -> dict[str, float]:
 
 @torch.no_grad()
 def draw(generator: nn.Module, count: int) -> Tensor:
-    """Pictures of the averaged generator, uint8 `[count, 3, H, W]`."""
+    """Draw pictures from the averaged generator, uint8 `[count, 3, H, W]`."""
     source = torch.Generator().manual_seed(1)
     latents = torch.randn(count, 100, generator=source)
     drawn = torch.cat([generator.eval()(part) for part in torch.split(latents, 500)])
@@ -108,7 +109,7 @@ def draw(generator: nn.Module, count: int) -> Tensor:
 def run_arm(
     arm: dict[str, Any], pictures: Tensor, classifier: nn.Module, steps: int, evaluations: int
 ) -> dict[str, Any]:
-    """Train one arm and count its modes now and then."""
+    """Train one arm and count its modes `evaluations` times."""
     variant = find("dcgan")
     config = variant.config_class(**SHARED, **arm)
     items = data.Data((InMemory({"images": pictures}),), "stacked", Wants("images", SIZE, 3))
@@ -132,7 +133,7 @@ def run_arm(
 
 
 def main() -> None:
-    """Run all arms one after the other, and print and write modes and divergence of each."""
+    """Train all arms one after the other; prints and writes the modes and divergence of each."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--data", default="digits", help="digits, or mnist:DIR")
     parser.add_argument("--steps", type=int, default=5000)

@@ -1,10 +1,10 @@
-"""Start-up time of a whole process, beside scripts that do not use ganedge.
+"""Start-up time of a whole process, compared with scripts that do not use ganedge.
 
     python -m ganedge.benchmarks.studies.startup generator.onnx
     python -m ganedge.benchmarks.studies.startup generator.onnx --against runs/digits      # and eager PyTorch
 
-A device pays this every time it wakes up. The processes take turns, so that a busy neighbour hits all alike; the
-medians, their ratios and the most memory each held are printed, then one JSON line.
+A device needs this time whenever it starts. Processes run in turns, so that other load on the machine affects all of
+them. Medians, ratios to the bare script and peak memory are printed, then one JSON line.
 """
 
 from __future__ import annotations
@@ -70,9 +70,9 @@ Image.fromarray(sheet[..., 0] if c == 1 else sheet).save(sys.argv[2])
 
 
 def measure(file: Path, runs: int, against: Path | None = None) -> tuple[dict[str, list[float]], dict[str, int]]:
-    """Seconds of each whole process, `runs` times each after one warm-up, in turns; and the most bytes it held.
+    """Run each process `runs` times in turns, after one warm-up; returns seconds, and peak memory in bytes.
 
-    Memory is not known of `gan-run`, which is a command and not a script.
+    The peak memory of `gan-run` is not measured, because it is a command and not one of these scripts.
     """
     interface = read_artifact(file)[0].interface
     if interface.kind != "latent-to-image" or isinstance(interface.inputs[0].shape[0], int):
@@ -121,20 +121,20 @@ def measure(file: Path, runs: int, against: Path | None = None) -> tuple[dict[st
 
 def build() -> typer.Typer:
     """Make the command."""
-    app = terminal.app("Time whole processes from nothing to a picture on disk.")
+    app = terminal.app("Time whole processes from their start to a picture on disk.")
 
     @app.command()
     def startup(
         file: Annotated[Path, typer.Argument(help="A latent-to-image artifact.")],
-        runs: Annotated[int, typer.Option(min=1, help="Processes of each kind.")] = 20,
+        runs: Annotated[int, typer.Option(min=1, help="Processes of each way.")] = 20,
         against: Annotated[Path | None, typer.Option(help="The run it came from, for eager PyTorch.")] = None,
     ) -> None:
         times, peaks = measure(file, runs, against)
         medians = {name: statistics.median(values) for name, values in times.items()}
         for name, median in medians.items():
             ratio = statistics.median(a / b for a, b in zip(times[name], times["bare script"], strict=True))
-            held = f"  {peaks[name] / 1e6:5.0f} MB" if name in peaks else ""
-            typer.echo(f"{name:<16}{median:7.3f} s  {ratio:5.2f} x{held}")
+            memory = f"  {peaks[name] / 1e6:5.0f} MB" if name in peaks else ""
+            typer.echo(f"{name:<16}{median:7.3f} s  {ratio:5.2f} x{memory}")
         typer.echo(json.dumps({"schema": 1, "machine": machine(cores()), "seconds": times, "bytes": peaks}))
 
     return app

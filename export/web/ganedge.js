@@ -552,7 +552,7 @@ class Model {
     artifact.catch(() => {}); // It is awaited below, and may fail before that.
     let [hindrance, halves] = engine === "wasm" ? [""] : await webGPU();
     // The artifact decides only where the GPU lacks 16-bit floats; elsewhere the engine is downloaded at the same time.
-    if (halves === false && (await artifact, this.manifest.precision === "fp16")) hindrance = "this browser's GPU has no 16-bit floats (shader-f16)";
+    if (halves === false && (await artifact, [this.manifest.precision, this.manifest.remainder].includes("fp16"))) hindrance = "this browser's GPU has no 16-bit floats (shader-f16)";
     check(engine !== "webgpu" || !hindrance, "browser", hindrance);
     const first = engine === "wasm" || hindrance ? "wasm" : "webgpu";
     const runtime = importRuntime(first, threads, progress);

@@ -37,14 +37,15 @@ class Sheet:
 
 @dataclass(frozen=True)
 class Latents:
-    """Which latents to take."""
+    """Which latents to use."""
 
     label: int | str | None = field(default=None, metadata=option(type=str))
     """Class to draw, by number or name, for a conditional generator."""
     style: str | None = None
     """Style vector, where the generator takes one: numbers with commas, or a .npy file."""
     truncation: float | None = None
-    """Keep latents within ± this: less variety, more typical."""
+    """Keep latents within ± this: less variety, more typical. Of a generator with an input `truncation`, as in
+    StyleGAN's W: that input, from 0, the mean, to 1, as trained."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ class Draws(Latents):
 
 @dataclass(frozen=True)
 class Steps(Latents):
-    """How fine a path is."""
+    """Number of steps of an interpolation."""
 
     steps: int = 8
     """Pictures on the path, both ends included."""
@@ -82,7 +83,7 @@ def interpolate(file: Path, seed_a: int, seed_b: int, sheet: Sheet, steps: Steps
 
 
 def _layout(generator: Generator, items: NDArray[np.generic], columns: int | None) -> NDArray[np.uint8]:
-    """One picture of many items, or of many points."""
+    """Return one picture of many items, or of many points."""
     if generator.manifest.interface.output.role != "image":
         return images.scatter(items)
     return images.grid(items.astype(np.uint8, copy=False), columns)

@@ -16,7 +16,7 @@ from ganedge.runtime.manifest import read_artifact
 from ganedge.runtime.ncnn_file import NcnnIdentity, param_path, read_network
 from ganedge.runtime.ncnn_file import read_sidecar as read_ncnn
 from ganedge.runtime.web_folder import NAME as WEB
-from ganedge.runtime.web_folder import read_web_folder
+from ganedge.runtime.web_folder import WebFolder, read_web_folder
 
 from . import terminal
 from .options import argument, option
@@ -77,6 +77,7 @@ class DoctorOptions:
 def info(file: Path, options: InfoOptions) -> None:
     """Show what an artifact is, where it comes from and what was proven of it."""
     identity: EngineIdentity | NcnnIdentity | None = None
+    in_browsers: list[tuple[str, str]] = []
     param = param_path(file)
     if param is not None:
         manifest, identity = read_ncnn(param)
@@ -89,6 +90,7 @@ def info(file: Path, options: InfoOptions) -> None:
     elif (file / WEB).is_file():
         folder = read_web_folder(file)
         manifest = replace(folder.manifest, parity=folder.manifest.parity + folder.parity)
+        in_browsers = _describe_browsers(folder)
         size = (file / folder.artifact).stat().st_size
     else:
         manifest, model = read_artifact(file)
@@ -98,7 +100,7 @@ def info(file: Path, options: InfoOptions) -> None:
         engine = {} if identity is None else {section: asdict(identity)}
         typer.echo(json.dumps(json.loads(manifest.to_json()) | engine, indent=2))
         return
-    _print(describe(manifest, size) + _describe_identity(identity))
+    _print(describe(manifest, size) + _describe_identity(identity) + in_browsers)
     terminal.note(f"next: {_next_command(file, manifest)}")
 
 
@@ -185,7 +187,7 @@ def doctor(options: DoctorOptions) -> None:
 
 
 def describe(manifest: Manifest, size: int) -> list[tuple[str, str]]:
-    """The manifest as rows for people; `size` is the file's, in bytes."""
+    """Return the manifest as rows of text; `size` is the file's, in bytes."""
     interface, source = manifest.interface, manifest.source
     made = f"{source.variant or 'not one of ours'}, step {source.step}, data {source.data or 'unknown'}"
     rows = [
@@ -220,7 +222,7 @@ def _measured(item: Measurement) -> str:
 
 
 def _next_command(file: Path, manifest: Manifest) -> str:
-    """What to do with an artifact that people look at."""
+    """Return the commands that can be used next with an artifact."""
     if (file / WEB).is_file():
         return f"python3 -m http.server --directory {file}"
     if manifest.unproven:
@@ -252,7 +254,7 @@ def _verdict(checks: Sequence[Check]) -> str:
 
 
 def _describe_identity(identity: EngineIdentity | NcnnIdentity | None) -> list[tuple[str, str]]:
-    """What a TensorRT engine was built for, or an ncnn network was made by, as rows for people."""
+    """Return what a TensorRT engine was built for, or what converted an ncnn network, as rows of text."""
     if identity is None:
         return []
     if isinstance(identity, NcnnIdentity):
@@ -264,9 +266,18 @@ def _describe_identity(identity: EngineIdentity | NcnnIdentity | None) -> list[t
     targets = ", ".join(identity.targets) or identity.compute_capability or "unknown"
     reach = ", and for newer versions and GPUs" if identity.portable else ""
     rows = [("engine", f"{identity.flavour} {identity.version}, for {targets}{reach}"), ("built from", identity.onnx)]
+    if identity.layers:
+        rows.append(("layers", ", ".join(f"{number} in {name}" for name, number in identity.layers.items())))
     for name, shapes in identity.profiles.items():
         rows.append(("shapes", f"{name}: {', '.join(' × '.join(map(str, shape)) for shape in shapes)} (min, opt, max)"))
     return rows
+
+
+def _describe_browsers(folder: WebFolder) -> list[tuple[str, str]]:
+    """What was not proven of a folder for browsers, as rows for people; its proofs stand among the others."""
+    rows = [("browser", f"{engine} is not used, it did not pass at the export") for engine in folder.refused]
+    rows += [("browser", f"{engine} was not proven at the export: {lack}") for engine, lack in folder.untested.items()]
+    return rows + ([("browser", f"not proven at the export ({folder.unproven})")] if folder.unproven else [])
 
 
 def _port(port: Port) -> str:

@@ -34,7 +34,7 @@ KEY = "option"
 
 @dataclass(frozen=True)
 class Option:
-    """How one field looks on the command line, where that does not follow from its name and type."""
+    """How a field appears on the command line, where that does not follow from its name and type."""
 
     flag: str | None = None
     """Long name, `--for`; the field's name by default."""
@@ -63,7 +63,7 @@ def option(**settings: Any) -> dict[str, Option]:
 
 @cache
 def docstrings(cls: type) -> dict[str, str]:
-    """The string under each field of a dataclass, of its bases too, by field name."""
+    """Return the docstring under each field of a dataclass and its bases, by field name."""
     texts: dict[str, str] = {}
     for base in reversed(cls.__mro__):
         if "__dataclass_fields__" not in vars(base):
@@ -144,14 +144,14 @@ def argument(
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=hint)
 
 
-def with_signature(function: Callable[..., None], wanted: list[inspect.Parameter]) -> Callable[..., None]:
+def with_signature(function: Callable[..., None], parameters: list[inspect.Parameter]) -> Callable[..., None]:
     """A function of `**options` that shows Typer these parameters instead, and gets only what was given."""
 
     def command(**options: Any) -> None:
         function(**{name: value for name, value in options.items() if value is not None})
 
-    command.__signature__ = inspect.Signature(wanted)  # type: ignore[attr-defined]
-    command.__annotations__ = {parameter.name: parameter.annotation for parameter in wanted}
+    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     command.__doc__ = function.__doc__
     return command
 
@@ -250,7 +250,7 @@ def _parsed(hint: Any, spec: Option) -> Any:
 def _shown_default(item: Field[Any], spec: Option) -> str:
     if spec.default or item.default is MISSING:
         return spec.default
-    empty = item.default is None or item.default is False or item.default in ("", ())  # 0 equals False, and is shown.
+    empty = item.default is None or item.default is False or item.default in ("", ())  # 0 equals False, but is shown.
     if empty:
         return ""
     return ",".join(map(_plain_number, item.default)) if isinstance(item.default, tuple) else str(item.default)

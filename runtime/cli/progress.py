@@ -1,4 +1,4 @@
-"""How far a long job is, for the person at the terminal: a bar there, a line now and then anywhere else."""
+"""Show the progress of a long job: a bar on a terminal, a line at intervals in a log."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Progress:
             from rich.progress import BarColumn, TextColumn
             from rich.progress import Progress as Bar
 
-            # The bar takes what room is left; where there is little, figures matter more than it.
+            # The bar gets the remaining width; on a narrow terminal the figures are more important.
             console = Console(stderr=True)
             bar = [BarColumn(None)] if console.width >= NARROW else []
             columns = (TextColumn("{task.fields[count]}"), *bar, TextColumn("{task.description}"))
@@ -61,7 +61,7 @@ class Progress:
         return (self.done - self._before) / max(time.monotonic() - self._begin, 1e-9)
 
     def step(self) -> None:
-        """One more is done."""
+        """Count one more item as done."""
         self.done += 1
         left = math.inf if self._total is None else max(self._total - self.done, 0) / self.rate
         self.show(self.done, "", self.rate, left)
@@ -90,7 +90,7 @@ class Progress:
             terminal.note(f"{self._count}  {shown}")
 
     def say(self, text: str) -> None:
-        """A line that the bar does not overwrite."""
+        """Print a line that the bar does not overwrite."""
         if self._bar is not None:
             self._bar.console.print(terminal.printable(text), markup=False, highlight=False)
         else:

@@ -43,11 +43,11 @@ def _start(name: str, module: str) -> None:
     """Import a command and call it."""
 
     def stop(*_: object) -> None:
-        with contextlib.suppress(OSError):  # Nobody listens: then nothing is said.
+        with contextlib.suppress(OSError):  # Standard error is closed: print nothing.
             os.write(2, f"{name}: interrupted\n".encode())
         os._exit(INTERRUPTED)
 
-    if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:  # Ignored, in the background: it stays so.
+    if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:  # Ignored, as in a background job: keep it.
         importlib.import_module(module).main()
         return
     signal.signal(signal.SIGINT, stop)

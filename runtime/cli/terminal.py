@@ -1,6 +1,6 @@
 """What the four commands share: one-line errors with the right exit code, and text that is safe to print.
 
-Exit codes: 0 done, 1 it could not be done, 2 the request was wrong, 3 some of many could not be done, 130 interrupted.
+Exit codes: 0 success, 1 failure, 2 wrong usage, 3 some of several items failed, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def run(build: Callable[[], typer.Typer], name: str, extra: str) -> NoReturn:
     # A process started with closed streams has None for them.
     sys.stdout = sys.stdout or Path(os.devnull).open("w")  # noqa: SIM115 - open as long as the process
     sys.stderr = sys.stderr or Path(os.devnull).open("w")  # noqa: SIM115
-    # What Pillow thinks of a damaged picture; that it could not be read is said by us.
+    # Pillow's warnings about damaged pictures; our own error names the picture.
     warnings.filterwarnings("ignore", category=UserWarning, module="PIL")
     _show_picture_warnings()
     try:
@@ -72,20 +72,20 @@ def run(build: Callable[[], typer.Typer], name: str, extra: str) -> NoReturn:
     except (KeyboardInterrupt, typer.Abort):
         _fail(name, "interrupted", INTERRUPTED)
     except BrokenPipeError:
-        # Whoever read our output has gone; give Python nothing to complain about when it flushes at exit.
+        # The reader of our output has closed the pipe: avoid Python's error when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except MemoryError:
         _fail(name, "out of memory: ask for less at a time", 1)
     except OSError as error:
         _fail(name, f"{error.filename or 'the system'}: {error.strerror or error}", 1)
-    if code == INTERRUPTED:  # Typer has caught it already and gives the code alone.
+    if code == INTERRUPTED:  # Typer has caught the interrupt and returns the code only.
         _fail(name, "interrupted", INTERRUPTED)
     sys.exit(code if isinstance(code, int) else 0)
 
 
 def _show_picture_warnings() -> None:
-    """Print what the picture reader warns of as one line each, and each of them once."""
+    """Print each warning of the picture reader as one line, and only once."""
     show = warnings.showwarning
 
     def shown(message: Warning | str, category: type[Warning], *rest: Any, **more: Any) -> None:
@@ -99,19 +99,19 @@ def _show_picture_warnings() -> None:
 
 
 def note(text: str) -> None:
-    """Say something to the person at the terminal, on standard error, so that standard output stays data."""
+    """Print a message on standard error, so that standard output contains data only."""
     sys.stderr.write(printable(text) + "\n")
 
 
 def printable(text: str) -> str:
-    """The text on one line, with everything escaped that could steer a terminal, or that its encoding lacks."""
+    """Return the text with control characters, and characters that the terminal's encoding lacks, escaped."""
     encoding = getattr(sys.stderr, "encoding", None) or "utf-8"
     safe = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
     return safe.encode(encoding, "backslashreplace").decode(encoding)
 
 
 def _usage(name: str, error: Any) -> NoReturn:
-    """One line for a wrong request. Asked for nothing, Typer has shown the help already and gives no message."""
+    """Print one line for wrong usage. Without arguments Typer has already shown the help, and the message is empty."""
     message = error.format_message().strip()
     if not message:
         sys.exit(2)
@@ -123,7 +123,7 @@ def _usage(name: str, error: Any) -> NoReturn:
 
 
 def _given(error: Any) -> str:
-    """The value that an option refused, as it was typed; Typer's message does not always name it."""
+    """Return the refused value as it was typed, because Typer's message does not always contain it."""
     options = getattr(getattr(error, "param", None), "opts", ())
     for index, word in enumerate(sys.argv):
         option, equals, value = word.partition("=")

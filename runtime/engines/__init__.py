@@ -36,7 +36,7 @@ DEVICES = ("auto", "cpu", "cuda", "tensorrt", "vulkan")
 
 @dataclass(frozen=True)
 class EngineInfo:
-    """What really runs: recorded from the engine, not from the request."""
+    """The engine and device in use, as reported by the engine, not as requested."""
 
     name: str
     """onnxruntime, openvino, ncnn, tensorrt or tensorrt_rtx."""
@@ -122,7 +122,7 @@ def package_version(module: str) -> str:
 
 @functools.cache
 def _distributions() -> Mapping[str, Sequence[str]]:
-    """Which packages bring which modules; asked once, as it reads what every installed package says of itself."""
+    """Return which packages contain which modules; cached, because it reads the metadata of every installed package."""
     from importlib.metadata import packages_distributions
 
     return packages_distributions()
@@ -142,7 +142,7 @@ def import_package(name: str, attribute: str) -> Any:
     try:
         package = importlib.import_module(name)
         getattr(package, attribute)
-    except Exception as error:  # A broken package fails in ways of its own.
+    except Exception as error:  # A broken package may raise anything.
         if isinstance(error, ModuleNotFoundError) and error.name == name:
             raise MissingExtra(name, EXTRAS[name], f"engine {name}") from error
         raise EngineError(f"{name} is installed and does not start ({one_line(error)}): {_repair(name)}") from error
@@ -181,7 +181,7 @@ def readers(precision: str) -> tuple[str, ...]:
 
 
 def on_cpu(precision: str) -> str:
-    """What an engine on an ordinary CPU makes of a precision: halved weights are widened and computed in FP32."""
+    """Return what an engine computes in on a CPU: FP16 weights are converted to FP32 and computed in FP32."""
     return f"fp32 ({precision} weights)" if precision in ("fp16", "bf16") else precision
 
 

@@ -62,7 +62,7 @@ class Ncnn:
         return {name: self._extract(items, name) for name in names}
 
     def close(self) -> None:
-        """Let the network go."""
+        """Free the network."""
         self._net = None
 
     def _item(self, inputs: Sequence[NDArray[np.float32]]) -> NDArray[np.generic]:
@@ -141,7 +141,7 @@ def start(
     options.use_bf16_storage = False
     if net.load_param_mem(param) != 0:
         raise EngineError(f"ncnn {package.__version__} cannot load this network: export it again")
-    net.load_model_mem(weights)  # It says nothing; a network whose weights do not fit fails at its first call.
+    net.load_model_mem(weights)  # It reports nothing; a network whose weights do not fit fails at its first call.
     info = EngineInfo(
         "ncnn",
         package.__version__,
@@ -193,7 +193,7 @@ def package_of_ncnn() -> Any:
 
 
 def _computed(package: Any, half: bool, vulkan: bool) -> str:
-    """What the arithmetic of a network is on this device."""
+    """Return the precision that a network is computed in on this device."""
     if not half:
         return "fp32"
     if vulkan or package.cpu_support_arm_asimdhp():

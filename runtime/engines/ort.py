@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import hashlib
 import os
+import platform
 import threading
 import time
 from typing import TYPE_CHECKING, Any
@@ -27,12 +29,14 @@ PROVIDERS = {
     "tensorrt": "TensorrtExecutionProvider",
 }
 """What computes on each device; `tensorrt` is CUDA through TensorRT, which builds an engine of its own at load."""
+HARDWARE_FEATURES, HALF_FEATURE = 16, 1 << 10
+"""Linux's AT_HWCAP, and its bit for FP16 arithmetic on 64-bit ARM (HWCAP_ASIMDHP)."""
 LANES = 8
 """Shapes that get a CUDA graph, and as many others whose buffers stay on the device."""
 NO_GRAPH = "-1"
-"""What ONNX Runtime takes for a run that captures nothing."""
+"""Graph number with which ONNX Runtime captures nothing."""
 _ONE_AT_A_TIME = threading.Lock()
-"""Captures fail where any other thread allocates or copies on the device meanwhile."""
+"""Held during a capture, which fails if another thread allocates or copies on the device meanwhile."""
 
 
 class OnnxRuntime:
@@ -51,7 +55,7 @@ class OnnxRuntime:
         return outputs
 
     def close(self) -> None:
-        """Let the session go."""
+        """Free the session."""
         self._session = None
 
 
@@ -96,7 +100,7 @@ class BoundOnnxRuntime:
             raise EngineError(f"onnxruntime could not run this model: {one_line(error)}") from error
 
     def close(self) -> None:
-        """Let the session and its buffers go."""
+        """Free the session and its buffers."""
         with _ONE_AT_A_TIME:
             self._captured.clear()
             self._lanes.clear()
@@ -112,7 +116,7 @@ class BoundOnnxRuntime:
             return self._captured[shapes]
         lane = self._lanes.pop(shapes, None)
         if lane is None:
-            while len(self._lanes) >= LANES:  # The first is the one that was not used for longest.
+            while len(self._lanes) >= LANES:  # The first is the least recently used.
                 del self._lanes[next(iter(self._lanes))]
             lane = _Lane(self._session, feeds, NO_GRAPH if self._graphs else None, self._memory)
         self._lanes[shapes] = lane
@@ -208,6 +212,19 @@ class _Lane:
         return options
 
 
+def _computed_on_cpu(precision: str) -> str:
+    """Return what ONNX Runtime computes in on this CPU: on ARM some layers have FP16 kernels."""
+    if precision == "fp16" and platform.machine() in ("aarch64", "arm64") and _has_half():
+        return "fp16 and fp32, by layer (fp16 weights)"
+    return on_cpu(precision)
+
+
+def _has_half() -> bool:
+    """Whether an ARM processor has FP16 arithmetic: Linux tells, and every ARM Mac has it."""
+    features = getattr(ctypes.CDLL(None), "getauxval", None)
+    return features is None or bool(features(HARDWARE_FEATURES) & HALF_FEATURE)
+
+
 def start(
     model: bytes, precision: str, device: str, threads: int | None, compute: str | None = None
 ) -> OnnxRuntime | BoundOnnxRuntime:
@@ -239,7 +256,7 @@ def start(
         chosen = "cpu"
     if chosen == "cpu":
         return OnnxRuntime(
-            session, EngineInfo("onnxruntime", onnxruntime.__version__, active, "cpu", on_cpu(precision))
+            session, EngineInfo("onnxruntime", onnxruntime.__version__, active, "cpu", _computed_on_cpu(precision))
         )
     # TensorRT's provider has no switch that keeps FP32 from being computed in TF32.
     computed = "fp32 (TF32 allowed)" if (chosen, precision) == ("tensorrt", "fp32") else precision
@@ -252,12 +269,12 @@ def _open(onnxruntime: Any, model: bytes, options: Any, chosen: str) -> tuple[An
     """A session, and whether it captures CUDA graphs: it does where every node runs on CUDA."""
 
     def session(graphs: bool) -> Any:
-        # Its own fall-back prints on standard output, and would compute elsewhere than was asked for.
+        # Its own fall-back prints on standard output and would compute on another device than requested.
         providers = _providers(model, chosen, graphs=graphs)
         return onnxruntime.InferenceSession(model, options, providers=providers, enable_fallback=0)
 
     if chosen == "cuda":
-        with contextlib.suppress(Exception):  # What cannot be captured is loaded without.
+        with contextlib.suppress(Exception):  # A graph that cannot be captured is loaded without it.
             return session(graphs=True), True
     try:
         return session(graphs=False), False
@@ -267,7 +284,7 @@ def _open(onnxruntime: Any, model: bytes, options: Any, chosen: str) -> tuple[An
 
 def _providers(model: bytes, chosen: str, *, graphs: bool) -> list[Any]:
     """The providers to try in order, with their settings."""
-    # TF32 is ONNX Runtime's default on CUDA: FP32 is asked for, so FP32 is computed.
+    # TF32 is ONNX Runtime's default on CUDA; an FP32 artifact is computed in FP32.
     cuda = (PROVIDERS["cuda"], {"use_tf32": "0", "enable_cuda_graph": str(int(graphs))})
     if chosen == "cpu":
         return [PROVIDERS["cpu"]]

@@ -23,7 +23,7 @@ HINTS = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
 
 
 class OpenVino:
-    """A compiled model; each call has an inference request of its own, so threads do not meet."""
+    """A compiled model; each call has its own inference request, so several threads may call it."""
 
     def __init__(self, compiled: Any, info: EngineInfo) -> None:
         self.info = info
@@ -38,7 +38,7 @@ class OpenVino:
         return [result[index] for index in range(len(self._compiled.outputs))]
 
     def close(self) -> None:
-        """Let the model go."""
+        """Free the model."""
         with signal_stack_kept():
             self._compiled = None
 

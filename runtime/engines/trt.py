@@ -24,7 +24,7 @@ import numpy as np
 
 from ganedge.runtime.errors import EngineError, EngineMismatch, MissingExtra
 
-from . import EngineInfo, Parts
+from . import EngineInfo, Parts, trt_layers
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -82,9 +82,9 @@ class TensorRt:
             self._give_back(lane)
 
     def _take(self, feeds: Mapping[str, NDArray[np.generic]]) -> _Lane:
-        """A lane that nobody uses, made where there is none; one that saw these shapes last has a graph for them."""
+        """Return an idle lane, or a new one; a lane whose last call had these shapes has a graph for them."""
         if not getattr(self._met, "device", False):
-            _call(self._cuda.cudaSetDevice(0))  # The primary context, which this thread may not have met yet.
+            _call(self._cuda.cudaSetDevice(0))  # The primary context, which may not be current in this thread yet.
             self._met.device = True
         with self._lock:
             if self._idle:
@@ -99,6 +99,10 @@ class TensorRt:
     def _give_back(self, lane: _Lane) -> None:
         with self._lock:
             self._idle.append(lane)
+
+    def layers(self) -> dict[str, int]:
+        """Its layers by the precision that they run in; empty where the engine does not say."""
+        return trt_layers.read(self._trt, self._engine)
 
     def close(self) -> None:
         """Free every lane's buffers; no call may be under way."""
@@ -166,7 +170,7 @@ class _Lane:
         return [self._outputs[name].view(shape).copy() for name, shape in self._given.items()]
 
     def parts(self, feeds: Mapping[str, NDArray[np.generic]]) -> Parts:
-        """The same without a graph, timed."""
+        """Run a call without a graph, and time its parts."""
         self._put(feeds)
         events = [_call(self._cuda.cudaEventCreate()) for _ in range(4)]
         try:
@@ -263,7 +267,7 @@ class _Lane:
             whole = True
         except EngineError:
             whole = False
-        finally:  # A stream that goes on capturing takes nothing else.
+        finally:  # A stream that is still capturing accepts nothing else.
             error, *graph = cuda.cudaStreamEndCapture(self._stream)
         ready = None
         if int(error) == 0:
@@ -271,7 +275,7 @@ class _Lane:
             ready = made[0] if int(failed) == 0 else None
             _call(cuda.cudaGraphDestroy(graph[0]))
         if ready is None:
-            cuda.cudaGetLastError()  # Or TensorRT takes what the capture left there for its own next kernel's failure.
+            cuda.cudaGetLastError()  # Otherwise TensorRT would report the capture's error for its next kernel.
             self._recordable = False
             self._reshape(shapes)
         return ready

@@ -152,7 +152,7 @@ def build(
 
 def hindrance(name: Flavour) -> str:
     """Why an installed flavour can build nothing here; empty where it can."""
-    if name == "tensorrt" and not compute_capability():  # Its builder would end in a TypeError without a word of it.
+    if name == "tensorrt" and not compute_capability():  # Its builder would raise a TypeError without naming the cause.
         return "needs a GPU to build, and there is none here or no driver for it; ganedge[rtx] builds without one"
     return ""
 
@@ -192,6 +192,7 @@ def _config(
     if recipe.portable:
         config.set_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
         config.hardware_compatibility_level = trt.HardwareCompatibilityLevel.AMPERE_PLUS
+    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # So that the engine can say what its layers run in.
     config.progress_monitor = _monitor(trt)
     return config
 
@@ -233,7 +234,7 @@ def rebuild(
     if hashlib.sha256(model).hexdigest() != identity.onnx_digest:
         raise ArtifactError(f"{source} is not the file that {path} was built from: export again")
     name, trt = flavour(identity.flavour == "tensorrt_rtx")
-    # Without a GPU here it stays what it is for; with one it is for that.
+    # Without a GPU here it keeps its targets; with one it is built for that GPU.
     known = _nameable(trt) if name == "tensorrt_rtx" and not compute_capability() else {}
     targets = tuple(target for target in identity.targets if target in known)
     portable = identity.portable and name == "tensorrt"  # TensorRT for RTX has no such engines.
@@ -247,9 +248,10 @@ def rebuild(
         targets=built.targets,
         portable=portable,
         engine_digest=hashlib.sha256(built.engine).hexdigest(),
+        layers={},
     )
     write_whole(path, built.engine)
-    # What was proven of the engine before says nothing of this one.
+    # The proofs of the old engine do not apply to the new one.
     write_sidecar(path, replace(manifest, parity=(), unproven="engine built again: gan-run verify proves it"), renewed)
     return renewed, built.engine
 
@@ -316,7 +318,7 @@ def _logger(trt: Any) -> Any:
     """A logger that keeps the last error for our own message and prints nothing."""
 
     class Logger(trt.ILogger):  # type: ignore[misc]
-        """Keeps what went wrong."""
+        """Store an error."""
 
         def __init__(self) -> None:
             trt.ILogger.__init__(self)

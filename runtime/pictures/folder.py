@@ -38,7 +38,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Done:
-    """What came of a set of jobs."""
+    """Results of a set of jobs."""
 
     written: int
     """Results written."""

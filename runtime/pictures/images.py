@@ -37,7 +37,7 @@ FORMATS = {
 }
 """File endings that can be written, and Pillow's names for them; NPY is NumPy's own, for any number of channels."""
 FEW = 4096
-"""Values up to which each is looked at when asked whether all are finite."""
+"""Largest array whose values are checked one by one for being finite."""
 
 
 def to_pixels(
@@ -65,7 +65,7 @@ def to_pixels(
     low, high = value_range
     top = 2.0**depth - 1.0
     scale = top / (high - low)
-    with np.errstate(over="ignore"):  # What overflows is far beyond white or black, and is clipped.
+    with np.errstate(over="ignore"):  # Values that overflow are far beyond white or black, and are clipped.
         levels: NDArray[np.float32] = np.multiply(tensor, np.float32(scale), dtype=np.float32)
     levels += np.float32(0.5 - low * scale)
     np.clip(levels, 0.0, top, out=levels)

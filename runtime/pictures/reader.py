@@ -35,7 +35,7 @@ ENDINGS = frozenset(
 )
 """Endings of the files that are read as pictures, everywhere."""
 COMMON = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", "PPM", "TGA", "JPEG2000", "AVIF")
-"""Formats accepted from bytes, which may come from anyone: Pillow knows others that start other programs."""
+"""Formats accepted from bytes of unknown origin: some of Pillow's other formats start programs."""
 MAX_PIXELS = 2**28
 """Largest picture that is decoded by default, pixels: 268 million, 0.8 GB in colour."""
 MODES = {"L": "L", "RGB": "RGB", "RGBA": "RGBA", "1": "L", "LA": "RGBA", "La": "RGBA", "PA": "RGBA", "RGBa": "RGBA"}
@@ -43,7 +43,7 @@ MODES = {"L": "L", "RGB": "RGB", "RGBA": "RGBA", "1": "L", "LA": "RGBA", "La": "
 DEEP = ("I", "I;16", "I;16L", "I;16B", "I;16N", "F")
 """Pillow's grey modes of more than 8 bits."""
 NEUTRAL = 2
-"""Levels by which a colour profile may differ from sRGB and count as it."""
+"""Levels by which a colour profile may differ from sRGB and still count as sRGB."""
 GREY = frozenset({"1", "L", "LA", "La", *DEEP})
 """Pillow's modes without colour."""
 Depth = Literal[8, 16, "source"]
@@ -280,7 +280,7 @@ def _naming(name: str) -> Iterator[None]:
         raise InputError(f"cannot read {name}: {reason}") from error
     except Warning:
         raise
-    except Exception as error:  # Decoders meet damage with whatever exception it leads them to.
+    except Exception as error:  # A decoder may raise anything for a damaged file.
         raise InputError(f"cannot read {name}: it is damaged ({type(error).__name__})") from error
 
 

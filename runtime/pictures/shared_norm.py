@@ -36,7 +36,7 @@ EPSILON = 1e-5
 WHOLE_PICTURE = frozenset({NORM, "GroupNormalization", "GlobalAveragePool", "GlobalMaxPool"})
 """Operators whose result at each pixel depends on all others."""
 INSTEAD = "allow more memory, or accept tiles that differ (tiles always)"
-"""What there is to do where nothing can be shared."""
+"""Advice where no statistics can be shared."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ class SharedNorm:
         Raises:
             EngineError: the engine fails, or the picture gives no finite statistics.
         """
-        engine = self._start(self._telling)  # Let go at once: its memory is the tiles' afterwards.
+        engine = self._start(self._telling)  # Freed at once, because the tiles need its memory.
         try:
             statistics = engine.run({self._input: reduced})[1:]
         finally:
@@ -100,7 +100,7 @@ class SharedNorm:
         return lambda tile: self._taking.run({self._input: tile, **factors})[0]
 
     def close(self) -> None:
-        """Let the engine go."""
+        """Free the engine."""
         self._taking.close()
 
 

@@ -119,7 +119,7 @@ class Stack:
         return port.role == "noise" and self._interface.is_aligned(port) and isinstance(port.sides[0], str)
 
     def _value(self, port: Port, conditions: Conditions, seed: int) -> NDArray[np.generic]:
-        """What goes into an input for the whole picture, with a batch of one."""
+        """Return the value of an input for the whole picture, with a batch of one."""
         if port.role == "label":
             if conditions.label is None:
                 names = ", ".join(self._interface.classes[:12])

@@ -45,7 +45,7 @@ WHOLE = ("instance", "batch")
 
 @dataclass(frozen=True)
 class Options:
-    """How to take a picture through a generator."""
+    """How to translate a picture."""
 
     resize: bool = False
     """Scale pictures to the one size that the generator takes, and the result back."""
@@ -86,7 +86,7 @@ class Options:
 
 
 class State:
-    """What was learnt of an engine's memory, kept from one picture to the next."""
+    """An engine's memory cost per tile, kept from one picture to the next."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
@@ -109,7 +109,7 @@ def translate(
     state: State,
     share: Share | None = None,
 ) -> NDArray[Any]:
-    """Take one picture through.
+    """Translate one picture.
 
     Args:
         compute: From one item of each input to one output item.

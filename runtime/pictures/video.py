@@ -52,7 +52,7 @@ HIGH_DEFINITION = 720
 
 @dataclass(frozen=True)
 class Done:
-    """What came of a video."""
+    """Result of a translated video."""
 
     frames: int
     """Frames written."""
@@ -184,7 +184,7 @@ class _Newest:
 
     @property
     def reason(self) -> str:
-        """Why there are no more frames, to go behind what is said of them."""
+        """Return why there are no more frames, to append to a message."""
         return f"; it stopped: {self._failed}" if self._failed is not None else ""
 
     def take(self, end: float | None) -> tuple[NDArray[np.uint8], float] | None:
@@ -196,7 +196,7 @@ class _Newest:
             while self._held is None or (end is not None and time.monotonic() >= end):
                 if (end is not None and time.monotonic() >= end) or not self._thread.is_alive():
                     return None
-                self._come.wait(0.1)  # Not for ever: Ctrl-C has to get through.
+                self._come.wait(0.1)  # With a time limit, so that Ctrl-C is handled.
             held, self._held = self._held, None
             return held
 
@@ -224,7 +224,7 @@ class _Newest:
 
 
 class _Translation:
-    """One video on its way."""
+    """The state of one video's translation."""
 
     def __init__(
         self, av: Any, generator: Generator, name: Path, entering: Any, leaving: Any, options: dict[str, Any]
@@ -341,7 +341,7 @@ def _video_stream(
     encoder, settings = codec
     stream = leaving.add_stream(encoder, rate=rate, options=settings)
     stream.height, stream.width = picture.shape[:2]
-    # Halved colour resolution, which every player knows, needs even sides.
+    # The widely supported half colour resolution needs an even width and height.
     stream.pix_fmt = "yuv420p" if stream.height % 2 == stream.width % 2 == 0 else "yuv444p"
     stream.codec_context.time_base = time_base
     if aspect:

@@ -279,7 +279,9 @@ class Server:
             raise InputError("no picture was sent: give it as the body, or as a file of a form")
         known = {name: text for name, text in texts.items() if name in TRANSLATE}  # Forms carry other fields too.
         options = replace(self._options, mask=mask, **_query({**request.query_params, **known}, TRANSLATE))
-        return Response(await self._run(lambda: _one(self._picture(body, options), media_type)), media_type=media_type)
+        return Response(
+            await self._run(lambda: _encoded_picture(self._picture(body, options), media_type)), media_type=media_type
+        )
 
     async def _health(self, request: Request) -> Response:
         """Whether requests are answered."""
@@ -444,33 +446,33 @@ def _fields(body: bytes, known: Mapping[str, type]) -> dict[str, Any]:
         raise UsageError(f"a number is out of range: {error}") from error
 
 
-def _field(name: str, value: Any, kind: type) -> Any:
+def _field(name: str, value: Any, expected: type) -> Any:
     """One value of its type: a number, a class by number or name, or a list of numbers."""
     whole = isinstance(value, int) and not isinstance(value, bool)
     shown = repr(value)[:SHOWN]
-    if kind is str:
+    if expected is str:
         if not whole and not isinstance(value, str):
             raise UsageError(f"{name} is {shown}: give a whole number, or the name of a class")
         return value
-    if kind is list:  # An array, because a text would be the name of a file here.
+    if expected is list:  # An array, because a text would be the name of a file here.
         if not isinstance(value, list) or not all(type(item) in (int, float) for item in value):
             raise UsageError(f"{name} is {shown}: give a list of numbers")
         return np.array(value, np.float64)
-    if not whole and not (kind is float and isinstance(value, float)):
-        raise UsageError(f"{name} is {shown}: give a {'whole ' if kind is int else ''}number")
-    return kind(value)
+    if not whole and not (expected is float and isinstance(value, float)):
+        raise UsageError(f"{name} is {shown}: give a {'whole ' if expected is int else ''}number")
+    return expected(value)
 
 
 def _query(texts: Mapping[str, str], known: Mapping[str, type]) -> dict[str, Any]:
     """What a query or the fields of a form say, which are texts: `?label=2&style=0.1,0.2&seed=3`."""
     payload: dict[str, Any] = {}
     for name, text in texts.items():
-        kind = known.get(name, str)
+        expected = known.get(name, str)
         try:
-            payload[name] = text if kind is str else json.loads(f"[{text}]" if kind is list else text)
+            payload[name] = text if expected is str else json.loads(f"[{text}]" if expected is list else text)
         except (ValueError, RecursionError) as error:
             raise UsageError(
-                f"{name} is {text[:SHOWN]!r}: give {'numbers with commas' if kind is list else 'a number'}"
+                f"{name} is {text[:SHOWN]!r}: give {'numbers with commas' if expected is list else 'a number'}"
             ) from error
     return _fields(json.dumps(payload).encode(), known)
 
@@ -479,14 +481,14 @@ def _accepted(request: Request, forms: tuple[str, ...]) -> str:
     """The form that the client likes best of those there are; the first where it does not care."""
     wishes: list[tuple[float, str]] = []
     for wish in request.headers.get("accept", "*/*").split(","):
-        kind, *parameters = (part.strip().lower() for part in wish.split(";"))
+        media_range, *parameters = (part.strip().lower() for part in wish.split(";"))
         quality = next((p[2:] for p in parameters if p.startswith("q=")), "1")
         number = float(quality) if re.fullmatch(r"[01](\.\d{0,3})?", quality) else 0.0
         if number > 0:
-            wishes.append((number, kind))
-    for _, kind in sorted(wishes, key=lambda wish: -wish[0]):
+            wishes.append((number, media_range))
+    for _, media_range in sorted(wishes, key=lambda wish: -wish[0]):
         for media_type in forms:
-            if kind in (media_type, "*/*", media_type.partition("/")[0] + "/*"):
+            if media_range in (media_type, "*/*", media_type.partition("/")[0] + "/*"):
                 return media_type
     raise HTTPException(406, f"this gives {', '.join(forms)}: ask for one of them with the header Accept")
 
@@ -498,18 +500,18 @@ def _encoded(items: NDArray[np.generic], media_type: str, columns: int | None, *
     if points:
         if media_type == ZIP:
             raise UsageError(f"points are no pictures: ask for {PNG} or {NPY}")
-        return _one(images.scatter(items), PNG)
+        return _encoded_picture(images.scatter(items), PNG)
     pictures = items.astype(np.uint8, copy=False)
     if media_type == PNG:
-        return _one(images.grid(pictures, columns) if len(pictures) > 1 else pictures[0], PNG)
+        return _encoded_picture(images.grid(pictures, columns) if len(pictures) > 1 else pictures[0], PNG)
     stream = io.BytesIO()
     with zipfile.ZipFile(stream, "w") as archive:  # Stored as they are: PNGs are compressed already.
         for index, picture in enumerate(pictures):
-            archive.writestr(f"{index:04d}.png", _one(picture, PNG))
+            archive.writestr(f"{index:04d}.png", _encoded_picture(picture, PNG))
     return stream.getvalue()
 
 
-def _one(picture: NDArray[np.uint8], media_type: str) -> bytes:
+def _encoded_picture(picture: NDArray[np.uint8], media_type: str) -> bytes:
     if media_type == NPY:
         return _array(picture)
     stream = io.BytesIO()

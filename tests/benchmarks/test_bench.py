@@ -54,7 +54,9 @@ def test_settings_are_checked_before_anything_is_opened() -> None:
 
 def test_the_verdict_names_the_fastest_with_the_same_pictures() -> None:
     report = json.loads((LEGACY / "report.json").read_text())
-    assert verdict(report).startswith("fastest with the same pictures, beside eager PyTorch: dcgan.onnx, onnxruntime ")
+    assert verdict(report).startswith(
+        "fastest with the same pictures, relative to eager PyTorch: dcgan.onnx, onnxruntime "
+    )
     for row in report["results"]:
         row["same"] = None if row["competitor"] == "eager PyTorch" else row["competitor"] == "dcgan.onnx, openvino"
     assert "dcgan.onnx, openvino" in verdict(report)
@@ -121,4 +123,26 @@ def test_the_reference_has_the_stated_result_and_noise(
 
 def test_the_method_names_how_long_ratios_are_measured(artifact: Path) -> None:
     report = bench([artifact], batch=[1], **QUICK)
-    assert f"{timing.FEWEST} rounds at least" in report.table(verbose=True)
+    assert f"{timing.FEWEST} rounds at least" in " ".join(report.table(verbose=True).split())
+
+
+def test_the_verdict_has_the_interval_and_names_a_busy_machine() -> None:
+    report = json.loads((LEGACY / "report.json").read_text())
+    best = next(row for row in report["results"] if row["competitor"] == "dcgan.onnx, onnxruntime")
+    best |= {"speedup": 4408.07, "speedup_low": 3873.13, "speedup_high": 4561.83}
+    report["conditions"]["during"] = {"others": 0.78}
+    text = verdict(report)
+    assert "relative to eager PyTorch (unreliable, because other processes were running): " in text
+    assert "dcgan.onnx, onnxruntime 4408x (3873-4562) at batch" in text
+    report["conditions"]["during"] = {"others": 0.02}
+    assert "unreliable" not in verdict(report)
+
+
+def test_no_minus_before_a_zero() -> None:
+    from ganedge.benchmarks import report as words
+
+    report = json.loads((LEGACY / "report.json").read_text())
+    report["distance"] = {"features": "small", "pictures": 64, "data": None, "data_pictures": None}
+    for costs in report["competitors"].values():
+        costs |= {"fid": 0.0, "kid": -3e-5}
+    assert words.cells(report["results"][1], report)[-1] == "0.0000"

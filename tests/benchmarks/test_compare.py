@@ -109,7 +109,7 @@ def test_the_command_compares(command: Callable[..., Any], tmp_path: Path) -> No
     done = command("gan-bench", "compare", before, after)
     assert done.code == 1
     lines = done.out.splitlines()
-    assert len(lines) == 1 + len(fake()["results"]), "one line each, behind what they are held against"
+    assert len(lines) == 1 + len(fake()["results"]), "one line each, after the baseline"
     assert all(line.startswith("slower") == (EAGER not in line) for line in lines[1:])
     assert command("gan-bench", "compare", after, before).code == 0
     spoilt = fake()
@@ -262,12 +262,12 @@ def test_a_process_that_fails_costs_its_own_figures_only() -> None:
     failed: dict[str, str] = {}
     good, bad = (
         [sys.executable, "-c", code]
-        for code in ("print('device 7')\nprint('peak 5')\nprint('asking 1000')", "raise SystemExit('no such engine')")
+        for code in ("print('device 7')\nprint('peak 5')\nprint('query 1000')", "raise SystemExit('no such engine')")
     )
     found = process.measure({"bad": bad, "good": good}, 1, failed)
     assert found.keys() == {"good"}
     assert (found["good"]["peak_bytes"], found["good"]["device_bytes"]) == (5, 7)
-    assert found["good"]["cold_start_s"] < 0, "what asking took is not its own"
+    assert found["good"]["cold_start_s"] < 0, "the query's time is subtracted"
     assert "no such engine" in failed["bad"]
 
 
@@ -539,7 +539,7 @@ def test_a_busy_machine_is_named() -> None:
     assert latency.warnings([], others=None, load=0.2, cores=2) == []
     assert "load 3.0" in latency.warnings([], others=None, load=3.0, cores=2)[0]
     assert latency.warnings([], others=0.02, load=3.0, cores=2) == []  # The load is this program's own.
-    assert "took 30% of its core" in latency.warnings([], others=0.3, load=0.0, cores=1)[0]
+    assert "30% of the core" in latency.warnings([], others=0.3, load=0.0, cores=1)[0]
     loud = {"figures": {"spread": 0.5}}
     assert "50%" in latency.warnings([loud], others=0.0, load=None, cores=2)[0]
 

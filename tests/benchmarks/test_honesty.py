@@ -114,6 +114,6 @@ def test_an_interruption_keeps_the_runs_that_were_done(monkeypatch: pytest.Monke
     found = honesty.measure(20, 1.0, lambda _: None)
     assert (found["partial"], len(found["runs"])) == (True, 1)
     assert found["bars"][0] == {
-        "what": "the same artifact under two names is within 2% of itself", "count": 1, "of": 1, "wanted": 1,
+        "what": "the same artifact under two names has a ratio within 2% of 1", "count": 1, "of": 1, "wanted": 1,
         "held": True,
     }  # fmt: skip

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ import pytest
 from onnx import numpy_helper
 from PIL import Image
 
-from ganedge.export import export, export_all, from_torch, to_onnx
+from ganedge.export import export, export_all, from_torch, parity, phases, to_onnx
 from ganedge.export.artifact import make
 from ganedge.export.open_source import open_source
 from ganedge.export.source import SourceSpec
@@ -19,8 +21,8 @@ from ganedge.export.spec import ExportSpec
 from ganedge.runtime import engines, load, tuning
 from ganedge.runtime import verify as verification
 from ganedge.runtime.errors import EngineError, GanEdgeError, UsageError
-from ganedge.runtime.fidelity import read_gate
-from ganedge.runtime.manifest import read_artifact
+from ganedge.runtime.fidelity import Gate, difference, read_gate
+from ganedge.runtime.manifest import Interface, Manifest, Port, read_artifact
 
 
 def test_every_installed_engine_is_asked(artifact: Path) -> None:
@@ -262,3 +264,160 @@ def test_the_size_to_prove_at_is_that_of_the_folder_where_nothing_else_says(tmp_
     model = open_source(f"{tmp_path / 'nets.py'}:Fine", SourceSpec(input="3xHxW", kind="image"))
     made = make(model, ExportSpec(calibrate=folder))
     assert all((40, 40) in proof.sizes for proof in made.parity)
+
+
+LATENT = Port("z", "latent", "float32", ("batch", 3), "NC")
+IMAGE = Port("x", "image", "float32", ("batch", 1, "height", "width"), "NCHW", (0.0, 2.0))
+DRAWN = Interface("latent-to-image", (LATENT,), (replace(IMAGE, shape=("batch", 1, 4, 4)),), "normal")
+TRANSLATED = Interface("image-to-image", (IMAGE,), (replace(IMAGE, name="y"),))
+
+
+class Faulty:
+    """An engine that gives what `change` makes of the outputs, whose shapes are those of what should come out."""
+
+    def __init__(self, name: str, cases: list[parity.Case], change: Callable[[np.ndarray], np.ndarray]) -> None:
+        self.info = engines.EngineInfo(name, "1.0", "CPU", "cpu", "fp32")
+        self.sizes: list[int] = []
+        self.is_closed = False
+        self._cases, self._change = cases, change
+
+    def run(self, feeds: Any) -> list[np.ndarray]:
+        """As an engine does; it finds the outputs by the inputs."""
+        (array,) = feeds.values()
+        self.sizes.append(len(array))
+        for case in self._cases:
+            for begin in range(len(case.reference)):
+                if np.array_equal(array, case.inputs[0][begin : begin + len(array)]):
+                    return [self._change(case.reference[begin : begin + len(array)].copy())]
+        raise AssertionError("inputs that are not those of a case")
+
+    def close(self) -> None:
+        """As an engine does."""
+        self.is_closed = True
+
+
+def case(count: int, *sides: int) -> parity.Case:
+    random = np.random.default_rng(count)
+    inputs = random.uniform(size=(count, 1, *sides) if sides else (count, 3)).astype(np.float32)
+    return parity.Case([inputs], random.uniform(0.5, 1.5, (count, 1, *(sides or (4, 4)))).astype(np.float32))
+
+
+def test_a_proof_goes_through_every_batch_size_and_names_the_worst_input() -> None:
+    cases = [case(24)]
+    worst = float(cases[0].reference[7, 0, 0, 0])
+
+    def brighter(outputs: np.ndarray) -> np.ndarray:
+        outputs[outputs == worst] += 0.5
+        outputs[:, 0, 1, 1] += 0.25
+        return outputs
+
+    engine = Faulty("onnxruntime", cases, brighter)
+    seen: list[phases.Phase] = []
+    with phases.reported_to(seen.append):
+        proof = parity.prove_in(engine, Manifest(DRAWN, "fp32", "none"), cases, Gate(max_abs=0.3))  # type: ignore[arg-type]
+    assert engine.sizes == [1, 5, 16, 1, 1]
+    assert seen == [phases.Phase("comparing in onnxruntime", index, 5) for index in range(5)]
+    changed = cases[0].reference.copy()
+    changed[7, 0, 0, 0] += 0.5
+    changed[:, 0, 1, 1] += 0.25
+    figures = difference(changed, cases[0].reference, DRAWN.output, 2.0)
+    assert (proof.engine, proof.precision, proof.samples, proof.batches) == (
+        "onnxruntime 1.0 (CPU)",
+        "fp32",
+        24,
+        (1, 5, 16),
+    )
+    assert (proof.max_abs, proof.mean_abs) == pytest.approx((0.5, figures.mean_abs))
+    assert (proof.psnr, proof.ssim) == pytest.approx((figures.psnr, figures.ssim))
+    assert (proof.nonfinite, proof.span, proof.sizes, proof.worst) == (0, 2, (), "a batch of 16")
+    assert (proof.tolerance, proof.passed) == ("maxabs=0.3", True), "of a range of 2"
+
+
+def test_a_proof_with_pictures_of_several_sizes() -> None:
+    cases = [case(3, 4, 6), case(5, 8, 4), case(2, 4, 6)]
+
+    def spoilt(outputs: np.ndarray) -> np.ndarray:
+        if outputs.shape[2:] == (8, 4) and len(outputs) == 3:
+            outputs[1, 0, 0, 0] = np.nan
+        return outputs
+
+    engine = Faulty("openvino", cases, spoilt)
+    manifest = Manifest(TRANSLATED, "fp32", "none")
+    proof = parity.prove_in(engine, manifest, cases, Gate(psnr=20.0))  # type: ignore[arg-type]
+    assert engine.sizes == [1, 2, 1, 3, 1, 1, 1]
+    assert (proof.samples, proof.batches, proof.sizes) == (10, (1, 2, 3), ((4, 6), (8, 4)))
+    assert (proof.worst, proof.passed) == ("a batch of 3 at 8x4", False)
+    assert proof.nonfinite == pytest.approx(1 / 160)
+    engine = Faulty("openvino", cases, lambda outputs: outputs)
+    proof = parity.prove_in(engine, manifest, cases, Gate(psnr=20.0), (4,))  # type: ignore[arg-type]
+    assert (engine.sizes, proof.psnr, proof.passed) == ([3, 4, 1, 2], None, True)
+    fixed = replace(TRANSLATED, inputs=(replace(IMAGE, shape=(2, 1, 4, 6)),))
+    engine = Faulty("openvino", cases[2:], lambda outputs: outputs)
+    parity.prove_in(engine, replace(manifest, interface=fixed), cases[2:], Gate(), (1,))  # type: ignore[arg-type]
+    assert engine.sizes == [2]
+    last = replace(IMAGE, shape=("batch", "height", "width", 1), layout="NHWC")
+    assert parity._size(last, parity.Case([np.zeros((1, 5, 7, 1))], np.zeros(1))) == (5, 7)
+
+
+def started(monkeypatch: pytest.MonkeyPatch, cases: list[parity.Case], errors: dict[str, float | None]) -> list[Faulty]:
+    """Engines that are off by so much, or that do not run the model."""
+    running: list[Faulty] = []
+
+    def start(model: bytes, precision: str, name: str, device: str, threads: int | None) -> Faulty:
+        assert (model, precision, device, threads) == (b"model", "fp16", "cpu", None)
+        error = errors[name]
+        if error is None:
+            raise EngineError(f"{name} cannot run it")
+        running.append(Faulty(name, cases, lambda outputs: outputs + np.float32(error)))
+        return running[-1]
+
+    monkeypatch.setattr(engines, "readers", lambda precision: [*errors, "missing"] if precision == "fp16" else [])
+    monkeypatch.setattr(engines, "installed", lambda name: name != "missing")
+    monkeypatch.setattr(engines, "start", start)
+    return running
+
+
+def test_engines_that_refuse_and_engines_that_fail(monkeypatch: pytest.MonkeyPatch) -> None:
+    cases, manifest, gate = [case(4)], Manifest(DRAWN, "fp16", "none"), Gate(max_abs=0.01)
+    running = started(monkeypatch, cases, {"a": None, "b": 0.5, "c": 0.0})
+    proofs, refusals = parity.prove(b"model", manifest, cases, gate)
+    assert [(proof.engine_name, proof.passed) for proof in proofs] == [("b", False), ("c", True)]
+    assert refusals == {"a": "a cannot run it"}
+    assert [engine.is_closed for engine in running] == [True, True]
+    assert parity.prove(b"model", manifest, cases, gate, ("b",))[1] == refusals
+    with pytest.raises(EngineError, match="a cannot run it"):
+        parity.prove(b"model", manifest, cases, gate, ("a",))
+    assert parity.missed(proofs) == []
+    assert parity.missed(proofs, ("b", "c")) == [proofs[0]]
+    assert parity.missed(proofs[:1]) == [proofs[0]], "none passed"
+    started(monkeypatch, cases, {"a": None})
+    with pytest.raises(EngineError, match="a cannot run it"):
+        parity.prove(b"model", manifest, cases, gate)
+    started(monkeypatch, cases, {})
+    assert parity.prove(b"model", manifest, cases, gate) == ((), {})
+
+
+def test_an_artifact_that_is_not_written_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
+    manifest, gate = Manifest(DRAWN, "fp16", "none"), Gate(max_abs=0.01)
+    cases = [replace(case(4), reference=np.ones((4, 1, 4, 4), np.float32))]
+    started(monkeypatch, cases, {"b": 0.3, "c": 0.0, "d": 0.1})
+    proofs = parity.prove(b"model", manifest, cases, gate)[0]
+    off = "is off by {} % of the output's range ({} dB) where the gate is 1 %, worst for a batch of 1"
+    both = f"b 1.0 (CPU) {off.format(15, 16.5)}; d 1.0 (CPU) {off.format(5, '26.0')}"
+    start = "not exported, the {} gives other pictures than the generator: "
+    assert parity.explain(proofs, "fp32") == (
+        f"{start.format('artifact')}{both}; c passed. Next: leave out what requires the others, and auto uses c, or "
+        "accept it with --tolerance psnr=16"
+    )
+    assert parity.explain(proofs[:1], "fp16", "the first layer", "page") == (
+        f"{start.format('page')}{both.partition(';')[0]}; most is lost in the first layer. Next: export in FP32, or "
+        "accept it with --tolerance psnr=16"
+    )
+    assert parity.explain(proofs[:1], "int8").endswith(
+        "Next: calibrate with more inputs (--calibrate 500, or a folder of pictures), or --for another engine, or "
+        "--fp16, or accept it with --tolerance psnr=16"
+    )
+    for change in ({"nonfinite": 0.5}, {"psnr": None}, {"psnr": 1.0}):
+        assert parity.explain([replace(proofs[0], **change)], "fp32").endswith("Next: check the generator's weights")  # type: ignore[arg-type]
+    nearly = replace(proofs[0], psnr=1.01)
+    assert parity.explain([nearly, proofs[2]], "fp32").endswith("Next: accept it with --tolerance psnr=1")

@@ -6,13 +6,14 @@ import io
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 import pytest
 import torch
-from onnx import numpy_helper
+from onnx import ModelProto, numpy_helper
 from torch import nn
 
 from ganedge.export import export, phases, proof_inputs
@@ -210,3 +211,16 @@ def test_cases_hold_inputs_and_reference(painter: SourceModel) -> None:
     case = proof_cases(painter, ExportSpec())[0]
     assert isinstance(case, Case)
     np.testing.assert_array_equal(case.reference, painter.reference(case.inputs))
+
+
+@pytest.mark.parametrize(("work", "pictures"), [(1e9, 16), (4e10, 10), (1e12, 6)])
+def test_calibration_is_bounded_by_work(monkeypatch: pytest.MonkeyPatch, work: float, pictures: int) -> None:
+    """And always sees more pictures than a short proof, unless a number was stated."""
+    port = Port("x", "image", "float32", ("batch", 3, "height", "width"), "NCHW", (-1.0, 1.0))
+    interface = Interface("image-to-image", (port,), (replace(port, name="y"),))
+    source = SourceModel(ModelProto(), interface, "none", Source(), None, Path())
+    monkeypatch.setattr(proof_inputs, "_item_work", lambda *_: work)
+    found = proof_inputs.calibration(source, ExportSpec(precision="int8"))
+    assert sum(len(case[0]) for case in found) == pictures
+    asked = proof_inputs.calibration(source, ExportSpec(precision="int8", calibrate=2))
+    assert sum(len(case[0]) for case in asked) == 2

@@ -19,7 +19,18 @@ import onnxruntime
 import pytest
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
-from ganedge.export import artifact, conversion, export, layers, precision, quantize, rewrite, uint8_io
+from ganedge.export import (
+    artifact,
+    conversion,
+    export,
+    layers,
+    phases,
+    precision,
+    quantize,
+    rewrite,
+    sensitivity,
+    uint8_io,
+)
 from ganedge.export.conversion import Conversion
 from ganedge.export.from_onnx import has_global_ops, of_onnx, with_size
 from ganedge.export.sensitivity import Sensitivity
@@ -197,41 +208,51 @@ def test_int8_forms() -> None:
 SAME_SIZE = replace(PICTURE, outputs=(replace(PICTURE.output, shape=("batch", 3, 8, 8)),))
 
 
-def mixed() -> ModelProto:
+def mixed(activation: str = "Relu") -> ModelProto:
     """Layers and what follows them: before the first, between, behind one that is kept, and a tensor that two read."""
     random = np.random.default_rng(0)
     nodes = [
-        helper.make_node("Relu", ["x"], ["r"], "before"),
+        helper.make_node(activation, ["x"], ["r"], "before"),
         helper.make_node("Conv", ["r", "w", "bias"], ["a"], "conv", pads=[1] * 4),
-        helper.make_node("Relu", ["a"], ["b"], "bent"),
+        helper.make_node(activation, ["a"], ["b"], "bent"),
         helper.make_node("MatMul", ["b", "m"], ["c"], "product"),
-        helper.make_node("Relu", ["c"], ["d"], "again"),
+        helper.make_node(activation, ["c"], ["d"], "again"),
         helper.make_node("Conv", ["d", "w2"], ["e"], "kept", pads=[1] * 4),
-        helper.make_node("Relu", ["e"], ["f"], "of kept"),
+        helper.make_node(activation, ["e"], ["f"], "of kept"),
         helper.make_node("Add", ["f", "b"], ["image"], "sum"),
     ]
     weights = {name: random.normal(size=(3, 3, 3, 3)) for name in ("w", "w2")}
     return graph(SAME_SIZE, nodes, {**weights, "m": random.normal(size=(8, 8)), "bias": random.normal(size=3)})
 
 
+def rounded(full: ModelProto, inputs: Any, target: quantize.Target, keep: frozenset[str] = frozenset()) -> ModelProto:
+    """A graph in INT8 as the quantiser leaves it, without any rewrite before or behind."""
+    quantiser = quantize.Quantiser(full, inputs, target)
+    quantiser.prepared = full
+    return quantize._quantise(full, quantiser.ranges, target, keep)
+
+
+@pytest.mark.parametrize("activation", ["Relu", "LeakyRelu"])
 @pytest.mark.parametrize("target", ["onnxruntime", "openvino", "tensorrt"])
-def test_what_is_rounded_for_whom(target: quantize.Target) -> None:
+def test_what_is_rounded_for_whom(target: quantize.Target, activation: str) -> None:
     """What goes into a layer alone, and each tensor once; what comes from no INT8 layer stays as it is."""
-    full, inputs = mixed(), [real_inputs(SAME_SIZE, 8, 3)]
-    low = quantize._quantise(full, inputs, target, frozenset({"kept"}))
+    full, inputs = mixed(activation), [real_inputs(SAME_SIZE, 8, 3)]
+    low = rounded(full, inputs, target, frozenset({"kept"}))
     nodes = {node.name: node for node in low.graph.node}
     constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in low.graph.initializer}
     pairs = [node for node in low.graph.node if node.op_type == "QuantizeLinear"]
-    assert [node.input[0] for node in pairs] == ["r", "b"]
-    assert nodes["conv"].output[0] == ("b" if target == "onnxruntime" else "a"), "its Relu is within or behind it"
-    plain = {"before": ["x"], "again": ["c"], "kept": ["d", "w2"], "of kept": ["e"]}
-    assert {name: list(nodes[name].input) for name in plain} == plain
+    between = target == "onnxruntime" and activation == "LeakyRelu"  # It computes in INT8 there.
+    assert [node.input[0] for node in pairs] == (["r", "a", "b", "c", "d"] if between else ["r", "b"])
+    fused = target == "onnxruntime" and activation == "Relu"
+    assert nodes["conv"].output[0] == ("b" if fused else "a"), "its Relu is within or behind it"
+    assert [nodes[name].input[0] for name in ("before", "of kept")] == ["x", "e"]
+    assert list(nodes["kept"].input) == ["d_DequantizeLinear_Output" if between else "d", "w2"]
     unsigned = target == "onnxruntime"
     for node in pairs:
         assert constants[node.input[2]].dtype == (np.uint8 if unsigned else np.int8)
-        assert constants[node.input[2]] == 0
+        assert between or constants[node.input[2]] == 0
     largest = max(float(batch.max()) for batch in inputs[0])
-    assert float(constants["r_scale"]) == pytest.approx(largest / 255 if unsigned else largest / 127, rel=1e-3)
+    assert float(constants["r_scale"]) == pytest.approx(largest / 255 if unsigned else largest / 127, rel=0.02)
     scales = np.abs(numpy_helper.to_array(full.graph.initializer[0])).max((1, 2, 3)) / 127
     np.testing.assert_allclose(constants["w_scale"], scales, rtol=0.02)
     assert constants["w_quantized"].dtype == np.int8
@@ -245,10 +266,12 @@ def test_values_of_both_signs_for_onnx_runtime_have_a_zero_of_their_own() -> Non
     full = graph(SAME_SIZE, nodes, {"w": np.random.default_rng(0).normal(size=(3, 3, 3, 3))})
     data = np.random.default_rng(0).uniform(-1, 3, (4, 3, 8, 8)).astype(np.float32)
     for target, low, high in (("onnxruntime", -1, 3), ("openvino", -3, 3)):
-        made = quantize._quantise(full, [[data]], target, frozenset())  # type: ignore[arg-type]
+        made = rounded(full, [[data]], target)  # type: ignore[arg-type]
         constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in made.graph.initializer}
         assert float(constants["x_scale"]) == pytest.approx((high - low) / (255 if low == -1 else 254), rel=0.02)
         assert int(constants["x_zero_point"]) == (64 if target == "onnxruntime" else 0)
+        results = ["image_QuantizeLinear_Input"] if target == "onnxruntime" else []
+        assert [node.input[0] for node in made.graph.node if node.op_type == "QuantizeLinear"] == ["x", *results]
 
 
 def test_matrix_products_of_onnx_runtime_give_floating_point() -> None:
@@ -306,33 +329,22 @@ def test_results_of_layers_as_they_are_and_shuffled() -> None:
     }
 
 
-def test_calibration_inputs_batch_by_batch() -> None:
+@pytest.mark.parametrize(("batch", "size"), [("batch", 1), (2, 2)])
+def test_calibration_inputs_batch_by_batch(batch: int | str, size: int) -> None:
     """Whole batches alone, of each group of inputs in turn."""
-    first, second = np.arange(5).reshape(5, 1), np.arange(10, 12).reshape(2, 1)
-    reader = quantize.Reader(["x", "y"], [[first, first + 20], [second, second + 20]], 2)
-    seen = [{name: array.ravel().tolist() for name, array in feed.items()} for feed in iter(reader.get_next, None)]
-    assert seen == [{"x": [0, 1], "y": [20, 21]}, {"x": [2, 3], "y": [22, 23]}, {"x": [10, 11], "y": [30, 31]}]
-    assert reader.get_next() is None
-    alone = quantize.Reader(["x"], [[first]], 1)
-    assert sum(1 for _ in iter(alone.get_next, None)) == 5
-
-
-def test_a_fixed_batch_is_calibrated_in_batches(monkeypatch: pytest.MonkeyPatch) -> None:
-    sizes: list[int] = []
-    reader = quantize.Reader.__init__
-
-    def note(self: Any, names: Any, cases: Any, batch: int) -> None:
-        sizes.append(batch)
-        reader(self, names, cases, batch)
-
-    monkeypatch.setattr(quantize.Reader, "__init__", note)
-    nodes = [helper.make_node("Conv", ["x", "w"], ["image"], "conv", pads=[1] * 4)]
-    for batch in (4, "batch"):
-        port = replace(PICTURE.inputs[0], shape=(batch, 3, 8, 8))
-        interface = Interface("image-to-image", (port,), (replace(port, name="image"),))
-        full = graph(interface, nodes, {"w": np.ones((3, 3, 3, 3))})
-        quantize._quantise(full, [[np.ones((8, 3, 8, 8), np.float32)]], "openvino", frozenset())
-    assert sizes == [4, 1]
+    port = replace(PICTURE.inputs[0], shape=(batch, 1, 1, 1))
+    interface = Interface("image-to-image", (port,), (replace(port, name="image"),))
+    full = graph(interface, [helper.make_node("Conv", ["x", "w"], ["image"], "conv")], {"w": np.ones((1, 1, 1, 1))})
+    groups = [[np.arange(5.0, dtype=np.float32)], [np.arange(10.0, 12.0, dtype=np.float32)]]
+    cases = [[array.reshape(-1, 1, 1, 1) for array in group] for group in groups]
+    quantiser = quantize.Quantiser(full, cases, "openvino")
+    seen: list[phases.Phase] = []
+    with phases.reported_to(seen.append):
+        feeds = [{name: array.ravel().tolist() for name, array in feed.items()} for feed in quantiser._feeds()]
+    assert seen == [phases.Phase("calibrating", done, len(feeds)) for done in range(len(feeds))]
+    expected = [[0], [1], [2], [3], [4], [10], [11]] if size == 1 else [[0, 1], [2, 3], [10, 11]]
+    assert feeds == [{"x": values} for values in expected]
+    assert quantiser.ranges == {"x": (0, 11)}
 
 
 def test_forms_that_an_engine_here_runs(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -890,3 +902,22 @@ def test_a_dependency_of_the_quantiser_that_is_missing_is_named(monkeypatch: pyt
     monkeypatch.setattr(sys, "meta_path", [Missing(), *sys.meta_path])
     with pytest.raises(EngineError, match=r"No module named 'packaging'\): install the module packaging"):
         quantize._quantise(onnx.ModelProto(), {}, "onnxruntime", frozenset())
+
+
+@pytest.mark.parametrize("shape", [(8, 8), ("height", "width")])
+def test_a_search_that_is_much_work_looks_at_parts_of_few_pictures(
+    monkeypatch: pytest.MonkeyPatch, shape: tuple[Any, Any]
+) -> None:
+    """Layers are ranked alike on parts, also where the graph is of one size, and the gate is held on whole pictures."""
+    port = replace(PICTURE.inputs[0], shape=("batch", 3, *shape))
+    interface = replace(PICTURE, inputs=(port,))
+    full = lopsided()
+    low, _, _ = quantize.to_int8(full, PHOTOS, "openvino")
+    whole = Sensitivity(full, low, "openvino", PHOTOS, interface)
+    monkeypatch.setattr(sensitivity, "WORK", 0)
+    monkeypatch.setattr(sensitivity, "SIDES", (6, 4))
+    parts = Sensitivity(full, low, "openvino", PHOTOS, interface)
+    assert [len(items) for items in (whole._items, parts._items)] == [layers.ITEMS, sensitivity.FEWEST]
+    assert {item["x"].shape for item in parts._items} == {(1, 3, 6, 6)}
+    assert np.argsort(parts.noise).tolist() == np.argsort(whole.noise).tolist()
+    assert parts.kept(fidelity.Gate(psnr=38)) == whole.kept(fidelity.Gate(psnr=38)) == {"second"}

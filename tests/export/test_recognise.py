@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,12 @@ from ganedge.export import published
 from ganedge.export.architectures import build, open_checkpoint
 from ganedge.export.recognise import recognise
 from ganedge.export.source import SourceSpec
-from ganedge.models import cyclegan, dcgan, digit, mlp, pix2pix, wgan
+from ganedge.models import augmented_cyclegan, cyclegan, dcgan, digit, mlp, pix2pix, stargan, wgan
 from ganedge.runtime.errors import UsageError
 
 LATENT, IMAGE = torch.randn(2, 6), torch.randn(1, 3, 32, 32)
 LABELS = {"conditional": True, "class_names": "a,b,c"}
+AUGMENTED = augmented_cyclegan.Config(width=4, blocks=2)
 Make = Callable[[], nn.Module]
 OURS: dict[str, Make] = {
     "dcgan": lambda: dcgan.Generator(dcgan.Config(latent=6, width=4, size=16, channels=1)),
@@ -36,6 +38,11 @@ OURS: dict[str, Make] = {
     "pix2pix with BatchNorm": lambda: pix2pix.Generator(pix2pix.Config(width=4, size=32, norm="batch", levels=4)),
     "cyclegan": lambda: cyclegan.ResnetGenerator(cyclegan.Config(width=4, blocks=2, size=32)),
     "cyclegan --nets conv": lambda: cyclegan.ConvGenerator(cyclegan.Config(width=4, blocks=2, size=32, nets="conv")),
+    "stargan of classes": lambda: stargan.Generator(stargan.Config(width=4, blocks=2, class_names="a,b,c")),
+    "augmented-cyclegan": lambda: augmented_cyclegan.Generator(AUGMENTED, 5),
+    "augmented-cyclegan --latent-a 0": lambda: augmented_cyclegan.Generator(AUGMENTED, 0),
+    "augmented-cyclegan with resize": lambda: augmented_cyclegan.Generator(replace(AUGMENTED, upsample="resize"), 5),
+    "augmented-cyclegan with shuffle": lambda: augmented_cyclegan.Generator(replace(AUGMENTED, upsample="shuffle"), 5),
 }
 
 
@@ -49,8 +56,10 @@ def varied(network: nn.Module) -> nn.Module:
 
 
 def computed(network: nn.Module, name: str) -> Tensor:
-    inputs: tuple[Tensor, ...] = (IMAGE,) if "cyclegan" in name or "pix2pix" in name else (LATENT,)
-    inputs = (*inputs, torch.tensor([0, 2])) if "classes" in name else inputs
+    image = any(word in name for word in ("cyclegan", "pix2pix", "stargan"))
+    inputs: tuple[Tensor, ...] = (IMAGE,) if image else (LATENT,)
+    inputs = (*inputs, LATENT[:1, :5]) if "augmented" in name and "0" not in name else inputs
+    inputs = (*inputs, torch.tensor([0, 2])[-len(inputs[0]) :]) if "classes" in name else inputs
     with torch.no_grad():
         result: Tensor = network(*inputs)
     return result
@@ -64,6 +73,8 @@ def test_our_generators_are_recognised(name: str, tmp_path: Path) -> None:
     loaded = open_checkpoint(tmp_path / "g.pth", SourceSpec(arch="auto"))
     assert torch.equal(computed(loaded.network.eval(), name), computed(network, name))
     assert any(f"recognised: {'resnet' if name == 'cyclegan' else name.split()[0]}" in note for note in loaded.notes)
+    further = [(item.name, item.shape, item.distribution) for item in loaded.spec.further if item.role != "label"]
+    assert further == ([("latent", (5,), "normal")] if "augmented" in name and "0" not in name else [])
     assert loaded.spec.classes == (("0", "1", "2") if "classes" in name else ())
     assert loaded.spec.noise == ("uniform" if "dropout" in name else "normal")
 

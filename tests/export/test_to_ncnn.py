@@ -34,8 +34,10 @@ SYSTEMS: dict[str, tuple[str, str | None, dict[str, Any]]] = {
     "pix2pix": ("pix2pix", None, {"size": 32, "width": 8}),
     "cyclegan-conv": ("cyclegan", "conv", {"size": 32, "width": 8, "blocks": 1}),
     "cyclegan-resnet": ("cyclegan", "resnet", {"size": 32, "width": 8, "blocks": 1}),
+    "stargan": ("stargan", None, {"size": 32, "width": 4, "blocks": 1, "batch": 4, "d_steps": 1}),
+    "augmented-cyclegan": ("augmented-cyclegan", None, {"size": 32, "width": 8, "blocks": 1, "batch": 2}),
 }
-QUICK = ("mlp-batchnorm", "dcgan", "wgan", "cyclegan-resnet")
+QUICK = ("mlp-batchnorm", "dcgan", "wgan", "cyclegan-resnet", "stargan")
 """Those in the suite; `make matrix` goes through all."""
 Made = Callable[[str], Path]
 

@@ -127,6 +127,11 @@ class Faked:
         self.seen.append(len(feeds["latent"]))
         return [output + np.float32(self.off) for output in self.inner.run(feeds)]
 
+    def layers(self) -> dict[str, int]:
+        """Say what its layers run in, before it is closed and before it ran."""
+        assert not self.seen
+        return {"fp32": 7}
+
 
 @pytest.mark.parametrize(
     ("batch", "seen"),
@@ -157,6 +162,8 @@ def test_an_engine_is_proven_where_its_gpu_is(
     assert (manifest.unproven, identity.tolerance) == ("", "maxabs=0.001")
     assert manifest.parity[0].passed
     assert set(started[0].seen) == seen
+    assert identity.layers == {"fp32": 7}
+    assert "layers of the engine: 7 in fp32" in said
     before, off[0] = out.stat().st_mtime_ns, 0.01
     with pytest.raises(GanEdgeError, match="the engine gives other pictures"):
         write()
@@ -166,6 +173,7 @@ def test_an_engine_is_proven_where_its_gpu_is(
         manifest, identity = write()
         assert "not run here" in manifest.unproven
         assert (manifest.parity, identity.tolerance) == ((), "maxabs=0.001")
+        assert not identity.layers
     assert str(verify._gate(manifest, identity.tolerance)) == "maxabs=0.001", "not FP32's own"
     built = trt_builder.Built(b"engine", (), "sm87")
 

@@ -46,12 +46,10 @@ SHUFFLES = (
     "layers_that_share_a_weight",
 )
 PARITY = (
-    "every_installed_engine_is_asked",
-    "one_engine_does_not_veto_the_others",
-    "an_engine_that_is_proven_has_to_run",
-    "engines_are_checked",
-    "the_gate_of_fp32_tells_rounding_from_faults",
-    "the_size_to_prove_at_is_that_of_the_folder_where_nothing_else_says",
+    "a_proof_goes_through_every_batch_size_and_names_the_worst_input",
+    "a_proof_with_pictures_of_several_sizes",
+    "engines_that_refuse_and_engines_that_fail",
+    "an_artifact_that_is_not_written_is_explained",
 )
 AVERAGES = (
     "the_average_follows",

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -504,6 +505,18 @@ def test_options_that_need_another() -> None:
     with pytest.raises(UsageError, match="with --objective wgan-gp only: leave"):
         check_given(config, {"gp"})
     check_given(find("mlp").config_class(conditional=True, class_names="a,b"), {"class_names"})
+
+    @dataclass(frozen=True, kw_only=True)
+    class Wide(find("dcgan").config_class):  # type: ignore[misc]
+        """With an option whose name has two words, as has that which it needs."""
+
+        more_or_less: int = only_with("r_and_d", 3, 1)
+        r_and_d: int = 2
+
+    check_given(Wide(r_and_d=3), {"more_or_less"})
+    message = r"^more-or-less is 1, but has an effect with --r-and-d 3 only: leave it out, or add that$"
+    with pytest.raises(UsageError, match=message):
+        check_given(Wide(), {"more_or_less"})
     made = only_with("nets", "conv", 64)
     assert (made.default, made.metadata) == (64, {"with": ("nets", "conv")})
     assert usual(find("mlp").config_class, ("size", "grid")) == {"size": 28, "grid": 5}

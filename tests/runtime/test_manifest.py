@@ -362,12 +362,15 @@ def test_everything_a_manifest_holds_is_read_again() -> None:
     """And what only version 2 has is not written where it says nothing."""
     proof = replace(PROOF, sizes=((8, 9), (64, 32)), worst="batch 4", span=2.0)
     source = Source("dcgan", "generator_a", {"size": 64}, "digits", 7, "ab", "ganedge 1", {"teacher": "x"})
-    full = Manifest(CHOSEN, "int8", "batch", source, (proof, PROOF), "", "openvino", (MEASURED,), "sha256:0", 1)
+    full = Manifest(CHOSEN, "int8", "batch", source, (proof, PROOF), "", "openvino", (MEASURED,), "sha256:0", 1, "fp16")
     again = Manifest.from_json(full.to_json())
     assert again == full
     assert again.parity[0].sizes == ((8, 9), (64, 32))
     assert again.parity[0].batches == (1, 4)
     assert '"distribution"' not in full.to_json()
+    assert '"remainder"' not in replace(full, remainder="").to_json(), "the digests of older artifacts stay"
+    with pytest.raises(ArtifactError, match="remainder is 'fp8'"):
+        replace(full, remainder="fp8")
     drawn = Manifest(replace(DRAWN, inputs=(LATENT, STYLE)), "fp32", "none")
     assert [port.get("distribution") for port in json.loads(drawn.to_json())["interface"]["inputs"]] == [None, "normal"]
     assert drawn.to_json().startswith('{"digest":"","interface":{"classes":[],"inputs":[{"dtype":')

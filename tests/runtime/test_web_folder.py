@@ -100,6 +100,13 @@ def test_the_commands_take_the_folder(folder: Path, command: Callable[..., Any])
     assert f"next: gan-run verify {folder} --browser" in done.out + done.err
     shown = command("gan-run", "info", folder)
     assert "onnxruntime-web 1 wasm, fp32" in shown.out
+    assert "webgpu is not used, it did not pass at the export" in shown.out
+    about = read_web_folder(folder)
+    write_description(folder, replace(about, refused=(), untested={"webgpu": "no WebGPU"}, unproven="not yet"))
+    shown = command("gan-run", "info", folder)
+    assert "webgpu was not proven at the export: no WebGPU" in shown.out
+    assert "not proven at the export (not yet)" in shown.out
+    write_description(folder, about)
     assert f"python3 -m http.server --directory {folder}" in shown.out + shown.err
     refused = command("gan-run", "verify", folder / "generator.onnx", "--browser")
     assert (refused.code, refused.err.count("\n")) == (2, 1)

@@ -567,3 +567,191 @@ def test_celeba(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     opened = data.open_data(f"celeba:{tmp_path}", Wants("images", 16, None, (0.0, 255.0)))
     assert batch_of(opened, 0, 1, 2)["images"][:, 0, 0, 0].tolist() == [0, 10, 20]
     assert opened.facts == {"channels": 3}
+
+
+def held(pictures: torch.Tensor, wants: Wants) -> data.Data:
+    """Pictures in memory as an opened set."""
+    return data.Data((InMemory({"images": pictures}),), "these", wants)
+
+
+def test_cuts_reach_every_corner_and_half_are_mirrored() -> None:
+    pictures = torch.arange(36, dtype=torch.uint8).view(1, 1, 6, 6).expand(600, 1, 6, 6)
+    torch.manual_seed(0)
+    batch = held(pictures, Wants("images", 4, 1, (0.0, 255.0), load_size=6, flip=True)).batch(
+        torch.arange(600), torch.device("cpu")
+    )["images"]
+    mirrored = batch[:, 0, 0, 0] > batch[:, 0, 0, 1]
+    assert 0.4 < float(mirrored.float().mean()) < 0.6
+    first = torch.where(mirrored, batch[:, 0, 0, 3], batch[:, 0, 0, 0]).int().tolist()
+    assert sorted(set(first)) == [6 * y + x for y in range(3) for x in range(3)]
+    straight = held(pictures, Wants("images", 4, 1, (0.0, 255.0), load_size=6))
+    batch = straight.batch(torch.arange(600), torch.device("cpu"))["images"]
+    assert bool((batch[..., 0] < batch[..., 1]).all())
+    torch.manual_seed(1)
+    corners = torch.randint(3, (600, 2))
+    torch.manual_seed(1)
+    batch = straight.batch(torch.arange(600), torch.device("cpu"), slice(5, 8))["images"]
+    assert batch[:, 0, 0, 0].int().tolist() == [6 * y + x for y, x in corners[5:8].tolist()]
+
+
+def test_what_a_teacher_enlarged_is_cut_in_proportion() -> None:
+    large = torch.arange(144, dtype=torch.uint8).view(1, 1, 12, 12).expand(50, 1, 12, 12)
+    opened = held(large, Wants("images", 4, 1, (0.0, 255.0), load_size=6))
+    batch = opened.batch(torch.arange(50), torch.device("cpu"))["images"]
+    assert batch.shape == (50, 1, 8, 8)
+    assert set(batch[:, 0, 0, 0].int().tolist()) == {12 * y + x for y in (0, 2, 4) for x in (0, 2, 4)}
+    whole = held(large, Wants("images", 12, 1, (0.0, 255.0)))
+    assert torch.equal(whole.batch(torch.tensor([0]), torch.device("cpu"))["images"][0], large[0].float())
+
+
+def test_previews_show_the_middle_in_the_wanted_range() -> None:
+    pictures = torch.arange(49, dtype=torch.uint8).view(1, 1, 7, 7)
+    opened = held(pictures, Wants("images", 4, 1, (-1.0, 3.0), load_size=7, flip=True))
+    middle = opened.pictures("images", torch.tensor([0]))
+    assert torch.equal(middle, pictures[..., 1:5, 1:5])
+    assert torch.equal(opened.preview(torch.tensor([0]))["images"], middle.float() * (4 / 255) - 1)
+    assert (opened.count("images"), len(opened), opened.facts) == (1, 1, {"channels": 1})
+
+
+@pytest.mark.parametrize(("fraction", "count"), [(1.0, 10), (2.0, 10), (0.25, 3), (0.01, 1), (0.999, 10), (0.2, 2)])
+def test_a_share_of_the_items_in_order(fraction: float, count: int) -> None:
+    kept = data._part(10, fraction).tolist()
+    assert len(kept) == count
+    assert kept == sorted(set(kept))
+    assert set(kept) <= set(range(10))
+    assert kept == sorted(torch.randperm(10, generator=torch.Generator().manual_seed(0))[:count].tolist())
+
+
+def test_the_order_of_an_epoch_is_pinned() -> None:
+    """Another order would train another generator from the same seed."""
+    expected = torch.randperm(9, generator=torch.Generator().manual_seed(14))
+    assert torch.equal(data.order(9, 7, lambda epoch: 2 * epoch), expected)
+
+
+def test_partners_of_unpaired_items_are_pinned() -> None:
+    sources = (InMemory({"a": torch.zeros(3, 1)}), InMemory({"b": torch.zeros(7, 1)}))
+    opened = data.Data(sources, "these", Wants("unpaired"))
+    first, second = opened._places(torch.tensor([0, 4, 6]), 5)
+    assert first.tolist() == [0, 1, 0]
+    assert torch.equal(second, torch.randint(7, (3,), generator=torch.Generator().manual_seed(5)))
+    assert (len(opened), opened.count("a"), opened.count("b")) == (7, 3, 7)
+    (alone,) = held(torch.zeros(3, 1), Wants("images"))._places(torch.tensor([2]), 5)
+    assert alone.tolist() == [2]
+
+
+def test_files_that_were_left_out_are_listed_up_to_a_count() -> None:
+    assert data.describe_skipped([]) == []
+    assert data.describe_skipped([*"abcde"]) == [f"skipped {name}" for name in "abcde"]
+    assert data.describe_skipped([*"abcdefg"], 3) == ["skipped a", "skipped b", "skipped c", "skipped 4 more"]
+
+
+@pytest.mark.parametrize(
+    ("wants", "options", "message"),
+    [
+        (Wants("pairs"), {"classes": ("a", "b")}, "classes is a,b: only single pictures have classes, leave it out"),
+        (
+            Wants("images", classes=("5",), option="digit"),
+            {"classes": ("3", "5")},
+            "classes is 3,5, but an option of this variant says 5: leave out --classes, and give that option",
+        ),
+        (
+            Wants("points"),
+            {},
+            "data 'digits' are pictures, and this trains on points of the plane: give --data circles",
+        ),
+        (Wants("pairs", 8), {}, "data 'digits' does not fit, this trains on pairs of pictures: give a folder of them"),
+        (Wants("unpaired", 8), {}, "this trains on a folder with trainA and trainB"),
+        (Wants("images", 8, classes=("x",)), {}, r"data 'digits' has no class 'x': it has '0', '1', .*, '9'$"),
+        (
+            Wants("images", 8, classes=("x",), option="digit"),
+            {},
+            "it has .*: give another --digit, or --digit '' for all",
+        ),
+        (Wants("images", 8, labels=True), {"classes": ("3",)}, "data 'digits' has one class only: leave out --cond"),
+        (
+            Wants("images", 8, attributes=("Hat", "Tie")),
+            {},
+            "attribute-names is Hat,Tie, but has an effect with --attributes only: give the table",
+        ),
+        (Wants("images", 8), {"attributes": Path("t.csv")}, "attributes is t.csv: this variant does not learn attrib"),
+        (
+            Wants("images", 8, attributes=()),
+            {"attributes": Path("t.csv")},
+            "attributes is t.csv, but data 'digits' is no folder: give that of the pictures",
+        ),
+    ],
+)
+def test_data_and_options_that_do_not_fit(wants: Wants, options: dict[str, object], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        data.open_data("digits", wants, data.Options(**options))  # type: ignore[arg-type]
+
+
+def test_classes_are_numbered_without_gaps() -> None:
+    source = InMemory({"images": torch.zeros(4, 1)}, torch.tensor([5, 2, 2, 7]))
+    assert data._number_classes(source, tuple("abcdefgh"), "x") == ("c", "f", "h")
+    assert source.labels is not None
+    assert source.labels.tolist() == [1, 0, 0, 2]
+    assert data._number_classes(InMemory({"images": torch.zeros(4, 1)}), ("a",), "x") == ()
+    labels = np.array([0, 1, 2, 1])
+    chosen = data._choose(labels, ("a", "b", "c"), Wants("images", classes=("b", "c")), data.Options(), "x")
+    assert chosen.tolist() == [1, 2, 3]
+    with pytest.raises(UsageError, match="data 'x': a class name has a comma; rename that folder or label"):
+        data._choose(labels, ("a", "b,", "c"), Wants("images", labels=True), data.Options(), "x")
+    with pytest.raises(UsageError, match="has no class 'b': it has no classes: no folder for each"):
+        data._choose(labels * 0, ("",), Wants("images", classes=("b",)), data.Options(), "x")
+
+
+def test_a_set_that_just_fits_is_held(tmp_path: Path) -> None:
+    numbered(tmp_path, 3, size=(8, 8))
+    for more, source in ((0, InMemory), (-1, OnDisk)):
+        memory = (3 * 3 * 64 + more) / 2**30
+        opened = data.open_data(str(tmp_path), Wants("images", 8, 3), data.Options(memory=memory))
+        assert type(opened.sources[0]) is source
+
+
+def test_long_pictures_that_lose_their_ends_are_told(tmp_path: Path) -> None:
+    numbered(tmp_path, 3, size=(40, 20))
+    told = data.open_data(str(tmp_path), Wants("images", 8, 3)).cut
+    assert told.startswith(f"data {str(tmp_path)!r}: the middle square of each picture is used, which crops off 50% on")
+    assert data.open_data(str(tmp_path), Wants("images", 8, 3), data.Options(fit="pad")).cut == ""
+    for path in tmp_path.glob("*.png"):
+        Image.new("RGB", (26, 20)).save(path)
+    assert data.open_data(str(tmp_path), Wants("images", 8, 3)).cut == "", "a quarter is what any photo loses"
+    for side in ("trainA", "trainB"):
+        numbered(tmp_path / "sets" / side, 2, size=(40, 20))
+    assert "crops off 50%" in data.open_data(str(tmp_path / "sets"), Wants("unpaired", 8, 3)).cut
+
+
+def test_grey_as_pillow_makes_it_and_grey_in_three_channels() -> None:
+    colours = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (1, 3, 8, 8), np.uint8))
+    grey = np.asarray(Image.fromarray(colours[0].permute(1, 2, 0).numpy()).convert("L"))
+    assert int((data._fit(colours, 1, 8)[0, 0].int() - torch.from_numpy(grey.astype(np.int32))).abs().max()) <= 1
+    assert torch.equal(data._fit(colours, 3, 8), colours)
+    wide = data._fit(colours[:, :1], 3, 8)
+    assert torch.equal(wide, colours[:, :1].expand(1, 3, 8, 8))
+    assert data._fit(colours, 3, 4).shape == (1, 3, 4, 4)
+    assert data._fit(torch.full((1, 1, 4, 8), 9, dtype=torch.uint8), 1, 8).tolist() == [[[[9] * 8] * 8]]
+
+
+def test_previews_of_broken_files_are_refused(tmp_path: Path) -> None:
+    numbered(tmp_path / "A" / "train", 2)
+    numbered(tmp_path / "B" / "train", 2)
+    for side in ("A", "B"):
+        (tmp_path / side / "test").mkdir()
+        (tmp_path / side / "test" / "00.png").write_text("x")
+    with pytest.raises(InputError, match=r"none of the pictures for previews can be read: .*00.png"):
+        data.open_data(str(tmp_path), Wants("unpaired", 8, 3))
+    items = [(tmp_path / "A" / "test" / "00.png",), *[(tmp_path / "A" / "train" / f"0{i % 2}.png",) for i in range(8)]]
+    readable, broken = data._first_few(items, 8, 3, "crop")
+    assert len(readable) == 4
+    assert len(broken) <= 1
+    none, all_broken = data._first_few(items[:1], 8, 3, "crop")
+    assert (none, len(all_broken)) == ([], 1)
+
+
+def test_previews_of_a_built_in_set_are_always_the_same() -> None:
+    opened = data.open_data("digits", Wants("images", 8, 1, (0.0, 1.0), examples=True))
+    few = torch.randperm(1797, generator=torch.Generator().manual_seed(0))[:4]
+    assert opened.examples is not None
+    torch.testing.assert_close(opened.examples["images"], everything(opened)[few] / 255)
+    assert data.open_data("digits", WANTS).examples is None

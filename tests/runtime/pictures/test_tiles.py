@@ -30,6 +30,7 @@ def test_a_picture_goes_on_as_its_mirror_image() -> None:
     assert tiles.padded(picture, 3, 4)[..., 0].tolist() == picture[..., 0].tolist()
     assert tiles.padded(picture, 3, 5, 1, 0)[..., 0].tolist() == [[4, 5, 6, 7, 6], [8, 9, 10, 11, 10], [4, 5, 6, 7, 6]]
     assert tiles.padded(picture, 2, 2, 0, 3)[..., 0].tolist() == [[3, 2], [7, 6]]
+    assert tiles.padded(picture[:, :1], 2, 3)[..., 0].tolist() == [[0, 0, 0], [4, 4, 4]]
     assert [tiles.up(size, 4) for size in (1, 4, 5)] == [4, 4, 8]
 
 
@@ -62,16 +63,52 @@ def test_an_output_that_lies_nowhere(rows: int, columns: int) -> None:
         tiles.geometry(np.zeros((1, 3, rows, columns)), IMAGE, 20, 30)
 
 
-def test_tiles_need_whole_multiples() -> None:
-    def of(rows: int, columns: int) -> int:
-        return tiles.scale_of(np.zeros((1, 3, rows, columns)), IMAGE, 20, 30)
+@pytest.mark.parametrize(
+    ("shape", "rows", "columns", "scale", "border"),
+    [
+        (("height-16", "width-16"), 48, 48, "1", 16),
+        (("0.75*height", "0.75*width"), 48, 48, "3/4", 0),
+        (("2*height-80", "2*width-80"), 48, 48, "2", 80),
+        (("height", "width"), 48, 48, "3/4", 0),
+    ],
+)
+def test_the_manifest_says_how_a_square_output_lies(
+    shape: tuple[str, str], rows: int, columns: int, scale: str, border: int
+) -> None:
+    """48 of 64 pixels are three quarters, or a border of 16 less; what the manifest says counts where it is so."""
+    port = replace(IMAGE, shape=("batch", 3, *shape))
+    assert tiles.geometry(np.zeros((1, 3, rows, columns)), port, 64, 64) == (Fraction(scale), border)
 
-    assert of(20, 30) == 1
-    assert of(80, 120) == 4
-    with pytest.raises(InputError, match=re.escape("returns 1 times the size less a border of 4 pixels, which tiles")):
-        of(16, 26)
-    with pytest.raises(InputError, match=re.escape("returns 0.5 times the size, which tiles cannot be put together")):
-        of(10, 15)
+
+@pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
+@pytest.mark.parametrize(
+    ("scale", "border", "size"), [("1", 6, (90, 77)), ("1/2", 0, (64, 130)), ("2", 8, (61, 100)), ("3/2", 3, (70, 64))]
+)
+def test_tiles_of_other_scales_and_less_a_border_are_at_their_place(
+    scale: str, border: int, size: tuple[int, int], layout: Layout
+) -> None:
+    """Each pixel of a result is the mean of those that it stands for, and half the border is missing on each side."""
+    factor = Fraction(scale)
+    port = replace(IMAGE, multiple=2 if factor.denominator == 2 else 1)
+    output = replace(IMAGE, shape=("batch", 3, *(f"{float(factor)}*{side}-{border}" for side in ("height", "width"))))
+    output = output if layout == "NCHW" else replace(LAST, shape=("batch", *output.shape[2:], 3))
+
+    def run(pixels: Any) -> Any:
+        wide = pixels.astype(np.float32) / 255
+        large = wide.repeat(factor.numerator, 0).repeat(factor.numerator, 1)
+        part = large[:: factor.denominator, :: factor.denominator]
+        inner = part[
+            border // 2 : len(part) - (border - border // 2), border // 2 : part.shape[1] - (border - border // 2)
+        ]
+        return inner.transpose(2, 0, 1)[None] if layout == "NCHW" else inner[None]
+
+    picture = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
+    result = tiles.blend(picture, run, port, output, side=48, context=8)
+    tall, wide = (tiles.up(side, port.multiple) for side in size)
+    whole = tiles.to_pixels(run(tiles.padded(picture, tall, wide)), (0.0, 1.0), layout)[0]
+    rows, columns = (round(factor * side) - border for side in size)
+    assert result.shape == (rows, columns, 3)
+    assert np.abs(result.astype(int) - whole[:rows, :columns].astype(int)).max() <= 1
 
 
 def local(scale: int, layout: Layout) -> Callable[[Any], Any]:
@@ -223,3 +260,20 @@ def test_the_largest_tile_of_a_budget(peak: type[FakePeak]) -> None:
         cost.largest_side(exact - 100_000, width, IMAGE, 4)
     cost.per_pixel = 0
     assert cost.largest_side(1, width, IMAGE, 4) == tiles.MAX_SIDE
+
+
+def test_tiles_count_fully_but_where_they_fade_into_each_other() -> None:
+    """Tiles of 64 pixels that see 8 pixels beyond what they decide."""
+    starts, weights = tiles._row(100, 64, 8, 4)
+    assert starts == [0, 32, 36], "the last ends with the picture"
+    assert weights[0][:40].tolist() == [1.0] * 40
+    assert sum(len(weight) for weight in weights) == 3 * 64
+    starts, weights = tiles._row(80, 64, 8, 1)
+    assert starts == [0, 16]
+    falling = np.clip((64 - np.arange(64) - 0.5 - 8) / 16, 0, 1)
+    growing = falling[::-1]
+    np.testing.assert_allclose(weights[0][16:], falling[16:] / (falling[16:] + growing[:48]), atol=1e-6)
+    np.testing.assert_allclose(weights[1][:48], growing[:48] / (falling[16:] + growing[:48]), atol=1e-6)
+    assert weights[0].dtype == np.float32
+    assert tiles._row(60, 64, 8, 4)[0] == [0]
+    assert tiles._row(64, 64, 8, 4)[1][0].tolist() == [1.0] * 64
