@@ -103,11 +103,15 @@ TESTS = {
     "models/weights.py": ("models/test_weights.py", "models/test_dcgan.py"),
     "models/noise.py": ("models/test_variants.py",),
     "models/latent.py": (RECIPES, "models/test_dcgan.py", *chosen("models/test_variants.py", LATENT)),
-    "models/dcgan.py": (RECIPES, "models/test_dcgan.py"),
-    "models/mlp.py": (RECIPES, "models/test_variants.py::test_mlp_shapes"),
-    "models/wgan.py": (RECIPES, *chosen("models/test_variants.py", WGAN)),
-    "models/cyclegan.py": (RECIPES, *chosen("models/test_variants.py", ("the_replay_buffer", "cyclegan_shapes"))),
-    "models/pix2pix.py": (RECIPES, "models/test_variants.py::test_pix2pix_shapes"),
+    "models/dcgan.py": (RECIPES, "models/test_dcgan.py", "-k", "dcgan or ramp or labels"),
+    "models/mlp.py": (RECIPES, "models/test_variants.py::test_mlp_shapes", "-k", "mlp or smoothed or conditional"),
+    "models/wgan.py": (RECIPES, *chosen("models/test_variants.py", WGAN), "-k", "wgan or critic or warm_up"),
+    "models/cyclegan.py": (
+        RECIPES,
+        *chosen("models/test_variants.py", ("the_replay_buffer", "cyclegan_shapes")),
+        *("-k", "cyclegan or replay"),
+    ),
+    "models/pix2pix.py": (RECIPES, "models/test_variants.py::test_pix2pix_shapes", "-k", "pix2pix"),
     "models/patchgan.py": (RECIPES,),
     "models/translation.py": (RECIPES,),
     "models/optimizers.py": (RECIPES,),
@@ -118,7 +122,7 @@ TESTS = {
     "models/circles.py": (RECIPES,),
     "models/digit.py": (RECIPES,),
 }
-"""The files in which faults are planted, and the tests that have to notice them."""
+"""The files in which faults are planted, and the tests that have to notice them: files, single tests, pytest's `-k`."""
 
 SETTINGS: dict[str, Any] = {
     "source_paths": ["src"],
@@ -182,7 +186,7 @@ def stage(file: str) -> Path:
     settings = {
         **SETTINGS,
         "only_mutate": [f"src/ganedge/{file}"],
-        "pytest_add_cli_args_test_selection": [f"tests/{test}" for test in TESTS[file]],
+        "pytest_add_cli_args_test_selection": [f"tests/{test}" if ".py" in test else test for test in TESTS[file]],
     }
     lines = [f"{key} = {json.dumps(value)}" for key, value in settings.items()]
     project = (ROOT / "pyproject.toml").read_text("utf-8")
