@@ -241,33 +241,32 @@ def run(folder: Path, file: str, faults: list[Fault]) -> None:
         sys.exit(f"mutmut ended with {done.returncode} in {folder}")
 
 
-def row_of(file: str, faults: list[Fault], sample: list[Fault], outcome: dict[str, str], seed: int) -> dict[str, Any]:
+def row_of(faults: list[Fault], sample: list[Fault], outcome: dict[str, str], seed: int) -> dict[str, Any]:
     """What to report of a file."""
-    explained = json.loads(EQUIVALENT.read_text("utf-8")).get(file, [])
-    reasons = {(each["function"], each["was"], each["becomes"]): each["why"] for each in explained}
     counts = Counter(outcome[fault.name] for fault in sample if fault.name in outcome)
     left = [fault for fault in sample if outcome.get(fault.name) == "survived"]
-    survivors = [
-        {
-            "function": fault.function,
-            "was": fault.was,
-            "becomes": fault.becomes,
-            "why it cannot matter": reasons.get((fault.function, fault.was, fault.becomes), ""),
-        }
-        for fault in left
-    ]
+    survivors = [{"function": fault.function, "was": fault.was, "becomes": fault.becomes} for fault in left]
     return {
         "faults": len(faults),
         "tried": counts.total(),
         "killed": counts["killed"],
         "timed out": counts["timed out"],
         "survived": len(left),
-        "explained": sum(bool(each["why it cannot matter"]) for each in survivors),
         "survivors": survivors,
         "seed": seed,
         "date": datetime.date.today().isoformat(),
         "processor": processor(),
     }
+
+
+def explain(report: dict[str, Any]) -> None:
+    """Enter why survivors cannot matter, as it is known now."""
+    known = json.loads(EQUIVALENT.read_text("utf-8"))
+    for file, row in report.items():
+        reasons = {(each["function"], each["was"], each["becomes"]): each["why"] for each in known.get(file, [])}
+        for each in row["survivors"]:
+            each["why it cannot matter"] = reasons.get((each["function"], each["was"], each["becomes"]), "")
+        row["explained"] = sum(bool(each["why it cannot matter"]) for each in row["survivors"])
 
 
 def processor() -> str:
@@ -280,6 +279,7 @@ def processor() -> str:
 
 def write(path: Path, report: dict[str, Any]) -> None:
     """Write the report as JSON, and as a table beside it."""
+    explain(report)
     path.write_text(json.dumps(report, indent=1, sort_keys=True) + "\n", "utf-8")
     lines = [
         "# Planted faults",
@@ -333,7 +333,7 @@ def main() -> None:
             now = results(folder, file)
             run(folder, file, [fault for fault in sample if fault.name not in now])
             report = json.loads(path.read_text("utf-8")) if path.exists() else {}
-            write(path, {**report, file: row_of(file, faults, sample, results(folder, file), arguments.seed)})
+            write(path, {**report, file: row_of(faults, sample, results(folder, file), arguments.seed)})
         show(json.loads(path.read_text("utf-8")), [file])
 
 
