@@ -5,7 +5,7 @@ FILE ?= demo/generator.onnx
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: check clean demo demo-check docs figures format gpu help honesty hostile install-matrix layout links matrix mutants options results soak startup stations test web-matrix
+.PHONY: aarch64 check clean demo demo-check docs figures format gpu help honesty hostile install-matrix layout links matrix mutants options results soak startup stations test web-matrix
 SOAK_SECONDS ?= 3600
 SOAK_LOADS ?= 500
 
@@ -73,6 +73,9 @@ matrix: $(VENV)/test.stamp ## Every system at its default size × FP32, FP16, IN
 web-matrix: $(VENV)/test.stamp ## Every system × FP32, FP16, INT8 through Chromium in WASM and WebGPU; writes benchmarks/results/web.md
 	@$(BIN)/python tests/onnxruntime_web.py
 	$(BIN)/python tests/web_matrix.py
+
+aarch64: $(VENV)/test.stamp ## The nine systems as 64-bit ARM code in QEMU: ONNX Runtime and ncnn; writes benchmarks/results/aarch64.md
+	$(BIN)/python tests/aarch64.py
 
 startup: $(VENV)/test.stamp ## Start-up time of the API and of gan-run beside a bare onnxruntime script
 	$(BIN)/python -m ganedge.benchmarks.studies.startup $(FILE)

@@ -165,10 +165,14 @@ def failure(network: nn.Module, *inputs: Tensor) -> str | None:
             result = network(*inputs)
     except Exception as error:  # noqa: BLE001 - a foreign module may raise anything
         return f"{type(error).__name__}: {one_line(error)}"
+    return None if returns_each(result, len(inputs[0])) else "it returns another number of items"
+
+
+def returns_each(result: Any, items: int) -> bool:
+    """Whether a result, or the first of several, has a value for each item of a batch."""
     while isinstance(result, (list, tuple, dict)) and len(result):
         result = next(iter(result.values())) if isinstance(result, dict) else result[0]
-    whole = isinstance(result, Tensor) and result.ndim > 0 and len(result) == len(inputs[0])
-    return None if whole else "it returns another number of items"
+    return isinstance(result, Tensor) and result.ndim > 0 and len(result) == items
 
 
 def required_inputs(network: nn.Module) -> list[str]:

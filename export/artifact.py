@@ -255,8 +255,9 @@ def _attempt(task: _Task, spec: ExportSpec) -> _Attempt:
         if losses is None:
             others = partial(calibration, task.original, spec, "foresight")
             losses = losses_of(task.precision, task.original, conversion, spec, task.calibrated, others)
+        way = conversion.way
         wider = losses.kept(model, keep)
-        if wider == keep:
+        if wider == keep and conversion.way == way:
             break
         keep = wider
     assert best is not None

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto
 
 from ganedge.export import layers, precision, uint8_io
-from ganedge.export.quantize import Quantiser
+from ganedge.export.quantize import MINMAX, Quantiser
 from ganedge.export.source_model import SourceModel
 from ganedge.export.spec import ExportSpec
 from ganedge.runtime import engines
@@ -32,6 +32,10 @@ class Conversion:
         kind: What to compute in.
         spec: With the engine that an INT8 graph is made for.
         inputs: What values are looked at with, one group per shape.
+
+    Attributes:
+        way: How INT8 is calibrated.
+        note: What to say of that.
     """
 
     def __init__(
@@ -45,6 +49,8 @@ class Conversion:
         self._kind = kind
         self._spec = spec
         self._inputs = inputs
+        self.way = MINMAX
+        self.note = ""
 
     @cached_property
     def quantiser(self) -> Quantiser:
@@ -76,13 +82,14 @@ class Conversion:
         return precision.to_half(self._original.model, "fp16", wide | levels), _kept(wide)
 
     def _int8(self, keep: frozenset[str]) -> tuple[ModelProto, tuple[str, ...]]:
-        low, share = self.quantiser.graph(keep)
+        low, share = self.quantiser.graph(keep, self.way)
         note = f"INT8 for {self._spec.target}: {share:.0%} of the multiply-accumulates"
+        notes = (self.note,) if self.note else ()
         if self._spec.remaining == "fp32":
-            return low, (note,)
+            return low, (*notes, note)
         wide = self._overflowing_prepared
         half = precision.to_half(low, "fp16", wide | uint8_io.steps(self._original.model))
-        return half, (f"{note}, FP16 for the rest", *_kept(wide))
+        return half, (*notes, f"{note}, FP16 for the rest", *_kept(wide))
 
     @cached_property
     def _overflowing_prepared(self) -> frozenset[str]:

@@ -7,13 +7,15 @@ keep = losses.kept(low, keep)
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto
 
-from ganedge.export import layers, quantize
+from ganedge.export import layers, phases, quantize
+from ganedge.export.calibration import METHODS, Way
 from ganedge.export.conversion import Conversion
 from ganedge.export.sensitivity import Sensitivity
 from ganedge.export.source_model import SourceModel
@@ -47,7 +49,7 @@ def losses_of(
         others: Gives further inputs, for INT8: the choice must not see those of the calibration or the proof.
     """
     if precision == "int8":
-        return _LossesOfInt8(original, conversion.quantiser, spec, others())
+        return _LossesOfInt8(original, conversion, spec, others())
     return _LossesOfFp16(original, calibrated) if precision == "fp16" else _LossesOfBf16(original)
 
 
@@ -99,10 +101,10 @@ class _LossesOfBf16:
 class _LossesOfInt8:
     """INT8: later layers may amplify or damp a rounding error, so layers are ranked by its effect on the output."""
 
-    def __init__(self, original: SourceModel, quantiser: quantize.Quantiser, spec: ExportSpec, others: Cases) -> None:
-        assert spec.target is not None
-        low, _ = quantiser.whole
-        self._effect = Sensitivity(quantiser.prepared, low, spec.target, others, original.interface)
+    def __init__(self, original: SourceModel, conversion: Conversion, spec: ExportSpec, others: Cases) -> None:
+        self._original, self._conversion, self._spec, self._others = original, conversion, spec, others
+        self._effect = self._sensitivity(conversion.way)
+        self._compared = False
         self._gate = spec.gate or fidelity.gate_of("int8", original.interface)
         self._spare = SPARE
         self.worst = self._effect.worst()
@@ -110,8 +112,39 @@ class _LossesOfInt8:
     def kept(self, _model: ModelProto, keep: frozenset[str], /) -> frozenset[str]:
         """As `Losses` says. More is asked for each time, as engines differ from the prediction."""
         while self._spare <= MOST_SPARE:
-            names = self._effect.kept(self._gate, self._spare)
+            names, spare = self._effect.kept(self._gate, self._spare), self._spare
             self._spare += SPARE
             if names != keep:
-                return names
+                return names if self._compared else self._with_better_way(names, spare)
         return keep
+
+    def _with_better_way(self, names: frozenset[str], spare: float) -> frozenset[str]:
+        """The layers to keep by the way to calibrate that needs fewest of them, which is used from here on.
+
+        Ways are tried in the order of what they cost, until one needs none.
+        """
+        self._compared = True
+        best, counts = Way(), {Way(): len(names)}
+        ways = [Way(method) for method in METHODS[1:]]
+        for index in range(len(ways) + 1):
+            if not names:
+                break
+            way = ways[index] if index < len(ways) else replace(best, corrected=True)
+            phases.report(f"calibrating by {way}")
+            effect = self._sensitivity(way, self._effect.noise)
+            kept = effect.kept(self._gate, spare)
+            counts[way] = len(kept)
+            if len(kept) < len(names):
+                names, best, self._effect = kept, way, effect
+        self._conversion.way = best
+        shown = ", ".join(f"{way} {count}" for way, count in counts.items())
+        self._conversion.note = f"layers that INT8 leaves out by the calibration: {shown}; taken: {best}"
+        return names
+
+    def _sensitivity(self, way: Way, noise: Sequence[float] = ()) -> Sensitivity:
+        quantiser, target = self._conversion.quantiser, self._spec.target
+        assert target is not None
+        low, _ = quantiser.graph(way=replace(way, corrected=False))
+        errors = quantiser.errors(way.method) if way.corrected else {}
+        interface = self._original.interface
+        return Sensitivity(quantiser.prepared, low, target, self._others, interface, errors, noise)

@@ -21,13 +21,23 @@ from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, numpy_helpe
 from ganedge.export import rewrite
 from ganedge.export.graph import attributes, constants, copied, opset
 from ganedge.export.onnx_ports import adapt_ports
-from ganedge.export.sizes import CHANNELS, find_multiple
+from ganedge.export.sizes import CHANNELS, find_multiple, scaled
 from ganedge.export.source import SourceSpec, metadata
 from ganedge.export.source_model import Arrays, Run, SourceModel
 from ganedge.runtime import engines
 from ganedge.runtime.errors import ArtifactError, GanEdgeError, UsageError, one_line
 from ganedge.runtime.files import read_file
-from ganedge.runtime.manifest import KEY, Interface, NormMode, Port, Precision, Source, program, read_artifact
+from ganedge.runtime.manifest import (
+    KEY,
+    Interface,
+    NormMode,
+    Port,
+    Precision,
+    Source,
+    program,
+    read_artifact,
+    relation_of,
+)
 from ganedge.runtime.pictures.shared_norm import WHOLE_PICTURE
 
 OPSET = 18
@@ -135,24 +145,21 @@ def _sized(model: ModelProto, interface: Interface, run: Run | None) -> tuple[Mo
     random = np.random.default_rng(0)
     others = interface.inputs[1:]
 
-    def tried(height: int, width: int) -> tuple[float, float]:
+    def tried(height: int, width: int) -> list[tuple[int, int]]:
         shape = [size if isinstance(size, int) else 1 for size in port.shape]
         for axis, size in zip(places, (height, width), strict=True):
             shape[axis] = size if isinstance(port.shape[axis], str) else shape[axis]
         first = (random.random(shape) * 255).astype(np.uint8) if port.dtype == "uint8" else random.random(shape)
         further = [np.zeros(_shape_at(other, interface, shape[0], (height, width)), other.dtype) for other in others]
         given = run([first.astype(port.dtype), *further])
-        pairs = [(given.shape[out], shape[into]) for out, into in zip(results, places, strict=True)]
-        ratios = [
-            out / into for (out, into), axis in zip(pairs, places, strict=True) if isinstance(port.shape[axis], str)
-        ]
-        return ratios[0], ratios[-1]
+        pairs = [(shape[into], given.shape[out]) for out, into in zip(results, places, strict=True)]
+        return [pair for pair, axis in zip(pairs, places, strict=True) if isinstance(port.shape[axis], str)]
 
-    multiple, scale = find_multiple(tried)
+    multiple, scale, border = find_multiple(tried)
     shape = list(output.shape)
     for result_axis, name in zip(results, ("height", "width"), strict=True):
-        if isinstance(shape[result_axis], str) and scale != 1:
-            shape[result_axis] = f"{scale:g}*{name}"
+        if isinstance(shape[result_axis], str) and (scale != 1 or border):
+            shape[result_axis] = scaled(name, scale, border)
     for dim, size in zip(model.graph.output[0].type.tensor_type.shape.dim, shape, strict=True):
         if isinstance(size, str):
             dim.dim_param = size
@@ -334,12 +341,12 @@ def _in_engine(model: ModelProto, precision: str, failed: Collection[str] = ()) 
 
 
 def _fixed(size: int | str, given: Mapping[str, int | str]) -> int | str:
-    """A dimension such as `height` or `4*height` where heights and widths are given."""
-    factor, _, name = str(size).rpartition("*")
-    side = given.get(name)
-    if not isinstance(side, int):
+    """A dimension such as `height`, `4*height` or `height-4` where heights and widths are given."""
+    relation = relation_of(size)
+    side = given.get(relation.name) if relation is not None else None
+    if relation is None or not isinstance(side, int):
         return size
-    return round(float(factor) * side) if factor else side
+    return round(relation.scale * side) - relation.border
 
 
 def with_size(original: SourceModel, height: int | str, width: int | str) -> SourceModel:

@@ -10,6 +10,7 @@ import contextlib
 import copy
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,7 +25,7 @@ from torch.overrides import TorchFunctionMode
 
 from ganedge.export import phases
 from ganedge.export.from_onnx import has_global_ops
-from ganedge.export.sizes import SMALL, find_multiple, sized
+from ganedge.export.sizes import SMALL, find_multiple, scaled, sized
 from ganedge.export.source_model import Arrays, Run, SourceModel
 from ganedge.export.to_onnx import example_inputs, norm_mode, to_onnx
 from ganedge.runtime.errors import GanEdgeError, UsageError, one_line
@@ -268,11 +269,11 @@ def find_sizes(network: nn.Module, interface: Interface) -> Interface:
     """
     port = interface.inputs[0]
     if any(isinstance(size, str) for size in port.shape[1:]):
-        multiple, scale = _find_multiple(network, interface)
+        multiple, scale, border = _find_multiple(network, interface)
         aligned = [replace(p, multiple=multiple) if interface.is_aligned(p) else p for p in interface.inputs[1:]]
         ports = (replace(port, multiple=multiple), *aligned)
-        larger = {} if scale == 1 else {"height": f"{scale:g}*height", "width": f"{scale:g}*width"}
-        shape = tuple(larger.get(str(size), size) for size in interface.output.shape)
+        sides = {name: scaled(name, scale, border) for name in ("height", "width")}
+        shape = tuple(sides.get(str(size), size) for size in interface.output.shape)
         interface = replace(interface, inputs=ports, outputs=(replace(interface.output, shape=shape),))
     given = try_run(network, example_inputs(interface, 2, _small(interface)))
     out = interface.output
@@ -295,13 +296,13 @@ def _small(interface: Interface) -> tuple[int, int] | None:
     return (height, width) if port.is_picture else None
 
 
-def _find_multiple(network: nn.Module, interface: Interface) -> tuple[int, float]:
-    """The smallest multiple at which the output's size is the input's times one factor, and that factor."""
+def _find_multiple(network: nn.Module, interface: Interface) -> tuple[int, Fraction, int]:
+    """The smallest multiple at which the output's size follows the input's, its scale and its border."""
     port = interface.inputs[0]
 
-    def tried(height: int, width: int) -> tuple[float, float]:
+    def tried(height: int, width: int) -> list[tuple[int, int]]:
         given = try_run(network, example_inputs(interface, 1, (height, width)))
-        return (given[2] / height, given[3] / width) if len(given) == 4 else (0.0, 0.0)
+        return list(zip((height, width), given[2:] if len(given) == 4 else (0, 0), strict=True))
 
     return find_multiple(tried, port.multiple)
 

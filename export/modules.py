@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from ganedge.export import architectures
 from ganedge.export.arguments import SECONDS, Fit, all_arguments, fitting_arguments, stored_arguments
-from ganedge.export.arrange import arrange, examples
+from ganedge.export.arrange import arrange, examples, returns_each
 from ganedge.export.checkpoints import (
     WRAPPERS,
     LoadedModule,
@@ -247,15 +247,19 @@ def _adapt_io(loaded: LoadedModule) -> LoadedModule:
     if spec.mean or spec.std:
         network = Normalised(network, spec.mean, spec.std)
         spec = replace(spec, range=(0.0, 1.0), output_range=spec.output_range or spec.range)
-    first, _ = _try(network, spec)
-    network, adapted = runnable(network, first)
+    first, result = _try(network, spec)
+    tried = network
+    adapted: tuple[str, ...] = ()
+    if spec.further or not returns_each(result, len(first)):
+        network, adapted = runnable(network, first)
     network, spec, arranged = arrange(network, spec, first)
     further = examples(spec.further, first, len(spec.classes))
 
     # Run it, to see what it draws, what it returns, and whether it changes its own weights.
     network, noise_notes = keep_noise(network, (first, *further), spec.noise_seed)
     network, frozen_notes = freeze(network, (first, *further))
-    result = run(network, first, *further)
+    if network is not tried:  # Otherwise it is the same as before, and large networks take seconds for each call.
+        result = run(network, first, *further)
     notes = (*notes, *adapted, *arranged, *noise_notes)
 
     # Select one of several results, and recognise flat images.

@@ -22,7 +22,8 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto
 
-from ganedge.export import layers, phases, rewrite
+from ganedge.export import calibration, layers, phases, rewrite
+from ganedge.export.calibration import Method, Way
 from ganedge.export.graph import COUNTED, copied, multiply_accumulates, shapes_for
 from ganedge.export.spec import Target
 from ganedge.runtime import engines
@@ -35,6 +36,10 @@ SHUFFLES = ("Relu", "LeakyRelu", "DepthToSpace", "Transpose", "Reshape", "Slice"
 """What ONNX Runtime does with the result of an INT8 layer without leaving INT8."""
 Ranges = Mapping[str, tuple[float, float]]
 """The smallest and the largest value of tensors, by name."""
+MINMAX = Way()
+"""The calibration that is tried first."""
+FEW_PICTURES, MOST_CALLS = 4, 32
+"""Calls that percentiles, entropy and means are found on: with pictures, and with latents."""
 
 
 def runnable_targets() -> list[Target]:
@@ -86,20 +91,30 @@ class Quantiser:
         self._inputs = inputs
         self._target = target
 
-    def graph(self, keep: frozenset[str] = frozenset()) -> tuple[ModelProto, float]:
+    def graph(self, keep: frozenset[str] = frozenset(), way: Way = MINMAX) -> tuple[ModelProto, float]:
         """The graph in INT8 except for the nodes of `keep`, and the share of multiply-accumulates that is INT8.
 
         Raises as `to_int8` does.
         """
-        return self._quantised(keep) if keep else self.whole
+        return self.whole if not keep and way == MINMAX else self._quantised(keep, way)
 
     @cached_property
     def whole(self) -> tuple[ModelProto, float]:
-        """The graph with every layer in INT8."""
-        return self._quantised(frozenset())
+        """The graph with every layer in INT8, by the ranges of MinMax."""
+        return self._quantised(frozenset(), MINMAX)
 
-    def _quantised(self, keep: frozenset[str]) -> tuple[ModelProto, float]:
-        low = rewrite.tidy(_quantise(self.prepared, self.ranges, self._target, keep), self._symbols)
+    def errors(self, method: Method) -> dict[str, NDArray[np.float32]]:
+        """By layer what its rounded weights add to the mean of each output channel."""
+        low, _ = self.graph(way=Way(method))
+        return calibration.mean_errors(self.prepared, low, self._means)
+
+    def _quantised(self, keep: frozenset[str], way: Way) -> tuple[ModelProto, float]:
+        model = self.prepared
+        if way.corrected:
+            errors = self.errors(way.method)
+            rounded = {name: error for name, error in errors.items() if name not in keep}
+            model = rewrite.tidy(calibration.with_corrected_biases(model, rounded), self._symbols)
+        low = rewrite.tidy(_quantise(model, self._ranges_by(way.method), self._target, keep), self._symbols)
         share = int8_share(low, [array.shape for array in self._inputs[0]])
         if share == 0:
             raise GanEdgeError(
@@ -112,12 +127,37 @@ class Quantiser:
         """The smallest and the largest value of each tensor that may be rounded, over the calibration inputs."""
         return layers.value_ranges(self.prepared, _rounded(self.prepared, self._target), self._feeds())
 
-    def _feeds(self) -> Iterator[dict[str, NDArray[np.generic]]]:
+    def _ranges_by(self, method: Method) -> Ranges:
+        if method == "minmax":
+            return self.ranges
+        return calibration.narrowed(self._samples, self.ranges, method, symmetric=self._target != "onnxruntime")
+
+    @cached_property
+    def _samples(self) -> dict[str, NDArray[np.float32]]:
+        """Some values of each tensor that may be rounded."""
+        return calibration.samples(self.prepared, list(self.ranges), self._few_feeds())
+
+    @cached_property
+    def _means(self) -> dict[str, NDArray[np.float64]]:
+        """The mean of each channel of what layers read."""
+        read = dict.fromkeys(node.input[0] for node in self.prepared.graph.node if node.op_type in LAYERS)
+        return calibration.channel_means(self.prepared, read, self._few_feeds())
+
+    def _few_feeds(self) -> list[dict[str, NDArray[np.generic]]]:
+        """A few calls of each group of calibration inputs: pictures have many values, and latents cost little."""
+        each = max(1, (MOST_CALLS if self._inputs[0][0].ndim < 4 else FEW_PICTURES) // len(self._inputs))
+        few = [[array[:each] for array in case] for case in self._inputs]
+        return list(self._feeds(few))
+
+    def _feeds(
+        self, inputs: Sequence[Sequence[NDArray[np.generic]]] | None = None
+    ) -> Iterator[dict[str, NDArray[np.generic]]]:
         """The calibration inputs, one call at a time."""
+        cases = self._inputs if inputs is None else inputs
         names = [value.name for value in self.prepared.graph.input]
         batch = self.prepared.graph.input[0].type.tensor_type.shape.dim[0].dim_value or 1
-        done, total = 0, sum(len(case[0]) // batch for case in self._inputs)
-        for case in self._inputs:
+        done, total = 0, sum(len(case[0]) // batch for case in cases)
+        for case in cases:
             for begin in range(0, len(case[0]) - batch + 1, batch):
                 phases.report("calibrating", done, total)
                 yield {name: array[begin : begin + batch] for name, array in zip(names, case, strict=True)}

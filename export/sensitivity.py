@@ -15,12 +15,14 @@ import contextlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from ganedge.export import layers, phases, quantize
+from ganedge.export.calibration import corrected_bias
 from ganedge.export.graph import copied, producers
 from ganedge.export.spec import Target
 from ganedge.runtime.fidelity import Difference, Gate, span_of, worst
@@ -64,6 +66,8 @@ class Sensitivity:
         cases: Inputs of one shape each, batch first, others than those it was calibrated on: these may reach further.
             A few pictures of each are run, and as many latents as give outputs of `VALUES`.
         interface: Of the generator.
+        errors: By layer the mean error of its channels that its bias makes up for where it is rounded.
+        noise: What each layer adds, where that is known from another calibration; it is measured otherwise.
 
     Attributes:
         groups: What the switches are for, in the order of the graph.
@@ -77,12 +81,14 @@ class Sensitivity:
         target: Target,
         cases: Sequence[Sequence[NDArray[np.generic]]],
         interface: Interface,
+        errors: Mapping[str, NDArray[np.float32]] = MappingProxyType({}),
+        noise: Sequence[float] = (),
     ) -> None:
         self.groups = _groups(prepared, low, [array.shape for array in cases[0]])
         self._port = port = interface.output
         self._known: dict[frozenset[int], Difference] = {}
         self._output = prepared.graph.output[0].name
-        self._session = layers.open_session(_switched(prepared, low, target, self.groups), [])
+        self._session = layers.open_session(_switched(prepared, low, target, self.groups, errors), [])
         if interface.noise is None:
             chosen: list[Item] = list(layers.items(prepared, cases))
             self._items, ranked = self._pictures(chosen[:: len(cases)], len(cases), interface)
@@ -90,8 +96,10 @@ class Sensitivity:
             self._items = ranked = _batches(interface, cases[0])
         self._wanted = [self._run(item, ()) for item in self._items]
         self._span = span_of(port, *self._wanted)
+        self.noise = list(noise)
+        if noise:
+            return
         alone = self._wanted if ranked is self._items else [self._run(item, ()) for item in ranked]
-        self.noise = []
         for index in range(len(self.groups)):
             phases.report("measuring what INT8 costs in each layer", index, len(self.groups))
             self.noise.append(max(self._error(*pair, index) for pair in zip(ranked, alone, strict=True)))
@@ -205,7 +213,13 @@ def _groups(prepared: ModelProto, low: ModelProto, shapes: Sequence[tuple[int, .
     return [Group(tuple(layer.name for layer in part), sum(layer.count for layer in part)) for part in parts]
 
 
-def _switched(prepared: ModelProto, low: ModelProto, target: Target, groups: Sequence[Group]) -> ModelProto:
+def _switched(
+    prepared: ModelProto,
+    low: ModelProto,
+    target: Target,
+    groups: Sequence[Group],
+    errors: Mapping[str, NDArray[np.float32]],
+) -> ModelProto:
     """The FP32 graph with switches: wherever the INT8 graph reads something rounded, that or the same as it was."""
     model = copied(prepared)
     graph = model.graph
@@ -218,26 +232,42 @@ def _switched(prepared: ModelProto, low: ModelProto, target: Target, groups: Seq
     nodes: list[NodeProto] = []
     switched: dict[tuple[str, str], str] = {}
 
+    def choose(stem: str, name: str, places: frozenset[int]) -> None:
+        """Make `STEM` what is `STEM_rounded` where one of these switches is on, and `name` otherwise."""
+        graph.initializer.append(numpy_helper.from_array(np.array(sorted(places)), f"{stem}_places"))
+        nodes.append(helper.make_node("Gather", [SWITCHES, f"{stem}_places"], [f"{stem}_each"]))
+        nodes.append(helper.make_node("Cast", [f"{stem}_each"], [f"{stem}_int"], to=TensorProto.INT32))
+        nodes.append(helper.make_node("ReduceMax", [f"{stem}_int"], [f"{stem}_any"], keepdims=0))
+        nodes.append(helper.make_node("Cast", [f"{stem}_any"], [f"{stem}_on"], to=TensorProto.BOOL))
+        nodes.append(helper.make_node("Where", [f"{stem}_on", f"{stem}_rounded", name], [stem]))
+
     def switch(name: str, rounded: Rounded, places: frozenset[int]) -> str:
         """The name of a tensor behind its switch, made where it is first read."""
         key = (name, rounded.of)
         if key not in switched:
             stem = f"{name}_switch{len(switched)}"
-            graph.initializer.append(numpy_helper.from_array(np.array(sorted(places)), f"{stem}_places"))
             nodes.extend(rounded.nodes(name, stem))
-            nodes.append(helper.make_node("Gather", [SWITCHES, f"{stem}_places"], [f"{stem}_each"]))
-            nodes.append(helper.make_node("Cast", [f"{stem}_each"], [f"{stem}_int"], to=TensorProto.INT32))
-            nodes.append(helper.make_node("ReduceMax", [f"{stem}_int"], [f"{stem}_any"], keepdims=0))
-            nodes.append(helper.make_node("Cast", [f"{stem}_any"], [f"{stem}_on"], to=TensorProto.BOOL))
-            nodes.append(helper.make_node("Where", [f"{stem}_on", f"{stem}_rounded", name], [stem]))
+            choose(stem, name, places)
             switched[key] = stem
         return switched[key]
+
+    def correct(node: NodeProto) -> None:
+        """Give a layer its corrected bias where it is rounded."""
+        error, stem = errors[node.name], f"{node.name}_bias_switch"
+        bias, plain = (corrected_bias(prepared, node, values) for values in (error, np.zeros_like(error)))
+        graph.initializer.append(numpy_helper.from_array(bias, f"{stem}_rounded"))
+        graph.initializer.append(numpy_helper.from_array(plain, f"{stem}_plain"))
+        choose(stem, f"{stem}_plain", frozenset({group_of[node.name]}))
+        del node.input[2:]
+        node.input.append(stem)
 
     for node in graph.node:
         for slot, name in enumerate(node.input):
             rounded = rounding.read_by(node.name, slot)
             if rounded is not None and reasons[name]:
                 node.input[slot] = switch(name, rounded, reasons[name])
+        if node.name in errors and node.name in group_of:
+            correct(node)
         nodes.append(node)
     graph.initializer.extend(rounding.constants())
     ordered = [NodeProto.FromString(node.SerializeToString()) for node in nodes]

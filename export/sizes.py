@@ -6,8 +6,9 @@ low, high = read_range("-1,1")
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
+from fractions import Fraction
 from math import isqrt
 
 from ganedge.runtime.errors import GanEdgeError, UsageError
@@ -47,12 +48,12 @@ MULTIPLES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 """Size multiples that are tried, pixels."""
 
 
-def find_multiple(tried: Callable[[int, int], tuple[float, float]], least: int = 1) -> tuple[int, float]:
-    """The smallest multiple at which the output's size is the input's times one factor, and that factor.
+def find_multiple(tried: Callable[[int, int], Sequence[tuple[int, int]]], least: int = 1) -> tuple[int, Fraction, int]:
+    """The smallest multiple at which the output's size is the input's times a scale, less a border, and these two.
 
     Args:
-        tried: Runs a picture of so many rows and columns and gives the factors of height and width; a GanEdgeError
-            where the generator does not take that size.
+        tried: Runs a picture of so many rows and columns and gives the size of the input and that of the output along
+            each side that is dynamic; a GanEdgeError where the generator does not take that size.
         least: The multiple to begin with, one of `MULTIPLES`.
 
     Raises:
@@ -62,16 +63,37 @@ def find_multiple(tried: Callable[[int, int], tuple[float, float]], least: int =
     for multiple in MULTIPLES[MULTIPLES.index(least) if least in MULTIPLES else 0 :]:
         few = -(-SMALL // multiple)
         grids = [(few, few), (few + 1, few + 2), (few + 3, few)]
-        ratios: set[float] = set()
+        pairs: set[tuple[int, int]] = set()
         try:
             for rows, columns in grids if multiple < 128 else grids[:2]:
-                ratios.update(tried(rows * multiple, columns * multiple))
+                pairs.update(tried(rows * multiple, columns * multiple))
         except GanEdgeError as error:
             first = first or str(error)
             continue
-        if len(ratios) == 1 and 0.0 not in ratios:
-            return multiple, ratios.pop()
+        relation = _relation(pairs)
+        if relation is not None:
+            return multiple, *relation
     raise GanEdgeError(first or "this generator works at no multiple of 1 to 512 pixels: give its one size, --size 256")
+
+
+def _relation(pairs: Collection[tuple[int, int]]) -> tuple[Fraction, int] | None:
+    """The scale and the border at which every output is the scale times its input, less the border; None without."""
+    (least, smallest), (most, largest) = min(pairs), max(pairs)
+    proportional = {Fraction(out, into) for into, out in pairs}
+    if len(proportional) == 1:
+        return (proportional.pop(), 0) if smallest else None
+    if least == most or largest <= smallest:
+        return None
+    scale = Fraction(largest - smallest, most - least)
+    border = scale * least - smallest
+    fits = border > 0 and border.denominator == 1 and all(out == scale * into - border for into, out in pairs)
+    return (scale, int(border)) if fits else None
+
+
+def scaled(name: str, scale: Fraction, border: int) -> str:
+    """The name of a dimension of the output: `height`, `2*height`, `height-4`."""
+    factor = "" if scale == 1 else f"{float(scale):g}*"
+    return f"{factor}{name}" + (f"-{border}" if border else "")
 
 
 def read_size(text: str) -> tuple[int, int]:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -31,7 +30,7 @@ from ganedge.runtime.engines.trt_builder import Built, Recipe, build, flavour
 from ganedge.runtime.errors import EngineError, EngineMismatch, GanEdgeError, MissingExtra, UsageError
 from ganedge.runtime.fidelity import Gate, gate_of, read_gate
 from ganedge.runtime.files import write_whole
-from ganedge.runtime.manifest import Interface, Manifest, Parity, Port
+from ganedge.runtime.manifest import Interface, Manifest, Parity, Port, relation_of
 
 BATCH, PICTURE_BATCH = (1, 1, 16), (1, 1, 1)
 """Smallest, most usual and largest batch where nothing else is asked for: of latents, and of pictures. An engine keeps
@@ -276,12 +275,13 @@ def _room(interface: Interface, profiles: Mapping[str, Shapes]) -> str:
 
 
 def _largest(port: Port, most: Mapping[str, int]) -> float:
-    """Bytes of a port where what is dynamic is at its most; `2*height` is twice what `height` is."""
+    """Bytes of a port where what is dynamic is at its most, such as `2*height` or `height-4`."""
     sizes = []
     for size in port.shape:
-        named = re.fullmatch(r"(?:(\d+(?:\.\d+)?)\*)?(\w+)", str(size))
-        factor, name = named.groups() if named else (None, "")
-        sizes.append(size if isinstance(size, int) else float(factor or 1) * most.get(name, 1))
+        relation = relation_of(size)
+        known = relation is not None and relation.name in most
+        largest = relation.scale * most[relation.name] - relation.border if relation is not None and known else 1
+        sizes.append(size if isinstance(size, int) else float(largest))
     return math.prod(sizes) * np.dtype(port.dtype).itemsize
 
 

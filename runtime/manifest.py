@@ -15,8 +15,10 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 from dataclasses import asdict, dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal, cast, get_args
+from fractions import Fraction
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast, get_args
 
 from . import onnx_file
 from .errors import ArtifactError
@@ -61,6 +63,8 @@ FURTHER: tuple[Role, ...] = ("label", "image", "mask", "vector", "noise")
 """Roles of inputs beside the first."""
 MAX_INPUTS = 16
 """The most inputs that a generator may have."""
+MAX_DENOMINATOR = 64
+"""Of a scale from input to output that is written as a decimal number."""
 MAX_CHANNELS = 8
 """The most channels of a picture."""
 
@@ -73,6 +77,30 @@ def program() -> str:
         return f"ganedge {version('ganedge')}"
     except PackageNotFoundError:
         return "ganedge, run from its sources"
+
+
+class Relation(NamedTuple):
+    """How a dimension of an output follows one of the input."""
+
+    scale: Fraction
+    """What the input's is multiplied by."""
+    name: str
+    """The input's."""
+    border: int
+    """What is less than that, pixels."""
+
+
+def relation_of(size: int | str) -> Relation | None:
+    """Read a dimension such as `height`, `0.5*height` or `2*width-8`; None where it is of another form.
+
+    >>> relation_of("2*width-8")
+    Relation(scale=Fraction(2, 1), name='width', border=8)
+    """
+    match = re.fullmatch(r"(?:(\d+(?:\.\d+)?)\*)?([A-Za-z_]\w*)(?:-(\d+))?", str(size), re.ASCII)
+    if match is None:
+        return None
+    factor, name, border = match.groups()
+    return Relation(Fraction(factor or 1).limit_denominator(MAX_DENOMINATOR), name, int(border or 0))
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,7 @@ MAY_IMPORT = {
 }
 TORCH_FREE = (
     "export/artifact.py",
+    "export/calibration.py",
     "export/conversion.py",
     "export/uint8_io.py",
     "export/from_onnx.py",

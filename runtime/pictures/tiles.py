@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ganedge.runtime.errors import InputError
+from ganedge.runtime.manifest import relation_of
 from ganedge.runtime.memory import Peak, settled
 
 from .images import to_pixels
@@ -41,6 +42,8 @@ MAX_DENOMINATOR = 4
 """Of a scale that a generator may have: 1/2, 3/2, 4/3."""
 SCALES = tuple(map(Fraction, ("1", "2", "4", "3", "8", "1/2", "3/2", "1/4")))
 """Scales that are tried where the output lacks a border."""
+WHOLE_SCALE = Fraction(1)
+"""The scale of a generator whose results are as large as its pictures."""
 UNKNOWN_COST = 16_384
 """Bytes per pixel of a tile taken for granted where the system does not tell how much memory a process holds."""
 
@@ -78,6 +81,11 @@ def geometry(output: NDArray[np.generic], port: Port, height: int, width: int) -
         InputError: nothing says which part of the output belongs where.
     """
     rows, columns = (int(size) for size in (output.shape[2:] if port.layout == "NCHW" else output.shape[1:3]))
+    stated = relation_of(port.sides[0])
+    if stated is not None and all(
+        stated.scale * into - stated.border == out for into, out in ((height, rows), (width, columns))
+    ):
+        return stated.scale, stated.border
     exact = Fraction(rows, height)
     if exact == Fraction(columns, width) and exact.denominator <= MAX_DENOMINATOR:
         return exact, 0
@@ -93,19 +101,6 @@ def geometry(output: NDArray[np.generic], port: Port, height: int, width: int) -
         f"this generator turned {width} × {height} pixels into {columns} × {rows}, neither in proportion nor less a "
         "border: give it pictures of exactly the size it takes, through run()"
     )
-
-
-def scale_of(output: NDArray[np.generic], port: Port, height: int, width: int) -> int:
-    """How many output pixels stand for one input pixel along each side, where tiles are put together.
-
-    Raises:
-        InputError: the output is no whole multiple of the input.
-    """
-    scale, border = geometry(output, port, height, width)
-    if border or scale.denominator > 1:
-        shape = f"{float(scale):g} times the size" + (f" less a border of {border} pixels" if border else "")
-        raise InputError(f"this generator returns {shape}, which tiles cannot be put together from: allow more memory")
-    return int(scale)
 
 
 class Cost:
@@ -175,57 +170,59 @@ def blend(picture: NDArray[Any], run: Run, port: Port, output: Port, side: int, 
         context: Pixels that a tile sees beyond the part it decides.
 
     Returns:
-        `[scale · H, scale · W, C']` of the picture's type.
+        `[scale · H - border, scale · W - border, C']` of the picture's type.
     """
     height, width = picture.shape[:2]
     rows, columns = (up(size, port.multiple) for size in (height, width))
     tall, wide = min(side, rows), min(side, columns)
-    tops, fades_y = _row(rows, tall, context, port.multiple)
-    lefts, fades_x = _row(columns, wide, context, port.multiple)
-    strip: NDArray[np.float32] | None = None
-    result: NDArray[Any] | None = None
+    first = run(padded(picture, tall, wide))
+    scale, border = geometry(first, output, tall, wide)
+    step = math.lcm(port.multiple, scale.denominator)
+    tops, fades_y = _row(rows, tall, context, step, scale, border)
+    lefts, fades_x = _row(columns, wide, context, step, scale, border)
+    strip = np.zeros((len(fades_y[0]), int(scale * columns) - border, output.channels), np.float32)
+    shape = [max(1, round(scale * size) - border) for size in (height, width)]
+    result: NDArray[Any] = np.empty((*shape, output.channels), picture.dtype)
     depth = 16 if picture.dtype == np.uint16 else 8
     for index, top in enumerate(tops):
         for left, fade_x in zip(lefts, fades_x, strict=True):
-            tensor = run(padded(picture, tall, wide, top, left))
-            scale = scale_of(tensor, output, tall, wide)
+            tensor = first if top == left == 0 else run(padded(picture, tall, wide, top, left))
             tile = tensor[0].transpose(1, 2, 0) if output.layout == "NCHW" else tensor[0]
-            if strip is None or result is None:
-                strip = np.zeros((scale * tall, scale * columns, output.channels), np.float32)
-                result = np.empty((scale * height, scale * width, output.channels), picture.dtype)
-            weight = np.outer(np.repeat(fades_y[index], scale), np.repeat(fade_x, scale))[..., None]
-            strip[:, scale * left : scale * (left + wide)] += tile * weight
-        assert strip is not None
-        assert result is not None
+            begin = int(scale * left)
+            strip[:, begin : begin + len(fade_x)] += tile * np.outer(fades_y[index], fade_x)[..., None]
         # Rows above the next tile are final: round them, and move the others up.
-        final = scale * ((tops[index + 1] if index + 1 < len(tops) else rows) - top)
-        rows_done = result[scale * top : scale * top + final]
-        done = strip[None, : len(rows_done), : scale * width]
+        final = int(scale * (tops[index + 1] - top)) if index + 1 < len(tops) else len(strip)
+        rows_done = result[int(scale * top) : int(scale * top) + final]
+        done = strip[None, : len(rows_done), : result.shape[1]]
         span = (0.0, 255.0) if output.dtype == "uint8" else output.range or (0.0, 1.0)
         rows_done[:] = to_pixels(done, span, "NHWC", depth)[0]
         strip[: len(strip) - final] = strip[final:].copy()
         strip[len(strip) - final :] = 0.0
-    assert result is not None
     return result
 
 
-def _row(total: int, side: int, context: int, multiple: int) -> tuple[list[int], list[NDArray[np.float32]]]:
-    """Where the tiles of one axis begin, and how much each counts at each of its pixels; together they make one."""
+def _row(
+    total: int, side: int, context: int, multiple: int, scale: Fraction = WHOLE_SCALE, border: int = 0
+) -> tuple[list[int], list[NDArray[np.float32]]]:
+    """Where the tiles of one axis begin, and how much each counts at each pixel of its result; together they make one.
+
+    A result is the scale times its tile, less the border, half of which is missing on each side.
+    """
+    length = int(scale * min(side, total)) - border
     if side >= total:
-        return [0], [np.ones(total, np.float32)]
+        return [0], [np.ones(length, np.float32)]
     step = (side - 2 * context - FEATHER) // multiple * multiple
     assert step >= 1, "Cost and its callers keep tiles larger than their overlap"
     starts = [*range(0, total - side, step), total - side]
-    position = np.arange(side) + 0.5
+    position = np.floor((np.arange(length) + border / 2) / float(scale)) + 0.5
     weights = []
     for start in starts:
-        near = position - context if start > 0 else np.full(side, np.inf)
-        far = side - position - context if start < total - side else np.full(side, np.inf)
+        near = position - context if start > 0 else np.full(length, np.inf)
+        far = side - position - context if start < total - side else np.full(length, np.inf)
         weights.append(np.clip(np.minimum(near, far) / FEATHER, 0.0, 1.0))
-    whole = np.zeros(total)
-    for start, weight in zip(starts, weights, strict=True):
-        whole[start : start + side] += weight
+    slots = [slice(int(scale * start), int(scale * start) + length) for start in starts]
+    whole = np.zeros(int(scale * total) - border)
+    for slot, weight in zip(slots, weights, strict=True):
+        whole[slot] += weight
     assert (whole > 0).all(), "every pixel belongs to a tile"
-    return starts, [
-        (weight / whole[start : start + side]).astype(np.float32) for start, weight in zip(starts, weights, strict=True)
-    ]
+    return starts, [(weight / whole[slot]).astype(np.float32) for slot, weight in zip(slots, weights, strict=True)]

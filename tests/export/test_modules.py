@@ -12,15 +12,18 @@ import pytest
 import torch
 from torch import nn
 
-from ganedge.export import architectures, checkpoints, import_source, modules
+from ganedge.export import architectures, checkpoints, export, import_source, modules
 from ganedge.export.artifact import default_path
 from ganedge.export.checkpoints import load_weights
+from ganedge.export.from_onnx import of_onnx, with_size
 from ganedge.export.from_torch import per_picture, unwrap
 from ganedge.export.source import SourceSpec
-from ganedge.runtime import engines
+from ganedge.runtime import engines, load
 from ganedge.runtime.errors import ArtifactError, GanEdgeError, UsageError
-from ganedge.runtime.inputs import sides
+from ganedge.runtime.inputs import natural, sides
 from ganedge.runtime.manifest import read_artifact
+from ganedge.runtime.pictures.images import from_pixels
+from ganedge.runtime.pictures.tiles import blend
 
 Command = Callable[..., Any]
 NETS = """
@@ -319,3 +322,41 @@ def test_artifacts_of_different_sources_and_forms_have_different_names(tmp_path:
     ]
     made = replace(original, stem="g-int8-ort", precision="int8")
     assert default_path(made, "int8", "engine").name == "g-int8-ort.engine"
+
+
+VALID = """
+import torch
+from torch import nn
+
+class Valid(nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.a, self.b = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 3, 3)
+    def forward(self, x):
+        return torch.tanh(self.b(torch.relu(self.a(x))))
+"""
+
+
+def test_convolutions_without_padding_at_any_size_and_in_tiles(tmp_path: Path) -> None:
+    (tmp_path / "valid.py").write_text(VALID)
+    artifact = export(f"{tmp_path / 'valid.py'}:Valid", kind="image", input="3xHxW", output=tmp_path / "v.onnx")
+    interface = artifact.manifest.interface
+    assert interface.output.shape == ("batch", 3, "height-4", "width-4")
+    with load(artifact.path) as generator:
+        picture = natural(1, 150, 221, 3, 0)[0]
+        whole = generator.translate(picture)
+        assert whole.shape == (146, 217, 3)
+        part = generator.translate(picture[30:90, 50:140])
+        assert np.abs(part.astype(int) - whole[30:86, 50:136]).max() <= 1
+        blended = blend(
+            picture,
+            lambda pixels: generator.compute(from_pixels(pixels, interface.inputs[0])),
+            interface.inputs[0],
+            interface.output,
+            side=64,
+            context=2,
+        )
+        assert np.abs(blended.astype(int) - whole).max() <= 1
+    fixed = with_size(of_onnx(artifact.path), 64, 48)
+    assert fixed.interface.output.shape == ("batch", 3, 60, 44)

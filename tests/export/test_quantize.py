@@ -19,7 +19,18 @@ import onnxruntime
 import pytest
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
-from ganedge.export import artifact, conversion, export, layers, precision, quantize, rewrite, sensitivity, uint8_io
+from ganedge.export import (
+    artifact,
+    conversion,
+    export,
+    layers,
+    phases,
+    precision,
+    quantize,
+    rewrite,
+    sensitivity,
+    uint8_io,
+)
 from ganedge.export.conversion import Conversion
 from ganedge.export.from_onnx import has_global_ops, of_onnx, with_size
 from ganedge.export.sensitivity import Sensitivity
@@ -259,6 +270,8 @@ def test_values_of_both_signs_for_onnx_runtime_have_a_zero_of_their_own() -> Non
         constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in made.graph.initializer}
         assert float(constants["x_scale"]) == pytest.approx((high - low) / (255 if low == -1 else 254), rel=0.02)
         assert int(constants["x_zero_point"]) == (64 if target == "onnxruntime" else 0)
+        results = ["image_QuantizeLinear_Input"] if target == "onnxruntime" else []
+        assert [node.input[0] for node in made.graph.node if node.op_type == "QuantizeLinear"] == ["x", *results]
 
 
 def test_matrix_products_of_onnx_runtime_give_floating_point() -> None:
@@ -325,7 +338,10 @@ def test_calibration_inputs_batch_by_batch(batch: int | str, size: int) -> None:
     groups = [[np.arange(5.0, dtype=np.float32)], [np.arange(10.0, 12.0, dtype=np.float32)]]
     cases = [[array.reshape(-1, 1, 1, 1) for array in group] for group in groups]
     quantiser = quantize.Quantiser(full, cases, "openvino")
-    feeds = [{name: array.ravel().tolist() for name, array in feed.items()} for feed in quantiser._feeds()]
+    seen: list[phases.Phase] = []
+    with phases.reported_to(seen.append):
+        feeds = [{name: array.ravel().tolist() for name, array in feed.items()} for feed in quantiser._feeds()]
+    assert seen == [phases.Phase("calibrating", done, len(feeds)) for done in range(len(feeds))]
     expected = [[0], [1], [2], [3], [4], [10], [11]] if size == 1 else [[0, 1], [2, 3], [10, 11]]
     assert feeds == [{"x": values} for values in expected]
     assert quantiser.ranges == {"x": (0, 11)}

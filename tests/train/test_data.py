@@ -717,6 +717,9 @@ def test_long_pictures_that_lose_their_ends_are_told(tmp_path: Path) -> None:
     for path in tmp_path.glob("*.png"):
         Image.new("RGB", (26, 20)).save(path)
     assert data.open_data(str(tmp_path), Wants("images", 8, 3)).cut == "", "a quarter is what any photo loses"
+    for side in ("trainA", "trainB"):
+        numbered(tmp_path / "sets" / side, 2, size=(40, 20))
+    assert "crops off 50%" in data.open_data(str(tmp_path / "sets"), Wants("unpaired", 8, 3)).cut
 
 
 def test_grey_as_pillow_makes_it_and_grey_in_three_channels() -> None:
@@ -744,3 +747,11 @@ def test_previews_of_broken_files_are_refused(tmp_path: Path) -> None:
     assert len(broken) <= 1
     none, all_broken = data._first_few(items[:1], 8, 3, "crop")
     assert (none, len(all_broken)) == ([], 1)
+
+
+def test_previews_of_a_built_in_set_are_always_the_same() -> None:
+    opened = data.open_data("digits", Wants("images", 8, 1, (0.0, 1.0), examples=True))
+    few = torch.randperm(1797, generator=torch.Generator().manual_seed(0))[:4]
+    assert opened.examples is not None
+    torch.testing.assert_close(opened.examples["images"], everything(opened)[few] / 255)
+    assert data.open_data("digits", WANTS).examples is None

@@ -63,16 +63,52 @@ def test_an_output_that_lies_nowhere(rows: int, columns: int) -> None:
         tiles.geometry(np.zeros((1, 3, rows, columns)), IMAGE, 20, 30)
 
 
-def test_tiles_need_whole_multiples() -> None:
-    def of(rows: int, columns: int) -> int:
-        return tiles.scale_of(np.zeros((1, 3, rows, columns)), IMAGE, 20, 30)
+@pytest.mark.parametrize(
+    ("shape", "rows", "columns", "scale", "border"),
+    [
+        (("height-16", "width-16"), 48, 48, "1", 16),
+        (("0.75*height", "0.75*width"), 48, 48, "3/4", 0),
+        (("2*height-80", "2*width-80"), 48, 48, "2", 80),
+        (("height", "width"), 48, 48, "3/4", 0),
+    ],
+)
+def test_the_manifest_says_how_a_square_output_lies(
+    shape: tuple[str, str], rows: int, columns: int, scale: str, border: int
+) -> None:
+    """48 of 64 pixels are three quarters, or a border of 16 less; what the manifest says counts where it is so."""
+    port = replace(IMAGE, shape=("batch", 3, *shape))
+    assert tiles.geometry(np.zeros((1, 3, rows, columns)), port, 64, 64) == (Fraction(scale), border)
 
-    assert of(20, 30) == 1
-    assert of(80, 120) == 4
-    with pytest.raises(InputError, match=re.escape("returns 1 times the size less a border of 4 pixels, which tiles")):
-        of(16, 26)
-    with pytest.raises(InputError, match=re.escape("returns 0.5 times the size, which tiles cannot be put together")):
-        of(10, 15)
+
+@pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
+@pytest.mark.parametrize(
+    ("scale", "border", "size"), [("1", 6, (90, 77)), ("1/2", 0, (64, 130)), ("2", 8, (61, 100)), ("3/2", 3, (70, 64))]
+)
+def test_tiles_of_other_scales_and_less_a_border_are_at_their_place(
+    scale: str, border: int, size: tuple[int, int], layout: Layout
+) -> None:
+    """Each pixel of a result is the mean of those that it stands for, and half the border is missing on each side."""
+    factor = Fraction(scale)
+    port = replace(IMAGE, multiple=2 if factor.denominator == 2 else 1)
+    output = replace(IMAGE, shape=("batch", 3, *(f"{float(factor)}*{side}-{border}" for side in ("height", "width"))))
+    output = output if layout == "NCHW" else replace(LAST, shape=("batch", *output.shape[2:], 3))
+
+    def run(pixels: Any) -> Any:
+        wide = pixels.astype(np.float32) / 255
+        large = wide.repeat(factor.numerator, 0).repeat(factor.numerator, 1)
+        part = large[:: factor.denominator, :: factor.denominator]
+        inner = part[
+            border // 2 : len(part) - (border - border // 2), border // 2 : part.shape[1] - (border - border // 2)
+        ]
+        return inner.transpose(2, 0, 1)[None] if layout == "NCHW" else inner[None]
+
+    picture = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
+    result = tiles.blend(picture, run, port, output, side=48, context=8)
+    tall, wide = (tiles.up(side, port.multiple) for side in size)
+    whole = tiles.to_pixels(run(tiles.padded(picture, tall, wide)), (0.0, 1.0), layout)[0]
+    rows, columns = (round(factor * side) - border for side in size)
+    assert result.shape == (rows, columns, 3)
+    assert np.abs(result.astype(int) - whole[:rows, :columns].astype(int)).max() <= 1
 
 
 def local(scale: int, layout: Layout) -> Callable[[Any], Any]:
