@@ -23,6 +23,12 @@ if TYPE_CHECKING:
     from .manifest import Interface, Port
 
 
+TRUNCATION = "truncation"
+"""Name of a vector of one number with which a generator of latents truncates them itself, as StyleGAN does in W."""
+MOST_TRUNCATION = 2.0
+"""The most that such a number may be; 1 is as trained, and 0 the mean."""
+
+
 @dataclass(frozen=True)
 class Conditions:
     """Values of further inputs that a caller gives beside the latent or the picture."""
@@ -61,13 +67,19 @@ def refuse_unused(interface: Interface, conditions: Conditions) -> None:
     Raises:
         UsageError: a label, style or mask that has no input.
     """
-    roles = {port.role for port in interface.inputs[1:]}
+    roles = {port.role for port in interface.inputs[1:] if not is_truncation(port, interface)}
     if conditions.label is not None and "label" not in roles:
         raise UsageError(f"label {conditions.label}: this generator is not conditional, it has no classes")
     if conditions.style is not None and not roles & {"vector", "image"}:
         raise UsageError("style: this generator takes no style vector and no second picture; leave it out")
     if conditions.mask is not None and "mask" not in roles:
         raise UsageError("mask: this generator takes no mask; leave it out")
+
+
+def is_truncation(port: Port, interface: Interface) -> bool:
+    """Whether an input says how far latents stay from their mean inside of the generator."""
+    single = port.role == "vector" and port.name == TRUNCATION and port.item_shape == (1,)
+    return single and interface.noise is not None
 
 
 class InputStream:
@@ -77,7 +89,8 @@ class InputStream:
         interface: What the generator takes; its first input is a latent.
         conditions: What the caller says beside it.
         seed: Of the latents, 0 to 2³² - 1; None draws new ones.
-        truncation: See `LatentStream`.
+        truncation: See `LatentStream`; where the generator has an input `truncation`, what goes into that instead, 0 to
+            2. There None stands for 1, as trained, and latents are not clipped.
 
     Raises:
         UsageError: a value out of range, one for an input that is not there, or none where one is needed.
@@ -88,8 +101,10 @@ class InputStream:
     ) -> None:
         if interface.noise is None:
             raise UsageError(f"this generator turns {interface.kind.replace('-', ' ')}: it has no latents to sample")
-        self._latents = LatentStream(interface.noise, interface.inputs[0].item_shape, seed, truncation)
-        self._further = FurtherStream(interface, conditions, seed)
+        inside = any(is_truncation(port, interface) for port in interface.inputs)
+        clipped = None if inside else truncation
+        self._latents = LatentStream(interface.noise, interface.inputs[0].item_shape, seed, clipped)
+        self._further = FurtherStream(interface, conditions, seed, truncation)
 
     def take(self, count: int) -> list[NDArray[np.generic]]:
         """The next `count` items: one array per input, in the interface's order."""
@@ -103,15 +118,18 @@ class FurtherStream:
         interface: What the generator takes.
         conditions: What the caller says; classes come in turn, and vectors and noise are drawn, where it says nothing.
         seed: Of what is drawn, 0 to 2³² - 1; None draws new ones.
+        truncation: What goes into an input of that name; None stands for 1.
 
     Raises:
         UsageError: a value for an input that is not there, or none where one is needed.
     """
 
-    def __init__(self, interface: Interface, conditions: Conditions, seed: int | None) -> None:
+    def __init__(
+        self, interface: Interface, conditions: Conditions, seed: int | None, truncation: float | None = None
+    ) -> None:
         refuse_unused(interface, conditions)
         self._sources = [
-            _Further(port, interface, conditions, None if seed is None else seed_of(index, seed))
+            _Further(port, interface, conditions, None if seed is None else seed_of(index, seed), truncation)
             for index, port in enumerate(interface.inputs[1:], 1)
         ]
 
@@ -123,7 +141,9 @@ class FurtherStream:
 class _Further:
     """The values of one input beside the first: classes in turn, one value for all, or new ones for each item."""
 
-    def __init__(self, port: Port, interface: Interface, conditions: Conditions, seed: int | None) -> None:
+    def __init__(
+        self, port: Port, interface: Interface, conditions: Conditions, seed: int | None, truncation: float | None
+    ) -> None:
         if port.is_picture:
             raise UsageError(f"this generator needs a picture, {port.name}, beside its first: use run() with arrays")
         self._classes = len(interface.classes) if port.role == "label" else 0
@@ -133,6 +153,11 @@ class _Further:
         if port.role == "label":
             if conditions.label is not None:
                 self._fixed = np.array([class_number(interface, conditions.label)], np.int64)
+        elif is_truncation(port, interface):
+            factor = 1.0 if truncation is None else truncation
+            if not 0 <= factor <= MOST_TRUNCATION:
+                raise UsageError(f"truncation {factor} is out of range: give 0 to {MOST_TRUNCATION:g}")
+            self._fixed = np.full((1, 1), factor, np.float32)
         elif port.role == "vector" and conditions.style is not None:
             self._fixed = read_vector(port, conditions.style)[None]
         else:

@@ -263,6 +263,7 @@ class Generator:
             label: A class, 0 to the number of classes - 1 or its name, for all of them; None takes the classes in turn.
                 Only where the generator is conditional.
             truncation: Keep latents within ± this, 0.01 or more: less variety, more typical items. None: as trained.
+                Where the generator has an input `truncation`, what goes into that, 0 to 2: 1 is as trained.
             style: Values of a vector input for all of them: an array, numbers with commas or a .npy file; None draws
                 them from the seed where the manifest says how.
 

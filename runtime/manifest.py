@@ -96,10 +96,10 @@ def relation_of(size: int | str) -> Relation | None:
     >>> relation_of("2*width-8")
     Relation(scale=Fraction(2, 1), name='width', border=8)
     """
-    found = re.fullmatch(r"(?:(\d+(?:\.\d+)?)\*)?([A-Za-z_]\w*)(?:-(\d+))?", str(size), re.ASCII)
-    if found is None:
+    match = re.fullmatch(r"(?:(\d+(?:\.\d+)?)\*)?([A-Za-z_]\w*)(?:-(\d+))?", str(size), re.ASCII)
+    if match is None:
         return None
-    factor, name, border = found.groups()
+    factor, name, border = match.groups()
     return Relation(Fraction(factor or 1).limit_denominator(MAX_DENOMINATOR), name, int(border or 0))
 
 

@@ -44,7 +44,8 @@ class Latents:
     style: str | None = None
     """Style vector, where the generator takes one: numbers with commas, or a .npy file."""
     truncation: float | None = None
-    """Keep latents within ± this: less variety, more typical."""
+    """Keep latents within ± this: less variety, more typical. Of a generator with an input `truncation`, as in
+    StyleGAN's W: that input, from 0, the mean, to 1, as trained."""
 
 
 @dataclass(frozen=True)

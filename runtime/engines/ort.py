@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import hashlib
 import os
+import platform
 import threading
 import time
 from typing import TYPE_CHECKING, Any
@@ -27,6 +29,8 @@ PROVIDERS = {
     "tensorrt": "TensorrtExecutionProvider",
 }
 """What computes on each device; `tensorrt` is CUDA through TensorRT, which builds an engine of its own at load."""
+HARDWARE_FEATURES, HALF_FEATURE = 16, 1 << 10
+"""Linux's AT_HWCAP, and its bit for FP16 arithmetic on 64-bit ARM (HWCAP_ASIMDHP)."""
 LANES = 8
 """Shapes that get a CUDA graph, and as many others whose buffers stay on the device."""
 NO_GRAPH = "-1"
@@ -208,6 +212,19 @@ class _Lane:
         return options
 
 
+def _computed_on_cpu(precision: str) -> str:
+    """Return what ONNX Runtime computes in on this CPU: on ARM some layers have FP16 kernels."""
+    if precision == "fp16" and platform.machine() in ("aarch64", "arm64") and _has_half():
+        return "fp16 and fp32, by layer (fp16 weights)"
+    return on_cpu(precision)
+
+
+def _has_half() -> bool:
+    """Whether an ARM processor has FP16 arithmetic: Linux tells, and every ARM Mac has it."""
+    features = getattr(ctypes.CDLL(None), "getauxval", None)
+    return features is None or bool(features(HARDWARE_FEATURES) & HALF_FEATURE)
+
+
 def start(
     model: bytes, precision: str, device: str, threads: int | None, compute: str | None = None
 ) -> OnnxRuntime | BoundOnnxRuntime:
@@ -239,7 +256,7 @@ def start(
         chosen = "cpu"
     if chosen == "cpu":
         return OnnxRuntime(
-            session, EngineInfo("onnxruntime", onnxruntime.__version__, active, "cpu", on_cpu(precision))
+            session, EngineInfo("onnxruntime", onnxruntime.__version__, active, "cpu", _computed_on_cpu(precision))
         )
     # TensorRT's provider has no switch that keeps FP32 from being computed in TF32.
     computed = "fp32 (TF32 allowed)" if (chosen, precision) == ("tensorrt", "fp32") else precision

@@ -408,6 +408,15 @@ def test_the_losses_of_a_wasserstein_critic_with_its_penalty() -> None:
     assert reported["fake_d"] == pytest.approx(float(judge(y).mean().detach()), rel=1e-4)
 
 
+def test_a_penalty_is_drawn_where_the_items_are() -> None:
+    gan = build("circles", objective="wgan-gp")
+    for network in gan.networks.values():
+        network.to("meta")
+    items, scores = (torch.zeros(4, size, device="meta") for size in (2, 1))
+    loss, _ = gan.discriminator_loss(items, items.clone(), scores, scores, None)
+    assert loss.device.type == "meta"
+
+
 def test_labels_go_to_both_networks() -> None:
     torch.manual_seed(0)
     gan = build("dcgan", size=16, width=2, channels=1, latent=3, conditional=True, class_names="a,b")

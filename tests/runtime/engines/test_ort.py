@@ -174,3 +174,22 @@ def test_tensorrts_provider_is_given_or_refused(device: Any, monkeypatch: pytest
     device.get_available_providers = lambda: ["CPUExecutionProvider"]
     with pytest.raises(EngineError, match="device 'tensorrt': this onnxruntime has only"):
         ort.start(b"model", "fp16", "tensorrt", None)
+
+
+@pytest.mark.parametrize(
+    ("machine", "features", "computed"),
+    [
+        ("x86_64", ort.HALF_FEATURE, "fp32 (fp16 weights)"),
+        ("aarch64", 0, "fp32 (fp16 weights)"),
+        ("aarch64", ort.HALF_FEATURE | 1, "fp16 and fp32, by layer (fp16 weights)"),
+        ("arm64", None, "fp16 and fp32, by layer (fp16 weights)"),
+    ],
+)
+def test_fp16_is_computed_as_such_where_an_arm_processor_can(
+    monkeypatch: pytest.MonkeyPatch, machine: str, features: int | None, computed: str
+) -> None:
+    library = SimpleNamespace() if features is None else SimpleNamespace(getauxval=lambda number: features)
+    monkeypatch.setattr(ort.ctypes, "CDLL", lambda name: library)
+    monkeypatch.setattr(ort.platform, "machine", lambda: machine)
+    assert ort._computed_on_cpu("fp16") == computed
+    assert ort._computed_on_cpu("int8") == "int8"
