@@ -26,8 +26,8 @@ from ganedge.runtime.manifest import Precision
 SPARE = 1.0
 """Margin over the gate when predicting INT8 quality, dB; raised by as much each time an engine missed the gate."""
 SLOW, WORTH = 1e11, 0.1
-"""Multiply-accumulates of a search from which on a generator is slow, and the share of its arithmetic from which on other
-calibrations are tried to keep that in INT8."""
+"""Multiply-accumulates of a search from which on a generator is slow, and the share of its arithmetic from which on
+other calibrations are tried to keep that in INT8."""
 MOST_SPARE = 15.0
 """Largest such margin, dB."""
 Cases = Sequence[Sequence[NDArray[np.generic]]]
