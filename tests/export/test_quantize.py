@@ -348,16 +348,16 @@ def test_calibration_inputs_batch_by_batch(batch: int | str, size: int) -> None:
     assert quantiser.ranges == {"x": (0, 11)}
 
 
-def test_a_closer_look_takes_a_few_inputs_of_each_group() -> None:
+def test_a_closer_look_takes_a_few_inputs_of_each_group(monkeypatch: pytest.MonkeyPatch) -> None:
     full = graph(
         SAME_SIZE, [helper.make_node("Conv", ["x", "w"], ["image"], "c", pads=[1] * 4)], {"w": np.ones([3] * 4)}
     )
-    group = [np.random.default_rng(0).normal(size=(100, 3, 8, 8)).astype(np.float32)]
-    for groups in (1, 2, 3):
-        feeds = quantize.Quantiser(full, [group] * groups, "openvino")._few_feeds()
-        assert len(feeds) == groups * (quantize.FEW_PICTURES // groups)
-    few = quantize.Quantiser(full, [group] * (quantize.FEW_PICTURES + 1), "openvino")._few_feeds()
-    assert len(few) == quantize.FEW_PICTURES + 1, "at least one of each"
+    group = [np.random.default_rng(0).normal(size=(40, 3, 8, 8)).astype(np.float32)]
+    for most, calls in ((191, quantize.FEW_PICTURES), (192, quantize.MOST_CALLS)):
+        monkeypatch.setattr(quantize, "LATENT_VALUES", most)
+        for groups in (1, 2, 3, calls + 1):
+            feeds = quantize.Quantiser(full, [group] * groups, "openvino")._few_feeds()
+            assert len(feeds) == groups * max(1, calls // groups)
     ranges = []
     for target, symmetric in (("openvino", True), ("onnxruntime", False)):
         quantiser = quantize.Quantiser(full, [group], target)  # type: ignore[arg-type]
