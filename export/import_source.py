@@ -30,6 +30,8 @@ from ganedge.export.on_cpu import is_about_cuda, on_cpu
 from ganedge.export.script_parts import ScriptPart, needed_part
 from ganedge.runtime.errors import GanEdgeError, UsageError, one_line
 
+NO_OPERATORS = "its compiled operators could not be built here: its own PyTorch code computes in their place"
+
 
 @dataclass(frozen=True)
 class Imported:
@@ -119,24 +121,25 @@ def _import(name: str, wanted: str) -> tuple[ModuleType, tuple[str, ...]]:
             raise _no_such_name(name, wanted, networks_in(path))
         why = "is a notebook" if path.suffix == ".ipynb" else f"trains when it is imported (line {line})"
         with _undisturbed(name):
-            return _import_file(path, part), (_part_note(path, why, wanted, part),)
+            module, notes = _import_file(path, part)
+        return module, (_part_note(path, why, wanted, part), *notes)
 
     # Nor what cannot be imported because of statements that the network does not need.
     try:
         with _undisturbed(name):
-            return _import_file(path, None), ()
+            return _import_file(path, None)
     except Exception as error:
         part = needed_part(path, wanted)
         if part is None:
             raise
         try:
             with _undisturbed(name):
-                module = _import_file(path, part)
+                module, notes = _import_file(path, part)
         except Exception:  # noqa: BLE001 - a foreign script may raise anything
             raise error from None
         cause = error.__cause__ if isinstance(error, GanEdgeError) and error.__cause__ else error
         why = f"cannot be imported as a whole ({type(cause).__name__}: {one_line(cause)})"
-        return module, (_part_note(path, why, wanted, part),)
+        return module, (_part_note(path, why, wanted, part), *notes)
 
 
 def _part_note(path: Path, why: str, name: str, part: ScriptPart) -> str:
@@ -167,12 +170,48 @@ def _undisturbed(name: str) -> Iterator[None]:
         sys.argv, sys.stdin = arguments, keyboard
 
 
-def _import_file(path: Path, part: ScriptPart | None) -> ModuleType:
+def _import_file(path: Path, part: ScriptPart | None) -> tuple[ModuleType, tuple[str, ...]]:
+    """Import a file, or some statements of it; without the operators that it compiles, where that fails."""
+    try:
+        return _import_from_root(path, part), ()
+    except Exception as error:
+        frames = traceback.extract_tb(error.__traceback__)
+        if not any(frame.filename.endswith("cpp_extension.py") for frame in frames):
+            raise
+        with _no_compiled_operators():
+            return _import_from_root(path, part), (NO_OPERATORS,)
+
+
+@contextlib.contextmanager
+def _no_compiled_operators() -> Iterator[None]:
+    """Let `torch.utils.cpp_extension.load` return nothing usable: StyleGAN2 has CPU code beside its operators."""
+    from torch.utils import cpp_extension
+
+    names = ("load", "load_inline")
+    originals = [getattr(cpp_extension, name) for name in names]
+    for name in names:
+        setattr(cpp_extension, name, lambda *_args, **_options: _NoOperators())
+    try:
+        yield
+    finally:
+        for name, original in zip(names, originals, strict=True):
+            setattr(cpp_extension, name, original)
+
+
+class _NoOperators:
+    """Replaces a module of compiled operators."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise AttributeError(f"{name} is a compiled operator, which could not be built on this machine")
+
+
+def _import_from_root(path: Path, part: ScriptPart | None) -> ModuleType:
     """Import a file, or the given statements of it, from where its own imports are found."""
     try:
         return _execute(path, part)
     except ImportError as error:
-        if "relative import" in str(error) and part is None:
+        hides_package = (error.name or "").startswith(f"{path.stem}.")  # nets/nets.py imports nets.layers.
+        if ("relative import" in str(error) or hides_package) and part is None:
             return _import_in_package(path)
         root = _root_with(path, (error.name or "").partition(".")[0])
         if root is None:

@@ -235,6 +235,18 @@ def test_a_file_in_a_repository_imports_from_its_root(tmp_path: Path) -> None:
     assert import_source.construct(f"{package}/arch.py:make", None).out_channels == 5
 
 
+def test_a_file_named_as_its_package_imports_from_it(tmp_path: Path) -> None:
+    package = tmp_path / "samename_for_test"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    (package / "width.py").write_text("WIDTH = 7\n")
+    (package / "samename_for_test.py").write_text(
+        "from torch import nn\nfrom samename_for_test.width import WIDTH\n"
+        "def make():\n    return nn.Conv2d(3, WIDTH, 3)\n"
+    )
+    assert import_source.construct(f"{package}/samename_for_test.py:make", None).out_channels == 7
+
+
 def test_a_name_that_is_missing_lists_what_there_is(tmp_path: Path) -> None:
     (tmp_path / "listed_nets.py").write_text(SCRIPT)
     with pytest.raises(UsageError, match=r"has no Generator \(it defines Net, Two\)"):

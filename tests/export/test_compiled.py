@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils import cpp_extension
 
 from ganedge.export import compiled, import_source, modules, on_cpu
 from ganedge.export.checkpoints import LoadedModule, load_weights
@@ -116,6 +117,30 @@ def test_code_that_asks_for_a_gpu_runs_on_the_cpu(tmp_path: Path) -> None:
     assert made.weight.device.type == "cpu"
     with pytest.raises(GanEdgeError, match="this machine has no GPU"):
         import_source.construct(f"{tmp_path}/gpu_nets.py:late", None)
+
+
+def test_operators_that_cannot_be_compiled_are_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: Any, **__: Any) -> None:
+        raise IndexError("list index out of range")
+
+    fails.__code__ = fails.__code__.replace(co_filename="torch/utils/cpp_extension.py")
+    monkeypatch.setattr(cpp_extension, "load", fails)
+    (tmp_path / "own_op.py").write_text(
+        "from torch.utils.cpp_extension import load\nfused = load('fused', sources=['fused.cu'])\n"
+        "def act(x):\n    return fused.act(x) if x.is_cuda else x.relu()\n"
+    )
+    (tmp_path / "style_nets.py").write_text(
+        "from torch import nn\nfrom own_op import act, fused\nclass Net(nn.Linear):\n"
+        "    def __init__(self):\n        super().__init__(2, 3)\n"
+        "    def forward(self, x):\n        return act(super().forward(x))\n"
+        "def late():\n    fused.act(1)\n"
+    )
+    loaded = modules.open_module(f"{tmp_path}/style_nets.py:Net", SourceSpec())
+    assert loaded.network(torch.ones(1, 2)).shape == (1, 3)
+    assert loaded.notes == (import_source.NO_OPERATORS,)
+    with pytest.raises(GanEdgeError, match="act is a compiled operator, which could not be built on this machine"):
+        import_source.construct(f"{tmp_path}/style_nets.py:late", None)
+    assert cpp_extension.load is fails
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU, on which such code runs")

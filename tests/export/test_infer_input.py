@@ -145,3 +145,22 @@ class Deep(nn.Module):
 def test_a_dynamic_size_is_tried_at_several_sizes() -> None:
     spec, reason = modules.infer_input(Deep().eval(), SourceSpec(size="dynamic"), {})
     assert (spec.kind, spec.input, reason) == ("image", "3xHxW", "")
+
+
+class LateFirst(nn.Module):
+    """Registers a head before the layers that an image goes through first, as U-GAT-IT does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(8, 1)
+        self.conv = nn.Conv2d(3, 8, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Weigh the features by the head."""
+        features = self.conv(x)
+        return (features * self.head.weight[:, :, None, None]).sum(1, keepdim=True)
+
+
+def test_the_first_convolution_of_an_image_counts_wherever_it_is_registered() -> None:
+    spec, reason = modules.infer_input(LateFirst().eval(), SourceSpec(), {})
+    assert (spec.kind, spec.input, reason) == ("image", "3xHxW", "")

@@ -182,7 +182,7 @@ def test_interrupted_it_leaves_nothing(inverter: Path, tmp_path: Path) -> None:
             while not any(out.iterdir()) and time.monotonic() < end:
                 time.sleep(0.01)
             os.kill(process.pid, signal.SIGINT)
-            _, said = process.communicate(timeout=30)
+            _, said = process.communicate(timeout=300)
         finally:
             process.kill()
     assert (process.returncode, said) == (130, "gan-run: interrupted\n")

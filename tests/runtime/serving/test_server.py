@@ -332,7 +332,7 @@ def test_a_real_process_from_start_to_stop(artifact: Path) -> None:
             said = process.stderr.readline()
             address = said.split()[0]
             assert address.startswith("http://127.0.0.1:"), said
-            assert pixels(httpx.post(f"{address}/sample", json={"seed": 1}, timeout=10)).shape == (16, 16)
+            assert pixels(httpx.post(f"{address}/sample", json={"seed": 1}, timeout=100)).shape == (16, 16)
             process.send_signal(signal.SIGTERM)
             assert process.wait(20) == 0
             assert process.stderr.read() == "stopped after 1 requests\n"
