@@ -196,7 +196,7 @@ def mean_errors(
 def _rounded_weights(low: ModelProto) -> dict[str, NDArray[np.float64]]:
     """The weights of each INT8 layer as it computes with them."""
     makers, tensors = producers(low.graph), {tensor.name: tensor for tensor in low.graph.initializer}
-    weights = {}
+    rounded = {}
     for node in low.graph.node:
         maker = makers.get(node.input[1]) if len(node.input) > 1 else None
         if maker is None or maker.op_type != "DequantizeLinear" or maker.input[0] not in tensors:
@@ -204,8 +204,8 @@ def _rounded_weights(low: ModelProto) -> dict[str, NDArray[np.float64]]:
         whole, scale = (numpy_helper.to_array(tensors[name]).astype(np.float64) for name in maker.input[:2])
         if scale.ndim:
             scale = scale.reshape([-1 if axis == attributes(maker).get("axis", 1) else 1 for axis in range(whole.ndim)])
-        weights[node.name] = whole * scale
-    return weights
+        rounded[node.name] = whole * scale
+    return rounded
 
 
 def _mean_of(node: NodeProto, change: NDArray[np.float64], means: NDArray[np.float64]) -> NDArray[np.float64]:

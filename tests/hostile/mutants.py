@@ -87,7 +87,7 @@ TESTS = {
     "runtime/pictures/tiles.py": ("runtime/pictures/test_tiles.py",),
     "export/rewrite.py": ("export/test_rewrite.py", *chosen("export/test_quantize.py", SHUFFLES)),
     "export/precision.py": ("export/test_precision.py", "export/test_quantize.py"),
-    "export/quantize.py": ("export/test_quantize.py",),
+    "export/quantize.py": ("export/test_quantize.py", "export/test_calibration.py"),
     "export/parity.py": chosen("export/test_parity.py", PARITY),
     "train/trainer.py": (
         "train/test_trainer.py",
