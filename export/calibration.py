@@ -53,8 +53,9 @@ PERCENTILE = 99.99
 """Share of the values that the range holds, percent."""
 BINS, LEVELS, STEP = 2048, 128, 16
 """Bins of the histogram that entropy looks at, levels of INT8 on one side of 0, and bins between two tried ranges."""
-SAMPLES = 2**14
-"""Values of one tensor that are kept of one call, evenly spread over it."""
+SAMPLES, EVERY = 2**14, 3
+"""Values of one tensor that are kept of one call, evenly spread over it, and the rows and columns that they are taken
+from: every third, as shuffles of pixels repeat with the second or fourth."""
 
 
 def samples(
@@ -62,16 +63,22 @@ def samples(
 ) -> dict[str, NDArray[np.float32]]:
     """Some values of each of these tensors. Arguments as for `layers.value_ranges`."""
     wanted = list(names)
-    session = layers.open_session(model, wanted)
+    values = (*model.graph.input, *model.graph.value_info, *model.graph.output)
+    ranks = {value.name: len(value.type.tensor_type.shape.dim) for value in values}
+    probed = copied(model)
+    cut = {"first": [0, 0], "last": [2**31] * 2, "axes": [2, 3], "steps": [EVERY] * 2}
+    probed.graph.initializer.extend(numpy_helper.from_array(np.array(cut[key], np.int64), f"few_{key}") for key in cut)
+    for name in wanted:  # The graph itself leaves most pixels out, so that all tensors fit into memory at once.
+        picture = ranks.get(name) == 4
+        inputs = [name, *(f"few_{key}" for key in cut)] if picture else [name]
+        probed.graph.node.append(helper.make_node("Slice" if picture else "Identity", inputs, [f"{name}_few"]))
+        probed.graph.output.append(helper.make_tensor_value_info(f"{name}_few", TensorProto.FLOAT, None))
+    session = layers.open_session(probed, [])
     taken: dict[str, list[NDArray[np.float32]]] = {name: [] for name in wanted}
-    for feed in feeds:
-        for begin in range(0, len(wanted), layers.AT_ONCE):
-            few = wanted[begin : begin + layers.AT_ONCE]
-            computed = [name for name in few if name not in feed]
-            values = {**feed, **dict(zip(computed, session.run(computed, feed) if computed else (), strict=True))}
-            for name in few:
-                flat = np.asarray(values[name], np.float32).ravel()
-                taken[name].append(flat[:: max(1, len(flat) // SAMPLES)].copy())
+    for feed in feeds if wanted else ():
+        for name, array in zip(wanted, session.run([f"{name}_few" for name in wanted], feed), strict=True):
+            flat = array.ravel()
+            taken[name].append(flat[:: max(1, len(flat) // SAMPLES)].copy())
     return {name: np.concatenate(parts) for name, parts in taken.items() if parts}
 
 
@@ -158,7 +165,7 @@ def channel_means(
         for name, result in zip(wanted, results, strict=True):
             sums[name] = sums[name] + result.reshape(*result.shape[:2]).astype(np.float64).mean(0)
         calls += 1
-    return {name: total / max(calls, 1) for name, total in sums.items()}
+    return {name: total / calls for name, total in sums.items()} if calls else {}
 
 
 def mean_errors(
@@ -189,7 +196,7 @@ def mean_errors(
 def _rounded_weights(low: ModelProto) -> dict[str, NDArray[np.float64]]:
     """The weights of each INT8 layer as it computes with them."""
     makers, tensors = producers(low.graph), {tensor.name: tensor for tensor in low.graph.initializer}
-    found = {}
+    rounded = {}
     for node in low.graph.node:
         maker = makers.get(node.input[1]) if len(node.input) > 1 else None
         if maker is None or maker.op_type != "DequantizeLinear" or maker.input[0] not in tensors:
@@ -197,8 +204,8 @@ def _rounded_weights(low: ModelProto) -> dict[str, NDArray[np.float64]]:
         whole, scale = (numpy_helper.to_array(tensors[name]).astype(np.float64) for name in maker.input[:2])
         if scale.ndim:
             scale = scale.reshape([-1 if axis == attributes(maker).get("axis", 1) else 1 for axis in range(whole.ndim)])
-        found[node.name] = whole * scale
-    return found
+        rounded[node.name] = whole * scale
+    return rounded
 
 
 def _mean_of(node: NodeProto, change: NDArray[np.float64], means: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -25,6 +25,9 @@ from ganedge.runtime.manifest import Precision
 
 SPARE = 1.0
 """Margin over the gate when predicting INT8 quality, dB; raised by as much each time an engine missed the gate."""
+SLOW, WORTH = 1e11, 0.1
+"""Multiply-accumulates of a search from which on a generator is slow, and the share of its arithmetic from which on
+other calibrations are tried to keep that in INT8."""
 MOST_SPARE = 15.0
 """Largest such margin, dB."""
 Cases = Sequence[Sequence[NDArray[np.generic]]]
@@ -121,9 +124,12 @@ class _LossesOfInt8:
     def _with_better_way(self, names: frozenset[str], spare: float) -> frozenset[str]:
         """The layers to keep by the way to calibrate that needs fewest of them, which is used from here on.
 
-        Ways are tried in the order of what they cost, until one needs none.
+        Ways are tried in the order of what they cost, until one needs none; of a slow generator only where the layers
+        that MinMax leaves out have a share of the arithmetic that is worth it.
         """
         self._compared = True
+        if self._effect.work > SLOW and self._effect.share(names) < WORTH:
+            return names
         best, counts = Way(), {Way(): len(names)}
         ways = [Way(method) for method in METHODS[1:]]
         for index in range(len(ways) + 1):

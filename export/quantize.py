@@ -38,8 +38,8 @@ Ranges = Mapping[str, tuple[float, float]]
 """The smallest and the largest value of tensors, by name."""
 MINMAX = Way()
 """The calibration that is tried first."""
-FEW_PICTURES, MOST_CALLS = 4, 32
-"""Calls that percentiles, entropy and means are found on: with pictures, and with latents."""
+FEW_PICTURES, MOST_CALLS, LATENT_VALUES = 4, 32, 2**14
+"""Calls that percentiles, entropy and means are found on: with pictures, with latents, and the most values of one."""
 
 
 def runnable_targets() -> list[Target]:
@@ -145,9 +145,14 @@ class Quantiser:
 
     def _few_feeds(self) -> list[dict[str, NDArray[np.generic]]]:
         """A few calls of each group of calibration inputs: pictures have many values, and latents cost little."""
-        each = max(1, (MOST_CALLS if self._inputs[0][0].ndim < 4 else FEW_PICTURES) // len(self._inputs))
-        few = [[array[:each] for array in case] for case in self._inputs]
-        return list(self._feeds(few))
+        calls = FEW_PICTURES if self._inputs[0][0][0].size > LATENT_VALUES else MOST_CALLS
+        each = max(1, calls // len(self._inputs)) * self._batch
+        return list(self._feeds([[array[:each] for array in case] for case in self._inputs]))
+
+    @property
+    def _batch(self) -> int:
+        """The items of one call: 1, or the number that the graph is fixed to."""
+        return self.prepared.graph.input[0].type.tensor_type.shape.dim[0].dim_value or 1
 
     def _feeds(
         self, inputs: Sequence[Sequence[NDArray[np.generic]]] | None = None
@@ -155,7 +160,7 @@ class Quantiser:
         """The calibration inputs, one call at a time."""
         cases = self._inputs if inputs is None else inputs
         names = [value.name for value in self.prepared.graph.input]
-        batch = self.prepared.graph.input[0].type.tensor_type.shape.dim[0].dim_value or 1
+        batch = self._batch
         done, total = 0, sum(len(case[0]) // batch for case in cases)
         for case in cases:
             for begin in range(0, len(case[0]) - batch + 1, batch):

@@ -72,6 +72,7 @@ class Sensitivity:
     Attributes:
         groups: What the switches are for, in the order of the graph.
         noise: What each adds to the output, alone: the mean square error of the worst call.
+        work: Multiply-accumulates of a search with all pictures; 0 for latents, which cost little.
     """
 
     def __init__(
@@ -86,6 +87,7 @@ class Sensitivity:
     ) -> None:
         self.groups = _groups(prepared, low, [array.shape for array in cases[0]])
         self._port = port = interface.output
+        self.work = 0
         self._known: dict[frozenset[int], Difference] = {}
         self._output = prepared.graph.output[0].name
         self._session = layers.open_session(_switched(prepared, low, target, self.groups, errors), [])
@@ -149,6 +151,11 @@ class Sensitivity:
         limit = np.inf if gate.psnr is None else self._span**2 / 10 ** ((gate.psnr + spare) / 10)
         return sum(self.noise[index] for index in rounded) <= nearly * limit
 
+    def share(self, names: frozenset[str]) -> float:
+        """The share of the layers' arithmetic that some of them have."""
+        some = sum(group.work for group in self.groups if names & {*group.nodes})
+        return some / max(sum(group.work for group in self.groups), 1)
+
     def worst(self, count: int = 3) -> str:
         """What the layers that cost most cost alone, for people."""
         order = sorted(range(len(self.groups)), key=lambda index: -self.noise[index])[:count]
@@ -172,6 +179,7 @@ class Sensitivity:
         Where that would be much work they are parts of few pictures, if the graph runs on smaller ones.
         """
         work = sum(group.work for group in self.groups) * (len(self.groups) * cases + len(chosen) * PROBES)
+        self.work = work
         if work > WORK:
             smallest = sorted(chosen, key=lambda item: sum(array.size for array in item.values()))[:FEWEST]
             tried, ranked = ([_cropped(item, interface, side) for item in smallest] for side in SIDES)

@@ -1,6 +1,6 @@
 """Where the commands begin: Ctrl-C is one line and exit code 130 from here on, also while packages are imported.
 
-Nothing is in work before the imports are done, so the process simply ends; afterwards `terminal` takes over.
+Until the imports are done no work has begun, so the process simply ends; afterwards `terminal` handles Ctrl-C.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a server accepts from its clients."""
+"""Limits of what a server accepts from its clients."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a server counts, in the text that Prometheus reads.
+"""Metrics of a server, in Prometheus' text format.
 
     requests = Counter("ganedge_requests_total", "Requests answered.")
     requests.add(path="/sample", status="200")
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 MEDIA_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-"""What the text is sent as."""
+"""Media type of the text."""
 
 
 class Counter:
@@ -31,7 +31,7 @@ class Counter:
         self._values: dict[tuple[tuple[str, str], ...], int] = {}
 
     def add(self, count: int = 1, **labels: str) -> None:
-        """Count so many more."""
+        """Add to the count."""
         key = tuple(sorted(labels.items()))
         with self._lock:
             self._values[key] = self._values.get(key, 0) + count

@@ -55,11 +55,11 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 PNG, JPEG, ZIP, NPY = "image/png", "image/jpeg", "application/zip", "application/x-npy"
 DRAWN = {"label": str, "truncation": float, "style": list, "columns": int}
 SAMPLE = {"n": int, "seed": int, **DRAWN}
-"""What a request for new pictures may say."""
+"""Fields of a request to /sample, with their types."""
 INTERPOLATE = {"seed_a": int, "seed_b": int, "steps": int, **DRAWN}
-"""What a request for a path may say."""
+"""Fields of a request to /interpolate, with their types."""
 TRANSLATE = {"label": str, "style": list, "seed": int}
-"""What a request to translate may say in its query, or in the fields of a form, beside the picture."""
+"""Fields of a request to /translate, in its query or its form beside the picture, with their types."""
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 """Bounds of the latency histogram."""
 BATCHES = (1, 2, 4, 8, 16, 32, 64)
@@ -67,31 +67,31 @@ BATCHES = (1, 2, 4, 8, 16, 32, 64)
 WORKERS = 8
 """Pictures decoded and encoded at once: what bounds the memory for decoded ones."""
 DRAIN_SECONDS = 5.0
-"""Time in which a refused request may still be sent: a client that is cut off while sending never sees the answer."""
+"""Seconds for which a refused request is still read: a client that is cut off while sending never gets the response."""
 WARM_SIDE = 64
 """Height and width of the first picture, before any request, where the generator takes any size, pixels."""
 MAX_JSON = 64_000
-"""Bytes of a request that says numbers."""
+"""Largest JSON body, bytes."""
 SHOWN = 100
-"""Characters of a wrong value that are repeated to whoever sent it."""
+"""Characters of a wrong value that are quoted in the response."""
 EFFORT = 1
-"""How hard PNGs are compressed: a server's time costs more than the bytes."""
+"""Compression level of PNGs: low, because a server's time costs more than the bytes."""
 GUARDED = ((b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"no-referrer"))
-"""Headers of every answer."""
+"""Headers of every response."""
 
 
 class _TooLarge(Exception):  # noqa: N818 - it names what the request is
-    """More was sent than is taken in."""
+    """The body exceeds the limit."""
 
 
 class Server:
     """One generator behind HTTP.
 
     Args:
-        generator: Stays the caller's to close, after the application has ended.
-        limits: What is taken in.
-        hosts: Names under which it may be asked; None takes any. A page whose name was made to point at this machine
-            sends its own name.
+        generator: The generator; the caller closes it after the application has ended.
+        limits: Limits of requests.
+        hosts: Accepted host names; None accepts any. They stop DNS rebinding, where the name of another site's page is
+            made to resolve to this machine.
     """
 
     def __init__(self, generator: Generator, limits: Limits | None = None, hosts: frozenset[str] | None = None) -> None:
@@ -116,7 +116,7 @@ class Server:
 
     @property
     def answered(self) -> int:
-        """Requests answered so far."""
+        """Number of requests answered so far."""
         return self._requests.total()
 
     def warm_up(self) -> None:
@@ -163,10 +163,10 @@ class Server:
 
         return application
 
-    # What a request passes through.
+    # Middleware.
 
     async def _admit(self, inner: Starlette, paths: set[str], scope: Scope, receive: Receive, send: Send) -> None:
-        """Take a request in or refuse it, hold it to its size, and count it."""
+        """Accept or refuse a request, limit its size, and count it."""
         if scope["type"] != "http":
             await inner(scope, receive, send)
             return
@@ -198,34 +198,34 @@ class Server:
                 self._usual += 0.1 * (taken - self._usual)
 
     def _stranger(self, scope: Scope) -> Response | None:
-        """Why one who asks under another name, or from a page of another site, is turned away; None where he is not.
+        """Return a 403 for a wrong Host header or a cross-site request; None for requests that are allowed.
 
-        Reading is refused like work: what a page elsewhere may read tells it who runs what here. A link to the page is
-        one: a browser shows it to the person alone.
+        Requests that only read are refused too, because a page of another site must not learn what runs here. A link to
+        this server's page is allowed: the browser shows the page, and the other site cannot read it.
         """
         headers = _headers(scope)
         reading = scope["method"] in ("GET", "HEAD")
         followed = reading and scope["path"] == "/" and headers.get(b"sec-fetch-dest") == "document"
         if headers.get(b"sec-fetch-site") == "cross-site" and not followed:
-            return _error(403, "pages of other sites may not ask this server")
+            return _error(403, "requests from pages of other sites are refused")
         host = re.sub(r":\d+$", "", headers.get(b"host", ""))
         if self._hosts is not None and host not in self._hosts:
-            return _error(403, f"this server is asked as {' or '.join(sorted(self._hosts))} only")
+            return _error(403, f"this server accepts the host names {' and '.join(sorted(self._hosts))} only")
         return None
 
     def _refusal(self, scope: Scope) -> Response | None:
-        """Why work is not taken in; None where it is."""
+        """Return a 413 or 429 for a request that exceeds the limits; None for others."""
         length = _headers(scope).get(b"content-length", "0")
         if length.isdecimal() and int(length) > self._limits.max_body:
             return _error(413, self._body_text())
         if self._working >= self._limits.queue:
             wait = max(1, math.ceil(self._usual))
-            text = f"{self._working} requests are in work, and no more are taken: try again in {wait} s"
+            text = f"{self._working} requests are being processed, which is the limit: try again in {wait} s"
             return _error(429, text, {"Retry-After": str(wait)})
         return None
 
     def _limited(self, receive: Receive) -> Receive:
-        """Stop reading where a body without a length, or with a wrong one, grows too large."""
+        """Stop reading a body that exceeds the limit, whatever its Content-Length says."""
         left = [self._limits.max_body]
 
         async def limited() -> MutableMapping[str, Any]:
@@ -245,7 +245,7 @@ class Server:
         self._batcher.close()
         self._pool.shutdown(wait=True, cancel_futures=True)
 
-    # What can be asked for.
+    # Endpoints.
 
     async def _sample(self, request: Request) -> Response:
         """New pictures: one, a grid of several, each in a zip, or their array."""
@@ -284,13 +284,13 @@ class Server:
         )
 
     async def _health(self, request: Request) -> Response:
-        """Whether requests are answered."""
+        """Report whether requests are answered."""
         alive = self._batcher.alive
         status = {"status": "ok" if alive else "stopping", "engine": str(self._generator.engine)}
         return JSONResponse(status, 200 if alive else 503)
 
     async def _metrics(self, request: Request) -> Response:
-        """What was counted, for Prometheus."""
+        """Return the metrics for Prometheus."""
         info = self._generator.engine
         parts = [
             self._requests.text(),
@@ -308,7 +308,7 @@ class Server:
         return Response("\n".join(parts) + "\n", media_type=metrics.MEDIA_TYPE)
 
     async def _about(self, request: Request) -> Response:
-        """What a page or a program must know to ask."""
+        """Return what a page or program needs to know to send requests."""
         manifest, limits = self._generator.manifest, self._limits
         interface = manifest.interface
         about = {
@@ -332,14 +332,14 @@ class Server:
         page, policy = await asyncio.get_running_loop().run_in_executor(self._pool, _page_and_policy)
         return Response(page, media_type="text/html", headers={"Content-Security-Policy": policy})
 
-    # How it is made.
+    # Helpers.
 
     async def _body(self, request: Request) -> bytes:
         """The body of a request that says numbers, within the time there is for sending it."""
         if int(request.headers.get("content-length") or 0) > MAX_JSON:
             raise _TooLarge
         body = await asyncio.wait_for(request.body(), self._limits.seconds)
-        if len(body) > MAX_JSON:  # Reading megabytes of JSON would hold up everybody.
+        if len(body) > MAX_JSON:  # Parsing megabytes of JSON would block all requests.
             raise _TooLarge
         return body
 
@@ -412,12 +412,12 @@ async def _form(request: Request) -> tuple[dict[str, bytes], dict[str, str]]:
 
 
 def _headers(scope: Scope) -> dict[bytes, str]:
-    """A request's headers by their names in lower case."""
+    """Return a request's headers by lower-case name."""
     return {key: value.decode("latin-1") for key, value in scope["headers"]}
 
 
 async def _drain(receive: Receive) -> None:
-    """Read the rest of a request and forget it."""
+    """Read and discard the rest of a request."""
 
     async def read() -> None:
         while (message := await receive())["type"] == "http.request" and message.get("more_body"):
@@ -426,11 +426,11 @@ async def _drain(receive: Receive) -> None:
     try:
         await asyncio.wait_for(read(), DRAIN_SECONDS)
     except asyncio.TimeoutError:
-        return  # Whoever sends so slowly does not see the answer.
+        return  # A client that sends this slowly does not get the response.
 
 
 def _fields(body: bytes, known: Mapping[str, type]) -> dict[str, Any]:
-    """What a JSON body says, each field of its type; an empty body says nothing."""
+    """Parse a JSON body into fields of their types; an empty body has no fields."""
     try:
         payload = json.loads(body or b"{}")
     except (ValueError, RecursionError) as error:
@@ -447,7 +447,7 @@ def _fields(body: bytes, known: Mapping[str, type]) -> dict[str, Any]:
 
 
 def _field(name: str, value: Any, expected: type) -> Any:
-    """One value of its type: a number, a class by number or name, or a list of numbers."""
+    """Check one value's type: a number, a class by number or name, or a list of numbers."""
     whole = isinstance(value, int) and not isinstance(value, bool)
     shown = repr(value)[:SHOWN]
     if expected is str:
@@ -464,7 +464,7 @@ def _field(name: str, value: Any, expected: type) -> Any:
 
 
 def _query(texts: Mapping[str, str], known: Mapping[str, type]) -> dict[str, Any]:
-    """What a query or the fields of a form say, which are texts: `?label=2&style=0.1,0.2&seed=3`."""
+    """Parse the texts of a query or form into fields of their types: `?label=2&style=0.1,0.2&seed=3`."""
     payload: dict[str, Any] = {}
     for name, text in texts.items():
         expected = known.get(name, str)
@@ -478,7 +478,7 @@ def _query(texts: Mapping[str, str], known: Mapping[str, type]) -> dict[str, Any
 
 
 def _accepted(request: Request, forms: tuple[str, ...]) -> str:
-    """The form that the client likes best of those there are; the first where it does not care."""
+    """Return the media type of `forms` that the Accept header prefers; the first without a preference."""
     wishes: list[tuple[float, str]] = []
     for wish in request.headers.get("accept", "*/*").split(","):
         media_range, *parameters = (part.strip().lower() for part in wish.split(";"))
@@ -490,11 +490,11 @@ def _accepted(request: Request, forms: tuple[str, ...]) -> str:
         for media_type in forms:
             if media_range in (media_type, "*/*", media_type.partition("/")[0] + "/*"):
                 return media_type
-    raise HTTPException(406, f"this gives {', '.join(forms)}: ask for one of them with the header Accept")
+    raise HTTPException(406, f"this returns {', '.join(forms)}: name one of them in the header Accept")
 
 
 def _encoded(items: NDArray[np.generic], media_type: str, columns: int | None, *, points: bool) -> bytes:
-    """Items as one picture, a zip of pictures, or an array."""
+    """Encode items as one picture, a zip of pictures, or an array."""
     if media_type == NPY:
         return _array(items)
     if points:
@@ -551,12 +551,12 @@ async def _http_error(request: Request, error: HTTPException) -> Response:
 
 
 async def _broken(request: Request, error: Exception) -> Response:
-    """What nobody thought of: the traceback is on the server's terminal."""
+    """Return a 500 for an unexpected error; its traceback is printed on the server's terminal."""
     return _error(500, f"this failed on the server's side: {type(error).__name__}")
 
 
 async def _mistake(request: Request, error: GanEdgeError) -> Response:
-    """A request that cannot be done, 400; what is not the client's fault, 500."""
+    """Return a 400 for an error of the client, and a 500 for other errors."""
     return _error(400 if isinstance(error, (UsageError, InputError)) else 500, str(error))
 
 

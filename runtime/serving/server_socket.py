@@ -1,8 +1,8 @@
-"""The socket a server answers on, from the first request to the last.
+"""Bind the server's socket and run the server until it is stopped.
 
     listen(generator, Address(port=8000), Limits(queue=32), print)
 
-Stopping is graceful: on Ctrl-C or SIGTERM no new request is taken, those in work are answered, and then it ends.
+On Ctrl-C or SIGTERM it accepts no new request, answers those in progress, and ends.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def listen(generator: Generator, address: Address, limits: Limits, ready: Callab
     from .server import Server
 
     with _bind(address.host, address.port) as sock:
-        # A page of another site can make its own name mean this machine, and then ask as if it came from here.
+        # A server on loopback accepts local host names only, against DNS rebinding by pages of other sites.
         local = ipaddress.ip_address(sock.getsockname()[0]).is_loopback
         server = Server(generator, limits, LOCAL if local else None)
         server.warm_up()
@@ -100,7 +100,7 @@ def listen(generator: Generator, address: Address, limits: Limits, ready: Callab
 
 
 def _bind(host: str, port: int) -> socket.socket:
-    """A socket bound to the address, so that a wrong address fails before anything is computed."""
+    """Bind a socket to the address, so that a wrong address fails before anything is computed."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     except (socket.gaierror, UnicodeError) as error:

@@ -21,6 +21,7 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from ganedge.export import (
     artifact,
+    calibration,
     conversion,
     export,
     layers,
@@ -345,6 +346,26 @@ def test_calibration_inputs_batch_by_batch(batch: int | str, size: int) -> None:
     expected = [[0], [1], [2], [3], [4], [10], [11]] if size == 1 else [[0, 1], [2, 3], [10, 11]]
     assert feeds == [{"x": values} for values in expected]
     assert quantiser.ranges == {"x": (0, 11)}
+
+
+def test_a_closer_look_takes_a_few_inputs_of_each_group(monkeypatch: pytest.MonkeyPatch) -> None:
+    full = graph(
+        SAME_SIZE, [helper.make_node("Conv", ["x", "w"], ["image"], "c", pads=[1] * 4)], {"w": np.ones([3] * 4)}
+    )
+    group = [np.random.default_rng(0).normal(size=(40, 3, 8, 8)).astype(np.float32)]
+    for most, calls in ((191, quantize.FEW_PICTURES), (192, quantize.MOST_CALLS)):
+        monkeypatch.setattr(quantize, "LATENT_VALUES", most)
+        for groups in (1, 2, 3, calls + 1):
+            feeds = quantize.Quantiser(full, [group] * groups, "openvino")._few_feeds()
+            assert len(feeds) == groups * max(1, calls // groups)
+    ranges = []
+    for target, symmetric in (("openvino", True), ("onnxruntime", False)):
+        quantiser = quantize.Quantiser(full, [group], target)  # type: ignore[arg-type]
+        ranges.append(quantiser._ranges_by("percentile"))
+        narrowed = calibration.narrowed(quantiser._samples, quantiser.ranges, "percentile", symmetric=symmetric)
+        assert ranges[-1] == narrowed
+        assert quantiser._ranges_by("minmax") == quantiser.ranges
+    assert ranges[0]["x"] != ranges[1]["x"]
 
 
 def test_forms_that_an_engine_here_runs(monkeypatch: pytest.MonkeyPatch) -> None:

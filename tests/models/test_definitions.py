@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ganedge.models import find
+from ganedge.models import find, noise
 from ganedge.models.variant import Wants, check_given, check_types, only_with, usual
 from ganedge.runtime.errors import UsageError
 from ganedge.runtime.manifest import Interface, Port
@@ -362,6 +362,22 @@ def test_a_full_replay_buffer_exchanges_half_of_the_pictures(monkeypatch: pytest
     assert not empty(pictures.clone().requires_grad_()).requires_grad
 
 
+def test_each_of_several_processes_sees_its_part_of_what_is_replayed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(noise, "_are_several", lambda: True)
+    monkeypatch.setattr(noise.dist, "get_rank", lambda: 1)
+    monkeypatch.setattr(noise.dist, "get_world_size", lambda: 2)
+
+    def all_gather(parts: list[Tensor], own: Tensor) -> None:
+        for rank, part in enumerate(parts):
+            part.copy_(own if rank == 1 else own - 2)
+
+    monkeypatch.setattr(noise.dist, "all_gather", all_gather)
+    replay = build("cyclegan", size=32, width=1, blocks=0, replay=4).replay_a
+    own = torch.tensor([3.0, 4.0]).view(2, 1, 1, 1).expand(2, 3, 32, 32)
+    assert replay(own)[:, 0, 0, 0].tolist() == [3, 4]
+    assert replay.pictures[:, 0, 0, 0].tolist() == [1, 2, 3, 4], "it keeps those of both"
+
+
 def test_the_losses_of_smoothed_labels_and_of_a_factor() -> None:
     torch.manual_seed(0)
     gan = build("mlp", size=4, hidden_g="4", hidden_d="4", latent=3, real_label=0.75, halve_d=True)
@@ -406,6 +422,15 @@ def test_the_losses_of_a_wasserstein_critic_with_its_penalty() -> None:
     assert reported["loss_d"] == pytest.approx(float(adversarial.detach()), rel=1e-4)
     assert reported["real_d"] == pytest.approx(float(judge(x).mean().detach()), rel=1e-4)
     assert reported["fake_d"] == pytest.approx(float(judge(y).mean().detach()), rel=1e-4)
+
+
+def test_a_penalty_is_drawn_where_the_items_are() -> None:
+    gan = build("circles", objective="wgan-gp")
+    for network in gan.networks.values():
+        network.to("meta")
+    items, scores = (torch.zeros(4, size, device="meta") for size in (2, 1))
+    loss, _ = gan.discriminator_loss(items, items.clone(), scores, scores, None)
+    assert loss.device.type == "meta"
 
 
 def test_labels_go_to_both_networks() -> None:

@@ -299,7 +299,7 @@ def test_a_strip_shows_what_the_artifact_makes_of_a_picture_for_each_seed(tmp_pa
         for index, pixels in enumerate(pictures):
             Image.fromarray(pixels).save(tmp_path / folder / f"{index}.png")
     small = {"size": 16, "width": 4, "blocks": 1, "batch": 2, "lr": 1e-2, "ema": 0.0}
-    settings = Settings(data=str(tmp_path), out=tmp_path / "run", steps=10, device="cpu", precision="fp32")
+    settings = Settings(data=str(tmp_path), out=tmp_path / "run", steps=2, device="cpu", precision="fp32")
     variant = find("augmented-cyclegan")
     out = train(variant, small, settings)
     opened = run_folder.read(out)

@@ -32,7 +32,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "pix2pix": ("pix2pix", {"size": 32, "width": 4, "dropout": 0.0}),
     "cyclegan": ("cyclegan", {"size": 32, "width": 4, "blocks": 1}),
     "stargan": ("stargan", {"size": 16, "width": 4, "blocks": 1, "batch": 4, "d_steps": 2}),
-    "augmented-cyclegan": ("augmented-cyclegan", {"size": 16, "width": 4, "blocks": 1, "batch": 2}),
+    "augmented-cyclegan": ("augmented-cyclegan", {"size": 16, "width": 4, "blocks": 0, "batch": 2, "latent_a": 0}),
     "cyclegan, conv": ("cyclegan", {"nets": "conv", "size": 32, "width": 4, "blocks": 1}),
 }
 
