@@ -190,7 +190,7 @@ def sandbox(tmp_path: Path, artifact: Path, image_artifact: Path, monkeypatch: p
     return tmp_path
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python")])
+@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python") and page != "docs/scale.md"])
 def test_python_runs(page: str, sandbox: Path) -> None:
     namespace: dict[str, Any] = {"__name__": "example"}
     for code in blocks(page, "python"):
@@ -199,6 +199,29 @@ def test_python_runs(page: str, sandbox: Path) -> None:
         for number, tiny in TINY.items():
             code = code.replace(number, tiny)
         exec(compile(code, page, "exec"), namespace)  # noqa: S102 - the project's own documents
+
+
+def test_python_for_ray_is_what_tests_run_or_needs_a_bucket() -> None:
+    """The first block is executed by tests/runtime/test_scale.py."""
+    _, pipeline = blocks("docs/scale.md", "python")
+    assert "s3://" in pipeline
+    compile(pipeline, "docs/scale.md", "exec")
+
+
+def test_the_kubernetes_manifest_fits_together() -> None:
+    yaml = pytest.importorskip("yaml", reason="needs PyYAML: pip install 'ganedge[docs]'")
+    deployment, service = yaml.safe_load_all(blocks("docs/scale.md", "yaml")[0])
+    template = deployment["spec"]["template"]
+    labels = template["metadata"]["labels"]
+    assert deployment["spec"]["selector"]["matchLabels"] == labels == service["spec"]["selector"]
+    (container,) = template["spec"]["containers"]
+    ports = {port["name"]: port["containerPort"] for port in container["ports"]}
+    assert {port["targetPort"] for port in service["spec"]["ports"]} <= set(ports)
+    assert container["readinessProbe"]["httpGet"]["port"] in ports
+    assert {mount["name"] for mount in container["volumeMounts"]} == {
+        volume["name"] for volume in template["spec"]["volumes"]
+    }
+    assert f"--model-repository={container['volumeMounts'][0]['mountPath']}" in container["args"]
 
 
 def test_the_tiny_numbers_stand_in_the_documents() -> None:
