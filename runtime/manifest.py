@@ -204,8 +204,8 @@ class Interface:
         source, _, target = self.kind.partition("-to-")
         roles = [port.role for port in self.inputs]
         fits = roles[0] == source and set(roles[1:]) <= set(FURTHER) and roles.count("label") <= 1
-        _check(fits, f"the inputs of a {self.kind} generator are {roles}")
-        _check(self.outputs[0].role == target, f"the output of a {self.kind} generator is {self.outputs[0].role}")
+        _check(fits, f"the inputs of {self.kind} are {roles}")
+        _check(self.outputs[0].role == target, f"the output of {self.kind} is {self.outputs[0].role}")
         _check(
             (self.noise in get_args(Noise)) == (source == "latent"),
             f"noise {self.noise!r} with a {self.kind} generator",

@@ -225,7 +225,7 @@ LIMITS: list[tuple[Any, str, list[Any], list[Any], str]] = [
     (STYLE, "distribution", [None, "uniform"], ["cauchy"], "style is drawn from 'cauchy'"),
     (LATENT, "distribution", [None], ["normal"], "latent is drawn from 'normal'"),
     (DRAWN, "kind", [], ["image"], "kind is 'image', not one of latent-to-image, image-to-image, latent-to-points"),
-    (DRAWN, "kind", [], ["image-to-image"], "the inputs of a image-to-image generator are "),
+    (DRAWN, "kind", [], ["image-to-image"], "the inputs of image-to-image are "),
     (DRAWN, "inputs", [tuple(replace(STYLE, name=str(i)) if i else LATENT for i in range(16))],
      [(), tuple(replace(STYLE, name=str(i)) if i else LATENT for i in range(17))], "inputs and one output"),
     (DRAWN, "inputs", [(LATENT, STYLE, MASK, NOISE, replace(IMAGE, name="x"))], [(LATENT, replace(LATENT, name="w")),
