@@ -208,7 +208,7 @@ class Interface:
         _check(self.outputs[0].role == target, f"the output of {self.kind} is {self.outputs[0].role}")
         _check(
             (self.noise in get_args(Noise)) == (source == "latent"),
-            f"noise {self.noise!r} with a {self.kind} generator",
+            f"noise {self.noise!r} in {self.kind}",
         )
         names = [port.name for port in (*self.inputs, *self.outputs)]
         _check(len(set(names)) == len(names), f"two tensors share a name: {', '.join(names)}")
