@@ -229,7 +229,7 @@ LIMITS: list[tuple[Any, str, list[Any], list[Any], str]] = [
     (DRAWN, "inputs", [tuple(replace(STYLE, name=str(i)) if i else LATENT for i in range(16))],
      [(), tuple(replace(STYLE, name=str(i)) if i else LATENT for i in range(17))], "inputs and one output"),
     (DRAWN, "inputs", [(LATENT, STYLE, MASK, NOISE, replace(IMAGE, name="x"))], [(LATENT, replace(LATENT, name="w")),
-     (LATENT, POINTS), (STYLE, LATENT), (LATENT, LABEL, replace(LABEL, name="l"))], "the inputs of latent-to-image are"),
+     (LATENT, POINTS), (STYLE, LATENT), (LATENT, LABEL, replace(LABEL, name="l"))], "inputs of latent-to-image are"),
     (DRAWN, "inputs", [], [(LATENT, replace(STYLE, name="latent"))], "two tensors share a name: latent, latent, image"),
     (DRAWN, "outputs", [], [(), (IMAGE, RESULT)], "1 inputs and one output"),
     (DRAWN, "outputs", [(RESULT,)], [(MASK,), (POINTS,)], "the output of latent-to-image is (mask|points)"),
