@@ -135,7 +135,8 @@ def translate(
     files, root = _opened(source)
     target_files, target = _opened(output)
     is_table = ".parquet" in source
-    todo = _row_groups(files, root, source) if is_table else _pictures(files, root, source)
+    inside = target if target != root and PurePosixPath(target).is_relative_to(root) else ""  # Results are no sources.
+    todo = _row_groups(files, root, inside, source) if is_table else _pictures(files, root, inside, source)
     results = [f"{target}/{_result(item, root, fmt)}" for item in todo]
     _check_names([item["path"] for item in todo], results)
     present = set(_listed(target_files, target))
@@ -219,20 +220,20 @@ class _TableTranslator(Translator):
         return {"path": np.array(paths, object), "error": np.array(errors, object)}
 
 
-def _pictures(files: Any, root: str, source: str) -> list[dict[str, Any]]:
-    paths = [path for path in _listed(files, root) if PurePosixPath(path).suffix.lower() in ENDINGS]
+def _pictures(files: Any, root: str, without: str, source: str) -> list[dict[str, Any]]:
+    paths = [path for path in _listed(files, root, without) if PurePosixPath(path).suffix.lower() in ENDINGS]
     if not paths:
         raise InputError(f"{source}: no picture there ({', '.join(sorted(ENDINGS))})")
     return [{"path": path} for path in paths]
 
 
-def _row_groups(files: Any, root: str, source: str) -> list[dict[str, Any]]:
+def _row_groups(files: Any, root: str, without: str, source: str) -> list[dict[str, Any]]:
     """List the row groups of a Parquet file, or of all in a folder."""
     from pyarrow import fs, parquet
 
     is_file = files.get_file_info(root).type == fs.FileType.File
     groups: list[dict[str, Any]] = []
-    for path in [root] if is_file else [path for path in _listed(files, root) if path.endswith(".parquet")]:
+    for path in [root] if is_file else [path for path in _listed(files, root, without) if path.endswith(".parquet")]:
         with files.open_input_file(path) as stream:
             table = parquet.ParquetFile(stream)
             missing = {"path", "bytes"} - set(table.schema_arrow.names)
@@ -279,8 +280,8 @@ def _opened(uri: str) -> tuple[Any, str]:
     return fs.LocalFileSystem(), Path(uri).resolve().as_posix()
 
 
-def _listed(files: Any, root: str) -> list[str]:
-    """List the files below a folder, without hidden ones."""
+def _listed(files: Any, root: str, without: str = "") -> list[str]:
+    """List the files below a folder, without hidden ones and without those below another folder."""
     from pyarrow import fs
 
     entries = files.get_file_info(fs.FileSelector(root, allow_not_found=True, recursive=True))
@@ -289,6 +290,7 @@ def _listed(files: Any, root: str) -> list[str]:
         entry.path
         for entry, parts in inside
         if entry.is_file and not any(part.startswith(".") for part in parts) and not entry.path.endswith(PART)
+        if not (without and PurePosixPath(entry.path).is_relative_to(without))
     )
 
 

@@ -88,7 +88,12 @@ def test_sources_without_pictures_and_names_that_collide(tmp_path: Path) -> None
     fs = pytest.importorskip("pyarrow.fs", reason="needs pyarrow: pip install 'ganedge[ray]'")
     parquet = pytest.importorskip("pyarrow.parquet")
     with pytest.raises(InputError, match="no picture there"):
-        scale._pictures(fs.LocalFileSystem(), str(tmp_path), "here")
+        scale._pictures(fs.LocalFileSystem(), str(tmp_path), "", "here")
+    for name in ("x.png", "out/x.png", ".hidden/x.png", "y.png.part"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    found = scale._pictures(fs.LocalFileSystem(), str(tmp_path), f"{tmp_path}/out", "here")
+    assert found == [{"path": f"{tmp_path}/x.png"}], "results inside the source are no sources"
     with pytest.raises(UsageError, match=r"x.jpg and x.png would both become out/x.png: rename one"):
         scale._check_names(["x.jpg", "x.png"], ["out/x.png", "out/x.png"])
     with pytest.raises(UsageError, match=r"x.png would overwrite a picture that is read"):
@@ -97,7 +102,7 @@ def test_sources_without_pictures_and_names_that_collide(tmp_path: Path) -> None
 
     parquet.write_table(pa.table({"path": ["a"]}), tmp_path / "in.parquet")
     with pytest.raises(InputError, match="has no column bytes: give the columns path and bytes"):
-        scale._row_groups(fs.LocalFileSystem(), str(tmp_path / "in.parquet"), "here")
+        scale._row_groups(fs.LocalFileSystem(), str(tmp_path / "in.parquet"), "", "here")
 
 
 def test_a_folder_and_a_table_with_two_workers(negative: Path, photos: Path, tmp_path: Path) -> None:
