@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import runpy
 from collections.abc import Callable
 from pathlib import Path
@@ -31,6 +32,7 @@ ENGINES += [
     for kind in ("bf16", "int8")
 ]
 Trained = Callable[[str, bool], Path]
+SourceOf = Callable[[str, "str | None"], SourceModel]
 
 
 @pytest.fixture(scope="session")
@@ -39,6 +41,12 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     pytest.importorskip("lightning_fabric", reason="it trains each system: the extra train is not installed")
     folder = tmp_path_factory.mktemp("matrix")
     return lambda name, full: HELPER["train_system"](name, folder, full)
+
+
+@pytest.fixture(scope="session")
+def source_of(trained: Trained) -> SourceOf:
+    """The generator of a system's tiny run with its graph, made when it is first asked for: precisions share it."""
+    return functools.cache(lambda name, which: of_run(trained(name, False), which))
 
 
 def prove(original: SourceModel, precision: Any, target: Any) -> None:
@@ -54,11 +62,11 @@ def prove(original: SourceModel, precision: Any, target: Any) -> None:
 
 @pytest.mark.skipif(not installed("tensorrt_rtx"), reason="needs tensorrt-rtx-cu13: ganedge[rtx]")
 @pytest.mark.parametrize(("name", "precision"), ENGINES)
-def test_engines(trained: Trained, tmp_path: Path, name: str, precision: Any) -> None:
+def test_engines(source_of: SourceOf, tmp_path: Path, name: str, precision: Any) -> None:
     """Every system becomes an engine; what the network computes in is checked on the way, or `write_engine` raises."""
-    proven = make(
-        of_run(trained(name, False)), ExportSpec(precision=precision, engine="trt" if precision == "int8" else None)
-    )
+    which = WAYS.get(name, (None,))[0]
+    spec = ExportSpec(precision=precision, engine="trt" if precision == "int8" else None)
+    proven = make(source_of(name, which), spec)
     if precision == "int8":  # The same file that OpenVINO runs, where it was proven.
         assert "openvino" in {proof.engine.split()[0] for proof in proven.manifest.parity if proof.passed}
     (tmp_path / "g.onnx").write_bytes(proven.data)
@@ -77,8 +85,8 @@ def _nodes(data: bytes) -> Any:
 
 @pytest.mark.parametrize(("precision", "target"), PRECISIONS)
 @pytest.mark.parametrize(("name", "which"), BOTH_WAYS)
-def test_tiny(trained: Trained, name: str, which: str | None, precision: str, target: str | None) -> None:
-    prove(of_run(trained(name, False), which), precision, target)
+def test_tiny(source_of: SourceOf, name: str, which: str | None, precision: str, target: str | None) -> None:
+    prove(source_of(name, which), precision, target)
 
 
 def test_an_int8_artifact_takes_a_size(trained: Trained, tmp_path: Path) -> None:
