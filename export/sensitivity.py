@@ -240,22 +240,18 @@ def _switched(
     nodes: list[NodeProto] = []
     switched: dict[tuple[str, str], str] = {}
 
-    def choose(stem: str, name: str, places: frozenset[int]) -> None:
-        """Make `STEM` what is `STEM_rounded` where one of these switches is on, and `name` otherwise."""
-        graph.initializer.append(numpy_helper.from_array(np.array(sorted(places)), f"{stem}_places"))
-        nodes.append(helper.make_node("Gather", [SWITCHES, f"{stem}_places"], [f"{stem}_each"]))
-        nodes.append(helper.make_node("Cast", [f"{stem}_each"], [f"{stem}_int"], to=TensorProto.INT32))
-        nodes.append(helper.make_node("ReduceMax", [f"{stem}_int"], [f"{stem}_any"], keepdims=0))
-        nodes.append(helper.make_node("Cast", [f"{stem}_any"], [f"{stem}_on"], to=TensorProto.BOOL))
-        nodes.append(helper.make_node("Where", [f"{stem}_on", f"{stem}_rounded", name], [stem]))
+    def choose(stem: str, name: str, groups: frozenset[int]) -> None:
+        indices, chosen = _choice(stem, name, groups)
+        graph.initializer.append(indices)
+        nodes.extend(chosen)
 
-    def switch(name: str, rounded: Rounded, places: frozenset[int]) -> str:
+    def switch(name: str, rounded: Rounded, groups: frozenset[int]) -> str:
         """The name of a tensor behind its switch, made where it is first read."""
         key = (name, rounded.of)
         if key not in switched:
             stem = f"{name}_switch{len(switched)}"
             nodes.extend(rounded.nodes(name, stem))
-            choose(stem, name, places)
+            choose(stem, name, groups)
             switched[key] = stem
         return switched[key]
 
@@ -283,6 +279,17 @@ def _switched(
     graph.node.extend(ordered)
     _open_sides(graph)
     return model
+
+
+def _choice(stem: str, name: str, groups: frozenset[int]) -> tuple[TensorProto, list[NodeProto]]:
+    """Nodes that give as `STEM` the tensor `STEM_rounded` where a switch of a group is on, and `name` otherwise."""
+    return numpy_helper.from_array(np.array(sorted(groups)), f"{stem}_groups"), [
+        helper.make_node("Gather", [SWITCHES, f"{stem}_groups"], [f"{stem}_each"]),
+        helper.make_node("Cast", [f"{stem}_each"], [f"{stem}_int"], to=TensorProto.INT32),
+        helper.make_node("ReduceMax", [f"{stem}_int"], [f"{stem}_any"], keepdims=0),
+        helper.make_node("Cast", [f"{stem}_any"], [f"{stem}_on"], to=TensorProto.BOOL),
+        helper.make_node("Where", [f"{stem}_on", f"{stem}_rounded", name], [stem]),
+    ]
 
 
 def _open_sides(graph: GraphProto) -> None:
