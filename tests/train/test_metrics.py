@@ -70,10 +70,11 @@ def test_inception_says_what_it_needs(monkeypatch: pytest.MonkeyPatch, tmp_path:
     import sys
     import types
 
-    monkeypatch.setitem(sys.modules, "torch_fidelity", None)
+    stand_in = types.ModuleType("torch_fidelity.feature_extractor_inceptionv3")
+    for name in ("torch_fidelity", stand_in.__name__):  # torchmetrics has imported both, where they are installed.
+        monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(MissingExtra, match=r"ganedge\[fid\]"):
         feature_network("inception")
-    stand_in = types.ModuleType("torch_fidelity.feature_extractor_inceptionv3")
     stand_in.FeatureExtractorInceptionV3 = None  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "torch_fidelity", types.ModuleType("torch_fidelity"))
     monkeypatch.setitem(sys.modules, stand_in.__name__, stand_in)
