@@ -293,7 +293,7 @@ def test_the_command(command: Command, artifact: Path, half_artifact: Path, tiny
     report = json.loads((tmp_path / "out.json").read_text())
     assert "{" not in done.out, "JSON is in its file"
     assert max(len(line) for line in done.out.splitlines() if not line.startswith("full report")) <= 100
-    assert done.out.count("fastest with the same pictures, relative to eager PyTorch: ") == 1
+    assert done.out.count("fastest with the same pictures, relative to eager PyTorch") == 1
     assert f"full report: {tmp_path / 'out.json'}" in done.out
     assert "timed:" not in done.out, "method is for --verbose"
     assert len(report["results"]) == 6
