@@ -141,7 +141,7 @@ def _structure(network: nn.Module) -> list[Any]:
     """Return what a module consists of, beside its weights: layers with their settings, and attributes."""
     hidden = ("_parameters", "_buffers", "_modules")
     return [
-        (str(module), {key: value for key, value in vars(module).items() if key not in hidden})
+        (str(module), {key: repr(value) for key, value in vars(module).items() if key not in hidden})
         for module in network.modules()
     ]
 

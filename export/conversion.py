@@ -93,7 +93,7 @@ class Conversion:
 
     @cached_property
     def _overflowing_prepared(self) -> frozenset[str]:
-        """The same of the graph that is quantised."""
+        """The nodes of the graph that is quantised whose values FP16 does not keep safely."""
         prepared = self.quantiser.prepared
         return precision.overflowing(prepared, layers.largest_values(prepared, self._inputs))
 

@@ -116,36 +116,38 @@ def _import(name: str, wanted: str) -> tuple[ModuleType, tuple[str, ...]]:
     # What would train, or is a notebook, is not run as a whole.
     line = training_line(path)
     if path.suffix == ".ipynb" or line is not None:
-        part = needed_part(path, wanted)
-        if part is None:
-            raise _no_such_name(name, wanted, networks_in(path))
         why = "is a notebook" if path.suffix == ".ipynb" else f"trains when it is imported (line {line})"
-        with _undisturbed(name):
-            module, notes = _import_file(path, part)
-        return module, (_part_note(path, why, wanted, part), *notes)
+        module_and_notes = _import_part(path, name, wanted, why)
+        if module_and_notes is None:
+            raise _no_such_name(name, wanted, networks_in(path))
+        return module_and_notes
 
-    # Nor what cannot be imported because of statements that the network does not need.
+    # What cannot be imported because of statements that the network does not need is tried without them.
     try:
         with _undisturbed(name):
             return _import_file(path, None)
     except Exception as error:
-        part = needed_part(path, wanted)
-        if part is None:
-            raise
-        try:
-            with _undisturbed(name):
-                module, notes = _import_file(path, part)
-        except Exception:  # noqa: BLE001 - a foreign script may raise anything
-            raise error from None
         cause = error.__cause__ if isinstance(error, GanEdgeError) and error.__cause__ else error
         why = f"cannot be imported as a whole ({type(cause).__name__}: {one_line(cause)})"
-        return module, (_part_note(path, why, wanted, part), *notes)
+        try:
+            module_and_notes = _import_part(path, name, wanted, why)
+        except Exception:  # noqa: BLE001 - a foreign script may raise anything
+            raise error from None
+        if module_and_notes is None:
+            raise
+        return module_and_notes
 
 
-def _part_note(path: Path, why: str, name: str, part: ScriptPart) -> str:
+def _import_part(path: Path, name: str, wanted: str, why: str) -> tuple[ModuleType, tuple[str, ...]] | None:
+    """Run the statements of a file that a name needs, which the notes say; None where it does not define the name."""
+    part = needed_part(path, wanted)
+    if part is None:
+        return None
+    with _undisturbed(name):
+        module, notes = _import_file(path, part)
     others = part.count - 1
     needs = f" and the {others} statements that it needs" if others > 1 else " and the statement that it needs" * others
-    return f"{path.name} {why}: of it, {name}{needs} ran, and nothing else"
+    return module, (f"{path.name} {why}: of it, {wanted}{needs} ran by themselves", *notes)
 
 
 @contextlib.contextmanager

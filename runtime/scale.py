@@ -168,12 +168,16 @@ def _ray_data() -> Any:
     return ray.data
 
 
-class _FileTranslator(Translator):
-    """Translates files: rows of `path` and `result`."""
+class _StoredTranslator(Translator):
+    """Translates what is stored in one file system into another."""
 
     def __init__(self, files: Any, target_files: Any, **arguments: Any) -> None:
         super().__init__(**arguments)
         self._files, self._target_files = files, target_files
+
+
+class _FileTranslator(_StoredTranslator):
+    """Translates files: rows of `path` and `result`."""
 
     def __call__(self, rows: Rows) -> Rows:
         """Read, translate and write; a file that cannot be read becomes an error of its row."""
@@ -194,12 +198,8 @@ class _FileTranslator(Translator):
             return b"", one_line(error)
 
 
-class _TableTranslator(Translator):
+class _TableTranslator(_StoredTranslator):
     """Translates row groups of Parquet files: rows of `path`, `group` and `result`."""
-
-    def __init__(self, files: Any, target_files: Any, **arguments: Any) -> None:
-        super().__init__(**arguments)
-        self._files, self._target_files = files, target_files
 
     def __call__(self, rows: Rows) -> Rows:
         """Read, translate and write whole row groups; the result names every picture."""
@@ -297,9 +297,10 @@ def _listed(files: Any, root: str, without: str = "") -> list[str]:
 def _check_names(paths: Sequence[str], results: Sequence[str]) -> None:
     """Refuse two pictures that would become one file, and results over their sources."""
     sources: dict[str, str] = {}
+    read = set(paths)
     for path, result in zip(paths, results, strict=True):
         if result in sources:
             raise UsageError(f"{sources[result]} and {path} would both become {result}: rename one of them")
-        if result in paths:
+        if result in read:
             raise UsageError(f"{result} would overwrite a picture that is read: give another output")
         sources[result] = path

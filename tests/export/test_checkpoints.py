@@ -169,10 +169,12 @@ def test_constructor_arguments_that_weights_imply(tmp_path: Path) -> None:
 
 
 SHAPED = """
+import torch
 from torch import nn
 class Net(nn.Module):
     def __init__(self, input_shape, num_blocks, unused):
         super().__init__()
+        self.factors = torch.ones(3)
         first = nn.Conv2d(input_shape[0], 8, 3, padding=1)
         blocks = [nn.Conv2d(8, 8, 3, padding=1) for _ in range(num_blocks)]
         self.model = nn.Sequential(first, *blocks, nn.Conv2d(8, 3, 1))
