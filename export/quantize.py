@@ -90,6 +90,7 @@ class Quantiser:
         self._symbols = rewrite.symbols(model)
         self._inputs = inputs
         self._target = target
+        self._errors: dict[Method, dict[str, NDArray[np.float32]]] = {}
 
     def graph(self, keep: frozenset[str] = frozenset(), way: Way = MINMAX) -> tuple[ModelProto, float]:
         """The graph in INT8 except for the nodes of `keep`, and the share of multiply-accumulates that is INT8.
@@ -104,9 +105,11 @@ class Quantiser:
         return self._quantised(frozenset(), MINMAX)
 
     def errors(self, method: Method) -> dict[str, NDArray[np.float32]]:
-        """By layer what its rounded weights add to the mean of each output channel."""
-        low, _ = self.graph(way=Way(method))
-        return calibration.mean_errors(self.prepared, low, self._means)
+        """By layer what its rounded weights add to the mean of each output channel; computed once for each method."""
+        if method not in self._errors:
+            low, _ = self.graph(way=Way(method))
+            self._errors[method] = calibration.mean_errors(self.prepared, low, self._means)
+        return self._errors[method]
 
     def _quantised(self, keep: frozenset[str], way: Way) -> tuple[ModelProto, float]:
         model = self.prepared

@@ -152,6 +152,16 @@ def test_the_foresight_knows_corrected_biases(target: quantize.Target, keep: fro
     assert again.noise == effect.noise
 
 
+def one_layer() -> tuple[ModelProto, Conversion, Any]:
+    """A generator of one convolution, its conversion to INT8, and what ranks its layers."""
+    model = graph(helper.make_node("Conv", ["x", "w"], ["y"], "n"), {"w": weight(4, 4, 3, 3)})
+    source = SourceModel(model, INTERFACE, "none", Source(), None, Path())
+    spec = ExportSpec(precision="int8", engine="openvino")
+    conversion = Conversion(source, "int8", spec, PICTURES)
+    losses = fallback.losses_of("int8", source, conversion, spec, PICTURES, lambda: PICTURES)
+    return model, conversion, losses
+
+
 @pytest.mark.parametrize(
     ("counts", "tried", "taken"),
     [
@@ -181,11 +191,7 @@ def test_ways_are_tried_in_the_order_of_cost(
         return SimpleNamespace(kept=lambda *_: names, noise=[1.0], worst=lambda: "layer0", work=0)
 
     monkeypatch.setattr(fallback._LossesOfInt8, "_sensitivity", effect)
-    model = graph(helper.make_node("Conv", ["x", "w"], ["y"], "n"), {"w": weight(4, 4, 3, 3)})
-    source = SourceModel(model, INTERFACE, "none", Source(), None, Path())
-    spec = ExportSpec(precision="int8", engine="openvino")
-    conversion = Conversion(source, "int8", spec, PICTURES)
-    losses = fallback.losses_of("int8", source, conversion, spec, PICTURES, lambda: PICTURES)
+    model, conversion, losses = one_layer()
     kept = losses.kept(model, frozenset())
     assert len(kept) == counts[str(taken)]
     assert seen == tried
@@ -223,11 +229,7 @@ def test_a_slow_generator_is_calibrated_again_where_it_is_worth_it(
         return described
 
     monkeypatch.setattr(fallback._LossesOfInt8, "_sensitivity", effect)
-    model = graph(helper.make_node("Conv", ["x", "w"], ["y"], "n"), {"w": weight(4, 4, 3, 3)})
-    source = SourceModel(model, INTERFACE, "none", Source(), None, Path())
-    spec = ExportSpec(precision="int8", engine="openvino")
-    conversion = Conversion(source, "int8", spec, PICTURES)
-    losses = fallback.losses_of("int8", source, conversion, spec, PICTURES, lambda: PICTURES)
+    model, conversion, losses = one_layer()
     assert losses.kept(model, frozenset()) == (frozenset({"layer"}) if tries == 1 else frozenset())
     assert len(seen) == tries
     assert bool(conversion.note) == (tries > 1)
