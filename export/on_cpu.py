@@ -67,7 +67,7 @@ class OnCpu(nn.Module):
 def _register_storages() -> None:
     """Let `torch.load` ask here first where tensors of a GPU go."""
 
-    def restore(storage: torch.UntypedStorage, location: str) -> torch.UntypedStorage | None:
+    def restore(storage: Any, location: str) -> Any:
         return storage if _entered.get() and location.startswith("cuda") else None
 
     torch.serialization.register_package(0, lambda _: None, restore)
