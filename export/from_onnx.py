@@ -145,20 +145,20 @@ def _sized(model: ModelProto, interface: Interface, run: Run | None) -> tuple[Mo
             interface,
             ("the multiple that heights and widths must have was not tried: no engine is installed",),
         )
-    places = (2, 3) if port.layout == "NCHW" else (1, 2)
+    sides = (2, 3) if port.layout == "NCHW" else (1, 2)
     results = (2, 3) if output.layout == "NCHW" else (1, 2)
     random = np.random.default_rng(0)
     others = interface.inputs[1:]
 
     def tried(height: int, width: int) -> list[tuple[int, int]]:
         shape = [size if isinstance(size, int) else 1 for size in port.shape]
-        for axis, size in zip(places, (height, width), strict=True):
+        for axis, size in zip(sides, (height, width), strict=True):
             shape[axis] = size if isinstance(port.shape[axis], str) else shape[axis]
         first = (random.random(shape) * 255).astype(np.uint8) if port.dtype == "uint8" else random.random(shape)
         further = [np.zeros(_shape_at(other, interface, shape[0], (height, width)), other.dtype) for other in others]
         given = run([first.astype(port.dtype), *further])
-        pairs = [(shape[into], given.shape[out]) for out, into in zip(results, places, strict=True)]
-        return [pair for pair, axis in zip(pairs, places, strict=True) if isinstance(port.shape[axis], str)]
+        pairs = [(shape[into], given.shape[out]) for out, into in zip(results, sides, strict=True)]
+        return [pair for pair, axis in zip(pairs, sides, strict=True) if isinstance(port.shape[axis], str)]
 
     multiple, scale, border = find_multiple(tried)
     shape = list(output.shape)
