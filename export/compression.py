@@ -117,6 +117,8 @@ def compress(
         progress(line)
     chosen = _layout(path, about, spec, teacher.interface)
     training = Settings(out=spec.out, data=chosen["data"], **given["training"])
+    if not training.resume:
+        run_folder.check_free(training.out)
     config = _config(path, model, teacher, chosen, given["learning"])
     if spec.student == "same":
         config = _narrow(path, about, config, given["learning"])

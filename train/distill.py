@@ -29,7 +29,7 @@ from ganedge.models.noise import draw, rows
 from ganedge.models.objectives import OBJECTIVES
 from ganedge.models.student import TAUGHT, LatentConfig, StudentConfig
 from ganedge.models.variant import Batch, Update
-from ganedge.runtime.errors import InputError
+from ganedge.runtime.errors import GanEdgeError, InputError
 from ganedge.runtime.inputs import to_port
 from ganedge.runtime.latents import LatentStream
 from ganedge.runtime.manifest import Interface
@@ -320,9 +320,7 @@ class Taught:
         path = folder / f"{teacher.digest[:12]}-{'x'.join(map(str, self._shape))}.u8"
         self._file: NDArray[np.uint8] | None = None
         if self._rows:
-            folder.mkdir(parents=True, exist_ok=True)
-            with path.open("ab"):  # Several processes share it: none may empty it.
-                os.truncate(path, self._rows * self._row)
+            _reserve(path, self._rows * self._row)
             self._file = np.memmap(path, np.uint8, "r+", shape=(self._rows, self._row))
 
     @property
@@ -395,6 +393,26 @@ class Part:
     def move(self, device: torch.device) -> None:
         """Move what is held in memory to the device."""
         self._inner.move(device)
+
+
+def _reserve(path: Path, size: int) -> None:
+    """Make a file of this size that no later write can find the disk too full for: a memory map would crash then.
+
+    Raises:
+        GanEdgeError: the disk is too full already.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with path.open("ab") as file:  # Several processes share it: none may empty it.
+            os.truncate(path, size)
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(file.fileno(), 0, size)
+    except OSError as error:
+        path.unlink(missing_ok=True)
+        raise GanEdgeError(
+            f"{path.parent} has no room for {size / 1e6:.0f} MB of the teacher's outputs ({error.strerror}): "
+            "give a smaller --cache, 0 keeps none"
+        ) from error
 
 
 def _checksum(data: bytes) -> bytes:

@@ -5,7 +5,7 @@
     python -m ganedge.benchmarks.studies.compressed_digits control runs/mnist-small --data mnist:DIR --steps 2812 \
         --out control-64.pt
     python -m ganedge.benchmarks.studies.compressed_digits control runs/mnist-small --data mnist:DIR --steps 2812 \
-        --width 16 --out control-16.pt
+        --width 16 --ema 0.999 --out control-16.pt
     python -m ganedge.benchmarks.studies.compressed_digits judge runs/mnist runs/mnist-small control-64.pt \
         control-16.pt --data DIR --out benchmarks/results/compress/mnist.json
 
@@ -101,7 +101,7 @@ def draw(network: nn.Module, interface: Interface) -> Tensor:
     return ((made + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
 
 
-def control(student: Path, spec: str, steps: int, width: int, out: Path) -> None:
+def control(student: Path, spec: str, steps: int, width: int, ema: float, out: Path) -> None:
     """Train the network of a student as the generator of a GAN, by the recipe of its teacher, and write its weights.
 
     Args:
@@ -109,6 +109,7 @@ def control(student: Path, spec: str, steps: int, width: int, out: Path) -> None
         spec: The data.
         steps: As many as the student learned.
         width: Of the discriminator; that of the teacher's is 64, which a generator ten times smaller may not match.
+        ema: Decay of the averaged generator.
         out: File to write.
     """
     config: Any = run_folder.read(student).config
@@ -123,7 +124,7 @@ def control(student: Path, spec: str, steps: int, width: int, out: Path) -> None
             self.networks = {"generator": self.generator, "discriminator": self.discriminator}
             self.optimizers = adams(self.networks, own)
 
-    facts = {"channels": 1, "class_names": config.class_names, "width": width, "ema": 0.999}
+    facts = {"channels": 1, "class_names": config.class_names, "width": width, "ema": ema}
     own = variant.config_class(**{**variant.presets["mnist"], **facts})
     with tempfile.TemporaryDirectory() as folder:
         settings = Settings(data=spec, out=Path(folder), steps=steps, device="cpu", precision="fp32")
@@ -182,6 +183,7 @@ def main() -> None:
     training.add_argument("--data", required=True, help="mnist:DIR")
     training.add_argument("--steps", type=int, required=True)
     training.add_argument("--width", type=int, default=64, help="of the discriminator")
+    training.add_argument("--ema", type=float, default=0.9998, help="decay of the averaged generator")
     judging = commands.add_parser("judge")
     for name in ("teacher", "student"):
         judging.add_argument(name, type=Path)
@@ -192,7 +194,7 @@ def main() -> None:
         each.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
     if options.command == "control":
-        control(options.student, options.data, options.steps, options.width, options.out)
+        control(options.student, options.data, options.steps, options.width, options.ema, options.out)
         return
     report = judge(options.teacher, options.student, options.controls, options.data, options.epochs)
     report["machine"] = machine(int(os.environ.get("OMP_NUM_THREADS", torch.get_num_threads())))
