@@ -206,12 +206,16 @@ class Generator:
             InputError: a wrong number of arrays, dtype, shape, or batches that differ.
             EngineError: the engine fails, or gives another number of items.
         """
-        output = self._running().run(self._feeds(inputs))[0]
-        if output.shape[:1] != inputs[0].shape[:1]:  # OpenVINO with one thread returns nothing, without an error.
-            raise EngineError(
-                f"{self.engine.name} could not run this model: {output.shape} came out for a batch of {len(inputs[0])}"
-            )
-        return output
+        return self.run_all(*inputs)[0]
+
+    def run_all(self, *inputs: NDArray[np.generic]) -> tuple[NDArray[np.generic], ...]:
+        """As `run`, for every output of the interface in its order: the result, and those kept beside it."""
+        outputs = self._running().run(self._feeds(inputs))[: len(self._interface.outputs)]
+        for output in outputs:
+            if output.shape[:1] != inputs[0].shape[:1]:  # OpenVINO with one thread returns nothing, without an error.
+                shown = f"{output.shape} came out for a batch of {len(inputs[0])}"
+                raise EngineError(f"{self.engine.name} could not run this model: {shown}")
+        return tuple(outputs)
 
     def parts(self, *inputs: NDArray[np.generic]) -> Parts | None:
         """Where the time of one call goes, as `run` takes it: copying in, computing, copying out, seconds.
@@ -240,12 +244,16 @@ class Generator:
         Where the artifact takes a fixed number at a time, or its engine a smallest one, the last item fills the rest,
         whose results are dropped.
         """
+        return self.compute_all(*inputs)[0]
+
+    def compute_all(self, *inputs: NDArray[np.generic]) -> tuple[NDArray[np.generic], ...]:
+        """As `compute`, for every output of the interface in its order."""
         arrays = all(isinstance(array, np.ndarray) and array.ndim for array in inputs)
         items = len(inputs[0]) if inputs and arrays else 0
         if not 1 <= items < self._least or any(len(array) != items for array in inputs):
-            return self.run(*inputs)  # Raises the error if an input is wrong.
+            return self.run_all(*inputs)  # Raises the error if an input is wrong.
         filled = [np.concatenate([array, np.repeat(array[-1:], self._least - items, axis=0)]) for array in inputs]
-        return self.run(*filled)[:items]
+        return tuple(output[:items] for output in self.run_all(*filled))
 
     def sample(
         self,
