@@ -61,15 +61,16 @@ def read_kept(text: str) -> KeptOutput:
     >>> read_kept("alpha=1:mask")
     KeptOutput(source='1', name='alpha', role='mask')
     """
-    rest, _, role = text.rpartition(":")
-    rest = rest if role in ROLES else text  # TensorFlow's names have colons of their own.
+    rest, colon, word = text.rpartition(":")
+    role = ROLES.get(word) if colon else None
+    rest = text if role is None else rest  # TensorFlow's names have colons of their own.
     name, equals, source = rest.rpartition("=")
     if not source or (equals and not name):
         roles = ", ".join(ROLES)
         raise UsageError(f"--keep-outputs {text}: give NAME, NAME=INDEX or NAME:ROLE with one of {roles}: {EXAMPLE}")
     if name and not re.fullmatch(r"[A-Za-z_][\w.-]{0,63}", name):
         raise UsageError(f"--keep-outputs {text}: {name!r} is no name: letters, digits, _ . and - after a letter")
-    return KeptOutput(source, name, ROLES.get(role))
+    return KeptOutput(source, name, role)
 
 
 def choose(texts: Sequence[str], names: Sequence[str], result: int, taken: Collection[str] = ()) -> list[Choice]:
@@ -171,8 +172,8 @@ def describe(kept: KeptOutput, sample: NDArray[np.generic], shape: tuple[int | s
     if most is not None and not 1 <= channels <= most:
         shown = "×".join(map(str, shape[1:]))
         raise UsageError(
-            f"--keep-outputs {kept.source}:{role}: it is {shown} for each item; a {role} has 1 to {most} channels, "
-            "height and width"
+            f"--keep-outputs {kept.source}:{role}: it is {shown} for each item, and the role {role} needs "
+            f"{'one channel' if most == 1 else f'1 to {most} channels'}, height and width"
         )
     layout: Layout = "NHWC" if nhwc and most is not None else LAYOUT_OF[len(shape)]
     bounds = {"mask": (0.0, 1.0), "image": result.range}.get(role)

@@ -112,7 +112,10 @@ def _remedy(failed: Sequence[Parity], precision: Precision, passed: str) -> str:
         ]
     elif precision != "fp32":
         ways.append("export in FP32")
-    levels = [proof.psnr for proof in failed if proof.psnr is not None and not proof.nonfinite]
+    extras = [extra for proof in failed for extra in proof.extras if not extra.passed]
+    if extras:
+        ways.append("keep fewer outputs")
+    levels = [figures.psnr for figures in (*failed, *extras) if figures.psnr is not None and not figures.nonfinite]
     if levels and min(levels) > 1:
         ways.append(f"accept it with --tolerance psnr={int(min(levels))}")
     return ", or ".join(ways) or "check the generator's weights"

@@ -655,7 +655,7 @@ class Model {
     })) });
   }
 
-  async run({ arrays }) { return Object.values(await this.#compute(arrays, this.about.outputs.slice(0, 1)))[0]; }
+  async run({ arrays }) { return (await this.#compute(arrays, this.about.outputs.slice(0, 1)))[this.about.outputs[0].name]; }
 
   runAll({ arrays }) { return this.#compute(arrays, this.about.outputs); }
 

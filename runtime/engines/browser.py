@@ -73,7 +73,8 @@ CALL = """async ([method, argument]) => {
       globalThis.generator = await load(options.artifact, options);
     },
     async run(feeds) {
-      return Object.values(await globalThis.generator.runAll(decoded(feeds))).map(encode);
+      const { generator } = globalThis, results = await generator.runAll(decoded(feeds));
+      return generator.manifest.interface.outputs.map(({ name }) => encode(results[name]));
     },
     async hold(batches) {
       globalThis.held = batches.map(decoded);
