@@ -372,8 +372,8 @@ def _select_output(model: ModelProto, spec: SourceSpec, path: Path) -> tuple[str
         kept, dropped = keepable(choices, reason, spec.keep_outputs == (ALL,))
         notes += dropped
     chosen = [ValueInfoProto() for _ in range(len(kept) + 1)]
-    for value, place in zip(chosen, (index, *(choice.index for choice in kept)), strict=True):
-        value.CopyFrom(outputs[place])
+    for value, index_of_output in zip(chosen, (index, *(choice.index for choice in kept)), strict=True):
+        value.CopyFrom(outputs[index_of_output])
     del outputs[:]
     outputs.extend(chosen)
     for value, choice in zip(outputs[1:], kept, strict=True):

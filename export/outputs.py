@@ -204,13 +204,13 @@ def with_sizes(interface: Interface, find: Callable[[int], tuple[Interface, Shap
     least, first = interface.inputs[0].multiple, None
     while True:
         try:
-            found, shapes = find(least)
+            resized, shapes = find(least)
         except GanEdgeError as error:
             raise first or error from None
         try:
-            return _resized(found, shapes)
+            return _resized(resized, shapes)
         except UsageError as error:
-            first, least = first or error, 2 * found.inputs[0].multiple
+            first, least = first or error, 2 * resized.inputs[0].multiple
             if least > MULTIPLES[-1]:
                 raise first from None
 

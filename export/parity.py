@@ -115,7 +115,8 @@ def _remedy(failed: Sequence[Parity], precision: Precision, passed: str) -> str:
     extras = [extra for proof in failed for extra in proof.extras if not extra.passed]
     if extras:
         ways.append("keep fewer outputs")
-    levels = [figures.psnr for figures in (*failed, *extras) if figures.psnr is not None and not figures.nonfinite]
+    outputs: list[Parity | OutputParity] = [*failed, *extras]
+    levels = [output.psnr for output in outputs if output.psnr is not None and not output.nonfinite]
     if levels and min(levels) > 1:
         ways.append(f"accept it with --tolerance psnr={int(min(levels))}")
     return ", or ".join(ways) or "check the generator's weights"

@@ -19,6 +19,7 @@ from ganedge.runtime.fidelity import Gate, gates_of, miss
 from ganedge.runtime.manifest import (
     Interface,
     Manifest,
+    NormMode,
     OutputParity,
     Parity,
     Port,
@@ -42,16 +43,18 @@ def several(tmp_path: Path) -> Path:
     return written(tmp_path / "several.onnx", (Y, MASK, LOW, MEANS))
 
 
-def written(path: Path, outputs: tuple[Port, ...]) -> Path:
-    """An artifact with some of these outputs."""
+def written(path: Path, outputs: tuple[Port, ...], norm: NormMode = "none") -> Path:
+    """An artifact with some of these outputs, whose result is normalised if that is asked for."""
+    normalised = helper.make_node("InstanceNormalization", ["x", "scale", "bias"], ["y"])
     nodes = [
-        helper.make_node("Neg", ["x"], ["y"]),
+        helper.make_node("Neg", ["x"], ["y"]) if norm == "none" else normalised,
         helper.make_node("ReduceMean", ["x", "one"], ["grey"], keepdims=1),
         helper.make_node("Clip", ["grey", "zero", "most"], ["mask"]),
         helper.make_node("AveragePool", ["x"], ["low"], kernel_shape=[4, 4], strides=[4, 4]),
         helper.make_node("ReduceMean", ["x", "pixels"], ["means"], keepdims=0),
     ]
     weights = {"one": np.int64([1]), "pixels": np.int64([2, 3]), "zero": np.float32(0), "most": np.float32(1)}
+    weights |= {"scale": np.float32([0.5, 0.4, 0.3]), "bias": np.float32([0.1, 0.0, -0.1])}
     ports = [
         [helper.make_tensor_value_info(port.name, TensorProto.FLOAT, port.shape) for port in group]
         for group in ((X,), outputs)
@@ -60,7 +63,7 @@ def written(path: Path, outputs: tuple[Port, ...]) -> Path:
     graph = helper.make_graph(nodes, "g", *ports, made)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
     interface = Interface("image-to-image", (X,), outputs, reach=0)
-    path.write_bytes(write_artifact(model.SerializeToString(), Manifest(interface, "fp32", "none")))
+    path.write_bytes(write_artifact(model.SerializeToString(), Manifest(interface, "fp32", norm)))
     return path
 
 
@@ -99,6 +102,14 @@ def test_one_size_and_alpha(tmp_path: Path, several: Path) -> None:
         assert outputs["y"].shape == (21, 34, 4)
         assert (outputs["y"][..., 3] == 7).all()
         assert outputs["mask"].shape == (21, 34, 1)
+
+
+def test_shared_statistics_are_those_of_the_result(tmp_path: Path) -> None:
+    results = []
+    for name, outputs in (("plain.onnx", (Y,)), ("several.onnx", (Y, LOW, MEANS))):
+        with load(written(tmp_path / name, outputs, "instance"), engine="onnxruntime") as generator:
+            results.append(generator.translate(picture(300, 300), tiles="shared", memory=60_000_000))
+    np.testing.assert_array_equal(*results)
 
 
 def test_files_beside_the_results(several: Path, tmp_path: Path, command: Callable[..., Any]) -> None:
