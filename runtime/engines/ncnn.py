@@ -60,7 +60,8 @@ class Ncnn:
     def blobs(self, feeds: Mapping[str, NDArray[np.generic]], names: Sequence[str]) -> dict[str, NDArray[np.generic]]:
         """Intermediate values of the first item, by the names that the .param file has."""
         items = [self._floats(feeds[port.name])[0] for port in self._interface.inputs]
-        return dict(zip(names, self._extract(items, names), strict=True))
+        # Each in its own run: what a layer has read is freed; outputs, which none reads, can share one.
+        return {name: self._extract(items, (name,))[0] for name in names}
 
     def close(self) -> None:
         """Free the network."""
