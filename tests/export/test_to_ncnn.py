@@ -14,7 +14,7 @@ import pytest
 
 from ganedge.export import export, to_ncnn
 from ganedge.runtime import inputs, load
-from ganedge.runtime.engines import installed
+from ganedge.runtime.engines import installed, ncnn
 from ganedge.runtime.errors import ArtifactError, EngineError, UsageError
 from ganedge.runtime.ncnn_file import PARAM, read_sidecar
 from ganedge.runtime.verify import verify
@@ -116,6 +116,15 @@ def test_what_ncnn_does_not_have_is_refused(made: Made, tmp_path: Path, settings
     with pytest.raises(UsageError, match=message):
         export(made("dcgan"), format="ncnn", output=tmp_path / "n", **settings)
     assert not (tmp_path / "n").exists()
+
+
+def test_a_missing_vulkan_driver_is_one_line(network: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    names, _ = ncnn.devices()
+    assert names[0] == "cpu"
+    if len(names) == 1:
+        with pytest.raises(EngineError, match="no Vulkan device: install its driver"):
+            load(network, device="vulkan")
+    assert capfd.readouterr().err == ""
 
 
 def test_other_engines_and_devices_are_refused(network: Path) -> None:
