@@ -21,6 +21,7 @@ from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, numpy_helpe
 from ganedge.export import rewrite
 from ganedge.export.graph import attributes, constants, copied, opset
 from ganedge.export.onnx_ports import adapt_ports
+from ganedge.export.receptive_field import find_reach
 from ganedge.export.sizes import CHANNELS, find_multiple, scaled
 from ganedge.export.source import SourceSpec, metadata
 from ganedge.export.source_model import Arrays, Run, SourceModel
@@ -92,6 +93,7 @@ def of_onnx(path: Path, spec: SourceSpec | None = None, tried: bool = True) -> S
     if precision != "fp32":
         notes += (f"it is {precision} inside already, and is proven to stay what it is",)
     mode = _norm_mode(model, interface)
+    interface = replace(interface, reach=find_reach(model, interface))
     return SourceModel(model, interface, mode, source, run, path.parent, path.stem, precision, notes=notes)
 
 
@@ -103,9 +105,12 @@ def _of_artifact(path: Path) -> SourceModel:
     _name_nodes(model)
     model = rewrite.tidy(model, _names(manifest.interface))
     run = _in_engine(model, manifest.precision, tuple(manifest.failed))
+    interface = manifest.interface
+    if interface.reach is None:  # Written before this was computed.
+        interface = replace(interface, reach=find_reach(model, interface))
     return SourceModel(
         model,
-        manifest.interface,
+        interface,
         manifest.norm_mode,
         manifest.source,
         run,
