@@ -22,6 +22,7 @@ from ganedge.export import rewrite
 from ganedge.export.bounds import with_bounded_range
 from ganedge.export.graph import attributes, constants, copied, opset
 from ganedge.export.onnx_ports import adapt_ports
+from ganedge.export.receptive_field import find_reach
 from ganedge.export.sizes import CHANNELS, find_multiple, scaled
 from ganedge.export.source import SourceSpec, metadata
 from ganedge.export.source_model import Arrays, Run, SourceModel
@@ -93,6 +94,7 @@ def of_onnx(path: Path, spec: SourceSpec | None = None, tried: bool = True) -> S
     if precision != "fp32":
         notes += (f"it is {precision} inside already, and is proven to stay what it is",)
     mode = _norm_mode(model, interface)
+    interface = replace(interface, reach=find_reach(model, interface))
     opened = SourceModel(model, interface, mode, source, run, path.parent, path.stem, precision, notes=notes)
     return with_bounded_range(opened, spec)
 
@@ -105,9 +107,12 @@ def _of_artifact(path: Path) -> SourceModel:
     _name_nodes(model)
     model = rewrite.tidy(model, _names(manifest.interface))
     run = _in_engine(model, manifest.precision, tuple(manifest.failed))
+    interface = manifest.interface
+    if interface.reach is None:  # Written before this was computed.
+        interface = replace(interface, reach=find_reach(model, interface))
     return SourceModel(
         model,
-        manifest.interface,
+        interface,
         manifest.norm_mode,
         manifest.source,
         run,
@@ -142,20 +147,20 @@ def _sized(model: ModelProto, interface: Interface, run: Run | None) -> tuple[Mo
             interface,
             ("the multiple that heights and widths must have was not tried: no engine is installed",),
         )
-    places = (2, 3) if port.layout == "NCHW" else (1, 2)
+    sides = (2, 3) if port.layout == "NCHW" else (1, 2)
     results = (2, 3) if output.layout == "NCHW" else (1, 2)
     random = np.random.default_rng(0)
     others = interface.inputs[1:]
 
     def tried(height: int, width: int) -> list[tuple[int, int]]:
         shape = [size if isinstance(size, int) else 1 for size in port.shape]
-        for axis, size in zip(places, (height, width), strict=True):
+        for axis, size in zip(sides, (height, width), strict=True):
             shape[axis] = size if isinstance(port.shape[axis], str) else shape[axis]
         first = (random.random(shape) * 255).astype(np.uint8) if port.dtype == "uint8" else random.random(shape)
         further = [np.zeros(_shape_at(other, interface, shape[0], (height, width)), other.dtype) for other in others]
         given = run([first.astype(port.dtype), *further])
-        pairs = [(shape[into], given.shape[out]) for out, into in zip(results, places, strict=True)]
-        return [pair for pair, axis in zip(pairs, places, strict=True) if isinstance(port.shape[axis], str)]
+        pairs = [(shape[into], given.shape[out]) for out, into in zip(results, sides, strict=True)]
+        return [pair for pair, axis in zip(pairs, sides, strict=True) if isinstance(port.shape[axis], str)]
 
     multiple, scale, border = find_multiple(tried)
     shape = list(output.shape)

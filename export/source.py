@@ -53,7 +53,7 @@ class SourceSpec:
     size: str | None = None
     """Height and width of input images: 256, 256x320 or dynamic; MIN,OPT,MAX for --format trt."""
     kind: Literal["latent", "image"] | None = None
-    """Input of a generator that was not trained here."""
+    """Input of a generator that was not trained here, where the shape of --input does not tell."""
     input: str | None = field(default=None, metadata=option(type=list[str]))
     """Shape of the input without the batch: 100, 100x1x1, 3x256x256, 3xHxW; again for each further one, with its name
     and role (mask, vector, picture, noise): mask=1xHxW:mask, style=16:vector. In Python: a text, or a list of texts."""

@@ -101,10 +101,7 @@ def _lines(manifest: Manifest, own: Sequence[Trial], others: Sequence[Trial], fa
     if not by_engine:
         if len(own) < 2:
             return ()
-        holding = [trial for trial in own if trial.holds]
-        shown = ", ".join(
-            f"{trial.choice.compute or trial.choice.engine} {trial.milliseconds:.2f}" for trial in holding
-        )
+        shown = ", ".join(f"{_way(trial)} {trial.milliseconds:.2f}" for trial in own if trial.holds)
         return (f"ms a call: {shown}; auto takes {_way(fastest)}",)
     precision = manifest.precision
     shown = ", ".join(
