@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, numpy_helper, version_converter
 
 from ganedge.export import rewrite
+from ganedge.export.bounds import with_bounded_range
 from ganedge.export.graph import attributes, constants, copied, opset
 from ganedge.export.onnx_ports import adapt_ports
 from ganedge.export.receptive_field import find_reach
@@ -94,7 +95,8 @@ def of_onnx(path: Path, spec: SourceSpec | None = None, tried: bool = True) -> S
         notes += (f"it is {precision} inside already, and is proven to stay what it is",)
     mode = _norm_mode(model, interface)
     interface = replace(interface, reach=find_reach(model, interface))
-    return SourceModel(model, interface, mode, source, run, path.parent, path.stem, precision, notes=notes)
+    opened = SourceModel(model, interface, mode, source, run, path.parent, path.stem, precision, notes=notes)
+    return with_bounded_range(opened, spec)
 
 
 def _of_artifact(path: Path) -> SourceModel:
@@ -219,13 +221,13 @@ def _checked(model: ModelProto, path: Path) -> ModelProto:
 
 def _interface(model: ModelProto, spec: SourceSpec) -> Interface:
     """Describe what a foreign graph takes and returns, after `adapt_ports`."""
-    first = _port(model.graph.input[0], spec.kind or "latent", spec.range)
-    ports = (first, *(item.port(spec.range, first.shape[0]) for item in spec.further))
+    first = _port(model.graph.input[0], spec.kind or "latent", spec.input_range)
+    ports = (first, *(item.port(spec.input_range, first.shape[0]) for item in spec.further))
     for value in model.graph.input[1:]:
         _set_batch(value)
     returned = model.graph.output[0]
     role = "image" if len(returned.type.tensor_type.shape.dim) == 4 else "points"
-    output = _port(returned, role, spec.output_range or spec.range)
+    output = _port(returned, role, spec.result_range)
     noise = spec.noise if spec.kind == "latent" else None
     try:
         return Interface(f"{spec.kind}-to-{role}", ports, (output,), noise, spec.classes)  # type: ignore[arg-type]

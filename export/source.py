@@ -26,6 +26,10 @@ PICKLES = (".pt", ".pth", ".ckpt", ".pkl", ".safetensors")
 """Endings of files that torch.save and safetensors write."""
 
 
+DEFAULT_RANGE = (-1.0, 1.0)
+"""Values of black and white where nothing tells others."""
+
+
 @dataclass(frozen=True)
 class SourceSpec:
     """What the user states about a source; each field is an option of its name.
@@ -59,7 +63,7 @@ class SourceSpec:
     """Shape of one image, 1x28x28, where the generator returns a flat vector."""
     result: str | None = None
     """Result to take where it returns several: a name, or an index from 0; by default the largest image."""
-    range: tuple[float, float] = (-1.0, 1.0)
+    range: tuple[float, float] | None = field(default=None, metadata=option(default="(its last layers', else -1,1)"))
     """Values of black and white, in the input and in the output."""
     output_range: tuple[float, float] | None = None
     """Values of black and white in the output, where they differ from those of the input: 0,1."""
@@ -74,7 +78,9 @@ class SourceSpec:
     classes: tuple[str, ...] = ()
     """Classes of its second input: a number, or names with commas."""
     kwargs: Mapping[str, Any] | None = None
-    """Arguments of the module's constructor, as JSON."""
+    """Arguments of the module's constructor, as JSON; a class is given by name: "nn.InstanceNorm2d"."""
+    forward_kwargs: Mapping[str, Any] | None = None
+    """Arguments of forward that are no inputs and are kept constant, as JSON: '{"step": 4, "alpha": 1}'."""
     weights: Path | None = None
     """File with the module's weights: a state dict, a training checkpoint or .safetensors."""
     part: str | None = None
@@ -92,12 +98,13 @@ class SourceSpec:
             object.__setattr__(self, "further", further or self.further)
         normal = {
             "further": tuple(FurtherInput.of(item) for item in self.further),
-            "range": _read_bounds(self.range),
+            "range": None if self.range is None else _read_bounds(self.range),
             "output_range": None if self.output_range is None else _read_bounds(self.output_range),
             "mean": _read_channels("--mean", self.mean),
             "std": _read_channels("--std", self.std),
             "classes": _read_classes(self.classes),
-            "kwargs": _read_kwargs(self.kwargs),
+            "kwargs": _read_kwargs("--kwargs", self.kwargs),
+            "forward_kwargs": _read_kwargs("--forward-kwargs", self.forward_kwargs),
             "weights": None if self.weights is None else Path(self.weights),
             "checkpoint": str(self.checkpoint),
             "size": None if self.size is None else str(self.size),
@@ -112,6 +119,16 @@ class SourceSpec:
         if self.kind not in (None, "latent", "image"):
             raise UsageError(f"--kind {self.kind}: choose latent or image")
 
+    @property
+    def input_range(self) -> tuple[float, float]:
+        """Values of black and white in what goes in: those of --mean and --std, the stated ones, or -1 and 1."""
+        return (0.0, 1.0) if self.mean or self.std else self.range or DEFAULT_RANGE
+
+    @property
+    def result_range(self) -> tuple[float, float]:
+        """Values of black and white in the result: the stated ones, or -1 and 1."""
+        return self.output_range or self.range or DEFAULT_RANGE
+
 
 _VALUES = ("range", "output_range", "mean", "std")
 _INPUTS = (
@@ -123,6 +140,7 @@ _INPUTS = (
     "noise",
     "noise_seed",
     "classes",
+    "forward_kwargs",
     "norm_mode",
     "size",
     "trust",
@@ -205,13 +223,13 @@ def _read_classes(value: str | int | Collection[str]) -> tuple[str, ...]:
     return names
 
 
-def _read_kwargs(value: str | Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+def _read_kwargs(name: str, value: str | Mapping[str, Any] | None) -> Mapping[str, Any] | None:
     if not isinstance(value, str):
         return value
     try:
         arguments = json.loads(value)
     except ValueError as error:
-        raise UsageError(f'--kwargs {value}: not JSON ({error}); give {{"name": value}}') from error
+        raise UsageError(f'{name} {value}: not JSON ({error}); give {{"name": value}}') from error
     if not isinstance(arguments, dict):
-        raise UsageError(f'--kwargs {value}: give a JSON object, {{"name": value}}')
+        raise UsageError(f'{name} {value}: give a JSON object, {{"name": value}}')
     return arguments
