@@ -140,6 +140,52 @@ class Named(nn.Module):
         return self.network(**dict(zip(self.names, inputs, strict=True)), **dict.fromkeys(self.absent))
 
 
+class WithConstants(nn.Module):
+    """A network some of whose forward's parameters are constant; the others are passed one after the other, or by name.
+
+    >>> WithConstants(nn.Upsample(scale_factor=2), {}).names
+    ('input',)
+    """
+
+    def __init__(self, network: nn.Module, constants: Mapping[str, Any]) -> None:
+        super().__init__()
+        self.network, self.constants = network, dict(constants)
+        required, optional, _ = _parameters(network)
+        self.names = tuple(name for name in (*required, *optional) if name not in constants)
+
+    def forward(self, *inputs: Tensor, **named: Tensor) -> Any:
+        """Compute with the constants."""
+        return self.network(**dict(zip(self.names, inputs, strict=False)), **named, **self.constants)
+
+
+def with_constants(network: nn.Module, constants: Mapping[str, Any] | None) -> tuple[nn.Module, tuple[str, ...]]:
+    """Keep arguments of a network's forward constant.
+
+    Args:
+        network: In evaluation mode.
+        constants: By parameter; None where nobody stated any.
+
+    Returns:
+        The network, and a note on numbers among forward's defaults, such as a progressive GAN's step.
+
+    Raises:
+        UsageError: forward has no such parameter.
+    """
+    required, optional, is_open = _parameters(network)
+    names = [*required, *optional]
+    for name in constants or ():
+        if name not in names and not is_open:
+            raise UsageError(f"--forward-kwargs: forward takes {', '.join(names)}, and no {name}")
+    if constants:
+        return WithConstants(network, constants), ()
+    if isinstance(network, torch.jit.ScriptModule) or is_open:
+        return network, ()
+    defaults = {name: inspect.signature(network.forward).parameters[name].default for name in optional}
+    numbers = [f"{name}={value}" for name, value in defaults.items() if type(value) in (int, float)]
+    shown = f"forward's {' and '.join(numbers)} stay what they are by default; --forward-kwargs states others"
+    return network, (shown,) if numbers else ()
+
+
 class OneHot(nn.Module):
     """A network that takes a vector with a one for each class, given class numbers as its input `index`."""
 
@@ -217,6 +263,10 @@ def _parameters(network: nn.Module) -> tuple[list[str], list[str], bool]:
     """Forward's required and optional parameters in order, and whether it takes any number."""
     required: list[str] = []
     optional: list[str] = []
+    if isinstance(network, WithConstants):
+        required, optional, is_open = _parameters(network.network)
+        own = set(network.constants)
+        return [name for name in required if name not in own], [name for name in optional if name not in own], is_open
     if isinstance(network, torch.jit.ScriptModule):
         arguments = network.forward.schema.arguments[1:]  # type: ignore[attr-defined]
         default = [argument.name for argument in arguments if argument.has_default_value()]

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, numpy_helper, version_converter
 
 from ganedge.export import rewrite
+from ganedge.export.bounds import with_bounded_range
 from ganedge.export.graph import attributes, constants, copied, opset
 from ganedge.export.onnx_ports import adapt_ports
 from ganedge.export.outputs import (
@@ -33,6 +34,7 @@ from ganedge.export.outputs import (
     read_kept,
     with_sizes,
 )
+from ganedge.export.receptive_field import find_reach
 from ganedge.export.sizes import CHANNELS, find_multiple, larger, read_size, scaled
 from ganedge.export.source import SourceSpec, metadata
 from ganedge.export.source_model import Arrays, Run, RunAll, SourceModel
@@ -110,11 +112,13 @@ def of_onnx(path: Path, spec: SourceSpec | None = None, tried: bool = True) -> S
     if precision != "fp32":
         notes += (f"it is {precision} inside already, and is proven to stay what it is",)
     mode = _norm_mode(model, interface)
+    interface = replace(interface, reach=find_reach(model, interface))
     run = _result_of(every)
     outputs = every if interface.extras else None
-    return SourceModel(
+    opened = SourceModel(
         model, interface, mode, source, run, path.parent, path.stem, precision, notes=notes, outputs=outputs
     )
+    return with_bounded_range(opened, spec)
 
 
 def _of_artifact(path: Path) -> SourceModel:
@@ -125,9 +129,12 @@ def _of_artifact(path: Path) -> SourceModel:
     _name_nodes(model)
     model = rewrite.tidy(model, _names(manifest.interface))
     every = _in_engine(model, manifest.precision, tuple(manifest.failed))
+    interface = manifest.interface
+    if interface.reach is None:  # Written before this was computed.
+        interface = replace(interface, reach=find_reach(model, interface))
     return SourceModel(
         model,
-        manifest.interface,
+        interface,
         manifest.norm_mode,
         manifest.source,
         _result_of(every),
@@ -248,20 +255,20 @@ def _find_multiple(interface: Interface, every: RunAll, least: int) -> tuple[Int
         The interface with both, and the shapes of all outputs at the heights and widths of that multiple.
     """
     port, output = interface.inputs[0], interface.output
-    places = (2, 3) if port.layout == "NCHW" else (1, 2)
+    sides = (2, 3) if port.layout == "NCHW" else (1, 2)
     results = (2, 3) if output.layout == "NCHW" else (1, 2)
     random = np.random.default_rng(0)
     others, shapes = interface.inputs[1:], Shapes()
 
     def tried(height: int, width: int) -> list[tuple[int, int]]:
         shape = [size if isinstance(size, int) else 1 for size in port.shape]
-        for axis, size in zip(places, (height, width), strict=True):
+        for axis, size in zip(sides, (height, width), strict=True):
             shape[axis] = size if isinstance(port.shape[axis], str) else shape[axis]
         first = (random.random(shape) * 255).astype(np.uint8) if port.dtype == "uint8" else random.random(shape)
         further = [np.zeros(_shape_at(other, interface, shape[0], (height, width)), other.dtype) for other in others]
         given = shapes[height, width] = [array.shape for array in every([first.astype(port.dtype), *further])]
-        pairs = [(shape[into], given[0][out]) for out, into in zip(results, places, strict=True)]
-        return [pair for pair, axis in zip(pairs, places, strict=True) if isinstance(port.shape[axis], str)]
+        pairs = [(shape[into], given[0][out]) for out, into in zip(results, sides, strict=True)]
+        return [pair for pair, axis in zip(pairs, sides, strict=True) if isinstance(port.shape[axis], str)]
 
     multiple, scale, border = find_multiple(tried, least)
     if interface.extras:  # A size that stays the same over a few pixels may still follow the picture's.
@@ -322,13 +329,13 @@ def _checked(model: ModelProto, path: Path) -> ModelProto:
 
 def _interface(model: ModelProto, spec: SourceSpec) -> Interface:
     """Describe what a foreign graph takes and returns, after `adapt_ports`."""
-    first = _port(model.graph.input[0], spec.kind or "latent", spec.range)
-    ports = (first, *(item.port(spec.range, first.shape[0]) for item in spec.further))
+    first = _port(model.graph.input[0], spec.kind or "latent", spec.input_range)
+    ports = (first, *(item.port(spec.input_range, first.shape[0]) for item in spec.further))
     for value in model.graph.input[1:]:
         _set_batch(value)
     returned = model.graph.output[0]
     role = "image" if len(returned.type.tensor_type.shape.dim) == 4 else "points"
-    output = _port(returned, role, spec.output_range or spec.range)
+    output = _port(returned, role, spec.result_range)
     noise = spec.noise if spec.kind == "latent" else None
     try:
         return Interface(f"{spec.kind}-to-{role}", ports, (output,), noise, spec.classes)  # type: ignore[arg-type]

@@ -25,6 +25,7 @@ from torch.overrides import TorchFunctionMode
 from ganedge.export import phases
 from ganedge.export.from_onnx import has_global_ops
 from ganedge.export.outputs import Shapes, with_sizes
+from ganedge.export.receptive_field import find_reach
 from ganedge.export.sizes import SMALL, find_multiple, larger, scaled, sized
 from ganedge.export.source_model import Arrays, Run, RunAll, SourceModel
 from ganedge.export.to_onnx import example_inputs, norm_mode, to_onnx
@@ -109,6 +110,7 @@ def of_network(
     if mode in ("none", "eval") and interface.inputs[0].role == "image" and has_global_ops(model):
         mode = "instance"  # GroupNorm, or a normalisation written by hand.
     notes = (*idle, *notes)
+    interface = replace(interface, reach=find_reach(model, interface))
     outputs = every if interface.extras else None
     exact = in_double(network)
     return SourceModel(

@@ -109,6 +109,8 @@ def _guesses(network: nn.Module, spec: SourceSpec, arguments: Mapping[str, Any])
         if (channels := _channels(layer, nn.Conv2d)) is not None:
             counts = [channels] if channels in CHANNELS else [3, 1] if several else [channels]
             yield from (replace(spec, kind="image", input=f"{count}xHxW") for count in counts)
+            lengths = () if channels in CHANNELS else _lengths(network, channels)
+            yield from (replace(spec, kind="latent", input=f"{n}{tail}") for n in lengths for tail in ("x1x1", ""))
         elif (channels := _channels(layer, nn.ConvTranspose2d)) is not None:
             yield from (replace(spec, kind="latent", input=f"{count}x1x1") for count in _lengths(network, channels))
         elif (features := _channels(layer, nn.Linear)) is not None:

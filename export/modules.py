@@ -21,9 +21,9 @@ from torch import Tensor, nn
 
 from ganedge.export import architectures
 from ganedge.export.arguments import SECONDS, Fit, all_arguments, fitting_arguments, stored_arguments
-from ganedge.export.arrange import arrange, examples, member, returns_each, tensors_in
+from ganedge.export.arrange import arrange, examples, member, returns_each, tensors_in, with_constants
+from ganedge.export.bounds import with_bounded_range
 from ganedge.export.checkpoints import (
-    WRAPPERS,
     LoadedModule,
     Part,
     load_part,
@@ -123,10 +123,7 @@ def _implied(factory: Any, spec: SourceSpec, parts: Sequence[Part], stored: Mapp
     assert spec.weights is not None
     end = time.monotonic() + SECONDS
     for _, weights in ranked(parts, spec.weights, spec.part):
-        plain = {
-            ".".join(part for part in key.split(".") if part not in WRAPPERS): value for key, value in weights.items()
-        }
-        if fit := fitting_arguments(factory, spec.kwargs or {}, plain, stored, end - time.monotonic()):
+        if fit := fitting_arguments(factory, spec.kwargs or {}, weights, stored, end - time.monotonic()):
             return fit
     return None
 
@@ -172,7 +169,7 @@ def open_network(source: str, spec: SourceSpec, plain: bool = False) -> LoadedMo
         and takes class numbers.
     """
     loaded = _open(source, spec)
-    loaded = replace(loaded, network=unwrap(loaded.network).float().cpu())
+    loaded = _prepared(loaded)
     if not plain:
         loaded = _adapt_io(loaded)
     return replace(loaded, network=_reshaped(loaded.network, loaded.spec))
@@ -196,9 +193,15 @@ def _open(source: str, spec: SourceSpec) -> LoadedModule:
     return open_module(source, spec) if ":" in source and not path.exists() else open_pickle(path, spec)
 
 
+def _prepared(loaded: LoadedModule) -> LoadedModule:
+    """Take a network out of its wrappers, to the CPU and to FP32, with the constant arguments of its forward."""
+    network, notes = with_constants(unwrap(loaded.network).float().cpu(), loaded.spec.forward_kwargs)
+    return replace(loaded, network=network, notes=(*loaded.notes, *notes))
+
+
 def finish(loaded: LoadedModule) -> SourceModel:
     """Adapt a module's inputs and outputs, and export its graph."""
-    loaded = _adapt_io(replace(loaded, network=unwrap(loaded.network).float().cpu()))
+    loaded = _adapt_io(_prepared(loaded))
     interface = _interface(loaded.network, loaded.spec)
     spec, name = loaded.spec, loaded.name
     kept = loaded.network.choices if isinstance(loaded.network, KeptOutputs) else ()
@@ -215,7 +218,7 @@ def finish(loaded: LoadedModule) -> SourceModel:
     model = of_network(network, interface, source, spec.norm_mode, Path(), stem)
     pairs = zip(model.interface.extras, kept, strict=True)
     keeps = [note_of(port, choice.output.source) for port, choice in pairs]
-    return replace(model, notes=(*loaded.notes, *keeps, *model.notes))
+    return with_bounded_range(replace(model, notes=(*loaded.notes, *keeps, *model.notes)), spec)
 
 
 def _proof_side(spec: SourceSpec, trained: int | None) -> int | None:
@@ -250,7 +253,6 @@ def _adapt_io(loaded: LoadedModule) -> LoadedModule:
         return loaded
     if spec.mean or spec.std:
         network = Normalised(network, spec.mean, spec.std)
-        spec = replace(spec, range=(0.0, 1.0), output_range=spec.output_range or spec.range)
     first, result = _try(network, spec)
     tried = network
     adapted: tuple[str, ...] = ()
@@ -428,16 +430,21 @@ def _interface(network: nn.Module, spec: SourceSpec) -> Interface:
         if len(shape) != 3:
             raise UsageError(f"--input {spec.input}: an image is channels × height × width, such as 3x256x256")
         height, width = shape[1:]
+        if isinstance(shape[0], int) and shape[0] > MAX_CHANNELS:
+            raise UsageError(
+                f"--input {spec.input}: an image has 1 to {MAX_CHANNELS} channels; maps of more, such as a channel for "
+                "each class, cannot be exported"
+            )
         if spec.size is not None:
             dynamic = spec.size == "dynamic" or "," in spec.size
             height, width = ("height", "width") if dynamic else read_size(spec.size)
-        first = Port("input", "image", "float32", ("batch", shape[0], height, width), "NCHW", spec.range)
+        first = Port("input", "image", "float32", ("batch", shape[0], height, width), "NCHW", spec.input_range)
     else:
         if any(isinstance(size, str) for size in shape) or len(shape) > 3:
             raise UsageError(f"--input {spec.input}: a latent is one fixed size such as 100, 100x1x1 or 18x512")
         layout: Layout = "NC" if len(shape) == 1 else "NLC" if len(shape) == 2 else "NCHW"
         first = Port("latent", "latent", "float32", ("batch", *shape), layout)
-    ports = (first, *(item.port(spec.range) for item in spec.further))
+    ports = (first, *(item.port(spec.input_range) for item in spec.further))
     output = _output(network, ports, spec)
     extras = _extras(network, output, spec) if isinstance(network, KeptOutputs) else ()
     noise = spec.noise if spec.kind == "latent" else None
@@ -448,7 +455,7 @@ def _extras(network: KeptOutputs, result: Port, spec: SourceSpec) -> tuple[Port,
     """Describe the outputs beside the result, by running the network once on random inputs."""
     first = _try(network, spec)[0]
     random = torch.Generator().manual_seed(0)
-    low, high = spec.range
+    low, high = spec.input_range
     drawn = torch.randn(first.shape, generator=random)
     if spec.kind == "image":
         drawn = low + (high - low) * torch.rand(first.shape, generator=random)
@@ -479,7 +486,7 @@ def _output(network: nn.Module, ports: tuple[Port, ...], spec: SourceSpec) -> Po
     if len(shape) == 3:
         if not isinstance(shape[0], int) or not 1 <= shape[0] <= MAX_CHANNELS:
             raise UsageError(f"this generator returns {shape[0]} channels: an image has 1 to {MAX_CHANNELS}")
-        return Port("image", "image", "float32", ("batch", *shape), "NCHW", spec.output_range or spec.range)
+        return Port("image", "image", "float32", ("batch", *shape), "NCHW", spec.result_range)
     if len(shape) == 1 and shape[0] == 2:
         return Port("points", "points", "float32", ("batch", 2), "NC")
     shown = "×".join(map(str, shape))

@@ -72,7 +72,7 @@ def adapt_ports(model: ModelProto, spec: SourceSpec, path: Path) -> tuple[Source
 
     # Class numbers and normalised images go in.
     labels = _take_class_numbers(model, spec)
-    spec = _normalise(model, spec)
+    _normalise(model, spec)
     return spec, (*notes, *further_notes, *reshaped, *labels)
 
 
@@ -492,14 +492,14 @@ def _unsqueezed(model: ModelProto, old: str, new: str, axes: list[int]) -> list[
     return [helper.make_node("Unsqueeze", [old, _constant(model, f"{new}_axes", np.array(axes, np.int64))], [new])]
 
 
-def _normalise(model: ModelProto, spec: SourceSpec) -> SourceSpec:
+def _normalise(model: ModelProto, spec: SourceSpec) -> None:
     """Subtract --mean from images of 0 to 1 and divide them by --std, inside the graph.
 
     Raises:
         UsageError: no float image goes in, or it has other channels.
     """
     if not spec.mean and not spec.std:
-        return spec
+        return
     value = model.graph.input[0]
     sizes = _sizes(value)
     option = "--mean" if spec.mean else "--std"
@@ -520,7 +520,6 @@ def _normalise(model: ModelProto, spec: SourceSpec) -> SourceSpec:
             helper.make_node("Div", [f"{new}_centred", scale], [new]),
         ],
     )
-    return replace(spec, range=(0.0, 1.0), output_range=spec.output_range or spec.range)
 
 
 def _before(model: ModelProto, value: ValueInfoProto, make: Any) -> None:

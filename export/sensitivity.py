@@ -336,7 +336,7 @@ def _reasons(model: ModelProto, target: Target, group_of: Mapping[str, int]) -> 
     for name, layer in quantize.results(model).items() if target == "onnxruntime" else ():
         if layer in group_of and name in reasons and (name in shuffled or name not in products):
             reasons[name].add(group_of[layer])
-    return {name: frozenset(places) for name, places in reasons.items()}
+    return {name: frozenset(layers) for name, layers in reasons.items()}
 
 
 @dataclass(frozen=True)

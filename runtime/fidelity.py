@@ -46,7 +46,7 @@ class Difference:
         psnr = "identical" if self.psnr is None else f"PSNR {self.psnr:.1f} dB"
         ssim = "" if self.ssim is None else f", SSIM {self.ssim:.4f}"
         bad = "" if self.nonfinite == 0 else f", {self.nonfinite:.2%} not finite"
-        return f"max error {self.max_abs:.2g}, {psnr}{ssim}{bad}"
+        return f"max error {self.max_abs / (self.span or 1):.2g} of the range, {psnr}{ssim}{bad}"
 
 
 @dataclass(frozen=True)

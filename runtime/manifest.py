@@ -396,8 +396,9 @@ class Parity:
         sizes = " and ".join(f"{height}x{width}" for height, width in self.sizes)
         verdict = "passed" if self.passed else "FAILED"
         engine = self.engine.partition(" (")[0]
+        error = f"{self.max_abs / self.span:.2g} of the range" if self.span else f"{self.max_abs:.2g}"
         return (
-            f"{engine}, {self.precision}: max error {self.max_abs:.2g}, {psnr}{ssim}{bad} "
+            f"{engine}, {self.precision}: max error {error}, {psnr}{ssim}{bad} "
             f"over {self.samples} inputs{sizes and f' at {sizes}'}, {verdict} {self.tolerance}"
             + "".join(f"; {extra}" for extra in self.extras)
         )

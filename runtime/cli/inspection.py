@@ -189,7 +189,7 @@ def doctor(options: DoctorOptions) -> None:
 def describe(manifest: Manifest, size: int) -> list[tuple[str, str]]:
     """Return the manifest as rows of text; `size` is the file's, in bytes."""
     interface, source = manifest.interface, manifest.source
-    made = f"{source.variant or 'not one of ours'}, step {source.step}, data {source.data or 'unknown'}"
+    trained = f", step {source.step}, data {source.data or 'unknown'}" if source.step else ", not trained by gan-train"
     rows = [
         ("kind", interface.kind.replace("-", " ")),
         *[("input", _port(port)) for port in interface.inputs],
@@ -198,10 +198,11 @@ def describe(manifest: Manifest, size: int) -> list[tuple[str, str]]:
         ("classes", ", ".join(interface.classes) or "none"),
         ("precision", f"{manifest.precision}{_remainder(manifest)}, {size / 1e6:.1f} MB"),
         ("norm", manifest.norm_mode),
-        ("source", made),
+        ("source", (source.variant or "unnamed network") + trained),
         ("written by", source.program),
-        ("digest", manifest.digest),
     ]
+    if manifest.digest:
+        rows.append(("digest", manifest.digest))
     rows += [("proof", str(proof)) for proof in manifest.parity]
     rows += [("measured", _measured(item)) for item in manifest.measured]
     if manifest.made_for:

@@ -7,7 +7,9 @@ in FP32, and a network says the same of each of its layers, for programs that do
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import os
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +20,7 @@ from ganedge.runtime.errors import EngineError, MissingExtra, UsageError, one_li
 from . import EngineInfo, on_cpu
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -126,7 +128,7 @@ def start(
     if device not in DEVICES:
         raise UsageError(f"device {device!r}: ncnn has {', '.join(DEVICES)}")
     vulkan = device == "vulkan"
-    if vulkan and package.get_gpu_count() < 1:
+    if vulkan and not _gpus(package):
         raise EngineError("no Vulkan device: install its driver (vulkaninfo lists devices), or take --device cpu")
     lacking = unknown_layers(param)
     if lacking:
@@ -185,8 +187,26 @@ def unknown_layers(param: str) -> list[str]:
 def devices() -> tuple[list[str], str]:
     """The devices ncnn sees, and its version."""
     package = package_of_ncnn()
-    gpus = [f"vulkan ({package.get_gpu_info(index).device_name()})" for index in range(package.get_gpu_count())]
-    return ["cpu", *gpus], package.__version__
+    return ["cpu", *(f"vulkan ({name})" for name in _gpus(package))], package.__version__
+
+
+def _gpus(package: Any) -> list[str]:
+    """Return the names of the Vulkan devices, without the lines that ncnn writes about each driver it does not find."""
+    with _silent_stderr():
+        return [package.get_gpu_info(index).device_name() for index in range(package.get_gpu_count())]
+
+
+@contextlib.contextmanager
+def _silent_stderr() -> Iterator[None]:
+    """Discard what a library writes to stderr, past `sys.stderr`."""
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def package_of_ncnn() -> Any:
