@@ -6,16 +6,15 @@ A latent variant makes its two networks and its optimizers, and inherits the res
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrizations
 from torch.optim import Optimizer
 
-from ganedge.models import augment
+from ganedge.models import augment, weights
 from ganedge.models.noise import draw, rows
 from ganedge.models.objectives import (
     OBJECTIVES,
@@ -93,6 +92,10 @@ class PictureConfig(LatentConfig):
         require(known, "augment", self.augment, names)
         require(1 <= self.grid <= 32, "grid", self.grid, "1 to 32")
 
+    def for_items(self, count: int) -> VariantConfig:
+        """This config with the augmentations for that many pictures in place of `auto`."""
+        return replace(self, augment=augment.for_items(count)) if self.augment == augment.AUTO else self
+
     @property
     def policy(self) -> tuple[str, ...]:
         """The augmentations by name; `auto` is replaced by them once the data are known."""
@@ -150,7 +153,7 @@ class LatentGAN:
         if config.objective == "wgan-gp":
             _separate(discriminator)
         if config.spectral_norm:
-            discriminator.apply(_normalise)
+            discriminator.apply(weights.spectral)
         self.settings = config
         self.networks: Mapping[str, nn.Module] = {"generator": generator, "discriminator": discriminator}
 
@@ -324,9 +327,3 @@ def _separate(network: nn.Module) -> None:
             setattr(network, name, nn.GroupNorm(1, module.num_features))
         else:
             _separate(module)
-
-
-def _normalise(module: nn.Module) -> None:
-    """Spectral normalisation, Miyato et al. 2018 (arXiv:1802.05957), by one power iteration a step."""
-    if isinstance(module, (nn.Linear, nn.Conv2d)):
-        parametrizations.spectral_norm(module)
