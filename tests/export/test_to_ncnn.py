@@ -30,14 +30,17 @@ SYSTEMS: dict[str, tuple[str, str | None, dict[str, Any]]] = {
     "mlp-batchnorm": ("mlp", "batchnorm", {"size": 8, "batch": 16}),
     "digit": ("digit", None, {"batch": 4}),
     "dcgan": ("dcgan", None, {"size": 16, "width": 8, "batch": 8, "conditional": True}),
+    "dcgan-modern": ("dcgan", "modern", {"size": 16, "width": 8, "batch": 8}),
     "wgan": ("wgan", None, {"size": 16, "width": 8, "batch": 8, "d_steps": 1}),
     "pix2pix": ("pix2pix", None, {"size": 32, "width": 8}),
+    "pix2pix-modern": ("pix2pix", "modern", {"size": 32, "width": 8, "blocks": 1, "batch": 2}),
+    "cyclegan-modern": ("cyclegan", "modern", {"size": 32, "width": 8, "blocks": 1}),
     "cyclegan-conv": ("cyclegan", "conv", {"size": 32, "width": 8, "blocks": 1}),
     "cyclegan-resnet": ("cyclegan", "resnet", {"size": 32, "width": 8, "blocks": 1}),
     "stargan": ("stargan", None, {"size": 32, "width": 4, "blocks": 1, "batch": 4, "d_steps": 1}),
     "augmented-cyclegan": ("augmented-cyclegan", None, {"size": 32, "width": 8, "blocks": 1, "batch": 2}),
 }
-QUICK = ("mlp-batchnorm", "dcgan", "wgan", "cyclegan-resnet", "stargan")
+QUICK = ("mlp-batchnorm", "dcgan", "dcgan-modern", "pix2pix-modern", "wgan", "cyclegan-resnet", "stargan")
 """Those in the suite; `make matrix` goes through all."""
 Made = Callable[[str], Path]
 
