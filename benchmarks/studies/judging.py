@@ -139,8 +139,8 @@ def run(study: Study) -> dict[str, Any]:
         rows.setdefault(name, []).append(row)
         print(f"{name} {strength:g}: " + ", ".join(f"{key} {value:.4g}" for key, value in figures.items()), flush=True)
     degradations = {
-        name: {"ordered": [row["fid"] for row in found] == sorted(row["fid"] for row in found), "rows": found}
-        for name, found in rows.items()
+        name: {"ordered": [row["fid"] for row in degraded] == sorted(row["fid"] for row in degraded), "rows": degraded}
+        for name, degraded in rows.items()
     }
     return {"samples": study.samples, "threshold": least, "floors": floors, "degradations": degradations}
 
@@ -152,8 +152,8 @@ def table(report: dict[str, Any]) -> str:
         figures = f"{row['fid']:.2f} | {row['fid_deviation']:.2f} | {row['precision']:.2f} | {row['recall']:.2f}"
         lines.append(f"| {row['samples']} | {figures} |")
     lines += ["", "| degradation | strength | FID | KID | precision | recall | seen |", "|---|---|---|---|---|---|---|"]
-    for name, found in report["degradations"].items():
-        for row in found["rows"]:
+    for name, degraded in report["degradations"].items():
+        for row in degraded["rows"]:
             figures = f"{row['fid']:.2f} | {row['kid']:.4f} | {row['precision']:.2f} | {row['recall']:.2f}"
             lines.append(f"| {name} | {row['strength']:g} | {figures} | {'yes' if row['seen'] else 'no'} |")
     return "\n".join(lines)
