@@ -267,8 +267,8 @@ def _warm_up(steps: Iterator[str], turn: int, device: Device) -> None:
 
 def _computed(precision: str, device: Device) -> str:
     """Return the precision including TF32, which PyTorch uses in FP32 convolutions on CUDA by default."""
-    rounds = device == "cuda" and torch.backends.cudnn.allow_tf32
-    return "fp32 (TF32 in convolutions)" if precision == "fp32" and rounds else precision
+    is_tf32 = device == "cuda" and torch.backends.cudnn.allow_tf32
+    return "fp32 (TF32 in convolutions)" if precision == "fp32" and is_tf32 else precision
 
 
 def _blocks(plain: NDArray[np.float64], ours: NDArray[np.float64], turn: int) -> NDArray[np.float64]:

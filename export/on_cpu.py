@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Callable, Iterator, Mapping
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -18,13 +19,14 @@ from torch.overrides import TorchFunctionMode
 
 REASONS = ("cuda", "nvidia driver", "hip")
 """Words in PyTorch's errors about a GPU that is missing."""
+_entered: ContextVar[bool] = ContextVar("entered", default=False)
 
 
 @contextlib.contextmanager
 def on_cpu() -> Iterator[None]:
     """Put what asks for CUDA on the CPU, and load there what was saved on a GPU, where there is no CUDA.
 
-    Where there is CUDA, nothing changes.
+    Holds in this thread only. Where there is CUDA, nothing changes.
 
     >>> with on_cpu():
     ...     weight = torch.ones(2, device="cpu").cpu()
@@ -34,13 +36,13 @@ def on_cpu() -> Iterator[None]:
     if torch.cuda.is_available():
         yield
         return
-    load = torch.load
-    torch.load = functools.partial(_load, load)
+    _register_storages()
+    token = _entered.set(True)
     try:
         with _Redirect():
             yield
     finally:
-        torch.load = load
+        _entered.reset(token)
 
 
 def is_about_cuda(reason: str) -> bool:
@@ -61,9 +63,14 @@ class OnCpu(nn.Module):
             return self.network(*inputs)
 
 
-def _load(load: Callable[..., Any], file: Any, _map_location: Any = None, *args: Any, **options: Any) -> Any:
-    """Read a file as `torch.load` does, with every tensor on the CPU."""
-    return load(file, "cpu", *args, **{key: value for key, value in options.items() if key != "map_location"})
+@functools.cache
+def _register_storages() -> None:
+    """Let `torch.load` ask here first where tensors of a GPU go."""
+
+    def restore(storage: Any, location: str) -> Any:
+        return storage if _entered.get() and location.startswith("cuda") else None
+
+    torch.serialization.register_package(0, lambda _: None, restore)
 
 
 class _Redirect(TorchFunctionMode):

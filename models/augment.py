@@ -39,8 +39,8 @@ def translation(pictures: Tensor) -> Tensor:
     height, width = pictures.shape[-2:]
     reach_y, reach_x = round(height * SHIFT), round(width * SHIFT)
     down, right = _uniform(pictures, 2)
-    y = _places(height, pictures) + _whole(down, 2 * reach_y + 1)
-    x = _places(width, pictures) + _whole(right, 2 * reach_x + 1)
+    y = _positions(height, pictures) + _whole(down, 2 * reach_y + 1)
+    x = _positions(width, pictures) + _whole(right, 2 * reach_x + 1)
     padded = F.pad(pictures, (reach_x, reach_x, reach_y, reach_y)).permute(0, 2, 3, 1)
     items = torch.arange(len(pictures), device=pictures.device)[:, None, None]
     return padded[items, y[:, :, None], x[:, None, :]].permute(0, 3, 1, 2)
@@ -55,9 +55,9 @@ def cutout(pictures: Tensor) -> Tensor:
 
 
 def _hole(length: int, share: Tensor, pictures: Tensor) -> Tensor:
-    """Along one side of each picture, which places are cut out, bool `[N, length]`; its middle may lie on the edge."""
+    """Along one side of each picture, which pixels are cut out, bool `[N, length]`; its middle may lie on the edge."""
     hole = round(length * HOLE)
-    behind = _places(length, pictures) - _whole(share, length + 1 - hole % 2) + hole // 2  # Its first place.
+    behind = _positions(length, pictures) - _whole(share, length + 1 - hole % 2) + hole // 2  # Its first pixel.
     return (behind >= 0) & (behind < hole)
 
 
@@ -101,7 +101,7 @@ def _uniform(pictures: Tensor, count: int) -> tuple[Tensor, ...]:
     return tuple(column[:, None, None, None] for column in drawn.unbind(1))
 
 
-def _places(length: int, pictures: Tensor) -> Tensor:
+def _positions(length: int, pictures: Tensor) -> Tensor:
     return torch.arange(length, device=pictures.device)[None]
 
 

@@ -39,7 +39,7 @@ class Scaled:
     written: int
     """Pictures translated."""
     skipped: int
-    """Files of results that were there already."""
+    """Pictures whose results were there already; in tables with those that failed."""
     failed: tuple[tuple[str, str], ...]
     """Path and reason of each picture that could not be translated."""
 
@@ -84,7 +84,11 @@ class Translator:
         for data in rows["bytes"]:
             stream, error = io.BytesIO(), ""
             try:
-                encode(self._generator.translate(bytes(data), **self._options), self._format, stream)
+                if not isinstance(data, bytes):  # A null of a table is None.
+                    raise InputError(
+                        f"no encoded picture in column bytes: {'null' if data is None else type(data).__name__}"
+                    )
+                encode(self._generator.translate(data, **self._options), self._format, stream)
             except GanEdgeError as reason:
                 stream, error = io.BytesIO(), one_line(reason)
             results.append(stream.getvalue())
@@ -141,7 +145,7 @@ def translate(
     _check_names([item["path"] for item in todo], results)
     present = set(_listed(target_files, target))
     items = [{**item, "result": result} for item, result in zip(todo, results, strict=True) if result not in present]
-    skipped = len(todo) - len(items)
+    skipped = sum(item.get("rows", 1) for item in todo) - sum(item.get("rows", 1) for item in items)
     if not items:
         return Scaled(0, skipped, ())
 
@@ -199,7 +203,7 @@ class _FileTranslator(_StoredTranslator):
 
 
 class _TableTranslator(_StoredTranslator):
-    """Translates row groups of Parquet files: rows of `path`, `group` and `result`."""
+    """Translates row groups of Parquet files: rows of `path`, `group`, `rows` and `result`."""
 
     def __call__(self, rows: Rows) -> Rows:
         """Read, translate and write whole row groups; the result names every picture."""
@@ -241,7 +245,10 @@ def _row_groups(files: Any, root: str, without: str, source: str) -> list[dict[s
                 raise InputError(
                     f"{path} has no column {' and '.join(sorted(missing))}: give the columns path and bytes"
                 )
-            groups += [{"path": path, "group": group} for group in range(table.num_row_groups)]
+            groups += [
+                {"path": path, "group": group, "rows": table.metadata.row_group(group).num_rows}
+                for group in range(table.num_row_groups)
+            ]
     if not groups:
         raise InputError(f"{source}: no rows there")
     return groups

@@ -47,13 +47,14 @@ PICTURES = {"pairs": (96, 192), "sets/trainA": (96, 96), "sets/trainB": (96, 96)
 """Folders of pictures made by code, and their height and width."""
 
 
-def train_system(name: str, folder: Path, full: bool = False) -> Path:
+def train_system(name: str, folder: Path, full: bool = False, **options: Any) -> Path:
     """The run of a system after three steps, made when it is first asked for.
 
     Args:
         name: One of `SYSTEMS`.
         folder: Where runs and their pictures lie.
         full: At its default size.
+        **options: Further options of the variant, always the same for one name and folder.
     """
     from ganedge.train.loop import train  # The names above are needed where the extra train is not installed, too.
     from ganedge.train.settings import Settings
@@ -63,10 +64,10 @@ def train_system(name: str, folder: Path, full: bool = False) -> Path:
         return out
     variant_name, preset, small = SYSTEMS[name]
     variant = find(variant_name)
-    config = small
+    config = {**small, **options}
     if full:
         few = {"batch": 4} if variant_name in ("wgan", "dcgan") else {}
-        config = {**few, **{key: value for key, value in small.items() if key == "upsample"}}
+        config = {**few, **{key: value for key, value in small.items() if key == "upsample"}, **options}
     wants = variant.wants(variant.config_class(**{**variant.presets.get(preset or "", {}), **config}))
     data = {"images": "digits", "points": "circles", "pairs": "pairs", "unpaired": "sets"}[wants.kind]
     if data in ("pairs", "sets"):

@@ -56,12 +56,12 @@ def _digits(folder: Path | None, download: bool) -> Labelled:  # noqa: ARG001 - 
 
 
 def _mnist(folder: Path | None, download: bool) -> Labelled:
-    """MNIST's 60000 training pictures, 28×28 grey: from idx files in `place`, or through torchvision."""
+    """MNIST's 60000 training pictures, 28×28 grey: from idx files in `folder`, or through torchvision."""
     return _like_mnist("mnist", "MNIST", DIGITS, folder, download)
 
 
 def _fashion(folder: Path | None, download: bool) -> Labelled:
-    """Fashion-MNIST's 60000 training pictures, 28×28 grey: from idx files in `place`, or through torchvision."""
+    """Fashion-MNIST's 60000 training pictures, 28×28 grey: from idx files in `folder`, or through torchvision."""
     names = ("t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
     return _like_mnist("fashion-mnist", "FashionMNIST", names, folder, download)
 
@@ -90,7 +90,7 @@ BUILT_IN: dict[str, Callable[[Path | None, bool], Labelled]] = {
     "fashion-mnist": _fashion,
     "cifar10": _cifar10,
 }
-"""Sets of pictures that fit in memory, by name; a place is the folder that holds their files."""
+"""Sets of pictures that fit in memory, by name, with a function that reads each from the folder of its files."""
 
 
 def _like_mnist(name: str, cls: str, names: tuple[str, ...], folder: Path | None, download: bool) -> Labelled:

@@ -66,7 +66,7 @@ class Data:
     """A data set: where its items come from, and how a batch is made of them."""
 
     sources: tuple[Source, ...]
-    """One; of unpaired sets two, which have no places in common."""
+    """One; of unpaired sets two, whose items do not belong together."""
     spec: str
     """What it was opened as."""
     wants: Wants
@@ -121,14 +121,14 @@ class Data:
         """How many items there are of a batch's `key`."""
         return len(self._source(key))
 
-    def take(self, key: str, places: Tensor) -> Tensor:
-        """The items of a batch's `key` at these places, as they are held."""
-        return self._source(key).take(places)[key]
+    def take(self, key: str, indices: Tensor) -> Tensor:
+        """The items of a batch's `key` at these indices, as they are held."""
+        return self._source(key).take(indices)[key]
 
     def prepare(self, chosen: Tensor, part: slice = slice(None), partners: int = 0) -> None:
         """Begin to read the items of the batch that the same arguments give."""
-        for source, places in zip(self.sources, self._places(chosen, partners), strict=True):
-            source.prepare(places[part])
+        for source, indices in zip(self.sources, self._indices(chosen, partners), strict=True):
+            source.prepare(indices[part])
 
     def batch(
         self, chosen: Tensor, device: torch.device, part: slice = slice(None), partners: int = 0
@@ -145,28 +145,28 @@ class Data:
             As `ganedge.models.variant.Batch` says.
         """
         batch: dict[str, Tensor] = {}
-        for source, places in zip(self.sources, self._places(chosen, partners), strict=True):
+        for source, indices in zip(self.sources, self._indices(chosen, partners), strict=True):
             change = _Change(self.wants, len(chosen), part)
-            for key, items in source.take(places[part]).items():
+            for key, items in source.take(indices[part]).items():
                 there = to_device(items, device)
                 raw = key == "labels" or self.wants.kind in ("points", "latents")
                 batch[key] = there if raw else _scale(change(there), self.wants)
         return batch
 
-    def pictures(self, key: str, places: Tensor) -> Tensor:
-        """The pictures of a batch's `key` at these places, uint8 `[N, C, H, W]`: cut in the middle, never mirrored."""
-        return self._middle(self.take(key, places))
+    def pictures(self, key: str, indices: Tensor) -> Tensor:
+        """The pictures of a batch's `key` at these indices, uint8 `[N, C, H, W]`: cut in the middle, never mirrored."""
+        return self._middle(self.take(key, indices))
 
-    def preview(self, places: Tensor) -> dict[str, Tensor]:
-        """The pictures at these places as a batch, with nothing left to chance."""
-        taken = [(source.keys, source.take(places)) for source in self.sources]
+    def preview(self, indices: Tensor) -> dict[str, Tensor]:
+        """The pictures at these indices as a batch, with nothing left to chance."""
+        taken = [(source.keys, source.take(indices)) for source in self.sources]
         return {key: _scale(self._middle(items[key]), self.wants) for keys, items in taken for key in keys}
 
     def _source(self, key: str) -> Source:
         return next(source for source in self.sources if key in source.keys)
 
-    def _places(self, chosen: Tensor, partners: int) -> tuple[Tensor, ...]:
-        """Places in each source. Partners are drawn apart from all else, so that they are known ahead."""
+    def _indices(self, chosen: Tensor, partners: int) -> tuple[Tensor, ...]:
+        """Indices of the items in each source. Partners are drawn apart from all else, so that they are known ahead."""
         if len(self.sources) == 1:
             return (chosen,)
         first, second = self.sources

@@ -319,16 +319,16 @@ class Taught:
     def __len__(self) -> int:
         return len(self._inner)
 
-    def take(self, places: Tensor) -> dict[str, Tensor]:
-        """The items at these places, and what the teacher makes of them."""
-        taken = self._inner.take(places)
-        pairs = zip(places.tolist(), taken[self._key], strict=True)
+    def take(self, indices: Tensor) -> dict[str, Tensor]:
+        """The items at these indices, and what the teacher makes of them."""
+        taken = self._inner.take(indices)
+        pairs = zip(indices.tolist(), taken[self._key], strict=True)
         taught = np.stack([self._output(index, picture) for index, picture in pairs])
         return {**taken, TAUGHT: torch.from_numpy(taught)}
 
-    def prepare(self, places: Tensor) -> None:
+    def prepare(self, indices: Tensor) -> None:
         """Begin to read items that will be taken next."""
-        self._inner.prepare(places)
+        self._inner.prepare(indices)
 
     def move(self, device: torch.device) -> None:
         """Move the inputs; what the teacher made stays on disk."""
@@ -370,13 +370,13 @@ class Part:
     def __len__(self) -> int:
         return len(self._chosen)
 
-    def take(self, places: Tensor) -> dict[str, Tensor]:
-        """The items at these places."""
-        return self._inner.take(self._chosen[places])
+    def take(self, indices: Tensor) -> dict[str, Tensor]:
+        """The items at these indices."""
+        return self._inner.take(self._chosen[indices])
 
-    def prepare(self, places: Tensor) -> None:
+    def prepare(self, indices: Tensor) -> None:
         """Begin to read items that will be taken next."""
-        self._inner.prepare(self._chosen[places])
+        self._inner.prepare(self._chosen[indices])
 
     def move(self, device: torch.device) -> None:
         """Move what is held in memory to the device."""

@@ -173,7 +173,7 @@ def read(folder: Path, name: str = CONFIG) -> Run:
 
 
 def name_of_data(data: str) -> str:
-    """What an artifact says it was trained on: the set or folder by its name, not its place."""
+    """What an artifact says it was trained on: the name of the set or folder, without its path."""
     kind, colon, _ = data.partition(":")
     built_in = colon and "/" not in kind and len(kind) > 1  # One letter is a drive of Windows.
     name = kind if built_in else Path(data).expanduser().resolve().name.rpartition("\\")[2]

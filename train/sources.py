@@ -41,11 +41,11 @@ class Source(Protocol):
 
     def __len__(self) -> int: ...
 
-    def take(self, places: Tensor) -> dict[str, Tensor]:
-        """The items at these places: uint8 `[N, C, H, W]`, or float `[N, 2]` for points, and `labels`."""
+    def take(self, indices: Tensor) -> dict[str, Tensor]:
+        """The items at these indices: uint8 `[N, C, H, W]`, or float `[N, 2]` for points, and `labels`."""
         ...
 
-    def prepare(self, places: Tensor) -> None:
+    def prepare(self, indices: Tensor) -> None:
         """Begin to read items that will be taken next."""
         ...
 
@@ -80,15 +80,15 @@ class InMemory:
     def __len__(self) -> int:
         return len(self._items[self.keys[0]])
 
-    def take(self, places: Tensor) -> dict[str, Tensor]:
-        """The items at these places."""
-        places = to_device(places, self._items[self.keys[0]].device)
-        taken = {key: tensor[places] for key, tensor in self._items.items()}
+    def take(self, indices: Tensor) -> dict[str, Tensor]:
+        """The items at these indices."""
+        indices = to_device(indices, self._items[self.keys[0]].device)
+        taken = {key: tensor[indices] for key, tensor in self._items.items()}
         if self._fit is not None:
             taken = {key: self._fit(items) for key, items in taken.items()}
-        return taken if self.labels is None else {**taken, "labels": self.labels[places]}
+        return taken if self.labels is None else {**taken, "labels": self.labels[indices]}
 
-    def prepare(self, places: Tensor) -> None:
+    def prepare(self, indices: Tensor) -> None:
         """Nothing to do."""
 
     def move(self, device: torch.device) -> None:
@@ -129,10 +129,10 @@ class OnDisk:
     def __len__(self) -> int:
         return len(self._items)
 
-    def take(self, places: Tensor) -> dict[str, Tensor]:
-        """Read the items at these places, but for what was read ahead."""
-        self.prepare(places)
-        wanted = places.tolist()
+    def take(self, indices: Tensor) -> dict[str, Tensor]:
+        """Read the items at these indices, but for what was read ahead."""
+        self.prepare(indices)
+        wanted = indices.tolist()
         begun = {index: self._ahead.pop(index) for index in dict.fromkeys(wanted)}
         read = {index: self._first_readable(index, future) for index, future in begun.items()}
         taken = {key: stack([read[index][1][number] for index in wanted]) for number, key in enumerate(self.keys)}
@@ -140,9 +140,9 @@ class OnDisk:
             taken["labels"] = self.labels[torch.tensor([read[index][0] for index in wanted])]
         return taken
 
-    def prepare(self, places: Tensor) -> None:
+    def prepare(self, indices: Tensor) -> None:
         """Begin to read items that will be taken next."""
-        for index in places.tolist():
+        for index in indices.tolist():
             if index not in self._ahead:
                 self._ahead[index] = self._pool.submit(self._read, self._items[index])
 
@@ -150,7 +150,7 @@ class OnDisk:
         """Nothing is held in memory."""
 
     def _first_readable(self, index: int, future: Future[list[np.ndarray] | str]) -> tuple[int, list[np.ndarray]]:
-        """The first item from `place` on that can be read, and where it lies."""
+        """The first item from `index` on that can be read, and its index."""
         result = future.result()
         for at in chain(range(index, len(self)), range(index)):
             if at != index:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import doctest
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -156,6 +157,8 @@ def test_weights_that_code_loads_from_a_gpu_are_put_on_the_cpu(tmp_path: Path, m
         path = tmp_path / f"loads_{len(options)}.py"
         path.write_text(code)
         assert import_source.construct(f"{path}:net", None).in_features == 2
+    with on_cpu.on_cpu(), ThreadPoolExecutor(1) as other, pytest.raises(RuntimeError, match="CUDA"):
+        other.submit(torch.load, tmp_path / "on_gpu.pth").result()
     with pytest.raises(RuntimeError, match="CUDA"):
         torch.load(tmp_path / "on_gpu.pth")
 

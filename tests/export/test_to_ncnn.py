@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import runpy
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -12,34 +13,16 @@ import numpy as np
 import pytest
 
 from ganedge.export import export, to_ncnn
-from ganedge.models import find
 from ganedge.runtime import inputs, load
-from ganedge.runtime.engines import installed
+from ganedge.runtime.engines import installed, ncnn
 from ganedge.runtime.errors import ArtifactError, EngineError, UsageError
 from ganedge.runtime.ncnn_file import PARAM, read_sidecar
 from ganedge.runtime.verify import verify
-from ganedge.train.loop import train
-from ganedge.train.settings import Settings
 
 pytestmark = pytest.mark.skipif(
     not (installed("ncnn") and installed("pnnx")), reason="needs ncnn and pnnx: ganedge[ncnn,pnnx]"
 )
-SYSTEMS: dict[str, tuple[str, str | None, dict[str, Any]]] = {
-    "circles": ("circles", None, {}),
-    "mlp-dropout": ("mlp", "dropout", {"size": 8, "batch": 16}),
-    "mlp-batchnorm": ("mlp", "batchnorm", {"size": 8, "batch": 16}),
-    "digit": ("digit", None, {"batch": 4}),
-    "dcgan": ("dcgan", None, {"size": 16, "width": 8, "batch": 8, "conditional": True}),
-    "dcgan-modern": ("dcgan", "modern", {"size": 16, "width": 8, "batch": 8}),
-    "wgan": ("wgan", None, {"size": 16, "width": 8, "batch": 8, "d_steps": 1}),
-    "pix2pix": ("pix2pix", None, {"size": 32, "width": 8}),
-    "pix2pix-modern": ("pix2pix", "modern", {"size": 32, "width": 8, "blocks": 1, "batch": 2}),
-    "cyclegan-modern": ("cyclegan", "modern", {"size": 32, "width": 8, "blocks": 1}),
-    "cyclegan-conv": ("cyclegan", "conv", {"size": 32, "width": 8, "blocks": 1}),
-    "cyclegan-resnet": ("cyclegan", "resnet", {"size": 32, "width": 8, "blocks": 1}),
-    "stargan": ("stargan", None, {"size": 32, "width": 4, "blocks": 1, "batch": 4, "d_steps": 1}),
-    "augmented-cyclegan": ("augmented-cyclegan", None, {"size": 32, "width": 8, "blocks": 1, "batch": 2}),
-}
+HELPER = runpy.run_path(str(Path(__file__).parents[1] / "systems.py"))
 QUICK = ("mlp-batchnorm", "dcgan", "dcgan-modern", "pix2pix-modern", "wgan", "cyclegan-resnet", "stargan")
 """Those in the suite; `make matrix` goes through all."""
 Made = Callable[[str], Path]
@@ -47,30 +30,14 @@ Made = Callable[[str], Path]
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
-    """A run of each system after one step, made when it is first asked for."""
-    from PIL import Image
-
+    """A run of each system after a few steps, made when it is first asked for; that of dcgan has classes."""
     folder = tmp_path_factory.mktemp("ncnn")
-    for group, shape in {"pairs": (48, 96), "sets/trainA": (48, 48), "sets/trainB": (48, 48)}.items():
-        (folder / group).mkdir(parents=True)
-        for index, pixels in enumerate(inputs.natural(4, *shape, 3, len(group))):
-            Image.fromarray(pixels).save(folder / group / f"{index}.png")
-    data = {"images": "digits", "points": "circles", "pairs": folder / "pairs", "unpaired": folder / "sets"}
-
-    def run(name: str) -> Path:
-        out = folder / name
-        if not out.is_dir():
-            variant_name, preset, config = SYSTEMS[name]
-            variant = find(variant_name)
-            wants = variant.wants(variant.config_class(**{**variant.presets.get(preset or "", {}), **config}))
-            train(variant, config, Settings(data=str(data[wants.kind]), out=out, steps=1, device="cpu", preset=preset))
-        return out
-
-    return run
+    options = {"dcgan": {"conditional": True}}
+    return lambda name: HELPER["train_system"](name, folder, **options.get(name, {}))
 
 
 @pytest.mark.parametrize(
-    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.matrix) for name in SYSTEMS]
+    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.matrix) for name in HELPER["SYSTEMS"]]
 )
 def test_every_system_passes_its_gate_in_ncnn(made: Made, tmp_path: Path, name: str) -> None:
     artifact = export(made(name), format="ncnn", output=tmp_path / "n")
@@ -149,6 +116,15 @@ def test_what_ncnn_does_not_have_is_refused(made: Made, tmp_path: Path, settings
     with pytest.raises(UsageError, match=message):
         export(made("dcgan"), format="ncnn", output=tmp_path / "n", **settings)
     assert not (tmp_path / "n").exists()
+
+
+def test_a_missing_vulkan_driver_is_one_line(network: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    names, _ = ncnn.devices()
+    assert names[0] == "cpu"
+    if len(names) == 1:
+        with pytest.raises(EngineError, match="no Vulkan device: install its driver"):
+            load(network, device="vulkan")
+    assert capfd.readouterr().err == ""
 
 
 def test_other_engines_and_devices_are_refused(network: Path) -> None:

@@ -56,12 +56,13 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_rows_are_translated_and_bad_ones_named(negative: Path, photos: Path) -> None:
     translator = scale.Translator(negative.read_bytes(), fmt="png")
     paths = [photos / "a" / "1.png", photos / "a" / "bad.jpg"]
-    data = np.array([path.read_bytes() for path in paths], object)
-    rows = translator({"bytes": data, "number": np.array([7, 8])})
-    assert list(rows["number"]) == [7, 8]
+    data = np.array([*(path.read_bytes() for path in paths), None, "text"], object)
+    rows = translator({"bytes": data, "number": np.array([7, 8, 9, 10])})
+    assert list(rows["number"]) == [7, 8, 9, 10]
     assert rows["error"][0] == ""
     assert "not a picture" in rows["error"][1]
-    assert rows["bytes"][1] == b""
+    assert list(rows["error"][2:]) == [f"no encoded picture in column bytes: {what}" for what in ("null", "str")]
+    assert list(rows["bytes"][1:]) == [b"", b"", b""]
     expected = load(negative, threads=1).translate(paths[0])
     assert np.array_equal(np.asarray(Image.open(io.BytesIO(rows["bytes"][0]))), expected)
 
@@ -111,7 +112,10 @@ def test_a_folder_and_a_table_with_two_workers(negative: Path, photos: Path, tmp
     from pyarrow import parquet
 
     pictures = sorted(path for path in photos.rglob("*.*") if path.name != ".hidden.png")
-    columns = {"path": [path.name for path in pictures], "bytes": [path.read_bytes() for path in pictures]}
+    columns = {
+        "path": [*(path.name for path in pictures), "null.png"],
+        "bytes": [*(path.read_bytes() for path in pictures), None],
+    }
     parquet.write_table(pa.table(columns), tmp_path / "in.parquet", row_group_size=3)
     environment = os.environ | {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0", "PYTHONWARNINGS": "ignore"}
     shutil.copytree(photos, tmp_path / "photos")
@@ -122,8 +126,9 @@ def test_a_folder_and_a_table_with_two_workers(negative: Path, photos: Path, tmp
     results = json.loads(done.stdout.rpartition("results ")[2].splitlines()[0])
 
     # The first call does all, the second what failed in files, and nothing in tables, whose rows keep the reason.
-    assert [item[:2] for item in results] == [[5, 0], [0, 5], [5, 0], [0, 2]]
-    assert [[Path(path).name for path, _ in item[2]] for item in results] == [["bad.jpg"], ["bad.jpg"], ["bad.jpg"], []]
+    assert [item[:2] for item in results] == [[5, 0], [0, 5], [5, 0], [0, 7]]
+    failed = [sorted(Path(path).name for path, _ in item[2]) for item in results]
+    assert failed == [["bad.jpg"], ["bad.jpg"], ["bad.jpg", "null.png"], []]
     generator = load(negative, threads=1)
     written = sorted((tmp_path / "paintings").rglob("*.*"))
     assert [path.relative_to(tmp_path / "paintings").as_posix() for path in written] == [
@@ -133,7 +138,7 @@ def test_a_folder_and_a_table_with_two_workers(negative: Path, photos: Path, tmp
         source = photos / path.relative_to(tmp_path / "paintings")
         assert np.array_equal(np.asarray(Image.open(path)), generator.translate(source))
     tables = sorted((tmp_path / "tables").iterdir())
-    assert [path.name for path in tables] == ["in-00000.parquet", "in-00001.parquet"]
+    assert [path.name for path in tables] == [f"in-0000{number}.parquet" for number in range(3)]
     rows = [row for path in tables for row in parquet.read_table(path).to_pylist()]
     assert [row["path"] for row in rows] == columns["path"]
-    assert [bool(row["bytes"]) for row in rows] == [row["path"] != "bad.jpg" for row in rows]
+    assert [bool(row["bytes"]) for row in rows] == [row["path"] not in ("bad.jpg", "null.png") for row in rows]

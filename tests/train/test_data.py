@@ -631,11 +631,11 @@ def test_the_order_of_an_epoch_is_pinned() -> None:
 def test_partners_of_unpaired_items_are_pinned() -> None:
     sources = (InMemory({"a": torch.zeros(3, 1)}), InMemory({"b": torch.zeros(7, 1)}))
     opened = data.Data(sources, "these", Wants("unpaired"))
-    first, second = opened._places(torch.tensor([0, 4, 6]), 5)
+    first, second = opened._indices(torch.tensor([0, 4, 6]), 5)
     assert first.tolist() == [0, 1, 0]
     assert torch.equal(second, torch.randint(7, (3,), generator=torch.Generator().manual_seed(5)))
     assert (len(opened), opened.count("a"), opened.count("b")) == (7, 3, 7)
-    (alone,) = held(torch.zeros(3, 1), Wants("images"))._places(torch.tensor([2]), 5)
+    (alone,) = held(torch.zeros(3, 1), Wants("images"))._indices(torch.tensor([2]), 5)
     assert alone.tolist() == [2]
 
 
