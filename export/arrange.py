@@ -8,8 +8,9 @@ what their names and the network's layers suggest, and the notes say what was fo
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice, product
 from typing import Any
@@ -18,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from ganedge.export.further import EXAMPLE, NAMES, FurtherInput, candidates, role_by_name
+from ganedge.export.sizes import main_result
 from ganedge.export.source import SourceSpec
 from ganedge.runtime.errors import UsageError, one_line
 from ganedge.runtime.manifest import Role
@@ -215,10 +217,41 @@ def failure(network: nn.Module, *inputs: Tensor) -> str | None:
 
 
 def returns_each(result: Any, items: int) -> bool:
-    """Whether a result, or the first of several, has a value for each item of a batch."""
-    while isinstance(result, (list, tuple, dict)) and len(result):
-        result = next(iter(result.values())) if isinstance(result, dict) else result[0]
-    return isinstance(result, Tensor) and result.ndim > 0 and len(result) == items
+    """Whether a result, or the most likely picture of several, has a value for each item of a batch."""
+    result = _main(result)
+    return result is not None and result.ndim > 0 and len(result) == items
+
+
+def _main(result: Any) -> Tensor | None:
+    """The tensor that is most likely the picture; None where there is none."""
+    tensors = [tensor for _, tensor in tensors_in(result)]
+    return tensors[main_result([tuple(tensor.shape) for tensor in tensors])] if tensors else None
+
+
+def tensors_in(result: Any, path: tuple[int | str, ...] = ()) -> Iterator[tuple[tuple[int | str, ...], Tensor]]:
+    """Yield all tensors in lists, tables, named tuples and dataclasses, with the keys that lead to each."""
+    if isinstance(result, Tensor):
+        yield path, result
+        return
+    if isinstance(result, Mapping):
+        members: Iterable[tuple[int | str, Any]] = result.items()
+    elif isinstance(result, tuple) and hasattr(result, "_fields"):
+        members = zip(result._fields, result, strict=True)
+    elif dataclasses.is_dataclass(result) and not isinstance(result, type):
+        members = ((item.name, getattr(result, item.name)) for item in dataclasses.fields(result))
+    else:
+        members = enumerate(result) if isinstance(result, (list, tuple)) else ()
+    for key, value in members:
+        yield from tensors_in(value, (*path, key))
+
+
+def member(result: Any, path: Sequence[int | str]) -> Tensor:
+    """The tensor to which the keys of `tensors_in` lead."""
+    for key in path:
+        by_name = isinstance(key, str) and not isinstance(result, Mapping)
+        result = getattr(result, str(key)) if by_name else result[key]
+    tensor: Tensor = result
+    return tensor
 
 
 def required_inputs(network: nn.Module) -> list[str]:
@@ -305,11 +338,8 @@ def _is_unused(
             if failure(network_, first, *inputs) is not None:
                 return False
             torch.manual_seed(0)
-            result = network_(first, *inputs)
-            while isinstance(result, (list, tuple, dict)):
-                result = next(iter(result.values())) if isinstance(result, dict) else result[0]
-            results.append(result)
-    return all(torch.equal(results[0], result) for result in results[1:])
+            results.append([tensor for _, tensor in tensors_in(network_(first, *inputs))])
+    return all(len(result) == len(results[0]) and all(map(torch.equal, results[0], result)) for result in results[1:])
 
 
 def _embedded(network: nn.Module, first: Tensor, main: str, chosen: dict[str, FurtherInput], name: str) -> int:

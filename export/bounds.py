@@ -81,7 +81,11 @@ def with_bounded_range(model: SourceModel, spec: SourceSpec) -> SourceModel:
         f"its last layers keep the result between {bounds[0]:g} and {bounds[1]:g}, which are taken for black and white"
         f"{scope}; --range states others"
     )
-    interface = replace(model.interface, inputs=inputs, outputs=(replace(output, range=bounds),))
+    extras = (
+        replace(port, range=output_bounds(model.model, port.name) or bounds) if port.role == "image" else port
+        for port in model.interface.extras
+    )
+    interface = replace(model.interface, inputs=inputs, outputs=(replace(output, range=bounds), *extras))
     ranges = {RANGES: [list(inputs[0].range or bounds), list(bounds)]}
     source = replace(model.source, config={**model.source.config, **ranges})
     return replace(model, interface=interface, source=source, notes=(*model.notes, note))

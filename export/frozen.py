@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from ganedge.export.infer_input import tensors_in
+from ganedge.export.arrange import tensors_in
 from ganedge.runtime.errors import GanEdgeError
 
 CALLS = 300

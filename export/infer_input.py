@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ganedge.export.arrange import arrange, examples, failure, required_inputs
+from ganedge.export.arrange import arrange, examples, failure, required_inputs, tensors_in
 from ganedge.export.compiled import PerItem, program_input
 from ganedge.export.on_cpu import OnCpu, is_about_cuda, on_cpu
 from ganedge.export.sizes import CHANNELS, dimensions, flat_image, main_result, read_size
@@ -87,18 +87,6 @@ def run(network: nn.Module, *inputs: Tensor) -> Any:
             return network(*inputs)
     except Exception:  # noqa: BLE001 - a foreign module may raise anything
         return None
-
-
-def tensors_in(result: Any, path: tuple[int | str, ...] = ()) -> Iterator[tuple[tuple[int | str, ...], Tensor]]:
-    """Yield all tensors in lists and tables, with the keys that lead to each."""
-    if isinstance(result, Tensor):
-        yield path, result
-    elif isinstance(result, Mapping):
-        for key, value in result.items():
-            yield from tensors_in(value, (*path, key))
-    elif isinstance(result, (list, tuple)):
-        for index, value in enumerate(result):
-            yield from tensors_in(value, (*path, index))
 
 
 def tried_shapes(spec: SourceSpec) -> list[tuple[int, ...]]:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ganedge.export.further import FurtherInput, read_inputs
+from ganedge.export.outputs import ALL, read_kept
 from ganedge.export.sizes import read_range
 from ganedge.runtime import onnx_file
 from ganedge.runtime.cli.options import flag, option
@@ -63,6 +64,9 @@ class SourceSpec:
     """Shape of one image, 1x28x28, where the generator returns a flat vector."""
     result: str | None = None
     """Result to take where it returns several: a name, or an index from 0; by default the largest image."""
+    keep_outputs: tuple[str, ...] = ()
+    """Outputs to keep beside the result, with commas: names or indices, NAME=INDEX to name one, :mask, :picture or
+    :values behind it for what it carries; or all. By default they are dropped, as each one costs time."""
     range: tuple[float, float] | None = field(default=None, metadata=option(default="(its last layers', else -1,1)"))
     """Values of black and white, in the input and in the output."""
     output_range: tuple[float, float] | None = None
@@ -109,6 +113,7 @@ class SourceSpec:
             "checkpoint": str(self.checkpoint),
             "size": None if self.size is None else str(self.size),
             "result": None if self.result is None else str(self.result),
+            "keep_outputs": _read_outputs(self.keep_outputs),
         }
         for name, value in normal.items():
             object.__setattr__(self, name, value)
@@ -135,6 +140,7 @@ _INPUTS = (
     "input",
     "output_shape",
     "result",
+    "keep_outputs",
     "kind",
     *_VALUES,
     "noise",
@@ -148,7 +154,7 @@ _INPUTS = (
 APPLIES: Mapping[str, tuple[str, ...]] = {
     "a run": ("which", "checkpoint", "norm_mode", "size"),
     "an artifact": ("size",),
-    "an .onnx file": ("kind", "input", "output_shape", "result", *_VALUES, "noise", "classes", "size"),
+    "an .onnx file": ("kind", "input", "output_shape", "result", "keep_outputs", *_VALUES, "noise", "classes", "size"),
     "a module": ("kwargs", "weights", "part", *_INPUTS),
     "a pickled module": ("part", *_INPUTS),
     "weights of a named architecture": ("arch", "part", "norm", "norm_mode", "input", *_VALUES, "size", "trust"),
@@ -204,6 +210,14 @@ def metadata(data: bytes, path: Path) -> dict[str, str]:
 
 def _read_bounds(value: str | tuple[float, float]) -> tuple[float, float]:
     return read_range(value if isinstance(value, str) else "{},{}".format(*value))
+
+
+def _read_outputs(value: str | int | Collection[str]) -> tuple[str, ...]:
+    texts = str(value).split(",") if isinstance(value, str | int) else tuple(map(str, value))
+    if list(texts) != [ALL]:
+        for text in texts:
+            read_kept(text)
+    return tuple(texts)
 
 
 def _read_channels(flag_name: str, value: str | Sequence[float]) -> tuple[float, ...]:

@@ -142,7 +142,7 @@ class Probe:
     def key(self, ways: list[Way]) -> str:
         """What the answer depends on, as a digest: machine, PyTorch, threads, processes, networks, batch and step."""
         trainer = self._trainer
-        names = ("objective", "d_steps", "r1", "r2", "augment")
+        names = ("objective", "d_steps", "r1", "r2", "penalty_every", "augment")
         facts = {
             "ways": [*map(str, ways)],
             "machine": _machine(self._fabric.device),

@@ -261,7 +261,7 @@ def _describe_identity(identity: EngineIdentity | NcnnIdentity | None) -> list[t
     if isinstance(identity, NcnnIdentity):
         proven = f"proven in ncnn {identity.version}" if identity.version else "not proven in ncnn yet"
         rows = [("network", f"by {identity.converter}, {proven}"), ("from ONNX", f"sha256:{identity.onnx_digest}")]
-        blobs = f"{', '.join(identity.inputs)} to {identity.output}"
+        blobs = f"{', '.join(identity.inputs)} to {', '.join((identity.output, *identity.extras))}"
         label = f"; the class is a vector of {identity.classes}" if identity.classes else ""
         return [*rows, ("blobs", blobs + label)]
     targets = ", ".join(identity.targets) or identity.compute_capability or "unknown"
