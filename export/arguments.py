@@ -28,6 +28,8 @@ SECONDS = 60.0
 """Time for making them, seconds."""
 NEUTRAL: dict[str, Any] = {"ngpu": 1, "gpu_ids": [], "device": "cpu", "gpu": None, "rank": 0}
 """Arguments that say where a module is computed, and values for a CPU."""
+WITHOUT = re.compile(r"(^|_)(pretrained|download)$")
+"""Names of switches that load other weights: these are about to be replaced."""
 STORED = ("hyper_parameters", "hparams", "config", "kwargs", "init_kwargs", "args", "opt")
 """Names under which checkpoints keep the settings of a training."""
 BLOCKS = 24
@@ -38,7 +40,10 @@ IMAGES = tuple((channels, side, side) for side in (256, 128, 64, 32, 28) for cha
 """Shapes to try for those."""
 NORM = re.compile(r"(^|_)norm(_|$)")
 """Names of arguments that are a normalisation layer: norm, norm_layer, norm_type."""
-LAYERS = ("nn.InstanceNorm2d", "nn.BatchNorm2d", "nn.InstanceNorm2d(affine=True)", "nn.Identity")
+LAYERS = (
+    *("nn.InstanceNorm2d", "nn.BatchNorm2d", "nn.InstanceNorm2d(affine=True)"),
+    *("nn.InstanceNorm2d(track_running_stats=True)", "nn.Identity"),
+)
 """Classes to try for those, as `--kwargs` takes them."""
 LAYER_NAMES = ("instance", "batch", "none")
 """Texts to try for those where the default is a text."""
@@ -154,12 +159,13 @@ def fitting_arguments(
         parameters = inspect.signature(factory).parameters.values()
     except (TypeError, ValueError):
         return None
-    usable = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
-    known = {p.name: (stored or {})[p.name] for p in usable if p.name in (stored or {})} | dict(kwargs)
-    required = [p.name for p in usable if p.default is p.empty and p.name not in known]
+    accepted = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+    known = {p.name: (stored or {})[p.name] for p in accepted if p.name in (stored or {})} | dict(kwargs)
+    required = [p.name for p in accepted if p.default is p.empty and p.name not in known]
     neutral = {name: NEUTRAL[name] for name in required if name in NEUTRAL}
+    neutral |= {p.name: False for p in accepted if p.default is True and WITHOUT.search(p.name) and p.name not in known}
     searched = [name for name in required if name not in neutral]
-    values = {p.name: known.get(p.name, p.default) for p in usable}
+    values = {p.name: known.get(p.name, p.default) for p in accepted}
     optional = [
         name
         for name, value in values.items()
@@ -195,6 +201,8 @@ def _values(name: str, default: Any, candidates: Sequence[int]) -> Sequence[Any]
 def _is_free(factory: Callable[..., Any], fit: Mapping[str, Any], name: str, weights: Mapping[str, Tensor]) -> bool:
     """Does an argument change the module, but not the names and shapes of its weights?"""
     value = fit[name]
+    if not isinstance(value, (int, tuple)):
+        return False  # A layer by its class.
     others = [(value[0], 2 * value[1], 2 * value[2])] if isinstance(value, tuple) else [1, value + 1]
     if any(_agreement(factory, {**fit, name: other}, weights) != 1.0 for other in others):
         return False
@@ -221,7 +229,8 @@ def _start(
     """Return the first values for required arguments at which a module can be made, and how well it agrees."""
     best, score = known, -1.0
     for value in (64, 4, 1, *candidates[:1]) if searched else (0,):
-        best = {**known, **{name: IMAGES[0] if SHAPE.search(name) else value for name in searched}}
+        first = {name: _values(name, inspect.Parameter.empty, [value])[0] for name in searched}
+        best = {**known, **first}
         score = _agreement(factory, best, weights)
         if score >= 0:
             break

@@ -46,6 +46,21 @@ def test_the_class_of_a_normalisation_is_found(layer: Any, text: str | None) -> 
     assert fit.arguments.get("norm_layer") == text
 
 
+def loads_others(norm_layer: Any, width: int = 64, pretrained: bool = True) -> nn.Module:
+    """Make a network as repositories do whose constructor reads a backbone's weights from a file."""
+    if pretrained:
+        raise FileNotFoundError("backbone.pth")
+    return Translator(3, 3, width, 2, norm_layer)
+
+
+def test_weights_that_would_be_replaced_are_not_loaded() -> None:
+    state = Translator(3, 3, 8, 2, lambda size: nn.InstanceNorm2d(size, track_running_stats=True)).state_dict()
+    fit = fitting_arguments(loads_others, {}, state)
+    assert fit is not None
+    layer = "nn.InstanceNorm2d(track_running_stats=True)"
+    assert fit.arguments == {"pretrained": False, "norm_layer": layer, "width": 8}
+
+
 class Batched(nn.Module):
     """Takes a size that it does not use, and has a part called `module`, as copies of an old spectral norm do."""
 

@@ -23,7 +23,7 @@ pytestmark = pytest.mark.skipif(
     not (installed("ncnn") and installed("pnnx")), reason="needs ncnn and pnnx: ganedge[ncnn,pnnx]"
 )
 HELPER = runpy.run_path(str(Path(__file__).parents[1] / "systems.py"))
-QUICK = ("mlp-batchnorm", "dcgan", "wgan", "cyclegan-resnet", "stargan")
+QUICK = ("mlp-batchnorm", "dcgan", "dcgan-modern", "pix2pix-modern", "wgan", "cyclegan-resnet", "stargan")
 """Those in the suite; `make matrix` goes through all."""
 Made = Callable[[str], Path]
 
