@@ -111,7 +111,9 @@ def compress(
         raise UsageError("--target-ms measures in each process: find the width on one device, then give --width")
 
     # Open the teacher, and refuse it or the data before anything that takes time.
-    model = open_source(path, about, given["source"])
+    if about.keep_outputs:
+        raise UsageError("--keep-outputs: a student learns the result alone; leave it out")
+    model = _result_alone(open_source(path, about, given["source"]))
     teacher = _teacher(path, model)
     for line in model.notes:
         progress(line)
@@ -167,6 +169,11 @@ def _sorted_settings(settings: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     if "out" not in settings:
         raise UsageError("no out: give the run folder to write")
     return {group: {name: settings[name] for name in names if name in settings} for group, names in groups.items()}
+
+
+def _result_alone(model: SourceModel) -> SourceModel:
+    """The source without the outputs that an artifact has beside its result."""
+    return replace(model, interface=replace(model.interface, outputs=model.interface.outputs[:1]), outputs=None)
 
 
 def _teacher(path: str, model: SourceModel) -> OpenedTeacher:

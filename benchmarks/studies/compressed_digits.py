@@ -166,10 +166,10 @@ def judge(teacher: Path, student: Path, controls: list[Path], folder: Path, epoc
         fids = {name: round(compare(known, features(network, each))["fid"], 3) for name, each in drawn.items()}
         report["judges"][str(seed)] = {"accuracy": round(right, 4), "fid": fids}
         print(seed, right, fids, flush=True)
-    found = [each["fid"] for each in report["judges"].values()]
+    judged = [each["fid"] for each in report["judges"].values()]
     report["worst"] = {
-        "student - teacher": round(max(fid["student"] - fid["teacher"] for fid in found), 3),
-        "control - student": round(min(fid[name] - fid["student"] for fid in found for name in trained), 3),
+        "student - teacher": round(max(fid["student"] - fid["teacher"] for fid in judged), 3),
+        "control - student": round(min(fid[name] - fid["student"] for fid in judged for name in trained), 3),
     }
     return report
 
