@@ -139,7 +139,7 @@ def choose(
         if not config.teacher_macs:
             raise UsageError("the teacher's multiply-accumulates cannot be counted: choose a size with --width")
         measure, most = student_macs, share * config.teacher_macs
-        what = f"--macs {share:g}, {most / 1e6:.3g} million of the teacher's {config.teacher_macs / 1e6:.3g}"
+        what = f"--macs {share:g}, {most:,.0f} of the teacher's {config.teacher_macs:,}"
     least = replace(config, width=WIDTHS[0])
     for blocks in [config.blocks] if has_blocks else range(config.blocks, -1, -1):
         candidates = [replace(config, width=width, blocks=blocks) for width in WIDTHS]
