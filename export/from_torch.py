@@ -25,9 +25,9 @@ from torch.overrides import TorchFunctionMode
 
 from ganedge.export import phases
 from ganedge.export.from_onnx import has_global_ops
-from ganedge.export.sizes import SMALL, find_multiple, scaled, sized
+from ganedge.export.sizes import find_multiple, scaled, sized
 from ganedge.export.source_model import Arrays, Run, SourceModel
-from ganedge.export.to_onnx import example_inputs, norm_mode, to_onnx
+from ganedge.export.to_onnx import example_inputs, norm_mode, small_size, to_onnx
 from ganedge.runtime.errors import GanEdgeError, UsageError, one_line
 from ganedge.runtime.inputs import real_inputs
 from ganedge.runtime.manifest import Interface, NormMode, Source
@@ -275,7 +275,7 @@ def find_sizes(network: nn.Module, interface: Interface) -> Interface:
         sides = {name: scaled(name, scale, border) for name in ("height", "width")}
         shape = tuple(sides.get(str(size), size) for size in interface.output.shape)
         interface = replace(interface, inputs=ports, outputs=(replace(interface.output, shape=shape),))
-    given = try_run(network, example_inputs(interface, 2, _small(interface)))
+    given = try_run(network, example_inputs(interface, 2, small_size(interface)))
     out = interface.output
     if len(given) != len(out.shape) or any(
         isinstance(size, int) and size != actual for size, actual in zip(out.shape[1:], given[1:], strict=True)
@@ -286,14 +286,6 @@ def find_sizes(network: nn.Module, interface: Interface) -> Interface:
             "say what goes in with --input, and what comes out with --output"
         )
     return interface
-
-
-def _small(interface: Interface) -> tuple[int, int] | None:
-    """A small size that it takes, as `find_multiple` tried it, or its own; None where no picture goes in."""
-    port = interface.inputs[0]
-    few = -(-SMALL // port.multiple) * port.multiple
-    height, width = (side if isinstance(side, int) else few for side in port.sides) if port.is_picture else (0, 0)
-    return (height, width) if port.is_picture else None
 
 
 def _find_multiple(network: nn.Module, interface: Interface) -> tuple[int, Fraction, int]:
@@ -324,7 +316,7 @@ def try_run(network: nn.Module, example: tuple[torch.Tensor, ...]) -> tuple[int,
 
 
 def _check_repeatable(run: Run, interface: Interface) -> None:
-    example = [tensor.numpy() for tensor in example_inputs(interface, 1, _small(interface))]
+    example = [tensor.numpy() for tensor in example_inputs(interface, 1, small_size(interface))]
     with _seeded(0):
         first = run(example)
     with _seeded(1):
