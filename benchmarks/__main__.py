@@ -41,9 +41,9 @@ class Output:
     def check(self) -> None:
         """Refuse a file that cannot be written before minutes are spent on its content."""
         if self.html is not None:
-            from ganedge.benchmarks import page
+            from ganedge.runtime.cli import page
 
-            page.require()
+            page.require("gan-bench --html")
         for path in (self.json, self.markdown, self.html):
             if path is None or str(path) == "-":
                 continue

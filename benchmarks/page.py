@@ -5,8 +5,6 @@ write(Path("out.html"), report, pictures, port)
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -15,53 +13,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ganedge.benchmarks import report as words
-from ganedge.runtime import engines
+from ganedge.runtime.cli.page import STYLE, TABLE, axes, fill, labels, legend, require, row_of, svg
 from ganedge.runtime.cli.terminal import printable
-from ganedge.runtime.errors import MissingExtra
 from ganedge.runtime.files import write_whole
 from ganedge.runtime.manifest import Port
 
-LONGEST, HEAD = 38, 8
-"""Longest name in a plot, characters, and how many of them are its beginning when it is shortened."""
 MAGNIFIED = 8
 """Factor by which differences between pictures are multiplied to make them visible."""
-WIDTH = 5.2
-"""Width of a plot, inches: its text remains readable when it is scaled down to a phone's width."""
-SIDE = 128
-"""Height to which small pictures are scaled up on the page, pixels."""
-TEMPLATE = """{% macro figures(part) %}<div class="scroll table"><table>
-<tr>{% for head in part.heads %}<th>{{ head }}</th>{% endfor %}</tr>
-{% for row in part.rows %}<tr>{% for cell in row.cells %}
-<td data-head="{{ part.heads[loop.index0] }}"{% if row.wrong and loop.index0 == part.same %} class="no"{% endif %}>
-{{- cell }}</td>{% endfor %}</tr>
-{% endfor %}</table></div>{% endmacro %}
-<!doctype html>
+TEMPLATE = (
+    TABLE
+    + """<!doctype html>
 <html lang="en">
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>gan-bench: {{ title }}</title>
-<style>
-:root { color-scheme: light dark; }
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 1280px; margin: 0 auto; padding: 1rem; }
-h1 { font-size: 1.4rem; overflow-wrap: anywhere; } h2 { font-size: 1.1rem; margin-top: 2rem; }
-.scroll { overflow-x: auto; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .9rem; }
-th, td { padding: .25rem .6rem; text-align: right; border-bottom: 1px solid #8884; white-space: nowrap; }
-th { vertical-align: bottom; white-space: normal; }
-th:first-child, td:first-child { text-align: left; white-space: normal; overflow-wrap: anywhere; }
-@media (max-width: 700px) { /* One block for each row: nothing is wider than the window. */
-  table, tbody, tr, td { display: block; } tr:first-child { display: none; }
-  tr { border-bottom: 1px solid #8884; padding: .4rem 0; } td:empty { display: none; }
-  td, td:first-child { border: 0; padding: 0 .2rem; text-align: left; white-space: normal; }
-  td:first-child { font-weight: bold; } td:not(:first-child)::before { content: attr(data-head) ": "; opacity: .7; }
-}
-.no { color: #d33; font-weight: bold; } .warn { border-left: 4px solid #d80; padding-left: .8rem; }
-.plot { background: #fff; max-width: 720px; } .plot svg { display: block; width: 100%; height: auto; }
-figure { margin: 0 0 1rem; } figcaption { font-size: .85rem; overflow-wrap: anywhere; }
-.pictures { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 330px), 1fr)); gap: 1rem; }
-.pictures img { max-width: 100%; image-rendering: pixelated; display: block; margin-bottom: 4px; }
-li { overflow-wrap: anywhere; }
-</style>
+"""
+    + STYLE
+    + """<title>gan-bench: {{ title }}</title>
 <h1>{{ title }}</h1>
 {% if report.partial %}<p class="warn"><b>Partial:</b> interrupted before everything was measured.</p>{% endif %}
 {% for text in failed %}<p class="warn"><b>Failed:</b> {{ text }}</p>{% endfor %}
@@ -88,13 +53,7 @@ equal.</p>
 <ul>{% for text in notes %}<li>{{ text }}</li>{% endfor %}</ul>
 </html>
 """
-
-
-def require() -> None:
-    """Raise MissingExtra if a package for the page is not installed."""
-    for package in ("jinja2", "matplotlib"):
-        if not engines.installed(package):
-            raise MissingExtra(package, "report", "gan-bench --html")
+)
 
 
 def write(
@@ -113,17 +72,16 @@ def write(
 
 def render(report: Mapping[str, Any], pictures: Mapping[str, NDArray[np.generic]], port: Port | None) -> str:
     """Return the page as HTML."""
-    require()
-    import jinja2
+    require("gan-bench --html")
     from markupsafe import Markup
 
     plots = [
         {"title": title, "says": says, "svg": Markup(svg)}  # noqa: S704 - drawn here, its text escaped by matplotlib
         for title, says, svg in _plots(report)
     ]
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     files = dict.fromkeys(row["file"] for row in report["competitors"].values() if row["file"])
-    return environment.from_string(TEMPLATE).render(
+    return fill(
+        TEMPLATE,
         title=printable(", ".join(files) or "generators"),
         report=report,
         subject=printable(words.subject(report)),
@@ -187,56 +145,51 @@ def _plots(report: Mapping[str, Any]) -> list[tuple[str, str, str]]:
 
 def distribution(rows: Sequence[Mapping[str, Any]]) -> str:
     """Plot the distribution of each row's latencies as an SVG element."""
-    figure, axes = _axes(1.2 + 0.32 * len(rows))
+    figure, plot = axes(1.2 + 0.32 * len(rows))
     for index, row in enumerate(rows):
         q = 1000 * np.asarray(row["quantiles"])
         p50, p99, most = (1000 * row["figures"][name] for name in ("p50", "p99", "longest"))
         quarters = np.interp((0.25, 0.75), np.linspace(0, 1, len(q)), q)
-        axes.plot((q[0], p99), (index, index), color="0.5", lw=1)
-        axes.barh(index, quarters[1] - quarters[0], 0.6, quarters[0], color="C0", alpha=0.6)
-        axes.plot((p50, p50), (index - 0.3, index + 0.3), color="k", lw=1.5)
-        axes.plot(most, index, ".", color="0.5", ms=4)
-    axes.set_yticks(range(len(rows)), labels([row["competitor"] for row in rows]), fontsize=8)
-    axes.set_ylim(len(rows) - 0.4, -0.6)
-    _logarithmic(axes, "x")
-    axes.set_xlabel("milliseconds a call (logarithmic)")
-    return _svg(figure)
+        plot.plot((q[0], p99), (index, index), color="0.5", lw=1)
+        plot.barh(index, quarters[1] - quarters[0], 0.6, quarters[0], color="C0", alpha=0.6)
+        plot.plot((p50, p50), (index - 0.3, index + 0.3), color="k", lw=1.5)
+        plot.plot(most, index, ".", color="0.5", ms=4)
+    plot.set_yticks(range(len(rows)), labels([row["competitor"] for row in rows]), fontsize=8)
+    plot.set_ylim(len(rows) - 0.4, -0.6)
+    _logarithmic(plot, "x")
+    plot.set_xlabel("milliseconds a call (logarithmic)")
+    return svg(figure)
 
 
 def _throughput(report: Mapping[str, Any]) -> str:
     names = list(dict.fromkeys(row["competitor"] for row in report["results"]))
-    figure, axes = _axes(3.2 + 0.1 * len(names))
+    figure, plot = axes(3.2 + 0.1 * len(names))
     for index, (name, label) in enumerate(zip(names, labels(names), strict=True)):
         rows = [row for row in report["results"] if row["competitor"] == name]
         style = ("-", "--", ":", "-.")[index // 10 % 4]
-        axes.plot([r["batch"] for r in rows], [r["images_per_s"] for r in rows], style, marker=".", label=label)
-    axes.set_xscale("log", base=2)
-    axes.minorticks_off()
-    _logarithmic(axes, "y")
+        plot.plot([r["batch"] for r in rows], [r["images_per_s"] for r in rows], style, marker=".", label=label)
+    plot.set_xscale("log", base=2)
+    plot.minorticks_off()
+    _logarithmic(plot, "y")
     ticks = sorted({row["batch"] for row in report["results"]})
-    axes.set_xticks(ticks, [str(tick) for tick in ticks])
-    axes.set_xlabel("batch")
-    axes.set_ylabel("images a second")
-    _legend(figure, len(names))
-    return _svg(figure)
+    plot.set_xticks(ticks, [str(tick) for tick in ticks])
+    plot.set_xlabel("batch")
+    plot.set_ylabel("images a second")
+    legend(figure, len(names))
+    return svg(figure)
 
 
 def _fidelity(rows: Sequence[Mapping[str, Any]]) -> str:
-    figure, axes = _axes(3.2 + 0.1 * len(rows))
+    figure, plot = axes(3.2 + 0.1 * len(rows))
     names = labels([row["competitor"] for row in rows])
     for index, (row, label) in enumerate(zip(rows, names, strict=True)):
         marker = "os^Dv"[index // 10 % 5]
-        axes.plot(1000 * row["figures"]["p50"], row["psnr"], marker, label=label, alpha=0.8)
-    _logarithmic(axes, "x")
-    axes.set_xlabel("median milliseconds a call (logarithmic)")
-    axes.set_ylabel("PSNR, dB")
-    _legend(figure, len(names))
-    return _svg(figure)
-
-
-def _legend(figure: Any, names: int) -> None:
-    """Add the legend below the plot, in two columns."""
-    figure.legend(loc="outside lower left", ncols=1 if names < 4 else 2, fontsize=7, frameon=False)
+        plot.plot(1000 * row["figures"]["p50"], row["psnr"], marker, label=label, alpha=0.8)
+    _logarithmic(plot, "x")
+    plot.set_xlabel("median milliseconds a call (logarithmic)")
+    plot.set_ylabel("PSNR, dB")
+    legend(figure, len(names))
+    return svg(figure)
 
 
 def _logarithmic(axes: Any, which: Literal["x", "y"]) -> None:
@@ -253,48 +206,6 @@ def _logarithmic(axes: Any, which: Literal["x", "y"]) -> None:
     axis.set_minor_formatter(NullFormatter())
 
 
-def _axes(height: float) -> tuple[Any, Any]:
-    """Make a figure without pyplot, which would keep a reference to it and look for a display."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(WIDTH, height), layout="constrained")
-    axes = figure.add_subplot()
-    axes.grid(alpha=0.3)
-    axes.tick_params(labelsize=8)
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.label.set_fontsize(9)
-    axes.use_sticky_edges = False  # Or a box would begin on the frame.
-    axes.spines[["top", "right"]].set_visible(False)
-    return figure, axes
-
-
-def _svg(figure: Any) -> str:
-    """Return the figure as an SVG element whose text uses the page's fonts."""
-    import matplotlib as mpl
-
-    out = io.StringIO()
-    with mpl.rc_context({"svg.fonttype": "none", "font.family": "sans-serif", "svg.hashsalt": "ganedge"}):
-        figure.savefig(out, format="svg", metadata={"Date": None})
-    text = out.getvalue()
-    return text[text.index("<svg") :]
-
-
-def labels(names: Sequence[str]) -> list[str]:
-    """Shorten names for a plot, and number those that are equal afterwards."""
-    shown: list[str] = []
-    for name in map(_short, names):
-        twins = sum(other.rpartition(" #")[0] == name or other == name for other in shown)
-        shown.append(f"{name} #{twins + 1}" if twins else name)
-    return shown
-
-
-def _short(name: str) -> str:
-    """Shorten a name in the middle, keeping more of its end, and escape dollar signs, which start a formula."""
-    name = printable(name).replace("\n", " ")
-    shown = name if len(name) <= LONGEST else f"{name[:HEAD]}…{name[HEAD + 1 - LONGEST :]}"
-    return shown.replace("$", r"\$").lstrip("_") or "?"
-
-
 def _pictures(pictures: Mapping[str, NDArray[np.generic]], port: Port, reference: str | None) -> list[dict[str, str]]:
     """Return each competitor's pictures, and their differences from the reference's."""
     from ganedge.runtime.pictures.images import to_pixels
@@ -305,20 +216,8 @@ def _pictures(pictures: Mapping[str, NDArray[np.generic]], port: Port, reference
     }
     entries = []
     for name, shown in levels.items():
-        entry = {"name": printable(name), "shown": _png(shown), "apart": ""}
+        entry = {"name": printable(name), "shown": row_of(shown), "apart": ""}
         if reference in levels and name != reference:
-            entry["apart"] = _png(np.minimum(MAGNIFIED * np.abs(shown - levels[reference]), 255))
+            entry["apart"] = row_of(np.minimum(MAGNIFIED * np.abs(shown - levels[reference]), 255))
         entries.append(entry)
     return entries
-
-
-def _png(pixels: NDArray[np.int64]) -> str:
-    """Join pictures `[N, H, W, C]` in a row, as a data URI; small ones are scaled up by an integer factor."""
-    row = np.concatenate(list(pixels.astype(np.uint8)), axis=1)
-    factor = max(1, SIDE // row.shape[0])
-    row = row.repeat(factor, 0).repeat(factor, 1)
-    from PIL import Image
-
-    out = io.BytesIO()
-    Image.fromarray(row[..., 0] if row.shape[2] == 1 else row).save(out, "PNG")
-    return "data:image/png;base64," + base64.b64encode(out.getvalue()).decode()

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from ganedge.benchmarks.competitor import NOT_ASKED, SPLITS, TORCH, WARM_SPLITS, Competitor, Split
 from ganedge.export import modules
 from ganedge.export.arrange import OneHot
+from ganedge.export.bounds import RANGES
 from ganedge.export.checkpoints import LoadedModule
 from ganedge.export.from_torch import per_picture, unwrap
 from ganedge.export.further import FurtherInput
@@ -86,8 +87,8 @@ def open_reference(reference: ReferenceSpec, manifest: Manifest) -> nn.Module:
         network, output_span = unwrap(network).eval().float(), span
     else:
         loaded = _open_module(reference, manifest)
-        network, span = loaded.network.eval(), loaded.spec.range
-        output_span = loaded.spec.output_range or span
+        network, own = loaded.network.eval(), (loaded.spec.input_range, loaded.spec.result_range)
+        span, output_span = map(tuple, manifest.source.config.get(RANGES, own))
     if manifest.norm_mode == "batch":
         network = per_picture(network)
     if "uint8" in (manifest.interface.inputs[0].dtype, manifest.interface.output.dtype):

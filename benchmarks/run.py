@@ -31,7 +31,7 @@ from ganedge.runtime.manifest import Port
 REFERENCE, DISTANCE = "Generator to compare with", "FID and KID"
 """Headings of the help."""
 SOURCE_FIELDS = (
-    *("kwargs", "weights", "output_shape", "result", "arch", "norm"),
+    *("kwargs", "forward_kwargs", "weights", "output_shape", "result", "arch", "norm"),
     *("range", "output_range", "mean", "std", "noise_seed", "trust"),
 )
 """Fields of `SourceSpec` that describe the generator to compare with; the artifact states the others."""

@@ -89,9 +89,7 @@ def _run(fmt: str, precision: str) -> str:
             return "no: no TensorRT"
         gpu = trt_builder.compute_capability()
         return f"yes, on this {gpu} GPU" if gpu else "no: no NVIDIA GPU, or no driver for it"
-    readers = [
-        f"{name} {engines.package_version(name)}" for name in engines.readers(precision) if engines.installed(name)
-    ]
-    return (
-        f"yes, {', '.join(readers)}" if readers else "no: no engine, pip install 'ganedge[cpu]' or 'ganedge[openvino]'"
-    )
+    able = engines.readers(precision)
+    readers = [f"{name} {engines.package_version(name)}" for name in able if engines.installed(name)]
+    extras = " or ".join(f"'ganedge[{engines.EXTRAS[name]}]'" for name in able)
+    return f"yes, {', '.join(readers)}" if readers else f"no: no engine for it, pip install {extras}"

@@ -56,10 +56,9 @@ def build(arch: str, state: Mapping[str, Tensor], norm: Norm = "instance") -> nn
             return unet(UNET_HALVINGS[arch], state, norm)
         inner = {key.removeprefix("model."): value for key, value in state.items()}
         return Model(resnet(inner, "conv_block", norm, 9 if arch == "resnet_9blocks" else 6))
-    except (KeyError, IndexError) as error:
-        raise ArtifactError(f"these weights are not of {arch}: they hold no {error.args[0]}") from error
-    except ValueError as error:  # A scale where a convolution's weights should be.
-        raise ArtifactError(f"these weights are not of {arch}: {error}") from error
+    except (KeyError, IndexError, ValueError) as error:  # ValueError: a scale where a convolution's weights should be.
+        reason = error if isinstance(error, ValueError) else f"they hold no {error.args[0]}"
+        raise ArtifactError(f"these weights are not of {arch}: {reason}; try --arch auto") from error
 
 
 def channels_of(state: Mapping[str, Tensor]) -> int:

@@ -7,6 +7,8 @@ Modules are made on PyTorch's meta device, which computes shapes and allocates n
 
 from __future__ import annotations
 
+import ast
+import functools
 import inspect
 import re
 import time
@@ -17,12 +19,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-ATTEMPTS = 300
+from ganedge.export.checkpoints import without_wrappers
+from ganedge.runtime.errors import UsageError
+
+ATTEMPTS = 600
 """Modules to make at most."""
-SECONDS = 20.0
+SECONDS = 60.0
 """Time for making them, seconds."""
 NEUTRAL: dict[str, Any] = {"ngpu": 1, "gpu_ids": [], "device": "cpu", "gpu": None, "rank": 0}
 """Arguments that say where a module is computed, and values for a CPU."""
+WITHOUT = re.compile(r"(^|_)(pretrained|download)$")
+"""Names of switches that load other weights: these are about to be replaced."""
 STORED = ("hyper_parameters", "hparams", "config", "kwargs", "init_kwargs", "args", "opt")
 """Names under which checkpoints keep the settings of a training."""
 BLOCKS = 24
@@ -31,6 +38,17 @@ SHAPE = re.compile(r"(^|_)shape$")
 """Names of arguments that are an image's channels, height and width: input_shape, img_shape."""
 IMAGES = tuple((channels, side, side) for side in (256, 128, 64, 32, 28) for channels in (3, 1, 4))
 """Shapes to try for those."""
+NORM = re.compile(r"(^|_)norm(_|$)")
+"""Names of arguments that are a normalisation layer: norm, norm_layer, norm_type."""
+LAYERS = (
+    *("nn.InstanceNorm2d", "nn.BatchNorm2d", "nn.InstanceNorm2d(affine=True)"),
+    *("nn.InstanceNorm2d(track_running_stats=True)", "nn.Identity"),
+)
+"""Classes to try for those, as `--kwargs` takes them."""
+LAYER_NAMES = ("instance", "batch", "none")
+"""Texts to try for those where the default is a text."""
+CLASS = re.compile(r"(torch\.)?nn\.\w+(\(.*\))?")
+"""Text of `--kwargs` that stands for a class."""
 PLAIN = (bool, int, float, str, list, tuple, type(None))
 """Types of settings that can be arguments."""
 
@@ -51,6 +69,52 @@ def all_arguments(factory: Callable[..., Any], kwargs: Mapping[str, Any] | None)
     except (TypeError, ValueError):
         return dict(kwargs or {})
     return {p.name: p.default for p in parameters if p.default is not p.empty} | dict(kwargs or {})
+
+
+class Settings(dict[str, Any]):
+    """A table whose entries are attributes too: constructors take `h["layers"]` or `h.layers`.
+
+    >>> Settings(layers=3).layers
+    3
+    """
+
+    def __getattr__(self, name: str) -> Any:
+        """Return an entry."""
+        try:
+            return self[name]
+        except KeyError as error:
+            raise AttributeError(f"the settings have no {name}") from error
+
+
+def usable(value: Any) -> Any:
+    """Return a value of `--kwargs` as a constructor takes it: tables with attributes, classes in place of their names.
+
+    Raises:
+        UsageError: PyTorch has no such class.
+
+    >>> usable({"norm_layer": "nn.InstanceNorm2d"})["norm_layer"].__name__
+    'InstanceNorm2d'
+    >>> usable("nn.InstanceNorm2d(affine=True)")(8).affine
+    True
+    """
+    if isinstance(value, Mapping):
+        return Settings({str(key): usable(item) for key, item in value.items()})
+    if isinstance(value, list):
+        return [usable(item) for item in value]
+    if not isinstance(value, str) or not CLASS.fullmatch(value):
+        return value
+    name, bracket, settings = value.removeprefix("torch.").removeprefix("nn.").partition("(")
+    layer = getattr(nn, name, None)
+    if not isinstance(layer, type):
+        raise UsageError(f"--kwargs {value}: torch.nn has no class {name}")
+    if not bracket:
+        return layer
+    try:
+        call = ast.parse(f"f({settings}", mode="eval").body
+        assert isinstance(call, ast.Call) and not call.args
+        return functools.partial(layer, **{str(item.arg): ast.literal_eval(item.value) for item in call.keywords})
+    except (AssertionError, SyntaxError, ValueError, TypeError) as error:
+        raise UsageError(f"--kwargs {value}: give settings by name, such as nn.{name}(affine=True)") from error
 
 
 def stored_arguments(content: Any) -> dict[str, Any]:
@@ -95,17 +159,22 @@ def fitting_arguments(
         parameters = inspect.signature(factory).parameters.values()
     except (TypeError, ValueError):
         return None
-    usable = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
-    known = {p.name: (stored or {})[p.name] for p in usable if p.name in (stored or {})} | dict(kwargs)
-    required = [p.name for p in usable if p.default is p.empty and p.name not in known]
+    accepted = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+    known = {p.name: (stored or {})[p.name] for p in accepted if p.name in (stored or {})} | dict(kwargs)
+    required = [p.name for p in accepted if p.default is p.empty and p.name not in known]
     neutral = {name: NEUTRAL[name] for name in required if name in NEUTRAL}
+    neutral |= {p.name: False for p in accepted if p.default is True and WITHOUT.search(p.name) and p.name not in known}
     searched = [name for name in required if name not in neutral]
-    values = {p.name: known.get(p.name, p.default) for p in usable}
-    optional = [name for name, value in values.items() if type(value) in (int, bool) and name not in neutral]
+    values = {p.name: known.get(p.name, p.default) for p in accepted}
+    optional = [
+        name
+        for name, value in values.items()
+        if name not in {*neutral, *searched} and (type(value) in (int, bool) or NORM.search(name))
+    ]
     candidates = _candidates(weights)
     best, score = _start(factory, {**known, **neutral}, searched, candidates, weights)
     began, attempts = time.monotonic(), 0
-    for name in [*searched, *optional, *optional]:
+    for name in [*searched, *optional, *searched, *optional]:
         for value in _values(name, values[name], candidates):
             if score == 1.0 or attempts > ATTEMPTS or time.monotonic() - began > seconds:
                 break
@@ -124,12 +193,16 @@ def _values(name: str, default: Any, candidates: Sequence[int]) -> Sequence[Any]
     """Return the values to try for an argument."""
     if type(default) is bool:
         return (True, False)
+    if NORM.search(name) and type(default) is not int:
+        return LAYER_NAMES if isinstance(default, str) else LAYERS
     return IMAGES if default is inspect.Parameter.empty and SHAPE.search(name) else candidates
 
 
 def _is_free(factory: Callable[..., Any], fit: Mapping[str, Any], name: str, weights: Mapping[str, Tensor]) -> bool:
     """Does an argument change the module, but not the names and shapes of its weights?"""
     value = fit[name]
+    if not isinstance(value, (int, tuple)):
+        return False  # A layer by its class.
     others = [(value[0], 2 * value[1], 2 * value[2])] if isinstance(value, tuple) else [1, value + 1]
     if any(_agreement(factory, {**fit, name: other}, weights) != 1.0 for other in others):
         return False
@@ -156,7 +229,8 @@ def _start(
     """Return the first values for required arguments at which a module can be made, and how well it agrees."""
     best, score = known, -1.0
     for value in (64, 4, 1, *candidates[:1]) if searched else (0,):
-        best = {**known, **{name: IMAGES[0] if SHAPE.search(name) else value for name in searched}}
+        first = {name: _values(name, inspect.Parameter.empty, [value])[0] for name in searched}
+        best = {**known, **first}
         score = _agreement(factory, best, weights)
         if score >= 0:
             break
@@ -178,7 +252,7 @@ def _candidates(weights: Mapping[str, Tensor]) -> list[int]:
 def _made(factory: Callable[..., Any], kwargs: Mapping[str, Any]) -> Any:
     """Make a module without memory for its weights."""
     with torch.device("meta"):
-        return factory(**kwargs)
+        return factory(**usable(kwargs))
 
 
 def _agreement(factory: Callable[..., Any], kwargs: Mapping[str, Any], weights: Mapping[str, Tensor]) -> float:
@@ -189,7 +263,8 @@ def _agreement(factory: Callable[..., Any], kwargs: Mapping[str, Any], weights: 
         return -1.0
     if not isinstance(network, nn.Module):
         return -1.0
-    own = {key: value.shape for key, value in network.state_dict().items()}
+    own = {without_wrappers(key): value.shape for key, value in network.state_dict().items()}
+    weights = {without_wrappers(key): value for key, value in weights.items()}
     equal = sum(own.get(key) == value.shape for key, value in weights.items())
     near = sum(
         sum(a == b for a, b in zip(own[key], value.shape, strict=False)) / max(value.ndim, 1)

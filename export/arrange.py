@@ -8,8 +8,9 @@ what their names and the network's layers suggest, and the notes say what was fo
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice, product
 from typing import Any
@@ -18,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from ganedge.export.further import EXAMPLE, NAMES, FurtherInput, candidates, role_by_name
+from ganedge.export.sizes import main_result
 from ganedge.export.source import SourceSpec
 from ganedge.runtime.errors import UsageError, one_line
 from ganedge.runtime.manifest import Role
@@ -138,6 +140,52 @@ class Named(nn.Module):
         return self.network(**dict(zip(self.names, inputs, strict=True)), **dict.fromkeys(self.absent))
 
 
+class WithConstants(nn.Module):
+    """A network some of whose forward's parameters are constant; the others are passed one after the other, or by name.
+
+    >>> WithConstants(nn.Upsample(scale_factor=2), {}).names
+    ('input',)
+    """
+
+    def __init__(self, network: nn.Module, constants: Mapping[str, Any]) -> None:
+        super().__init__()
+        self.network, self.constants = network, dict(constants)
+        required, optional, _ = _parameters(network)
+        self.names = tuple(name for name in (*required, *optional) if name not in constants)
+
+    def forward(self, *inputs: Tensor, **named: Tensor) -> Any:
+        """Compute with the constants."""
+        return self.network(**dict(zip(self.names, inputs, strict=False)), **named, **self.constants)
+
+
+def with_constants(network: nn.Module, constants: Mapping[str, Any] | None) -> tuple[nn.Module, tuple[str, ...]]:
+    """Keep arguments of a network's forward constant.
+
+    Args:
+        network: In evaluation mode.
+        constants: By parameter; None where nobody stated any.
+
+    Returns:
+        The network, and a note on numbers among forward's defaults, such as a progressive GAN's step.
+
+    Raises:
+        UsageError: forward has no such parameter.
+    """
+    required, optional, is_open = _parameters(network)
+    names = [*required, *optional]
+    for name in constants or ():
+        if name not in names and not is_open:
+            raise UsageError(f"--forward-kwargs: forward takes {', '.join(names)}, and no {name}")
+    if constants:
+        return WithConstants(network, constants), ()
+    if isinstance(network, torch.jit.ScriptModule) or is_open:
+        return network, ()
+    defaults = {name: inspect.signature(network.forward).parameters[name].default for name in optional}
+    numbers = [f"{name}={value}" for name, value in defaults.items() if type(value) in (int, float)]
+    shown = f"forward's {' and '.join(numbers)} stay what they are by default; --forward-kwargs states others"
+    return network, (shown,) if numbers else ()
+
+
 class OneHot(nn.Module):
     """A network that takes a vector with a one for each class, given class numbers as its input `index`."""
 
@@ -169,10 +217,41 @@ def failure(network: nn.Module, *inputs: Tensor) -> str | None:
 
 
 def returns_each(result: Any, items: int) -> bool:
-    """Whether a result, or the first of several, has a value for each item of a batch."""
-    while isinstance(result, (list, tuple, dict)) and len(result):
-        result = next(iter(result.values())) if isinstance(result, dict) else result[0]
-    return isinstance(result, Tensor) and result.ndim > 0 and len(result) == items
+    """Whether a result, or the most likely picture of several, has a value for each item of a batch."""
+    result = _main(result)
+    return result is not None and result.ndim > 0 and len(result) == items
+
+
+def _main(result: Any) -> Tensor | None:
+    """The tensor that is most likely the picture; None where there is none."""
+    tensors = [tensor for _, tensor in tensors_in(result)]
+    return tensors[main_result([tuple(tensor.shape) for tensor in tensors])] if tensors else None
+
+
+def tensors_in(result: Any, path: tuple[int | str, ...] = ()) -> Iterator[tuple[tuple[int | str, ...], Tensor]]:
+    """Yield all tensors in lists, tables, named tuples and dataclasses, with the keys that lead to each."""
+    if isinstance(result, Tensor):
+        yield path, result
+        return
+    if isinstance(result, Mapping):
+        members: Iterable[tuple[int | str, Any]] = result.items()
+    elif isinstance(result, tuple) and hasattr(result, "_fields"):
+        members = zip(result._fields, result, strict=True)
+    elif dataclasses.is_dataclass(result) and not isinstance(result, type):
+        members = ((item.name, getattr(result, item.name)) for item in dataclasses.fields(result))
+    else:
+        members = enumerate(result) if isinstance(result, (list, tuple)) else ()
+    for key, value in members:
+        yield from tensors_in(value, (*path, key))
+
+
+def member(result: Any, path: Sequence[int | str]) -> Tensor:
+    """The tensor to which the keys of `tensors_in` lead."""
+    for key in path:
+        by_name = isinstance(key, str) and not isinstance(result, Mapping)
+        result = getattr(result, str(key)) if by_name else result[key]
+    tensor: Tensor = result
+    return tensor
 
 
 def required_inputs(network: nn.Module) -> list[str]:
@@ -184,6 +263,10 @@ def _parameters(network: nn.Module) -> tuple[list[str], list[str], bool]:
     """Forward's required and optional parameters in order, and whether it takes any number."""
     required: list[str] = []
     optional: list[str] = []
+    if isinstance(network, WithConstants):
+        required, optional, is_open = _parameters(network.network)
+        own = set(network.constants)
+        return [name for name in required if name not in own], [name for name in optional if name not in own], is_open
     if isinstance(network, torch.jit.ScriptModule):
         arguments = network.forward.schema.arguments[1:]  # type: ignore[attr-defined]
         default = [argument.name for argument in arguments if argument.has_default_value()]
@@ -255,11 +338,8 @@ def _is_unused(
             if failure(network_, first, *inputs) is not None:
                 return False
             torch.manual_seed(0)
-            result = network_(first, *inputs)
-            while isinstance(result, (list, tuple, dict)):
-                result = next(iter(result.values())) if isinstance(result, dict) else result[0]
-            results.append(result)
-    return all(torch.equal(results[0], result) for result in results[1:])
+            results.append([tensor for _, tensor in tensors_in(network_(first, *inputs))])
+    return all(len(result) == len(results[0]) and all(map(torch.equal, results[0], result)) for result in results[1:])
 
 
 def _embedded(network: nn.Module, first: Tensor, main: str, chosen: dict[str, FurtherInput], name: str) -> int:

@@ -30,7 +30,7 @@ from ganedge.runtime import engines, fidelity
 from ganedge.runtime.errors import EngineError, GanEdgeError, UsageError
 from ganedge.runtime.files import whole_file, write_whole
 from ganedge.runtime.manifest import Manifest, Parity, Precision, write_artifact
-from ganedge.runtime.verify import MAX_PROOF, io_signature
+from ganedge.runtime.verify import MAX_PROOF, io_signature, output_keys
 
 ROUNDS = 5
 """How often layers are taken back to a higher precision before giving up."""
@@ -108,11 +108,12 @@ def write_proof(path: Path, proven: VerifiedArtifact) -> None:
     case, interface = proven.cases[0], proven.manifest.interface
     count = PROOF_LATENTS if interface.noise else PROOF_PICTURES
     batch = interface.inputs[0].shape[0]
-    each = sum(array[0].nbytes for array in case.inputs) + 4 * case.reference[0].size
+    references = dict(zip(output_keys(interface), (case.reference, *case.extras), strict=True))
+    each = sum(array[0].nbytes for array in case.inputs) + sum(4 * array[0].size for array in references.values())
     count = max(1, min(count, MAX_PROOF // each))
     count = -(-count // batch) * batch if isinstance(batch, int) else count
     arrays = {f"input{index}": array[:count] for index, array in enumerate(case.inputs)}
-    arrays["output"] = case.reference[:count].astype(np.float32)
+    arrays |= {name: array[:count].astype(np.float32) for name, array in references.items()}
     arrays["weights"] = np.array(proven.manifest.source.weights)
     arrays["interface"] = np.array(io_signature(interface))
     with whole_file(proof_path) as part, part.open("wb") as file:
@@ -256,12 +257,24 @@ def _attempt(task: _Task, spec: ExportSpec) -> _Attempt:
             others = partial(calibration, task.original, spec, "foresight")
             losses = losses_of(task.precision, task.original, conversion, spec, task.calibrated, others)
         way = conversion.way
-        wider = losses.kept(model, keep)
+        wider = losses.kept(model, keep, _missed_outputs(made.parity))
         if wider == keep and conversion.way == way:
             break
         keep = wider
     assert best is not None
     return best if losses is None else replace(best, lost=losses.worst)
+
+
+def _missed_outputs(proofs: Sequence[Parity]) -> dict[int, float]:
+    """The lowest PSNR, dB, of the outputs that missed their gates in an engine, by their indices; the result's is 0."""
+    missed: dict[int, float] = {}
+    for proof in proofs:
+        outputs = [fidelity.misses_result(proof), *(not extra.passed for extra in proof.extras)]
+        levels = [proof.psnr, *(extra.psnr for extra in proof.extras)]
+        for index, (misses, level) in enumerate(zip(outputs, levels, strict=True)):
+            if misses and level is not None:
+                missed[index] = min(level, missed.get(index, level))
+    return missed
 
 
 def _for_target(made: VerifiedArtifact, spec: ExportSpec) -> bool:
@@ -389,31 +402,39 @@ def _prove(task: _Task, model: ModelProto, spec: ExportSpec, notes: tuple[str, .
 
 
 def _rounding_gate(task: _Task, gate: fidelity.Gate) -> fidelity.Gate:
-    """The gate of FP32 for a generator that rounds much: how far eager FP32 itself is from FP64 decides.
+    """The gate of FP32 for a generator that rounds much: how far eager FP32 itself is from FP64, at its worst output.
 
     Engines add in other orders than PyTorch. Where a normalisation amplifies that, right ones were up to 18 dB and 6.5
     times the largest error of eager away from FP64; planted faults were farther (benchmarks/LOG.md).
     """
-    if task.original.exact is None or task.original.interface.output.dtype != "float32":
+    interface = task.original.interface
+    if task.original.exact is None or interface.output.dtype != "float32":
         return gate
-    port = task.original.interface.output
-    distances = []
+    distances: list[list[fidelity.Difference]] = []
     phases.report("computing the generator in FP64")
     for case in task.cases:
         try:
             exact = task.original.exact([array[:EXACT_ITEMS] for array in case.inputs])
         except Exception:  # noqa: BLE001 - a network that makes FP32 tensors of its own may raise anything
             return gate
-        if exact.shape != case.reference[:EXACT_ITEMS].shape or not np.isfinite(exact).all():
+        first = case.first(EXACT_ITEMS)
+        references = (first.reference, *first.extras)
+        same = all(a.shape == b.shape for a, b in zip(exact, references, strict=True))
+        if not same or not all(np.isfinite(array).all() for array in exact):
             return gate
-        distances.append(fidelity.difference(case.reference[:EXACT_ITEMS], exact, port))
-    own = fidelity.worst(distances)
-    if own.psnr is None or own.psnr < LEAST_EXACT:  # Eager FP32 would be too inaccurate as a reference.
+        triples = zip(references, exact, interface.outputs, strict=True)
+        distances.append([fidelity.difference(*triple) for triple in triples])
+    worst = [fidelity.worst(each) for each in zip(*distances, strict=True)]
+    if any(own.psnr is not None and own.psnr < LEAST_EXACT for own in worst):
+        return gate  # Eager FP32 would be too inaccurate as a reference.
+    share = max(own.max_abs / own.span for own in worst)
+    levels = [own.psnr for own in worst if own.psnr is not None]
+    if not levels:
         return gate
     assert gate.max_abs is not None
     return fidelity.Gate(
-        max_abs=float(f"{max(gate.max_abs, ROUNDINGS * own.max_abs / own.span):.2g}"),
-        psnr=float(f"{min(LEAST_ROUNDING, own.psnr - ROUNDING_DB):.1f}"),
+        max_abs=float(f"{max(gate.max_abs, ROUNDINGS * share):.2g}"),
+        psnr=float(f"{min(LEAST_ROUNDING, min(levels) - ROUNDING_DB):.1f}"),
     )
 
 

@@ -157,14 +157,12 @@ def _table(rows: Sequence[Row], chosen: Row | None, spec: ExportSpec) -> list[st
     plain = min((row.trial.milliseconds for row in rows if row.artifact.manifest.precision == "fp32"), default=0.0)
     lines = [f"{'made':<22} {'engine':<22} {'ms':>9} {'speed':>7} {'MB':>8} {'PSNR dB':>8}"]
     for row in sorted(rows, key=lambda row: row.trial.milliseconds):
-        choice = row.trial.choice
-        engine = choice.engine + (f" in {choice.compute}" if choice.compute else "")
         speed = f"{plain / row.trial.milliseconds:.2f}x" if plain else "-"
         quality = "same" if math.isinf(row.psnr) else f"{row.psnr:.1f}"
         note = "  best" if row is chosen else "  too far off or too large" if not _fits(row, spec) else ""
-        note = note or ("  beaten in all three" if row.is_beaten(rows) else "")
+        note = note or ("  another is at least as good in each" if row.is_beaten(rows) else "")
         lines.append(
-            f"{row.artifact.name:<22} {engine:<22} {row.trial.milliseconds:>9.2f} {speed:>7} {row.megabytes:>8.1f} "
-            f"{quality:>8}{note}"
+            f"{row.artifact.name:<22} {row.trial.choice.name:<22} {row.trial.milliseconds:>9.2f} {speed:>7} "
+            f"{row.megabytes:>8.1f} {quality:>8}{note}"
         )
     return lines

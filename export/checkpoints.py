@@ -417,17 +417,24 @@ def part_note(path: Path, name: str) -> tuple[str, ...]:
 
 def _aligned(weights: dict[str, Tensor], expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Give weights the network's names, regardless of wrappers on either side."""
-    names = {_unwrapped(key): key for key in expected}
+    names = {without_wrappers(key): key for key in expected}
     if len(names) < len(expected):  # The network's own names need their wrappers.
         return weights
     first = f"{next(iter(expected), '').partition('.')[0]}."
     if all(key.startswith(first) for key in expected) and not any(key.startswith(first) for key in weights):
-        names |= {_unwrapped(key.removeprefix(first)): key for key in expected}  # Saved without the outermost module.
-    aligned = {key if key in expected else names.get(_unwrapped(key), _unwrapped(key)): weights[key] for key in weights}
+        # Saved without the outermost module.
+        names |= {without_wrappers(key.removeprefix(first)): key for key in expected}
+    plain = {key: without_wrappers(key) for key in weights}
+    aligned = {key if key in expected else names.get(plain[key], plain[key]): weights[key] for key in weights}
     return {key: value for key, value in aligned.items() if key in expected or key not in COUNTERS}
 
 
-def _unwrapped(key: str) -> str:
+def without_wrappers(key: str) -> str:
+    """Return a weight's name without the parts that DataParallel, torch.compile and FSDP put into it.
+
+    >>> without_wrappers("module.layers.0.weight")
+    'layers.0.weight'
+    """
     return ".".join(part for part in key.split(".") if part not in WRAPPERS)
 
 

@@ -6,7 +6,7 @@ keep = losses.kept(low, keep)
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Protocol
 
@@ -62,8 +62,11 @@ class Losses(Protocol):
     worst: str
     """What loses most, for messages."""
 
-    def kept(self, model: ModelProto, keep: frozenset[str], /) -> frozenset[str]:
-        """The nodes to keep in FP32 next, after `model` missed its gate with `keep`; the same where nothing helps."""
+    def kept(self, model: ModelProto, keep: frozenset[str], missed: Mapping[int, float], /) -> frozenset[str]:
+        """The nodes to keep in FP32 next, after `model` missed its gate with `keep`; the same where nothing helps.
+
+        `missed` has the PSNR, dB, of the outputs that missed theirs, by their indices.
+        """
         ...
 
 
@@ -76,7 +79,7 @@ class _LossesOfFp16:
         self._count = max(1, sum(node.op_type in quantize.LAYERS for node in original.model.graph.node) // 12)
         self.worst = ""
 
-    def kept(self, model: ModelProto, keep: frozenset[str], /) -> frozenset[str]:
+    def kept(self, model: ModelProto, keep: frozenset[str], _missed: Mapping[int, float], /) -> frozenset[str]:
         """As `Losses` says."""
         lost = layers.losses(self._original.model, model, self._inputs)
         self.worst = ", ".join(map(str, lost[:3]))
@@ -94,7 +97,7 @@ class _LossesOfBf16:
         self._layers = [node.name for node in original.model.graph.node if node.op_type in quantize.LAYERS]
         self._count = max(1, len(self._layers) // 12)
 
-    def kept(self, _model: ModelProto, _keep: frozenset[str], /) -> frozenset[str]:
+    def kept(self, _model: ModelProto, _keep: frozenset[str], _missed: Mapping[int, float], /) -> frozenset[str]:
         """As `Losses` says: twice as many each time, and never all of them."""
         kept = frozenset(self._layers[: self._count][: len(self._layers) - 1])
         self._count *= 2
@@ -110,17 +113,32 @@ class _LossesOfInt8:
         self._conversion.note = self._effect.note
         self._compared = False
         self._gate = spec.gate or fidelity.gate_of("int8", original.interface)
+        self._gates = fidelity.gates_of(self._gate, original.interface)
+        self._extras: dict[int, Sensitivity] = {}
         self._spare = SPARE
         self.worst = self._effect.worst()
 
-    def kept(self, _model: ModelProto, keep: frozenset[str], /) -> frozenset[str]:
-        """As `Losses` says. More is asked for each time, as engines differ from the prediction."""
+    def kept(self, _model: ModelProto, keep: frozenset[str], missed: Mapping[int, float], /) -> frozenset[str]:
+        """As `Losses` says. More is asked for each time, at least what the prediction was off by in an engine."""
+        extras = [index for index in missed if index]
+        gaps = [(self._of_extra(index) if index else self._effect).predicted(keep) - missed[index] for index in missed]
+        self._spare = min(max(self._spare, *gaps), MOST_SPARE)
         while self._spare <= MOST_SPARE:
-            names, spare = self._effect.kept(self._gate, self._spare), self._spare
+            spare = self._spare
+            names = keep if extras and 0 not in missed else self._effect.kept(self._gate, spare)
+            for index in extras:
+                names |= self._of_extra(index).kept(self._gates[index], spare)
             self._spare += SPARE
             if names != keep:
-                return names if self._compared else self._with_better_way(names, spare)
+                return names if self._compared or extras else self._with_better_way(names, spare)
         return keep
+
+    def _of_extra(self, index: int) -> Sensitivity:
+        """What each layer costs at an output beside the result."""
+        if index not in self._extras:
+            self._extras[index] = self._sensitivity(self._conversion.way, (), index)
+            self.worst = self._extras[index].worst()
+        return self._extras[index]
 
     def _with_better_way(self, names: frozenset[str], spare: float) -> frozenset[str]:
         """The layers to keep by the way to calibrate that needs fewest of them, which is used from here on.
@@ -149,10 +167,10 @@ class _LossesOfInt8:
         self._conversion.note = "; ".join(filter(None, (self._effect.note, compared)))
         return names
 
-    def _sensitivity(self, way: Way, noise: Sequence[float] = ()) -> Sensitivity:
+    def _sensitivity(self, way: Way, noise: Sequence[float] = (), output: int = 0) -> Sensitivity:
         quantiser, target = self._conversion.quantiser, self._spec.target
         assert target is not None
         low, _ = quantiser.graph(way=replace(way, corrected=False))
         errors = quantiser.errors(way.method) if way.corrected else {}
         interface = self._original.interface
-        return Sensitivity(quantiser.prepared, low, target, self._others, interface, errors, noise)
+        return Sensitivity(quantiser.prepared, low, target, self._others, interface, errors, noise, output)

@@ -9,7 +9,7 @@ The reference of every proof is the file itself, in the first engine that is ins
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,14 +19,29 @@ from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, numpy_helper, version_converter
 
 from ganedge.export import rewrite
+from ganedge.export.bounds import with_bounded_range
 from ganedge.export.graph import attributes, constants, copied, opset
 from ganedge.export.onnx_ports import adapt_ports
-from ganedge.export.sizes import CHANNELS, find_multiple, scaled
+from ganedge.export.outputs import (
+    ALL,
+    Choice,
+    KeptOutput,
+    Shapes,
+    describe,
+    hindrance,
+    keepable,
+    note_of,
+    read_kept,
+    with_sizes,
+)
+from ganedge.export.receptive_field import find_reach
+from ganedge.export.sizes import CHANNELS, find_multiple, larger, read_size, scaled
 from ganedge.export.source import SourceSpec, metadata
-from ganedge.export.source_model import Arrays, Run, SourceModel
+from ganedge.export.source_model import Arrays, Run, RunAll, SourceModel
 from ganedge.runtime import engines
 from ganedge.runtime.errors import ArtifactError, GanEdgeError, UsageError, one_line
 from ganedge.runtime.files import read_file
+from ganedge.runtime.inputs import real_inputs
 from ganedge.runtime.manifest import (
     KEY,
     Interface,
@@ -81,18 +96,29 @@ def of_onnx(path: Path, spec: SourceSpec | None = None, tried: bool = True) -> S
     spec, notes = adapt_ports(model, spec or SourceSpec(), path)
     interface = _interface(model, spec)
     source = Source(variant=path.name, weights=hashlib.sha256(data).hexdigest(), program=program())
-    precision = _precision(model)
     _name_nodes(model)
     rewrite.fold_batch_norm(model)
     model = rewrite.tidy(model, _names(interface))
-    run = _in_engine(model, precision)
+    precision = _precision(model)
+    kept: tuple[Choice, ...] = ()
+    if spec.keep_outputs:
+        model, interface, kept, dropped = _with_extras(model, interface, spec, precision)
+        notes += dropped
+    every = _in_engine(model, precision)
     if tried:
-        model, interface, untried = _sized(model, interface, run)
+        model, interface, untried = _sized(model, interface, every)
         notes += untried
+    notes += tuple(note_of(port, choice.output.source) for port, choice in zip(interface.extras, kept, strict=True))
     if precision != "fp32":
         notes += (f"it is {precision} inside already, and is proven to stay what it is",)
     mode = _norm_mode(model, interface)
-    return SourceModel(model, interface, mode, source, run, path.parent, path.stem, precision, notes=notes)
+    interface = replace(interface, reach=find_reach(model, interface))
+    run = _result_of(every)
+    outputs = every if interface.extras else None
+    opened = SourceModel(
+        model, interface, mode, source, run, path.parent, path.stem, precision, notes=notes, outputs=outputs
+    )
+    return with_bounded_range(opened, spec)
 
 
 def _of_artifact(path: Path) -> SourceModel:
@@ -102,20 +128,91 @@ def _of_artifact(path: Path) -> SourceModel:
     del model.metadata_props[:]
     _name_nodes(model)
     model = rewrite.tidy(model, _names(manifest.interface))
-    run = _in_engine(model, manifest.precision, tuple(manifest.failed))
+    every = _in_engine(model, manifest.precision, tuple(manifest.failed))
+    interface = manifest.interface
+    if interface.reach is None:  # Written before this was computed.
+        interface = replace(interface, reach=find_reach(model, interface))
     return SourceModel(
         model,
-        manifest.interface,
+        interface,
         manifest.norm_mode,
         manifest.source,
-        run,
+        _result_of(every),
         path.parent,
         path.stem,
         manifest.precision,
         manifest.parity,
         made_for=manifest.made_for,
         remainder=manifest.remainder,
+        outputs=every if manifest.interface.extras else None,
     )
+
+
+def _with_extras(
+    model: ModelProto, interface: Interface, spec: SourceSpec, precision: Precision
+) -> tuple[ModelProto, Interface, tuple[Choice, ...], tuple[str, ...]]:
+    """Describe the outputs that are kept beside the result, by running the graph once on real inputs.
+
+    Returns:
+        The graph without those that cannot be kept, the interface, what is kept, and notes for the user.
+
+    Raises:
+        UsageError: one that was named cannot be kept, or no engine is installed to run the graph.
+    """
+    every = spec.keep_outputs == (ALL,)
+    outputs = list(model.graph.output)[1:]
+    texts = [value.name for value in outputs] if every else spec.keep_outputs
+    choices = []
+    for index, (value, text) in enumerate(zip(outputs, texts, strict=True)):
+        stated = KeptOutput(text, "", None) if every else read_kept(text)
+        choices.append(Choice(index, replace(stated, name=value.name)))
+    batch = interface.inputs[0].shape[0]
+    batches = (batch,) if isinstance(batch, int) else (2, 1)
+    side = None if spec.size is None or spec.size == "dynamic" or "," in spec.size else read_size(spec.size)
+    calls = _run_each(model, [real_inputs(interface, count, side=side) for count in batches], precision)
+
+    def reason(choice: Choice) -> str:
+        return hindrance([call[choice.index + 1].shape for call in calls], batches, is_real=True)
+
+    able, notes = keepable(choices, reason, every)
+    ports = []
+    for choice in able:
+        sample = calls[0][choice.index + 1]
+        ports.append(describe(choice.output, sample, (interface.output.shape[0], *sample.shape[1:]), interface.output))
+    described = replace(interface, outputs=(interface.output, *ports))
+    kept = [model.graph.output[0], *(outputs[choice.index] for choice in able)]
+    values = [ValueInfoProto.FromString(value.SerializeToString()) for value in kept]
+    del model.graph.output[:]
+    model.graph.output.extend(values)
+    _set_shapes(model, described)
+    return rewrite.tidy(model, _names(described)), described, tuple(able), notes
+
+
+def _set_shapes(model: ModelProto, interface: Interface) -> None:
+    """Write the shapes of the extra outputs into the graph."""
+    for value, port in zip(list(model.graph.output)[1:], interface.extras, strict=True):
+        dims = value.type.tensor_type.shape
+        dims.ClearField("dim")
+        for size in port.shape:
+            dims.dim.add(**({"dim_value": size} if isinstance(size, int) else {"dim_param": size}))
+
+
+def _run_each(model: ModelProto, calls: Sequence[Arrays], precision: Precision) -> list[list[NDArray[np.generic]]]:
+    """All outputs for the inputs of each call. Raises UsageError where no engine is installed."""
+    name = next((name for name in engines.readers(precision) if engines.installed(name)), None)
+    if name is None:
+        raise UsageError("--keep-outputs: no engine is installed to look at what they are: pip install 'ganedge[cpu]'")
+    names = [value.name for value in model.graph.input]
+    engine = engines.start(model.SerializeToString(), precision, name, "cpu", None)
+    try:
+        return [list(engine.run(dict(zip(names, inputs, strict=True)))) for inputs in calls]
+    finally:
+        engine.close()
+
+
+def _result_of(every: RunAll | None) -> Run | None:
+    """A function to the result alone."""
+    return None if every is None else lambda inputs: every(inputs)[0]
 
 
 def _precision(model: ModelProto) -> Precision:
@@ -129,21 +226,39 @@ def _precision(model: ModelProto) -> Precision:
     return next((name for element, name in HALVES.items() if element in types), "fp32")
 
 
-def _sized(model: ModelProto, interface: Interface, run: Run | None) -> tuple[ModelProto, Interface, tuple[str, ...]]:
-    """Find by trial runs the size multiple of dynamic heights and widths, and the factor of the output size."""
+def _sized(
+    model: ModelProto, interface: Interface, every: RunAll | None
+) -> tuple[ModelProto, Interface, tuple[str, ...]]:
+    """Find by trial runs the size multiple of dynamic heights and widths, and the sizes of the outputs."""
     port, output = interface.inputs[0], interface.output
     if port.role != "image" or output.role != "image" or all(isinstance(size, int) for size in port.shape[1:]):
         return model, interface, ()
-    if run is None:
+    if every is None:
         return (
             model,
             interface,
             ("the multiple that heights and widths must have was not tried: no engine is installed",),
         )
+    resized = with_sizes(interface, lambda least: _find_multiple(interface, every, least))
+    values = model.graph.output
+    for value, port in zip(values, resized.outputs, strict=True):
+        for dim, size in zip(value.type.tensor_type.shape.dim, port.shape, strict=True):
+            if isinstance(size, str):
+                dim.dim_param = size
+    return rewrite.tidy(model, _names(resized)), resized, ()
+
+
+def _find_multiple(interface: Interface, every: RunAll, least: int) -> tuple[Interface, Shapes]:
+    """Find the smallest multiple at which the result's size follows the input's, and how it does.
+
+    Returns:
+        The interface with both, and the shapes of all outputs at the heights and widths of that multiple.
+    """
+    port, output = interface.inputs[0], interface.output
     sides = (2, 3) if port.layout == "NCHW" else (1, 2)
     results = (2, 3) if output.layout == "NCHW" else (1, 2)
     random = np.random.default_rng(0)
-    others = interface.inputs[1:]
+    others, shapes = interface.inputs[1:], Shapes()
 
     def tried(height: int, width: int) -> list[tuple[int, int]]:
         shape = [size if isinstance(size, int) else 1 for size in port.shape]
@@ -151,22 +266,22 @@ def _sized(model: ModelProto, interface: Interface, run: Run | None) -> tuple[Mo
             shape[axis] = size if isinstance(port.shape[axis], str) else shape[axis]
         first = (random.random(shape) * 255).astype(np.uint8) if port.dtype == "uint8" else random.random(shape)
         further = [np.zeros(_shape_at(other, interface, shape[0], (height, width)), other.dtype) for other in others]
-        given = run([first.astype(port.dtype), *further])
-        pairs = [(shape[into], given.shape[out]) for out, into in zip(results, sides, strict=True)]
+        given = shapes[height, width] = [array.shape for array in every([first.astype(port.dtype), *further])]
+        pairs = [(shape[into], given[0][out]) for out, into in zip(results, sides, strict=True)]
         return [pair for pair, axis in zip(pairs, sides, strict=True) if isinstance(port.shape[axis], str)]
 
-    multiple, scale, border = find_multiple(tried)
+    multiple, scale, border = find_multiple(tried, least)
+    if interface.extras:  # A size that stays the same over a few pixels may still follow the picture's.
+        tried(*larger(multiple))
     shape = list(output.shape)
     for result_axis, name in zip(results, ("height", "width"), strict=True):
         if isinstance(shape[result_axis], str) and (scale != 1 or border):
             shape[result_axis] = scaled(name, scale, border)
-    for dim, size in zip(model.graph.output[0].type.tensor_type.shape.dim, shape, strict=True):
-        if isinstance(size, str):
-            dim.dim_param = size
     aligned = [replace(other, multiple=multiple) if interface.is_aligned(other) else other for other in others]
     ports = (replace(port, multiple=multiple), *aligned)
-    resized = replace(interface, inputs=ports, outputs=(replace(output, shape=tuple(shape)),))
-    return rewrite.tidy(model, _names(resized)), resized, ()
+    outputs = (replace(output, shape=tuple(shape)), *interface.extras)
+    fitting = {size: each for size, each in shapes.items() if not any(side % multiple for side in size)}
+    return replace(interface, inputs=ports, outputs=outputs), fitting
 
 
 def _shape_at(port: Port, interface: Interface, batch: int, size: tuple[int, int]) -> tuple[int, ...]:
@@ -214,13 +329,13 @@ def _checked(model: ModelProto, path: Path) -> ModelProto:
 
 def _interface(model: ModelProto, spec: SourceSpec) -> Interface:
     """Describe what a foreign graph takes and returns, after `adapt_ports`."""
-    first = _port(model.graph.input[0], spec.kind or "latent", spec.range)
-    ports = (first, *(item.port(spec.range, first.shape[0]) for item in spec.further))
+    first = _port(model.graph.input[0], spec.kind or "latent", spec.input_range)
+    ports = (first, *(item.port(spec.input_range, first.shape[0]) for item in spec.further))
     for value in model.graph.input[1:]:
         _set_batch(value)
     returned = model.graph.output[0]
     role = "image" if len(returned.type.tensor_type.shape.dim) == 4 else "points"
-    output = _port(returned, role, spec.output_range or spec.range)
+    output = _port(returned, role, spec.result_range)
     noise = spec.noise if spec.kind == "latent" else None
     try:
         return Interface(f"{spec.kind}-to-{role}", ports, (output,), noise, spec.classes)  # type: ignore[arg-type]
@@ -311,8 +426,8 @@ def _norm_mode(model: ModelProto, interface: Interface) -> NormMode:
     )
 
 
-def _in_engine(model: ModelProto, precision: str, failed: Collection[str] = ()) -> Run | None:
-    """Run the file itself; the engine starts at the first call, because not every export needs it.
+def _in_engine(model: ModelProto, precision: str, failed: Collection[str] = ()) -> RunAll | None:
+    """Run the file itself, for all outputs; the engine starts at the first call, because not every export needs it.
 
     Engines in `failed` gave other pictures at an earlier proof, and are no reference.
     """
@@ -324,18 +439,18 @@ def _in_engine(model: ModelProto, precision: str, failed: Collection[str] = ()) 
     batch = model.graph.input[0].type.tensor_type.shape.dim[0].dim_value
     started: list[engines.Engine] = []
 
-    def run(inputs: Arrays) -> NDArray[np.generic]:
+    def run(inputs: Arrays) -> list[NDArray[np.generic]]:
         if not started:
             started.append(engines.start(model.SerializeToString(), precision, name, "cpu", None))
         step = batch or (1 if inputs[0].ndim == 4 else 64)
         parts = [
-            started[0].run({key: array[i : i + step] for key, array in zip(names, inputs, strict=True)})[0]
+            started[0].run({key: array[i : i + step] for key, array in zip(names, inputs, strict=True)})
             for i in range(0, len(inputs[0]), step)
         ]
-        output = np.concatenate(parts)
-        if not np.isfinite(output).all():
+        outputs = [np.concatenate(arrays) for arrays in zip(*parts, strict=True)]
+        if not all(np.isfinite(output).all() for output in outputs):
             raise GanEdgeError("this model gives NaN or infinite values on real inputs: its weights are spoilt")
-        return output
+        return outputs
 
     return run
 

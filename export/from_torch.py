@@ -10,7 +10,6 @@ import contextlib
 import copy
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,8 +24,10 @@ from torch.overrides import TorchFunctionMode
 
 from ganedge.export import phases
 from ganedge.export.from_onnx import has_global_ops
-from ganedge.export.sizes import find_multiple, scaled, sized
-from ganedge.export.source_model import Arrays, Run, SourceModel
+from ganedge.export.outputs import Shapes, with_sizes
+from ganedge.export.receptive_field import find_reach
+from ganedge.export.sizes import find_multiple, larger, scaled, sized
+from ganedge.export.source_model import Arrays, Run, RunAll, SourceModel
 from ganedge.export.to_onnx import example_inputs, norm_mode, small_size, to_onnx
 from ganedge.runtime.errors import GanEdgeError, UsageError, one_line
 from ganedge.runtime.inputs import real_inputs
@@ -55,12 +56,13 @@ def of_run(
     """
     opened = run_folder.read(folder)
     interfaces = opened.variant(opened.config).generators()
-    name = _which(tuple(interfaces), which)
+    name = which_generator(tuple(interfaces), which)
     network, source = opened.generator(name, at)
     return of_network(network, sized(interfaces[name], size), source, norm, folder, name)
 
 
-def _which(names: tuple[str, ...], which: str | None) -> str:
+def which_generator(names: tuple[str, ...], which: str | None) -> str:
+    """The name of one of a run's generators, by it or by the part behind `generator-`. Raises UsageError."""
     if which is None:
         return names[0]
     for name in names:
@@ -101,18 +103,28 @@ def of_network(
         parameter.requires_grad_(False)
     phases.report("finding the sizes that it takes")
     interface = find_sizes(network, interface)
-    run = eager(network)
-    _check_repeatable(run, interface)
-    idle = _without_effect(run, interface)
+    every = eager(network)
+    _check_repeatable(every, interface)
+    idle = _without_effect(every, interface)
     phases.report("exporting the graph")
     model, interface, notes = _exported(network, interface)
     if mode in ("none", "eval") and interface.inputs[0].role == "image" and has_global_ops(model):
         mode = "instance"  # GroupNorm, or a normalisation written by hand.
     notes = (*idle, *notes)
-    return SourceModel(model, interface, mode, source, run, folder, stem, notes=notes, exact=in_double(network))
+    interface = replace(interface, reach=find_reach(model, interface))
+    outputs = every if interface.extras else None
+    exact = in_double(network)
+    return SourceModel(
+        model, interface, mode, source, _result_of(every), folder, stem, notes=notes, exact=exact, outputs=outputs
+    )
 
 
-def _without_effect(run: Run, interface: Interface) -> tuple[str, ...]:
+def _result_of(every: RunAll) -> Run:
+    """A function to the result alone."""
+    return lambda inputs: every(inputs)[0]
+
+
+def _without_effect(run: RunAll, interface: Interface) -> tuple[str, ...]:
     """Refuse further inputs that change nothing, which no user means; a note for noise, whose strength may be 0.
 
     Raises:
@@ -126,7 +138,8 @@ def _without_effect(run: Run, interface: Interface) -> tuple[str, ...]:
         if index == 0 or (port.role == "label" and len(interface.classes) == 1):
             continue
         other = base[index][::-1] if port.role == "label" else others[index]
-        if not np.array_equal(run([*base[:index], np.ascontiguousarray(other), *base[index + 1 :]]), result):
+        changed = run([*base[:index], np.ascontiguousarray(other), *base[index + 1 :]])
+        if not all(map(np.array_equal, changed, result)):
             continue
         if port.role != "noise":
             raise GanEdgeError(
@@ -157,36 +170,41 @@ def _exported(network: nn.Module, interface: Interface) -> tuple[ModelProto, Int
     return model, single, ("it computes with its batch: exported for one input at a time",)
 
 
-def eager(network: nn.Module) -> Run:
-    """A function from arrays to the output array; one item at a time where pictures go in, to spare memory."""
+def eager(network: nn.Module) -> RunAll:
+    """A function from arrays to the output arrays; one item at a time where pictures go in, to spare memory."""
 
-    def run(inputs: Arrays) -> NDArray[np.generic]:
+    def run(inputs: Arrays) -> list[NDArray[np.generic]]:
         step = 1 if inputs[0].ndim == 4 and inputs[0].shape[-1] > 1 else 64
         with torch.inference_mode():
             parts = [
-                network(
-                    *(torch.from_numpy(array[i : i + step].copy()) for array in inputs)
-                ).numpy()  # The network may write into its inputs.
+                _arrays(
+                    network(*(torch.from_numpy(array[i : i + step].copy()) for array in inputs))
+                )  # The network may write into its inputs.
                 for i in range(0, len(inputs[0]), step)
             ]
-        output: NDArray[np.generic] = np.concatenate(parts)
-        if not np.isfinite(output).all():
+        outputs: list[NDArray[np.generic]] = [np.concatenate(arrays) for arrays in zip(*parts, strict=True)]
+        if not all(np.isfinite(output).all() for output in outputs):
             raise GanEdgeError(
                 "this generator returns NaN or infinite values on real inputs: "
                 "the weights may be corrupt, or training diverged"
             )
-        return output
+        return outputs
 
     return run
 
 
-def in_double(network: nn.Module) -> Run:
+def _arrays(result: torch.Tensor | tuple[torch.Tensor, ...]) -> list[NDArray[np.generic]]:
+    """The one or several tensors of a network as arrays."""
+    return [tensor.numpy() for tensor in ((result,) if isinstance(result, torch.Tensor) else result)]
+
+
+def in_double(network: nn.Module) -> RunAll:
     """A function as `eager` makes it, that computes in FP64.
 
     It raises whatever a network raises that makes FP32 tensors of its own.
     """
 
-    def run(inputs: Arrays) -> NDArray[np.generic]:
+    def run(inputs: Arrays) -> list[NDArray[np.generic]]:
         usual = torch.get_default_dtype()
         torch.set_default_dtype(torch.float64)
         try:
@@ -194,10 +212,10 @@ def in_double(network: nn.Module) -> Run:
             tensors = [torch.from_numpy(np.ascontiguousarray(array)) for array in inputs]
             wide = [tensor.double() if tensor.is_floating_point() else tensor for tensor in tensors]
             with torch.inference_mode():
-                parts = [double(*(tensor[i : i + 1] for tensor in wide)).numpy() for i in range(len(wide[0]))]
+                parts = [_arrays(double(*(tensor[i : i + 1] for tensor in wide))) for i in range(len(wide[0]))]
         finally:
             torch.set_default_dtype(usual)
-        return np.concatenate(parts)
+        return [np.concatenate(arrays) for arrays in zip(*parts, strict=True)]
 
     return run
 
@@ -269,14 +287,11 @@ def find_sizes(network: nn.Module, interface: Interface) -> Interface:
     """
     port = interface.inputs[0]
     if any(isinstance(size, str) for size in port.shape[1:]):
-        multiple, scale, border = _find_multiple(network, interface)
-        aligned = [replace(p, multiple=multiple) if interface.is_aligned(p) else p for p in interface.inputs[1:]]
-        ports = (replace(port, multiple=multiple), *aligned)
-        sides = {name: scaled(name, scale, border) for name in ("height", "width")}
-        shape = tuple(sides.get(str(size), size) for size in interface.output.shape)
-        interface = replace(interface, inputs=ports, outputs=(replace(interface.output, shape=shape),))
-    given = try_run(network, example_inputs(interface, 2, small_size(interface)))
-    out = interface.output
+        interface = with_sizes(interface, lambda least: _find_multiple(network, interface, least))
+    shapes = _shapes(network, example_inputs(interface, 2, small_size(interface)))
+    if len(shapes) != len(interface.outputs):
+        raise GanEdgeError(f"this generator gives {len(shapes)} tensors, not {len(interface.outputs)}")
+    given, out = shapes[0], interface.output
     if len(given) != len(out.shape) or any(
         isinstance(size, int) and size != actual for size, actual in zip(out.shape[1:], given[1:], strict=True)
     ):
@@ -288,19 +303,38 @@ def find_sizes(network: nn.Module, interface: Interface) -> Interface:
     return interface
 
 
-def _find_multiple(network: nn.Module, interface: Interface) -> tuple[int, Fraction, int]:
-    """The smallest multiple at which the output's size follows the input's, its scale and its border."""
-    port = interface.inputs[0]
+def _find_multiple(network: nn.Module, interface: Interface, least: int) -> tuple[Interface, Shapes]:
+    """Find the smallest multiple at which the result's size follows the input's, and how it does.
+
+    Returns:
+        The interface with both, and the shapes of all outputs at the heights and widths of that multiple.
+    """
+    port, shapes = interface.inputs[0], Shapes()
 
     def tried(height: int, width: int) -> list[tuple[int, int]]:
-        given = try_run(network, example_inputs(interface, 1, (height, width)))
+        shapes[height, width] = _shapes(network, example_inputs(interface, 1, (height, width)))
+        given = shapes[height, width][0]
         return list(zip((height, width), given[2:] if len(given) == 4 else (0, 0), strict=True))
 
-    return find_multiple(tried, port.multiple)
+    multiple, scale, border = find_multiple(tried, least)
+    if interface.extras:  # A size that stays the same over a few pixels may still follow the picture's.
+        tried(*larger(multiple))
+    aligned = [replace(p, multiple=multiple) if interface.is_aligned(p) else p for p in interface.inputs[1:]]
+    ports = (replace(port, multiple=multiple), *aligned)
+    sides = {name: scaled(name, scale, border) for name in ("height", "width")}
+    shape = tuple(sides.get(str(size), size) for size in interface.output.shape)
+    outputs = (replace(interface.output, shape=shape), *interface.extras)
+    fitting = {size: each for size, each in shapes.items() if not any(side % multiple for side in size)}
+    return replace(interface, inputs=ports, outputs=outputs), fitting
 
 
 def try_run(network: nn.Module, example: tuple[torch.Tensor, ...]) -> tuple[int, ...]:
-    """Return the output's shape, or one line with the reason why the network does not run."""
+    """Return the shape of the result, or one line with the reason why the network does not run."""
+    return _shapes(network, example)[0]
+
+
+def _shapes(network: nn.Module, example: tuple[torch.Tensor, ...]) -> list[tuple[int, ...]]:
+    """Return the shapes of the result and of what is kept beside it. Raises as `try_run` does."""
     try:
         with torch.inference_mode():
             output = network(*example)
@@ -310,22 +344,23 @@ def try_run(network: nn.Module, example: tuple[torch.Tensor, ...]) -> tuple[int,
         raise GanEdgeError(
             f"this generator does not take {shapes} ({type(error).__name__}: {reason}); say what it takes with --input"
         ) from error
-    if not isinstance(output, torch.Tensor):
+    outputs = output if isinstance(output, tuple) and output else (output,)
+    if not all(isinstance(tensor, torch.Tensor) for tensor in outputs):
         raise GanEdgeError(f"this generator gives {type(output).__name__}, not one tensor")
-    return tuple(output.shape)
+    return [tuple(tensor.shape) for tensor in outputs]
 
 
-def _check_repeatable(run: Run, interface: Interface) -> None:
+def _check_repeatable(run: RunAll, interface: Interface) -> None:
     example = [tensor.numpy() for tensor in example_inputs(interface, 1, small_size(interface))]
     with _seeded(0):
         first = run(example)
     with _seeded(1):
         second = run(example)
-    if not np.array_equal(first, second):
+    if not all(map(np.array_equal, first, second)):
         raise GanEdgeError(_random_call(run, example))
 
 
-def _random_call(run: Run, example: Arrays) -> str:
+def _random_call(run: RunAll, example: Arrays) -> str:
     """Say what is random in a generator: dropout that evaluation mode does not end, or numbers of its own."""
     calls: list[str] = []
 

@@ -8,6 +8,7 @@ An exported graph holds constants: such a network is run until its weights settl
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from ganedge.export.arrange import tensors_in
 from ganedge.runtime.errors import GanEdgeError
 
 CALLS = 300
@@ -26,6 +28,8 @@ SECONDS = 30.0
 LEAST = 4
 SETTLED = 1e-6
 """Relative change of a weight in one call below which it counts as settled: FP32 keeps 7 digits."""
+STEADY = 1e-3
+"""Largest change of the result in one call, beside its largest value, at which weights that still change are taken."""
 SEED = 0
 
 
@@ -47,7 +51,10 @@ def freeze(network: nn.Module, inputs: Sequence[Tensor]) -> tuple[nn.Module, tup
     ('Linear', ())
     """
     before, addresses = _copied(network), _storage(network)
-    if not _runs(network, inputs):
+    random = torch.Generator().manual_seed(SEED)  # Zeros would hide what the weights do.
+    inputs = [torch.rand(x.shape, generator=random) if x.dtype == torch.float32 else x for x in inputs]
+    result = _result(network, inputs)
+    if result is None:
         return network, ()
     after = _copied(network)
     moved = [name for name, address in _storage(network).items() if addresses.get(name) != address]
@@ -55,23 +62,24 @@ def freeze(network: nn.Module, inputs: Sequence[Tensor]) -> tuple[nn.Module, tup
     if not changed:
         return network, ()
     names = ", ".join(changed[:3]) + (f" and {len(changed) - 3} more" if len(changed) > 3 else "")
-    began = time.monotonic()
-    for call in range(2, CALLS):
-        if call > LEAST and time.monotonic() - began > SECONDS:
-            raise GanEdgeError(
-                f"this generator changes its own weights at each call ({names}), and they have not settled after "
-                f"{call - 1} calls in {SECONDS:g} s: make them constant in evaluation mode, or give a smaller --size"
-            )
-        before = after
-        _runs(network, inputs)
-        after = _copied(network)
+    began, call, change = time.monotonic(), 1, math.inf
+    while call < CALLS and (call < LEAST or time.monotonic() - began < SECONDS):
+        call, before, previous = call + 1, after, result
+        result = _result(network, inputs)
+        after, change = _copied(network), _change(previous, result)
         if not _differing(before, after, SETTLED):
             note = f"it changes its own weights when it runs ({names}): exported with those after {call} calls"
             return Frozen(network), (note,)
-    raise GanEdgeError(
-        f"this generator changes its own weights at each call ({names}), and they do not settle in {CALLS} calls: "
-        "make them constant in evaluation mode"
+    if change > STEADY:
+        raise GanEdgeError(
+            f"this generator changes its own weights at each call ({names}), and its result still changes by "
+            f"{change:.1%} after {call} calls: make them constant in evaluation mode"
+        )
+    note = (
+        f"it changes its own weights when it runs ({names}): exported with those after {call} calls, where each "
+        f"changes the result by {change:.2%}"
     )
+    return Frozen(network), (note,)
 
 
 class Frozen(nn.Module):
@@ -97,11 +105,10 @@ class _KeepData(TorchFunctionMode):
     def __torch_function__(
         self, func: Callable[..., Any], _types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        if args and id(args[0]) in self._kept:
-            if func == torch.Tensor.data.__set__:  # type: ignore[attr-defined]
-                return None
-            if func == torch.Tensor.data.__get__:  # type: ignore[attr-defined]
-                return args[0].detach()  # The same values, by an operation that the exporter can follow.
+        if func == torch.Tensor.data.__get__:  # type: ignore[attr-defined]
+            return args[0].detach()  # The same values, by an operation that the exporter can follow.
+        if func == torch.Tensor.data.__set__ and id(args[0]) in self._kept:  # type: ignore[attr-defined]
+            return None
         return func(*args, **(kwargs or {}))
 
 
@@ -131,14 +138,26 @@ def _constant(network: nn.Module) -> Iterator[None]:
             vars(module).update(tensors)
 
 
-def _runs(network: nn.Module, inputs: Sequence[Tensor]) -> bool:
+def _result(network: nn.Module, inputs: Sequence[Tensor]) -> list[Tensor] | None:
+    """Return the tensors that a network returns; None where it does not take such inputs."""
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
             torch.manual_seed(SEED)
-            network(*inputs)
+            return [tensor.clone() for _, tensor in tensors_in(network(*inputs))]
     except Exception:  # noqa: BLE001 - a foreign module may raise anything; its error is reported where it matters
-        return False
-    return True
+        return None
+
+
+def _change(before: list[Tensor] | None, after: list[Tensor] | None) -> float:
+    """Return the largest difference between two results, beside the largest value."""
+    if not before or not after:
+        return math.inf
+    changes = [
+        float((new.double() - old.double()).abs().max() / new.double().abs().max().clamp_min(1e-12))
+        for old, new in zip(before, after, strict=True)
+        if new.numel()
+    ]
+    return max(changes, default=math.inf)
 
 
 def _storage(network: nn.Module) -> dict[str, int]:

@@ -116,7 +116,7 @@ def read_inputs(texts: Sequence[str]) -> tuple[str | None, str | None, tuple[Fur
     """Read all values of --input.
 
     Returns:
-        The shape of the first input, its kind where a role says it, and the further inputs.
+        The shape of the first input, its kind where its role or shape says it, and the further inputs.
 
     >>> read_inputs(["photo=3xHxW:picture", "mask=1xHxW"])[:2]
     ('3xHxW', 'image')
@@ -130,13 +130,27 @@ def read_inputs(texts: Sequence[str]) -> tuple[str | None, str | None, tuple[Fur
             if first is not None:
                 raise UsageError(f"--input {text}: {first} is the first input already; give others as NAME=SHAPE:ROLE")
             first = (rest if is_named else name).partition(":")[0]
-            kind = {"latent": "latent", "image": "image", "picture": "image"}.get(role)
+            kind = {"latent": "latent", "image": "image", "picture": "image"}.get(role) or _kind_of(first)
         else:
             further.append(read_input(text))
     names = [item.name for item in further]
     if len(set(names)) < len(names):
         raise UsageError(f"--input: two inputs are called {next(name for name in names if names.count(name) > 1)}")
     return first, kind, tuple(further)
+
+
+def _kind_of(shape: str) -> str | None:
+    """Return what a first input of this shape is, where only a latent or only an image has such a shape.
+
+    >>> [_kind_of(shape) for shape in ("100", "100x1x1", "3xHxW", "3x256x256", "4x4x4")]
+    ['latent', 'latent', 'image', 'image', None]
+    """
+    sizes = dimensions(shape, "--input")
+    if len(sizes) == 1 or sizes[1:] == (1, 1):
+        return "latent"
+    is_dynamic = any(isinstance(size, str) for size in sizes)
+    is_picture = len(sizes) == 3 and sizes[0] in (1, 3, 4) and all(isinstance(n, str) or n >= 32 for n in sizes[1:])
+    return "image" if is_dynamic or is_picture else None
 
 
 def role_by_name(name: str) -> Role | None:

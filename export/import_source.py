@@ -25,6 +25,7 @@ from typing import Any
 
 from torch import nn
 
+from ganedge.export.arguments import usable
 from ganedge.export.code_listing import networks_in, training_line
 from ganedge.export.on_cpu import is_about_cuda, on_cpu
 from ganedge.export.script_parts import ScriptPart, needed_part
@@ -66,7 +67,9 @@ def make(source: str, factory: Any, kwargs: Mapping[str, Any] | None) -> nn.Modu
         return factory
     try:
         with on_cpu():
-            network = factory(**(kwargs or {}))
+            network = factory(**usable(kwargs or {}))
+    except UsageError:
+        raise
     except Exception as error:
         raise GanEdgeError(_blame(source, error)) from error
     if not isinstance(network, nn.Module):

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ganedge.export.arrange import arrange, examples, failure, required_inputs
+from ganedge.export.arrange import arrange, examples, failure, required_inputs, tensors_in
 from ganedge.export.compiled import PerItem, program_input
 from ganedge.export.on_cpu import OnCpu, is_about_cuda, on_cpu
 from ganedge.export.sizes import CHANNELS, dimensions, flat_image, main_result, read_size
@@ -89,18 +89,6 @@ def run(network: nn.Module, *inputs: Tensor) -> Any:
         return None
 
 
-def tensors_in(result: Any, path: tuple[int | str, ...] = ()) -> Iterator[tuple[tuple[int | str, ...], Tensor]]:
-    """Yield all tensors in lists and tables, with the keys that lead to each."""
-    if isinstance(result, Tensor):
-        yield path, result
-    elif isinstance(result, Mapping):
-        for key, value in result.items():
-            yield from tensors_in(value, (*path, key))
-    elif isinstance(result, (list, tuple)):
-        for index, value in enumerate(result):
-            yield from tensors_in(value, (*path, index))
-
-
 def tried_shapes(spec: SourceSpec) -> list[tuple[int, ...]]:
     """Return the shapes of one input to try a network with: one for each of `SIDES` where height and width are open."""
     return list(dict.fromkeys(_tried_shape(spec, side) for side in SIDES))
@@ -121,6 +109,8 @@ def _guesses(network: nn.Module, spec: SourceSpec, arguments: Mapping[str, Any])
         if (channels := _channels(layer, nn.Conv2d)) is not None:
             counts = [channels] if channels in CHANNELS else [3, 1] if several else [channels]
             yield from (replace(spec, kind="image", input=f"{count}xHxW") for count in counts)
+            lengths = () if channels in CHANNELS else _lengths(network, channels)
+            yield from (replace(spec, kind="latent", input=f"{n}{tail}") for n in lengths for tail in ("x1x1", ""))
         elif (channels := _channels(layer, nn.ConvTranspose2d)) is not None:
             yield from (replace(spec, kind="latent", input=f"{count}x1x1") for count in _lengths(network, channels))
         elif (features := _channels(layer, nn.Linear)) is not None:

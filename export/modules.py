@@ -21,9 +21,9 @@ from torch import Tensor, nn
 
 from ganedge.export import architectures
 from ganedge.export.arguments import SECONDS, Fit, all_arguments, fitting_arguments, stored_arguments
-from ganedge.export.arrange import arrange, examples, returns_each
+from ganedge.export.arrange import arrange, examples, member, returns_each, tensors_in, with_constants
+from ganedge.export.bounds import with_bounded_range
 from ganedge.export.checkpoints import (
-    WRAPPERS,
     LoadedModule,
     Part,
     load_part,
@@ -35,8 +35,9 @@ from ganedge.export.checkpoints import (
 from ganedge.export.from_torch import of_network, try_run, unwrap
 from ganedge.export.frozen import freeze
 from ganedge.export.import_source import Imported, lookup, make
-from ganedge.export.infer_input import infer_input, run, runnable, tensors_in, tried_shapes
+from ganedge.export.infer_input import infer_input, run, runnable, tried_shapes
 from ganedge.export.inner_noise import keep_noise
+from ganedge.export.outputs import ALL, Choice, choose, describe, hindrance, keepable, note_of, output_index
 from ganedge.export.sizes import dimensions, flat_image, main_result, read_size
 from ganedge.export.source import SourceSpec
 from ganedge.export.source_model import SourceModel
@@ -122,10 +123,7 @@ def _implied(factory: Any, spec: SourceSpec, parts: Sequence[Part], stored: Mapp
     assert spec.weights is not None
     end = time.monotonic() + SECONDS
     for _, weights in ranked(parts, spec.weights, spec.part):
-        plain = {
-            ".".join(part for part in key.split(".") if part not in WRAPPERS): value for key, value in weights.items()
-        }
-        if fit := fitting_arguments(factory, spec.kwargs or {}, plain, stored, end - time.monotonic()):
+        if fit := fitting_arguments(factory, spec.kwargs or {}, weights, stored, end - time.monotonic()):
             return fit
     return None
 
@@ -171,7 +169,7 @@ def open_network(source: str, spec: SourceSpec, plain: bool = False) -> LoadedMo
         and takes class numbers.
     """
     loaded = _open(source, spec)
-    loaded = replace(loaded, network=unwrap(loaded.network).float().cpu())
+    loaded = _prepared(loaded)
     if not plain:
         loaded = _adapt_io(loaded)
     return replace(loaded, network=_reshaped(loaded.network, loaded.spec))
@@ -195,11 +193,18 @@ def _open(source: str, spec: SourceSpec) -> LoadedModule:
     return open_module(source, spec) if ":" in source and not path.exists() else open_pickle(path, spec)
 
 
+def _prepared(loaded: LoadedModule) -> LoadedModule:
+    """Take a network out of its wrappers, to the CPU and to FP32, with the constant arguments of its forward."""
+    network, notes = with_constants(unwrap(loaded.network).float().cpu(), loaded.spec.forward_kwargs)
+    return replace(loaded, network=network, notes=(*loaded.notes, *notes))
+
+
 def finish(loaded: LoadedModule) -> SourceModel:
     """Adapt a module's inputs and outputs, and export its graph."""
-    loaded = _adapt_io(replace(loaded, network=unwrap(loaded.network).float().cpu()))
+    loaded = _adapt_io(_prepared(loaded))
     interface = _interface(loaded.network, loaded.spec)
     spec, name = loaded.spec, loaded.name
+    kept = loaded.network.choices if isinstance(loaded.network, KeptOutputs) else ()
     network = _reshaped(loaded.network, spec)
     side = _proof_side(spec, loaded.trained) if interface.inputs[0].role == "image" else None
     source = Source(
@@ -211,7 +216,9 @@ def finish(loaded: LoadedModule) -> SourceModel:
     )
     stem = loaded.stem if spec.part is None else f"{loaded.stem}-{re.sub('[^0-9A-Za-z_-]+', '-', spec.part)}"
     model = of_network(network, interface, source, spec.norm_mode, Path(), stem)
-    return replace(model, notes=(*loaded.notes, *model.notes))
+    pairs = zip(model.interface.extras, kept, strict=True)
+    keeps = [note_of(port, choice.output.source) for port, choice in pairs]
+    return with_bounded_range(replace(model, notes=(*loaded.notes, *keeps, *model.notes)), spec)
 
 
 def _proof_side(spec: SourceSpec, trained: int | None) -> int | None:
@@ -246,7 +253,6 @@ def _adapt_io(loaded: LoadedModule) -> LoadedModule:
         return loaded
     if spec.mean or spec.std:
         network = Normalised(network, spec.mean, spec.std)
-        spec = replace(spec, range=(0.0, 1.0), output_range=spec.output_range or spec.range)
     first, result = _try(network, spec)
     tried = network
     adapted: tuple[str, ...] = ()
@@ -264,10 +270,12 @@ def _adapt_io(loaded: LoadedModule) -> LoadedModule:
 
     # Select one of several results, and recognise flat images.
     if not isinstance(result, Tensor) and result is not None:
-        network, result, note = _select_result(network, result, spec)
+        network, result, note = _select_result(network, result, spec, (first, *further))
         notes = (*notes, *note)
     elif spec.result not in (None, "0"):
         raise UsageError(f"--result {spec.result}: this generator returns one tensor; leave it out")
+    elif spec.keep_outputs:
+        raise UsageError("--keep-outputs: this generator returns one tensor, its result; leave it out")
     shape = _image_of(result) if spec.output_shape is None else None
     if shape is not None:
         spec = replace(spec, output_shape=shape)
@@ -275,23 +283,61 @@ def _adapt_io(loaded: LoadedModule) -> LoadedModule:
     return replace(loaded, network=network, spec=spec, notes=(*notes, *frozen_notes))
 
 
-def _select_result(network: nn.Module, result: Any, spec: SourceSpec) -> tuple[nn.Module, Any, tuple[str, ...]]:
-    """Take the tensor that --result names, else the one that is most likely the picture; the last item is a note."""
+def _select_result(
+    network: nn.Module, result: Any, spec: SourceSpec, inputs: tuple[Tensor, ...]
+) -> tuple[nn.Module, Any, tuple[str, ...]]:
+    """Take the tensor that --result names, else the one that is most likely the picture, and those to keep beside it.
+
+    Returns:
+        The network that returns them, the result of the trial run, and notes for the user.
+    """
     tensors = dict(tensors_in(result))
     if not tensors:
         return network, result, ()
     names = [".".join(map(str, path)) for path in tensors]
+    notes: tuple[str, ...] = ()
     if spec.result is None:
         index = main_result([tuple(tensor.shape) for tensor in tensors.values()])
         shown = ", ".join(names[:8])
-        note = f"it returns {len(names)} tensors ({shown}): {names[index]} is taken; --result takes another"
+        others = "" if spec.keep_outputs else ", --keep-outputs keeps more of them"
+        note = f"it returns {len(names)} tensors ({shown}): {names[index]} is taken; --result takes another{others}"
         notes = (note,) if len(names) > 1 else ()
-    elif spec.result in names:
-        index, notes = names.index(spec.result), ()
     else:
-        raise UsageError(f"--result {spec.result}: this generator returns {', '.join(names)}")
-    path = list(tensors)[index]
-    return SelectedOutput(network, path), tensors[path], notes
+        stated = output_index(spec.result, names)
+        if stated is None:
+            raise UsageError(f"--result {spec.result}: this generator returns {', '.join(names)}")
+        index = stated
+    paths = list(tensors)
+    selected = SelectedOutput(network, paths[index])
+    if not spec.keep_outputs:
+        return selected, tensors[paths[index]], notes
+    kept, kept_notes = _keep(selected, tensors, index, spec, inputs)
+    return kept, tensors[paths[index]], (*notes, *kept_notes)
+
+
+def _keep(
+    selected: SelectedOutput,
+    tensors: Mapping[tuple[int | str, ...], Tensor],
+    result: int,
+    spec: SourceSpec,
+    inputs: tuple[Tensor, ...],
+) -> tuple[nn.Module, tuple[str, ...]]:
+    """Keep outputs beside the result, those that have a value for each item."""
+    single = dict(tensors_in(run(selected.network, *(tensor[:1] for tensor in inputs))))
+    paths = list(tensors)
+
+    def reason(choice: Choice) -> str:
+        path = paths[choice.index]
+        both = [given[path] for given in (tensors, single) if path in given]
+        shapes, counts = [tuple(tensor.shape) for tensor in both], (len(inputs[0]), 1)[: len(both)]
+        return hindrance(shapes, counts, not both[0].is_complex())
+
+    taken = {"input", "latent", "image", "points", *(item.name for item in spec.further)}
+    names = [".".join(map(str, path)) for path in paths]
+    choices, notes = keepable(choose(spec.keep_outputs, names, result, taken), reason, spec.keep_outputs == (ALL,))
+    if not choices:
+        return selected, (*notes, "nothing is kept beside the result")
+    return KeptOutputs(selected, choices, [paths[choice.index] for choice in choices]), notes
 
 
 def _try(network: nn.Module, spec: SourceSpec) -> tuple[Tensor, Any]:
@@ -334,11 +380,30 @@ class SelectedOutput(nn.Module):
 
     def forward(self, *inputs: Tensor) -> Tensor:
         """Compute, then select."""
+        return member(self.network(*inputs), self.path)
+
+
+class KeptOutputs(nn.Module):
+    """The result of a network and outputs that are kept beside it, all of them floats."""
+
+    def __init__(
+        self, selected: SelectedOutput, choices: Sequence[Choice], paths: Sequence[Sequence[int | str]]
+    ) -> None:
+        super().__init__()
+        self.network, self.path = selected.network, selected.path
+        self.choices, self.paths = tuple(choices), tuple(map(tuple, paths))
+
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        """Compute, then select; integers and truth values become floats."""
         result = self.network(*inputs)
-        for key in self.path:
-            result = result[key]
-        output: Tensor = result
-        return output
+        extras = [member(result, path) for path in self.paths]
+        usual = torch.get_default_dtype()
+        return member(result, self.path), *(tensor.to(usual) if _is_other(tensor) else tensor for tensor in extras)
+
+
+def _is_other(tensor: Tensor) -> bool:
+    """Whether a tensor is not of a type that the artifact's floats come from."""
+    return tensor.dtype not in (torch.float32, torch.float64)
 
 
 class Reshaped(nn.Module):
@@ -348,10 +413,12 @@ class Reshaped(nn.Module):
         super().__init__()
         self.network, self.shape = network, shape
 
-    def forward(self, *inputs: Tensor) -> Tensor:
-        """Compute, then reshape."""
-        output: Tensor = self.network(*inputs)
-        return output.reshape(-1, *(int(size) for size in self.shape))
+    def forward(self, *inputs: Tensor) -> Any:
+        """Compute, then reshape the result."""
+        output, sizes = self.network(*inputs), (int(size) for size in self.shape)
+        return (
+            output.reshape(-1, *sizes) if isinstance(output, Tensor) else (output[0].reshape(-1, *sizes), *output[1:])
+        )
 
 
 def _interface(network: nn.Module, spec: SourceSpec) -> Interface:
@@ -363,25 +430,50 @@ def _interface(network: nn.Module, spec: SourceSpec) -> Interface:
         if len(shape) != 3:
             raise UsageError(f"--input {spec.input}: an image is channels × height × width, such as 3x256x256")
         height, width = shape[1:]
+        if isinstance(shape[0], int) and shape[0] > MAX_CHANNELS:
+            raise UsageError(
+                f"--input {spec.input}: an image has 1 to {MAX_CHANNELS} channels; maps of more, such as a channel for "
+                "each class, cannot be exported"
+            )
         if spec.size is not None:
             dynamic = spec.size == "dynamic" or "," in spec.size
             height, width = ("height", "width") if dynamic else read_size(spec.size)
-        first = Port("input", "image", "float32", ("batch", shape[0], height, width), "NCHW", spec.range)
+        first = Port("input", "image", "float32", ("batch", shape[0], height, width), "NCHW", spec.input_range)
     else:
         if any(isinstance(size, str) for size in shape) or len(shape) > 3:
             raise UsageError(f"--input {spec.input}: a latent is one fixed size such as 100, 100x1x1 or 18x512")
         layout: Layout = "NC" if len(shape) == 1 else "NLC" if len(shape) == 2 else "NCHW"
         first = Port("latent", "latent", "float32", ("batch", *shape), layout)
-    ports = (first, *(item.port(spec.range) for item in spec.further))
+    ports = (first, *(item.port(spec.input_range) for item in spec.further))
     output = _output(network, ports, spec)
+    extras = _extras(network, output, spec) if isinstance(network, KeptOutputs) else ()
     noise = spec.noise if spec.kind == "latent" else None
-    return Interface(f"{spec.kind}-to-{output.role}", ports, (output,), noise, spec.classes)  # type: ignore[arg-type]
+    return Interface(f"{spec.kind}-to-{output.role}", ports, (output, *extras), noise, spec.classes)  # type: ignore[arg-type]
+
+
+def _extras(network: KeptOutputs, result: Port, spec: SourceSpec) -> tuple[Port, ...]:
+    """Describe the outputs beside the result, by running the network once on random inputs."""
+    first = _try(network, spec)[0]
+    random = torch.Generator().manual_seed(0)
+    low, high = spec.input_range
+    drawn = torch.randn(first.shape, generator=random)
+    if spec.kind == "image":
+        drawn = low + (high - low) * torch.rand(first.shape, generator=random)
+    outputs = run(network, drawn, *examples(spec.further, first, len(spec.classes)))
+    if outputs is None:
+        raise UsageError("--keep-outputs: this generator does not run on random inputs; leave it out")
+    return tuple(
+        describe(choice.output, tensor.numpy(), ("batch", *tensor.shape[1:]), result)
+        for choice, tensor in zip(network.choices, outputs[1:], strict=True)
+    )
 
 
 def _output(network: nn.Module, ports: tuple[Port, ...], spec: SourceSpec) -> Port:
     """Describe what comes out, by running it once."""
     dynamic = ports[0].role == "image" and isinstance(ports[0].shape[-1], str)
     first, result = _try(network.eval(), spec)
+    if isinstance(network, KeptOutputs) and result is not None:
+        result = result[0]
     if not isinstance(result, Tensor):
         more = examples(spec.further, first, len(spec.classes))
         result = torch.empty(try_run(network, (first[:1], *(tensor[:1] for tensor in more))))
@@ -394,7 +486,7 @@ def _output(network: nn.Module, ports: tuple[Port, ...], spec: SourceSpec) -> Po
     if len(shape) == 3:
         if not isinstance(shape[0], int) or not 1 <= shape[0] <= MAX_CHANNELS:
             raise UsageError(f"this generator returns {shape[0]} channels: an image has 1 to {MAX_CHANNELS}")
-        return Port("image", "image", "float32", ("batch", *shape), "NCHW", spec.output_range or spec.range)
+        return Port("image", "image", "float32", ("batch", *shape), "NCHW", spec.result_range)
     if len(shape) == 1 and shape[0] == 2:
         return Port("points", "points", "float32", ("batch", 2), "NC")
     shown = "×".join(map(str, shape))

@@ -20,6 +20,7 @@ from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, num
 
 from ganedge.export.further import NAMES, FurtherInput, read_input, role_by_name
 from ganedge.export.graph import attributes, constants, rename, set_nodes, shapes_for
+from ganedge.export.outputs import ALL, Choice, choose, keepable, output_index
 from ganedge.export.sizes import CHANNELS, dimensions, flat_image, main_result
 from ganedge.export.source import SourceSpec
 from ganedge.runtime import engines
@@ -50,8 +51,9 @@ def adapt_ports(model: ModelProto, spec: SourceSpec, path: Path) -> tuple[Source
         path: The file, for messages.
 
     Returns:
-        The specification, completed by what the graph says, and notes for the user. The graph then has one output, and
-        a first input, float32 or uint8, to which a second one of class numbers, int64 `[N]`, may be added.
+        The specification, completed by what the graph says, and notes for the user. The graph then has the result as
+        its first output, those that are kept behind it, and a first input, float32 or uint8, to which a second one of
+        class numbers, int64 `[N]`, may be added.
 
     Raises:
         UsageError: the graph contradicts the specification, or does not say what has to be stated; or it draws random
@@ -70,7 +72,7 @@ def adapt_ports(model: ModelProto, spec: SourceSpec, path: Path) -> tuple[Source
 
     # Class numbers and normalised images go in.
     labels = _take_class_numbers(model, spec)
-    spec = _normalise(model, spec)
+    _normalise(model, spec)
     return spec, (*notes, *further_notes, *reshaped, *labels)
 
 
@@ -275,6 +277,8 @@ def _complete_outputs(model: ModelProto) -> None:
     if all(_is_known(_sizes(value)) for value in model.graph.output):
         return
     for value, returned in zip(model.graph.output, _run_once(model), strict=False):
+        if not returned:  # A single number, such as a loss.
+            continue
         sizes = [0, *returned[1:]]
         if len(returned) == 4 and returned[1] in CHANNELS:
             sizes[2:] = [0, 0]
@@ -331,27 +335,68 @@ def _first_channels(model: ModelProto, name: str) -> tuple[int, bool]:
 
 
 def _select_output(model: ModelProto, spec: SourceSpec, path: Path) -> tuple[str, ...]:
-    """Take the output that the user names, else the one that is most likely the picture, and drop the others."""
+    """Take the output that the user names, else the one that is most likely the picture, and those to keep beside it.
+
+    Those to keep come behind the result, float32, under the names that they have in the artifact.
+    """
     outputs = model.graph.output
     if len(outputs) == 1:
         if spec.result is not None and spec.result not in ("0", outputs[0].name):
             raise UsageError(f"--result {spec.result}: {path} has one output, {outputs[0].name}")
+        if spec.keep_outputs:
+            raise UsageError(f"--keep-outputs: {path} has one output, {outputs[0].name}, the result; leave it out")
         return ()
     names = [value.name for value in outputs]
     if spec.result is None:
         index = main_result(_result_shapes(model))
-        note = f"it has {len(names)} outputs ({', '.join(names[:8])}): {names[index]} is taken; --result takes another"
-    elif spec.result in names:
-        index, note = names.index(spec.result), ""
-    elif spec.result.isdigit() and int(spec.result) < len(names):
-        index, note = int(spec.result), ""
+        others = "" if spec.keep_outputs else ", --keep-outputs keeps more of them"
+        shown = ", ".join(names[:8])
+        note = f"it has {len(names)} outputs ({shown}): {names[index]} is taken; --result takes another{others}"
     else:
-        raise UsageError(f"--result {spec.result}: {path} has the outputs {', '.join(names)}")
-    chosen = ValueInfoProto()
-    chosen.CopyFrom(outputs[index])
+        stated, note = output_index(spec.result, names), ""
+        if stated is None:
+            raise UsageError(f"--result {spec.result}: {path} has the outputs {', '.join(names)}")
+        index = stated
+    taken = {names[index], *(value.name for value in model.graph.input)}
+    kept: list[Choice] = []
+    notes: tuple[str, ...] = (note,) if note else ()
+    if spec.keep_outputs:
+        types = [value.type.tensor_type.elem_type for value in outputs]
+
+        def reason(choice: Choice) -> str:
+            element = types[choice.index]
+            known = element in (TensorProto.FLOAT, TensorProto.BOOL) or element in REALS | INTEGERS
+            return "" if known else f"it is {TensorProto.DataType.Name(element).lower()}"
+
+        choices = choose(spec.keep_outputs, names, index, taken)
+        kept, dropped = keepable(choices, reason, spec.keep_outputs == (ALL,))
+        notes += dropped
+    chosen = [ValueInfoProto() for _ in range(len(kept) + 1)]
+    for value, index_of_output in zip(chosen, (index, *(choice.index for choice in kept)), strict=True):
+        value.CopyFrom(outputs[index_of_output])
     del outputs[:]
-    outputs.append(chosen)
-    return (note,) if note else ()
+    outputs.extend(chosen)
+    for value, choice in zip(outputs[1:], kept, strict=True):
+        _rename_output(model, value, choice.output.name)
+    return notes
+
+
+def _rename_output(model: ModelProto, value: ValueInfoProto, name: str) -> None:
+    """Give an output the name that it has in the artifact, and the type float32."""
+    tensor, old = value.type.tensor_type, value.name
+    is_float = tensor.elem_type == TensorProto.FLOAT
+    if name == old and is_float:
+        return
+    if _fresh(model, name) != name:
+        if name != old:
+            raise UsageError(f"--keep-outputs: the graph has another tensor {name}; give NAME={old} with another name")
+        old = _fresh(model, f"{name}_inner")
+        rename(model.graph.node, name, old)
+    node = helper.make_node("Identity", [old], [name])
+    if not is_float:
+        node = helper.make_node("Cast", [old], [name], to=TensorProto.FLOAT)
+    set_nodes(model.graph, [*model.graph.node, node])
+    value.name, tensor.elem_type = name, TensorProto.FLOAT
 
 
 def _result_shapes(model: ModelProto) -> list[Sequence[int]]:
@@ -447,14 +492,14 @@ def _unsqueezed(model: ModelProto, old: str, new: str, axes: list[int]) -> list[
     return [helper.make_node("Unsqueeze", [old, _constant(model, f"{new}_axes", np.array(axes, np.int64))], [new])]
 
 
-def _normalise(model: ModelProto, spec: SourceSpec) -> SourceSpec:
+def _normalise(model: ModelProto, spec: SourceSpec) -> None:
     """Subtract --mean from images of 0 to 1 and divide them by --std, inside the graph.
 
     Raises:
         UsageError: no float image goes in, or it has other channels.
     """
     if not spec.mean and not spec.std:
-        return spec
+        return
     value = model.graph.input[0]
     sizes = _sizes(value)
     option = "--mean" if spec.mean else "--std"
@@ -475,7 +520,6 @@ def _normalise(model: ModelProto, spec: SourceSpec) -> SourceSpec:
             helper.make_node("Div", [f"{new}_centred", scale], [new]),
         ],
     )
-    return replace(spec, range=(0.0, 1.0), output_range=spec.output_range or spec.range)
 
 
 def _before(model: ModelProto, value: ValueInfoProto, make: Any) -> None:

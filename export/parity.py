@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from ganedge.export import phases
 from ganedge.runtime import engines
 from ganedge.runtime.errors import EngineError
-from ganedge.runtime.fidelity import Gate, difference, miss, span_of, worst
-from ganedge.runtime.manifest import Interface, Manifest, Parity, Port, Precision
+from ganedge.runtime.fidelity import Difference, Gate, difference, gates_of, miss, span_of, worst
+from ganedge.runtime.manifest import Interface, Manifest, OutputParity, Parity, Port, Precision
 
 BATCHES = (1, 5, 16)
 """Batch sizes that a proof goes through, again and again until the inputs are used up."""
@@ -32,6 +32,13 @@ class Case:
     """One array per input, batch first."""
     reference: NDArray[np.generic]
     """What the FP32 generator gives for them."""
+    extras: Sequence[NDArray[np.generic]] = ()
+    """Its outputs beside the result, in the interface's order."""
+
+    def first(self, count: int) -> Case:
+        """The first items of it."""
+        inputs = [array[:count] for array in self.inputs]
+        return Case(inputs, self.reference[:count], [array[:count] for array in self.extras])
 
 
 def prove(
@@ -105,7 +112,11 @@ def _remedy(failed: Sequence[Parity], precision: Precision, passed: str) -> str:
         ]
     elif precision != "fp32":
         ways.append("export in FP32")
-    levels = [proof.psnr for proof in failed if proof.psnr is not None and not proof.nonfinite]
+    extras = [extra for proof in failed for extra in proof.extras if not extra.passed]
+    if extras:
+        ways.append("keep fewer outputs")
+    outputs: list[Parity | OutputParity] = [*failed, *extras]
+    levels = [output.psnr for output in outputs if output.psnr is not None and not output.nonfinite]
     if levels and min(levels) > 1:
         ways.append(f"accept it with --tolerance psnr={int(min(levels))}")
     return ", or ".join(ways) or "check the generator's weights"
@@ -134,16 +145,18 @@ def prove_in(
     """Compare what a started engine gives with what it should give, in batches of these sizes or of every proof's."""
     interface = manifest.interface
     plans = [_batches(interface, len(case.reference), batches) for case in cases]
-    outputs: list[NDArray[np.generic]] = []
+    every: list[list[NDArray[np.generic]]] = []
     total, done = sum(len(plan) for plan in plans), 0
     for case, plan in zip(cases, plans, strict=True):
-        outputs.append(_run_in_batches(engine, interface, case, plan, done, total))
+        every.append(_run_in_batches(engine, interface, case, plan, done, total))
         done += len(plan)
-    span = span_of(interface.output, *(case.reference for case in cases))
-    distances = [
-        difference(output, case.reference, interface.output, span) for output, case in zip(outputs, cases, strict=True)
-    ]
-    distance = worst(distances)
+    outputs = [arrays[0] for arrays in every]
+    gates = gates_of(gate, interface)
+    distance = _distance(interface.output, outputs, [case.reference for case in cases])
+    extras = tuple(
+        _output_parity(port, [arrays[index] for arrays in every], [case.extras[index - 1] for case in cases], limit)
+        for index, (port, limit) in enumerate(zip(interface.extras, gates[1:], strict=True), 1)
+    )
     items = [_worst_item(output, case, plan) for output, case, plan in zip(outputs, cases, plans, strict=True)]
     batch, case = max(zip(items, cases, strict=True), key=lambda pair: pair[0][0])
     port = interface.inputs[0]
@@ -159,10 +172,38 @@ def prove_in(
         ssim=distance.ssim,
         nonfinite=distance.nonfinite,
         tolerance=str(gate),
-        passed=gate.holds(distance),
-        span=span,
+        passed=gate.holds(distance) and all(extra.passed for extra in extras),
+        span=distance.span,
         sizes=tuple(dict.fromkeys(sizes)),
         worst=_shape_text(port, case, batch[1]),
+        extras=extras,
+    )
+
+
+def _distance(
+    port: Port, outputs: Sequence[NDArray[np.generic]], references: Sequence[NDArray[np.generic]]
+) -> Difference:
+    """How far an output is off in the worst of all cases."""
+    span = span_of(port, *references)
+    pairs = zip(outputs, references, strict=True)
+    return worst([difference(output, reference, port, span) for output, reference in pairs])
+
+
+def _output_parity(
+    port: Port, outputs: Sequence[NDArray[np.generic]], references: Sequence[NDArray[np.generic]], gate: Gate
+) -> OutputParity:
+    """The figures of an extra output."""
+    distance = _distance(port, outputs, references)
+    return OutputParity(
+        port.name,
+        distance.span,
+        distance.max_abs,
+        distance.mean_abs,
+        distance.psnr,
+        distance.ssim,
+        distance.nonfinite,
+        str(gate),
+        gate.holds(distance),
     )
 
 
@@ -179,17 +220,21 @@ def _batches(interface: Interface, count: int, batches: Sequence[int] | None) ->
 
 def _run_in_batches(
     engine: engines.Engine, interface: Interface, case: Case, plan: Sequence[int], done: int, total: int
-) -> NDArray[np.generic]:
-    """Every input of a case through an engine, in calls of so many; `done` of all `total` calls were made before."""
+) -> list[NDArray[np.generic]]:
+    """Every input of a case through an engine, in calls of so many; `done` of all `total` calls were made before.
+
+    Returns:
+        One array per output of the interface.
+    """
     parts, begin = [], 0
     for index, size in enumerate(plan):
         phases.report(f"comparing in {engine.info.name}", done + index, total)
         feeds = {
             port.name: array[begin : begin + size] for port, array in zip(interface.inputs, case.inputs, strict=True)
         }
-        parts.append(engine.run(feeds)[0])
+        parts.append(engine.run(feeds)[: len(interface.outputs)])
         begin += size
-    return np.concatenate(parts)
+    return [np.concatenate(arrays) for arrays in zip(*parts, strict=True)]
 
 
 def _worst_item(output: NDArray[np.generic], case: Case, plan: Sequence[int]) -> tuple[float, int]:

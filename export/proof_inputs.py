@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from ganedge.export import parity, phases, uint8_io
 from ganedge.export.graph import total_multiply_accumulates
-from ganedge.export.source_model import SourceModel
+from ganedge.export.source_model import RunAll, SourceModel
 from ganedge.export.spec import ExportSpec
 from ganedge.runtime.inputs import COUNT, PICTURES, USES, Use, listed, real_cases, sides
 from ganedge.runtime.manifest import Interface
@@ -57,14 +57,16 @@ def proof_cases(original: SourceModel, spec: ExportSpec) -> list[parity.Case]:
     """The inputs of the proof as the artifact takes them, and the FP32 generator's outputs for them."""
     if original.reference is None:
         return []
-    run, interface = original.reference, original.interface
+    run: RunAll = original.all_outputs
+    interface = original.interface
     if spec.io == "uint8":
         run, interface = uint8_io.reference(run, interface), uint8_io.bytes_interface(interface)
     inputs = proof_inputs(original, spec, interface)
     cases: list[parity.Case] = []
     for index, case in enumerate(inputs):
         phases.report("computing the FP32 generator", index, len(inputs))
-        cases.append(parity.Case(case, run(case)))
+        result, *extras = run(case)
+        cases.append(parity.Case(case, result, extras))
     return cases
 
 

@@ -391,7 +391,8 @@ def _as_shuffle(model: ModelProto, layer: NodeProto, plan: Phases, channels_last
     last = layer
     if factor > 1:
         readers = [node for node in graph.node if layer.output[0] in node.input]
-        if len(readers) == 1 and readers[0].op_type in ("Relu", "LeakyRelu"):
+        is_output = layer.output[0] in {output.name for output in graph.output}
+        if len(readers) == 1 and readers[0].op_type in ("Relu", "LeakyRelu") and not is_output:
             last = readers[0]
     stem = layer.input[1]
     if len(layer.input) > 2 and layer.input[2]:

@@ -68,6 +68,7 @@ class Sensitivity:
         interface: Of the generator.
         errors: By layer the mean error of its channels that its bias makes up for where it is rounded.
         noise: What each layer adds, where that is known from another calibration; it is measured otherwise.
+        output: Which of the generator's outputs decides.
 
     Attributes:
         groups: What the switches are for, in the order of the graph.
@@ -85,13 +86,14 @@ class Sensitivity:
         interface: Interface,
         errors: Mapping[str, NDArray[np.float32]] = MappingProxyType({}),
         noise: Sequence[float] = (),
+        output: int = 0,
     ) -> None:
         self.groups = _groups(prepared, low, [array.shape for array in cases[0]])
-        self._port = port = interface.output
+        self._port = port = interface.outputs[output]
         self.work = 0
         self.note = ""
         self._known: dict[frozenset[int], Difference] = {}
-        self._output = prepared.graph.output[0].name
+        self._output = prepared.graph.output[output].name
         self._session = layers.open_session(_switched(prepared, low, target, self.groups, errors), [])
         if interface.noise is None:
             chosen: list[Item] = list(layers.items(prepared, cases))
@@ -152,6 +154,11 @@ class Sensitivity:
         """Whether a gate's PSNR is in reach with these layers rounded, if errors add up; True where it has none."""
         limit = np.inf if gate.psnr is None else self._span**2 / 10 ** ((gate.psnr + spare) / 10)
         return sum(self.noise[index] for index in rounded) <= nearly * limit
+
+    def predicted(self, names: frozenset[str]) -> float:
+        """The PSNR, dB, with these nodes left out; infinite where nothing is lost."""
+        psnr = self.difference([i for i, group in enumerate(self.groups) if not names & {*group.nodes}]).psnr
+        return math.inf if psnr is None else psnr
 
     def share(self, names: frozenset[str]) -> float:
         """The share of the layers' arithmetic that some of them have."""

@@ -76,6 +76,12 @@ def find_multiple(tried: Callable[[int, int], Sequence[tuple[int, int]]], least:
     raise GanEdgeError(first or "this generator works at no multiple of 1 to 512 pixels: give its one size, --size 256")
 
 
+def larger(multiple: int) -> tuple[int, int]:
+    """About twice the height and width that `find_multiple` tries at a multiple."""
+    few = 2 * -(-SMALL // multiple)
+    return few * multiple, (few + 1) * multiple
+
+
 def _relation(pairs: Collection[tuple[int, int]]) -> tuple[Fraction, int] | None:
     """The scale and the border at which every output is the scale times its input, less the border; None without."""
     (least, smallest), (most, largest) = min(pairs), max(pairs)
@@ -88,6 +94,23 @@ def _relation(pairs: Collection[tuple[int, int]]) -> tuple[Fraction, int] | None
     border = scale * least - smallest
     fits = border > 0 and border.denominator == 1 and all(out == scale * into - border for into, out in pairs)
     return (scale, int(border)) if fits else None
+
+
+def follow(name: str, pairs: Collection[tuple[int, int]]) -> int | str | None:
+    """The dimension of an output by the side of the picture that it follows.
+
+    Args:
+        name: Of that side: height or width.
+        pairs: The side and the output's size in each of several calls.
+
+    Returns:
+        A number where it is always the same, `0.5*height` or the like where it follows, None where it does neither.
+    """
+    sizes = {out for _, out in pairs}
+    if len(sizes) == 1:
+        return sizes.pop()
+    relation = _relation(set(pairs))
+    return None if relation is None else scaled(name, *relation)
 
 
 def scaled(name: str, scale: Fraction, border: int) -> str:

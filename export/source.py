@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ganedge.export.further import FurtherInput, read_inputs
+from ganedge.export.outputs import ALL, read_kept
 from ganedge.export.sizes import read_range
 from ganedge.runtime import onnx_file
 from ganedge.runtime.cli.options import flag, option
@@ -24,6 +25,10 @@ from ganedge.runtime.manifest import KEY, Noise
 
 PICKLES = (".pt", ".pth", ".ckpt", ".pkl", ".safetensors")
 """Endings of files that torch.save and safetensors write."""
+
+
+DEFAULT_RANGE = (-1.0, 1.0)
+"""Values of black and white where nothing tells others."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +54,7 @@ class SourceSpec:
     size: str | None = None
     """Height and width of input images: 256, 256x320 or dynamic; MIN,OPT,MAX for --format trt."""
     kind: Literal["latent", "image"] | None = None
-    """Input of a generator that was not trained here."""
+    """Input of a generator that was not trained here, where the shape of --input does not tell."""
     input: str | None = field(default=None, metadata=option(type=list[str]))
     """Shape of the input without the batch: 100, 100x1x1, 3x256x256, 3xHxW; again for each further one, with its name
     and role (mask, vector, picture, noise): mask=1xHxW:mask, style=16:vector. In Python: a text, or a list of texts."""
@@ -59,7 +64,10 @@ class SourceSpec:
     """Shape of one image, 1x28x28, where the generator returns a flat vector."""
     result: str | None = None
     """Result to take where it returns several: a name, or an index from 0; by default the largest image."""
-    range: tuple[float, float] = (-1.0, 1.0)
+    keep_outputs: tuple[str, ...] = ()
+    """Outputs to keep beside the result, with commas: names or indices, NAME=INDEX to name one, :mask, :picture or
+    :values behind it for what it carries; or all. By default they are dropped, as each one costs time."""
+    range: tuple[float, float] | None = field(default=None, metadata=option(default="(its last layers', else -1,1)"))
     """Values of black and white, in the input and in the output."""
     output_range: tuple[float, float] | None = None
     """Values of black and white in the output, where they differ from those of the input: 0,1."""
@@ -74,7 +82,9 @@ class SourceSpec:
     classes: tuple[str, ...] = ()
     """Classes of its second input: a number, or names with commas."""
     kwargs: Mapping[str, Any] | None = None
-    """Arguments of the module's constructor, as JSON."""
+    """Arguments of the module's constructor, as JSON; a class is given by name: "nn.InstanceNorm2d"."""
+    forward_kwargs: Mapping[str, Any] | None = None
+    """Arguments of forward that are no inputs and are kept constant, as JSON: '{"step": 4, "alpha": 1}'."""
     weights: Path | None = None
     """File with the module's weights: a state dict, a training checkpoint or .safetensors."""
     part: str | None = None
@@ -92,16 +102,18 @@ class SourceSpec:
             object.__setattr__(self, "further", further or self.further)
         normal = {
             "further": tuple(FurtherInput.of(item) for item in self.further),
-            "range": _read_bounds(self.range),
+            "range": None if self.range is None else _read_bounds(self.range),
             "output_range": None if self.output_range is None else _read_bounds(self.output_range),
             "mean": _read_channels("--mean", self.mean),
             "std": _read_channels("--std", self.std),
             "classes": _read_classes(self.classes),
-            "kwargs": _read_kwargs(self.kwargs),
+            "kwargs": _read_kwargs("--kwargs", self.kwargs),
+            "forward_kwargs": _read_kwargs("--forward-kwargs", self.forward_kwargs),
             "weights": None if self.weights is None else Path(self.weights),
             "checkpoint": str(self.checkpoint),
             "size": None if self.size is None else str(self.size),
             "result": None if self.result is None else str(self.result),
+            "keep_outputs": _read_outputs(self.keep_outputs),
         }
         for name, value in normal.items():
             object.__setattr__(self, name, value)
@@ -112,17 +124,29 @@ class SourceSpec:
         if self.kind not in (None, "latent", "image"):
             raise UsageError(f"--kind {self.kind}: choose latent or image")
 
+    @property
+    def input_range(self) -> tuple[float, float]:
+        """Values of black and white in what goes in: those of --mean and --std, the stated ones, or -1 and 1."""
+        return (0.0, 1.0) if self.mean or self.std else self.range or DEFAULT_RANGE
+
+    @property
+    def result_range(self) -> tuple[float, float]:
+        """Values of black and white in the result: the stated ones, or -1 and 1."""
+        return self.output_range or self.range or DEFAULT_RANGE
+
 
 _VALUES = ("range", "output_range", "mean", "std")
 _INPUTS = (
     "input",
     "output_shape",
     "result",
+    "keep_outputs",
     "kind",
     *_VALUES,
     "noise",
     "noise_seed",
     "classes",
+    "forward_kwargs",
     "norm_mode",
     "size",
     "trust",
@@ -130,7 +154,7 @@ _INPUTS = (
 APPLIES: Mapping[str, tuple[str, ...]] = {
     "a run": ("which", "checkpoint", "norm_mode", "size"),
     "an artifact": ("size",),
-    "an .onnx file": ("kind", "input", "output_shape", "result", *_VALUES, "noise", "classes", "size"),
+    "an .onnx file": ("kind", "input", "output_shape", "result", "keep_outputs", *_VALUES, "noise", "classes", "size"),
     "a module": ("kwargs", "weights", "part", *_INPUTS),
     "a pickled module": ("part", *_INPUTS),
     "weights of a named architecture": ("arch", "part", "norm", "norm_mode", "input", *_VALUES, "size", "trust"),
@@ -188,6 +212,14 @@ def _read_bounds(value: str | tuple[float, float]) -> tuple[float, float]:
     return read_range(value if isinstance(value, str) else "{},{}".format(*value))
 
 
+def _read_outputs(value: str | int | Collection[str]) -> tuple[str, ...]:
+    texts = str(value).split(",") if isinstance(value, str | int) else tuple(map(str, value))
+    if list(texts) != [ALL]:
+        for text in texts:
+            read_kept(text)
+    return tuple(texts)
+
+
 def _read_channels(flag_name: str, value: str | Sequence[float]) -> tuple[float, ...]:
     try:
         return tuple(float(part) for part in (value.split(",") if isinstance(value, str) else value))
@@ -205,13 +237,13 @@ def _read_classes(value: str | int | Collection[str]) -> tuple[str, ...]:
     return names
 
 
-def _read_kwargs(value: str | Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+def _read_kwargs(name: str, value: str | Mapping[str, Any] | None) -> Mapping[str, Any] | None:
     if not isinstance(value, str):
         return value
     try:
         arguments = json.loads(value)
     except ValueError as error:
-        raise UsageError(f'--kwargs {value}: not JSON ({error}); give {{"name": value}}') from error
+        raise UsageError(f'{name} {value}: not JSON ({error}); give {{"name": value}}') from error
     if not isinstance(arguments, dict):
-        raise UsageError(f'--kwargs {value}: give a JSON object, {{"name": value}}')
+        raise UsageError(f'{name} {value}: give a JSON object, {{"name": value}}')
     return arguments

@@ -17,6 +17,9 @@ from ganedge.runtime.manifest import Interface, NormMode, Parity, Precision, Sou
 
 Arrays = Sequence[NDArray[np.generic]]
 Run = Callable[[Arrays], NDArray[np.generic]]
+"""From one array per input to the result."""
+RunAll = Callable[[Arrays], list[NDArray[np.generic]]]
+"""From one array per input to one array per output."""
 
 
 @dataclass(frozen=True)
@@ -44,11 +47,20 @@ class SourceModel:
     """Its recorded proofs, if the source is an artifact."""
     notes: tuple[str, ...] = ()
     """Notes for the user on how it was read."""
-    exact: Run | None = None
-    """The generator in FP64, to tell rounding from faults; None where nothing can compute that."""
+    exact: RunAll | None = None
+    """All outputs in FP64, to tell rounding from faults; None where nothing can compute that."""
     made_for: str = ""
     """The engine that its graph variant was made for, where it is an INT8 artifact itself."""
     remainder: str = ""
     """What that computes in where it is not INT8, as `Manifest` has it."""
     proof_size: int | None = None
     """Side of the images to prove with, pixels, where it takes any size; that of its training by default."""
+    outputs: RunAll | None = None
+    """As `reference`, for all outputs, the result first; None where there is the result alone."""
+
+    def all_outputs(self, inputs: Arrays) -> list[NDArray[np.generic]]:
+        """What the reference makes of these inputs: one array per output of the interface."""
+        if self.outputs is not None:
+            return self.outputs(inputs)
+        assert self.reference is not None, "nothing runs this source"
+        return [self.reference(inputs)]

@@ -101,25 +101,26 @@ def _lines(manifest: Manifest, own: Sequence[Trial], others: Sequence[Trial], fa
     if not by_engine:
         if len(own) < 2:
             return ()
-        holding = [trial for trial in own if trial.holds]
-        shown = ", ".join(
-            f"{trial.choice.compute or trial.choice.engine} {trial.milliseconds:.2f}" for trial in holding
-        )
-        return (f"ms a call: {shown}; auto takes {_way(fastest)}",)
+        times: dict[str, list[str]] = {}
+        for choice, milliseconds in ((trial.choice, trial.milliseconds) for trial in own if trial.holds):
+            name = choice.compute if choice.compute and choice.engine in times else choice.name
+            times.setdefault(choice.engine, []).append(f"{name} {milliseconds:.2f}")
+        shown = ", ".join(first + (f" ({', '.join(rest)})" if rest else "") for first, *rest in times.values())
+        return (f"ms a call: {shown}; auto takes {fastest.choice.name}",)
     precision = manifest.precision
     shown = ", ".join(
-        f"{by_engine[trial.choice.engine] / trial.milliseconds:.2f} × in {_way(trial)} ({trial.milliseconds:.2f} ms)"
+        f"{by_engine[choice.engine] / trial.milliseconds:.2f} × in {choice.name} ({trial.milliseconds:.2f} ms)"
         for trial in own
-        if trial.choice.engine in by_engine
+        if (choice := trial.choice).engine in by_engine
     )
     best, plain = fastest.milliseconds, min(by_engine.values())
     engine = min(by_engine, key=lambda name: by_engine[name])
     if best >= plain:
         return (
-            f"{precision} is NOT faster than fp32 here: {best:.2f} ms in {_way(fastest)}, fp32 takes {plain:.2f} ms "
-            f"in {engine} ({shown})",
+            f"{precision} is NOT faster than fp32 here: {best:.2f} ms in {fastest.choice.name}, fp32 takes "
+            f"{plain:.2f} ms in {engine} ({shown})",
         )
-    return (f"beside fp32: {shown}; auto takes {_way(fastest)}",)
+    return (f"beside fp32: {shown}; auto takes {fastest.choice.name}",)
 
 
 def _check(others: Sequence[Trial], fastest: Trial, least: float, manifest: Manifest) -> None:
@@ -130,9 +131,5 @@ def _check(others: Sequence[Trial], fastest: Trial, least: float, manifest: Mani
     if factor < least:
         raise GanEdgeError(
             f"not exported: {manifest.precision} is {factor:.2f} × as fast as fp32 here ({fastest.milliseconds:.2f} ms "
-            f"in {_way(fastest)}, fp32 {plain:.2f} ms), and --require-speedup asks for {least:g}"
+            f"in {fastest.choice.name}, fp32 {plain:.2f} ms), and --require-speedup asks for {least:g}"
         )
-
-
-def _way(trial: Trial) -> str:
-    return trial.choice.engine + (f" in {trial.choice.compute}" if trial.choice.compute else "")

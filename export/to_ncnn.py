@@ -59,8 +59,8 @@ class Network:
     """The .bin file."""
     inputs: tuple[str, ...]
     """Names of its inputs, in the graph's order."""
-    output: str
-    """Name of its output."""
+    outputs: tuple[str, ...]
+    """Names of its outputs, the result first."""
 
 
 def check_convertible(model: SourceModel, precision: Precision, io: str) -> None:
@@ -79,7 +79,7 @@ def check_convertible(model: SourceModel, precision: Precision, io: str) -> None
         raise UsageError("--bf16 --format ncnn: choose fp32 or fp16")
     if model.precision != "fp32":
         raise UsageError(f"--format ncnn: this artifact is {model.precision} already; make it from the FP32 one")
-    if io == "uint8" or any(port.dtype == "uint8" for port in (*model.interface.inputs, model.interface.output)):
+    if io == "uint8" or any(port.dtype == "uint8" for port in (*model.interface.inputs, *model.interface.outputs)):
         raise UsageError("--format ncnn: ncnn takes and gives floats; make it without --io uint8")
     batch = model.interface.inputs[0].shape[0]
     if isinstance(batch, int) and batch > 1:
@@ -113,7 +113,8 @@ def write_ncnn(folder: Path, model: SourceModel, artifact: VerifiedArtifact, say
     identity = NcnnIdentity(
         precision=manifest.precision,
         inputs=network.inputs,
-        output=network.output,
+        output=network.outputs[0],
+        extras=network.outputs[1:],
         onnx_digest=_sha256(b"".join(bytes(part) for part in body)),
         param_digest="",
         bin_digest=_sha256(network.weights),
@@ -252,10 +253,11 @@ def _checked(text: str, weights: bytes, interface: Interface, ignored: Sequence[
         raise EngineError(f"pnnx cannot express a layer in ncnn: {ignored[0][:200]}; use --format onnx")
     inputs = tuple(f"in{index}" for index in range(len(interface.inputs)))
     given = {blob for words in layers for blob in _blobs(words)[1]}
-    absent = [name for name in (*inputs, "out0") if name not in given]
+    outputs = tuple(f"out{index}" for index in range(len(interface.outputs)))
+    absent = [name for name in (*inputs, *outputs) if name not in given]
     if absent:
         raise EngineError(f"pnnx left {', '.join(absent)} out of the network: use --format onnx")
-    return Network(text, weights, inputs, "out0")
+    return Network(text, weights, inputs, outputs)
 
 
 def _shape(port: Port, side: int, graph: ModelProto) -> str:

@@ -230,7 +230,7 @@ def _inside(profiles: Mapping[str, Shapes], proven: VerifiedArtifact) -> tuple[l
         if least > 1:  # Only sizes that divide it leave no batch below the smallest.
             batches, whole = (least,), whole // least * least
         if fits and whole:
-            cases.append(parity.Case([array[:whole] for array in case.inputs], case.reference[:whole]))
+            cases.append(case.first(whole))
     return cases, batches
 
 

@@ -57,15 +57,19 @@ def traced(network: nn.Module, interface: Interface, example: tuple[Tensor, ...]
         return None
     try:
         with _Traced():
-            model = export_traced(network, interface, example, version)
+            # Normalisations are folded later, in FP64.
+            options = {"training": torch.onnx.TrainingMode.PRESERVE, "do_constant_folding": False}
+            model = export_traced(network, interface, example, version, **options)
     except Exception:  # noqa: BLE001 - whatever it raises, following the code says it better
         return None
     _fold_constants(model)
     return model if _is_plain(model, interface) else None
 
 
-def export_traced(network: nn.Module, interface: Interface, example: tuple[Tensor, ...], version: int) -> ModelProto:
-    """Run PyTorch's exporter of traces and of TorchScript, which knows operator sets up to 20."""
+def export_traced(
+    network: nn.Module, interface: Interface, example: tuple[Tensor, ...], version: int, **options: Any
+) -> ModelProto:
+    """Run PyTorch's exporter of traces and of TorchScript, which knows operator sets up to 20; `options` are its own."""
     written = io.BytesIO()
     ports = (*interface.inputs, *interface.outputs)
     axes = {p.name: {axis: size for axis, size in enumerate(p.shape) if isinstance(size, str)} for p in ports}
@@ -77,11 +81,10 @@ def export_traced(network: nn.Module, interface: Interface, example: tuple[Tenso
             written,  # type: ignore[arg-type]
             dynamo=False,
             opset_version=min(version, 20),
-            do_constant_folding=False,
-            training=torch.onnx.TrainingMode.PRESERVE,  # Normalisations are folded in FP64 later.
             dynamic_axes={name: open_axes for name, open_axes in axes.items() if open_axes},
             input_names=[port.name for port in interface.inputs],
             output_names=[port.name for port in interface.outputs],
+            **options,
         )
     return onnx.load_model_from_string(written.getvalue())
 
@@ -159,4 +162,5 @@ def _is_plain(model: ModelProto, interface: Interface) -> bool:
             return len(node.output) == 1 and not attributes(node).get("training_mode", 0)
         return node.op_type != "Resize" or len(node.input) < 4 or not node.input[3]
 
-    return all(map(plain, graph.node)) and all(port.name in read for port in interface.inputs)
+    reads_all = all(port.name in read for port in interface.inputs)
+    return all(map(plain, graph.node)) and reads_all and len(graph.output) == len(interface.outputs)

@@ -16,7 +16,7 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from ganedge.export import rewrite
 from ganedge.export.graph import copied, rename, set_nodes
-from ganedge.export.source_model import Run
+from ganedge.export.source_model import RunAll
 from ganedge.runtime.inputs import to_range
 from ganedge.runtime.manifest import Interface, Port
 
@@ -62,24 +62,28 @@ def bytes_interface(interface: Interface) -> Interface:
     return replace(interface, inputs=inputs, outputs=outputs)
 
 
-def reference(run: Run, interface: Interface) -> Run:
+def reference(run: RunAll, interface: Interface) -> RunAll:
     """The same generator with bytes in, and levels out: not clipped to whole ones, so that rounding shows as error."""
-    sources, target = interface.inputs, interface.output
+    sources = interface.inputs
 
-    def in_levels(inputs: Sequence[NDArray[np.generic]]) -> NDArray[np.generic]:
+    def in_levels(inputs: Sequence[NDArray[np.generic]]) -> list[NDArray[np.generic]]:
         floats = [
             to_range(array.astype(np.uint8), port) if _is_float_picture(port) else array
             for array, port in zip(inputs, sources, strict=True)
         ]
-        output = run(floats)
-        if not _is_float_picture(target):
-            return output
-        assert target.range is not None
-        low, high = target.range
-        levels = np.clip((output.astype(np.float64) - low) * 255 / (high - low), 0, 255)
-        return levels.transpose(0, 2, 3, 1) if target.layout == "NCHW" else levels
+        return [_levels(array, port) for array, port in zip(run(floats), interface.outputs, strict=True)]
 
     return in_levels
+
+
+def _levels(output: NDArray[np.generic], port: Port) -> NDArray[np.generic]:
+    """An output as unrounded levels of 0 to 255 where it is a picture of floats, else as it is."""
+    if not _is_float_picture(port):
+        return output
+    assert port.range is not None
+    low, high = port.range
+    levels = np.clip((output.astype(np.float64) - low) * 255 / (high - low), 0, 255)
+    return levels.transpose(0, 2, 3, 1) if port.layout == "NCHW" else levels
 
 
 def _is_float_picture(port: Port) -> bool:

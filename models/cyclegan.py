@@ -2,6 +2,12 @@
 
     gan-train cyclegan --data monet2photo/ --out runs/monet                     # preset resnet
     gan-train cyclegan --data summer2winter/ --out runs/winter --preset conv    # smaller, at 128×128
+    gan-train cyclegan --data monet2photo/ --out runs/small --preset modern     # for edge devices
+
+The preset `modern` is for edge devices and small data sets: the generators of `edge.py`, spectrally normalised
+discriminators that see augmented pictures, and a cycle loss in which half of the weight is the distance in the features
+of the discriminators (Wang & Lin 2024, arXiv:2408.15374, section 3.1), so that a generator need not hide what it
+removes in single pixels to get it back.
 
 `generator-a2b` turns pictures of the folder trainA into such as trainB holds, `generator-b2a` the other way.
 """
@@ -9,7 +15,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -17,25 +23,26 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from ganedge.models import weights
+from ganedge.models import augment, edge, residual, weights
 from ganedge.models.noise import all_gather, rows
 from ganedge.models.objectives import OBJECTIVES
 from ganedge.models.optimizers import adams
-from ganedge.models.patchgan import PatchGAN
-from ganedge.models.translation import JitterConfig, to_pictures
+from ganedge.models.patchgan import PatchGAN, feature_distance
+from ganedge.models.translation import PatchConfig, seen_alike, to_pictures
 from ganedge.models.upsample import Upsampling, doubling
 from ganedge.models.variant import Batch, Update, VariantConfig, Wants, require, usual
 from ganedge.runtime.manifest import Interface
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(JitterConfig):
+class Config(PatchConfig):
     """Sizes, weights of the losses and optimisation of a CycleGAN."""
 
     epochs: int = 200
     """Passes over the larger of the two sets."""
-    nets: Literal["resnet", "conv"] = "resnet"
-    """Networks: resnet with InstanceNorm and reflection padding, or conv with BatchNorm."""
+    nets: Literal["resnet", "conv", "edge"] = "resnet"
+    """Networks: resnet with InstanceNorm and reflection padding, conv with BatchNorm, or edge, whose generators are
+    residual blocks of 3×3 convolutions without normalisation."""
     size: int = 256
     """Height and width of the pictures in training, pixels, 32 or more: a multiple of 4, or of 8 with --nets conv."""
     blocks: int = 9
@@ -54,8 +61,8 @@ class Config(JitterConfig):
 
     @property
     def trains_in_bf16(self) -> bool:
-        """Measured (benchmarks/LOG.md)."""
-        return True
+        """Measured (benchmarks/LOG.md), but not of the networks without normalisation."""
+        return self.nets != "edge"
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work."""
@@ -70,12 +77,16 @@ class Config(JitterConfig):
     @property
     def doubling(self) -> Upsampling:
         """How the generators double their feature maps."""
-        return self.upsample or ("resize" if self.nets == "resnet" else "transpose")
+        return self.upsample or ("transpose" if self.nets == "conv" else "resize")
 
     @property
     def multiple(self) -> int:
         """What height and width of a picture are multiples of, so that they halve evenly."""
-        return 4 if self.nets == "resnet" else 8
+        return 8 if self.nets == "conv" else 2**LEVELS
+
+
+LEVELS = 2
+"""How often the generators of resnet and edge halve a picture."""
 
 
 class Residual(nn.Module):
@@ -193,23 +204,37 @@ CONV: Mapping[str, Any] = {
 """The preset `conv`."""
 
 
+MODERN: Mapping[str, Any] = {
+    "nets": "edge",
+    "width": 32,
+    "blocks": 6,
+    "spectral_norm": True,
+    "cycle": 5.0,
+    "matching": 5.0,
+    "augment": "auto",
+}
+"""The preset `modern`."""
+
+
 class CycleGAN:
     """The variant: two generators with one Adam, two discriminators with one each, two replay buffers."""
 
     name: ClassVar[str] = "cyclegan"
-    summary: ClassVar[str] = "pictures of one kind to another and back, learned without pairs (presets: resnet, conv)"
+    summary: ClassVar[str] = (
+        "pictures of one kind to another and back, learned without pairs (presets: resnet, conv, modern)"
+    )
     config_class: ClassVar[type[VariantConfig]] = Config
     sources: ClassVar[Mapping[str, str]] = {"generator-a2b": "a", "generator-b2a": "b"}
     targets: ClassVar[Mapping[str, str]] = {"generator-a2b": "b", "generator-b2a": "a"}
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "resnet": usual(Config, CONV),
-        "conv": CONV,
+        "resnet": usual(Config, {*CONV, *MODERN}),
+        "conv": {**usual(Config, MODERN), **CONV},
+        "modern": {**usual(Config, CONV), **MODERN},
     }
 
     def __init__(self, config: Config) -> None:
         self.config = config
-        make = ResnetGenerator if config.nets == "resnet" else ConvGenerator
-        self.a2b, self.b2a = make(config), make(config)
+        self.a2b, self.b2a = make_generator(config), make_generator(config)
         self.discriminator_a, self.discriminator_b = discriminator(config), discriminator(config)
         shape = (config.channels, config.size, config.size)
         self.replay_a, self.replay_b = Replay(config.replay, shape), Replay(config.replay, shape)
@@ -223,6 +248,10 @@ class CycleGAN:
         }
         for network in self.networks.values():
             network.apply(weights.normal)
+        if config.nets == "edge":
+            residual.start(nn.ModuleList((self.a2b, self.b2a)))
+        if config.spectral_norm:
+            nn.ModuleList((self.discriminator_a, self.discriminator_b)).apply(weights.spectral)
         trained: dict[str, nn.Module] = {
             "generators": nn.ModuleList((self.a2b, self.b2a)),
             "discriminator-a": self.discriminator_a,
@@ -237,7 +266,9 @@ class CycleGAN:
 
     def generators(self) -> dict[str, Interface]:
         """Two generators: pictures to pictures, of any size that halves evenly as often as they do."""
-        interface = to_pictures(self.config, self.config.multiple)
+        config = self.config
+        reach = edge.reach(LEVELS, config.blocks) if config.nets == "edge" else None
+        interface = replace(to_pictures(config, config.multiple), reach=reach)
         return {"generator-a2b": interface, "generator-b2a": interface}
 
     def step(self, batch: Batch, step: int, update: Update) -> dict[str, Tensor]:
@@ -247,12 +278,15 @@ class CycleGAN:
 
         # Update the generators.
         fake_b, fake_a = self.a2b(a), self.b2a(b)
-        adversarial = objective.generator(self.discriminator_b(fake_b)) + objective.generator(
-            self.discriminator_a(fake_a)
-        )
-        cycle = F.l1_loss(self.b2a(fake_b), a) + F.l1_loss(self.a2b(fake_a), b)
+        adversarial = objective.generator(self._judge_b(fake_b)) + objective.generator(self._judge_a(fake_a))
+        recovered_a, recovered_b = self.b2a(fake_b), self.a2b(fake_a)
+        cycle = F.l1_loss(recovered_a, a) + F.l1_loss(recovered_b, b)
         losses = {"loss_g": half * adversarial, "cycle": half * cycle}
         total = losses["loss_g"] + self.config.cycle * losses["cycle"]
+        if self.config.matching > 0:
+            pairs = ((self.discriminator_a, recovered_a, a), (self.discriminator_b, recovered_b, b))
+            losses["matching"] = half * sum((self._match(*each) for each in pairs), start=cycle.new_zeros(()))
+            total = total + self.config.matching * losses["matching"]
         if self.config.identity > 0:
             losses["identity"] = half * (F.l1_loss(self.b2a(a), a) + F.l1_loss(self.a2b(b), b))
             total = total + self.config.identity * losses["identity"]
@@ -260,13 +294,31 @@ class CycleGAN:
 
         # Update the discriminators.
         for side, judge, real, fake in (
-            ("a", self.discriminator_a, a, self.replay_a(fake_a)),
-            ("b", self.discriminator_b, b, self.replay_b(fake_b)),
+            ("a", self._judge_a, a, self.replay_a(fake_a)),
+            ("b", self._judge_b, b, self.replay_b(fake_b)),
         ):
             loss = half * objective.discriminator(judge(real), judge(fake))
             update(f"discriminator-{side}", loss)
             losses[f"loss_d_{side}"] = loss
         return {name: value.detach() for name, value in losses.items()}
+
+    def _judge_a(self, pictures: Tensor) -> Tensor:
+        """Verdicts on pictures of A as the discriminator sees them."""
+        verdicts: Tensor = self.discriminator_a(augment.augment(pictures, self.config.policy))
+        return verdicts
+
+    def _judge_b(self, pictures: Tensor) -> Tensor:
+        """Verdicts on pictures of B as the discriminator sees them."""
+        verdicts: Tensor = self.discriminator_b(augment.augment(pictures, self.config.policy))
+        return verdicts
+
+    def _match(self, judge: PatchGAN, recovered: Tensor, original: Tensor) -> Tensor:
+        """Distance of a picture that was translated there and back from the original, in a discriminator's features."""
+        recovered, original = seen_alike((recovered, original), self.config.policy)
+        _, ours = judge.with_features(recovered)
+        with torch.no_grad():
+            _, theirs = judge.with_features(original)
+        return feature_distance(ours, theirs)
 
     def strips(self, name: str, networks: Mapping[str, nn.Module], batch: Batch) -> tuple[Tensor, ...]:
         """Input, output, and the output translated back."""
@@ -275,15 +327,26 @@ class CycleGAN:
         return batch[source], output, networks[f"generator-{back}"](output)
 
 
+def make_generator(config: Config) -> nn.Module:
+    """The generator that the config names."""
+    if config.nets == "edge":
+        return edge.EdgeGenerator(config.channels, config.width, LEVELS, config.blocks, config.doubling)
+    return ResnetGenerator(config) if config.nets == "resnet" else ConvGenerator(config)
+
+
 def discriminator(config: Config) -> PatchGAN:
-    """Pictures to H/16 × W/16 verdicts (resnet), or one less each way (conv)."""
+    """Pictures to H/16 × W/16 verdicts (resnet), one less each way (conv), or H/8 × W/8 less two (edge)."""
     wide = 8 * config.width
+    usual_norm = nn.BatchNorm2d if config.nets == "conv" else nn.InstanceNorm2d
+    norm = nn.Identity if config.spectral_norm else usual_norm
+    if config.nets == "edge":
+        return PatchGAN(config.channels, (2, 2, 2, 1), norm, nn.Conv2d(wide, 1, 4, 1, 1), config.width)
     if config.nets == "resnet":
         last = nn.Sequential(nn.ZeroPad2d((1, 0, 1, 0)), nn.Conv2d(wide, 1, 4, 1, 1))
-        return PatchGAN(config.channels, (2, 2, 2, 2), nn.InstanceNorm2d, last, config.width)
+        return PatchGAN(config.channels, (2, 2, 2, 2), norm, last, config.width)
     relu = lambda: nn.ReLU(inplace=True)  # noqa: E731 - a factory, read in one place
     last = nn.Sequential(nn.Conv2d(wide, 1, 4, 1, 1, bias=False))
-    return PatchGAN(config.channels, (2, 2, 2, 2), nn.BatchNorm2d, last, config.width, relu, bias=False)
+    return PatchGAN(config.channels, (2, 2, 2, 2), norm, last, config.width, relu, bias=False)
 
 
 def _instance(features: int) -> tuple[nn.Module, nn.Module]:

@@ -6,16 +6,15 @@ A latent variant makes its two networks and its optimizers, and inherits the res
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrizations
 from torch.optim import Optimizer
 
-from ganedge.models import augment
+from ganedge.models import augment, weights
 from ganedge.models.noise import draw, rows
 from ganedge.models.objectives import (
     OBJECTIVES,
@@ -52,6 +51,9 @@ class LatentConfig(VariantConfig):
     """Weight γ of the gradient penalty R1 on real items, γ/2 ‖∇D(x)‖²; 0 leaves it out."""
     r2: float = 0.0
     """Weight γ of the gradient penalty R2 on generated items, γ/2 ‖∇D(G(z))‖²; 0 leaves it out."""
+    penalty_every: int = 1
+    """Compute --r1 and --r2 in the first of this many steps only, with that many times the weight: 16 takes little more
+    time than no penalty (Karras et al. 2020, arXiv:1912.04958, section 3.1)."""
     spectral_norm: bool = False
     """Divide each weight of the discriminator by its largest singular value."""
 
@@ -67,6 +69,9 @@ class LatentConfig(VariantConfig):
         require(self.gp > 0, "gp", self.gp, "more than 0")
         require(self.r1 >= 0, "r1", self.r1, "0 or more")
         require(self.r2 >= 0, "r2", self.r2, "0 or more")
+        require(self.penalty_every >= 1, "penalty_every", self.penalty_every, "1 or more")
+        penalised = self.r1 > 0 or self.r2 > 0
+        require(penalised or self.penalty_every == 1, "penalty_every", self.penalty_every, "1, or --r1 or --r2 too")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,6 +91,10 @@ class PictureConfig(LatentConfig):
         names = f"names out of {','.join(augment.POLICIES)}, separated by commas, or {augment.AUTO}"
         require(known, "augment", self.augment, names)
         require(1 <= self.grid <= 32, "grid", self.grid, "1 to 32")
+
+    def for_items(self, count: int) -> VariantConfig:
+        """This config with the augmentations for that many pictures in place of `auto`."""
+        return replace(self, augment=augment.for_items(count)) if self.augment == augment.AUTO else self
 
     @property
     def policy(self) -> tuple[str, ...]:
@@ -144,7 +153,7 @@ class LatentGAN:
         if config.objective == "wgan-gp":
             _separate(discriminator)
         if config.spectral_norm:
-            discriminator.apply(_normalise)
+            discriminator.apply(weights.spectral)
         self.settings = config
         self.networks: Mapping[str, nn.Module] = {"generator": generator, "discriminator": discriminator}
 
@@ -197,7 +206,8 @@ class LatentGAN:
         # Judge both.
         self._clip()
         seen = fake if shared else fake.detach()
-        r1, r2 = self.settings.r1 > 0, self.settings.r2 > 0
+        penalised = step % self.settings.penalty_every == 0
+        r1, r2 = penalised and self.settings.r1 > 0, penalised and self.settings.r2 > 0
         if r1:
             real.requires_grad_()
         if r2:
@@ -211,6 +221,8 @@ class LatentGAN:
 
         # Update the discriminator.
         loss_d, of_d = self.discriminator_loss(real, seen, real_logits, fake_logits, labels)
+        if penalised:
+            loss_d = loss_d + self._penalties(real, seen, real_logits, fake_logits)
         update("discriminator", loss_d)
 
         # Update the generator, after a round.
@@ -241,7 +253,7 @@ class LatentGAN:
     def discriminator_loss(
         self, real: Tensor, fake: Tensor, real_logits: Tensor, fake_logits: Tensor, labels: Tensor | None
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """What the discriminator minimises, penalties included, and what to report of it."""
+        """What the discriminator minimises, without R1 and R2, and what to report of it."""
         config, objective = self.settings, OBJECTIVES[self.settings.objective]
         if config.real_label == 1:
             loss = objective.discriminator(real_logits, fake_logits)
@@ -249,16 +261,23 @@ class LatentGAN:
             loss = smoothed_bce_discriminator(real_logits, fake_logits, config.real_label)
         loss = loss * self.d_factor
         losses = {"loss_d": loss.detach(), **self._verdicts(real_logits.detach(), fake_logits.detach())}
-        if config.r1 > 0:
-            loss = loss + self.penalty_share * config.r1 / 2 * r1_penalty(real_logits, real)
-        if config.r2 > 0:
-            loss = loss + self.penalty_share * config.r2 / 2 * r2_penalty(fake_logits, fake)
         if config.objective == "wgan-gp":
             shape = (1,) * (real.ndim - 1)
             mix = rows(len(real), lambda n: torch.rand(n, *shape, device=real.device))
             judge = partial(self.discriminate, labels=labels, twice=True)
             loss = loss + config.gp * gradient_penalty(judge, real, fake.detach(), mix)
         return loss, losses
+
+    def _penalties(self, real: Tensor, fake: Tensor, real_logits: Tensor, fake_logits: Tensor) -> Tensor:
+        """R1 and R2 with their weights, a scalar; 0 where there are none."""
+        config = self.settings
+        factor = self.penalty_share * config.penalty_every / 2
+        total = real_logits.new_zeros(())
+        if config.r1 > 0:
+            total = total + factor * config.r1 * r1_penalty(real_logits, real)
+        if config.r2 > 0:
+            total = total + factor * config.r2 * r2_penalty(fake_logits, fake)
+        return total
 
     def _verdicts(self, real_logits: Tensor, fake_logits: Tensor) -> dict[str, Tensor]:
         """How well the discriminator tells real from fake: as a share where its objective has a boundary or pairs."""
@@ -308,9 +327,3 @@ def _separate(network: nn.Module) -> None:
             setattr(network, name, nn.GroupNorm(1, module.num_features))
         else:
             _separate(module)
-
-
-def _normalise(module: nn.Module) -> None:
-    """Spectral normalisation, Miyato et al. 2018 (arXiv:1802.05957), by one power iteration a step."""
-    if isinstance(module, (nn.Linear, nn.Conv2d)):
-        parametrizations.spectral_norm(module)

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ganedge.models import weights
@@ -51,3 +53,25 @@ class PatchGAN(nn.Module):
         """Judge each patch."""
         verdicts: Tensor = self.head(pictures)
         return verdicts.float()  # Losses in bf16 would be too coarse for means and differences.
+
+    def with_features(self, pictures: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Judge each patch; also return the features `[N, F, H', W']` after each convolution's activation."""
+        features: list[Tensor] = []
+        *layers, last = self.head
+        for layer in layers:
+            pictures = layer(pictures)
+            if isinstance(layer, (nn.LeakyReLU, nn.ReLU)):
+                features.append(pictures.float())
+        verdicts: Tensor = last(pictures)
+        return verdicts.float(), features
+
+
+def feature_distance(ours: Sequence[Tensor], theirs: Sequence[Tensor]) -> Tensor:
+    """Mean distance over the layers of a discriminator, Wang et al. 2018 (arXiv:1711.11585), eq. 4.
+
+    Args:
+        ours: Features of generated pictures, `[N, F, H, W]` of each layer; gradients go through them.
+        theirs: Those of the pictures that they should be.
+    """
+    distances = [F.l1_loss(a, b.detach()) for a, b in zip(ours, theirs, strict=True)]
+    return torch.stack(distances).mean()

@@ -1,15 +1,20 @@
 """pix2pix: pictures to pictures, learned from pairs (Isola et al. 2017, arXiv:1611.07004).
 
     gan-train pix2pix --data facades/ --direction b2a --out runs/facades
+    gan-train pix2pix --data facades/ --direction b2a --out runs/facades --preset modern
 
 The write-ups use BatchNorm with a batch of one, which is InstanceNorm. Here it is InstanceNorm by default, so that the
 generator does the same in use as in training; `--norm batch` is for larger batches.
+
+The preset `modern` is for edge devices and small data sets: the generator of `edge.py`, a spectrally normalised
+discriminator that sees augmented pictures, the least-squares loss, and the distance in the discriminator's features
+(Wang et al. 2018, arXiv:1711.11585), which takes over most of what the L1 distance does.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -17,34 +22,38 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from ganedge.models import weights
+from ganedge.models import edge, residual, weights
 from ganedge.models.noise import Dropout
 from ganedge.models.objectives import OBJECTIVES
 from ganedge.models.optimizers import adams
-from ganedge.models.patchgan import PatchGAN
-from ganedge.models.translation import JitterConfig, to_pictures
+from ganedge.models.patchgan import PatchGAN, feature_distance
+from ganedge.models.translation import PatchConfig, seen_alike, to_pictures
 from ganedge.models.upsample import Upsampling, doubling
-from ganedge.models.variant import Batch, Update, VariantConfig, Wants, require
+from ganedge.models.variant import Batch, Update, VariantConfig, Wants, only_with, require
 from ganedge.runtime.manifest import Interface
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(JitterConfig):
+class Config(PatchConfig):
     """Sizes, objective and optimisation of pix2pix."""
 
     direction: Literal["a2b", "b2a"] = "a2b"
     """Which picture of a pair is the input: a2b takes the left one or the one in folder A."""
+    nets: Literal["unet", "edge"] = "unet"
+    """Generator: unet as in the paper, or edge, residual blocks of 3×3 convolutions without normalisation."""
     size: int = 256
     """Height and width of the pictures in training, pixels: a power of two, 32 or more."""
     levels: int | None = None
-    """Times the generator halves its picture; 8 or as often as it goes by default."""
+    """Times the generator halves its picture; by default 8 or as often as it goes, and 4 with --nets edge."""
+    blocks: int = only_with("nets", "edge", 4)
+    """With --nets edge, residual blocks at the smallest size."""
     norm: Literal["instance", "batch"] = "instance"
     """Normalisation: instance is BatchNorm as it works with a batch of one, in training and in use."""
     upsample: Upsampling = "transpose"
     """How the generator doubles its feature maps: transpose is a transposed convolution; resize (nearest, then a
     convolution) and shuffle (a convolution, then depth-to-space) leave no checkerboard and suit more devices."""
     dropout: float = 0.5
-    """Share of features dropped in the three innermost levels: the noise."""
+    """Share of features dropped in the three innermost levels of the U-Net: the noise."""
     objective: Literal["bce", "lsgan"] = "bce"
     """Adversarial loss."""
     l1: float = 100.0
@@ -57,13 +66,15 @@ class Config(JitterConfig):
         require(power, "size", self.size, "a power of two, 32 or more")
         most = self.size.bit_length() - 1
         require(self.levels is None or 3 <= self.levels <= most, "levels", self.levels, f"3 to {most}")
+        require(self.blocks >= 0, "blocks", self.blocks, "0 or more")
         require(0 <= self.dropout < 1, "dropout", self.dropout, "0 or more and below 1")
         require(self.l1 >= 0, "l1", self.l1, "0 or more")
 
     @property
     def depth(self) -> int:
         """Times the generator halves its picture."""
-        return self.levels or min(8, self.size.bit_length() - 1)
+        most = 4 if self.nets == "edge" else 8
+        return self.levels or min(most, self.size.bit_length() - 1)
 
     @property
     def make_norm(self) -> Callable[[int], nn.Module]:
@@ -98,24 +109,43 @@ class Generator(nn.Module):
         return image
 
 
+MODERN: Mapping[str, Any] = {
+    "nets": "edge",
+    "upsample": "resize",
+    "width": 32,
+    "batch": 4,
+    "objective": "lsgan",
+    "spectral_norm": True,
+    "matching": 10.0,
+    "l1": 10.0,
+    "augment": "auto",
+}
+"""The preset `modern`."""
+
+
 class Pix2Pix:
     """The variant: a U-Net, a PatchGAN that sees input and output together, two Adams."""
 
     name: ClassVar[str] = "pix2pix"
-    summary: ClassVar[str] = "pictures to pictures, learned from pairs"
+    summary: ClassVar[str] = "pictures to pictures, learned from pairs (preset: modern)"
     config_class: ClassVar[type[VariantConfig]] = Config
     sources: ClassVar[Mapping[str, str]] = {"generator": "input"}
     targets: ClassVar[Mapping[str, str]] = {"generator": "target"}
-    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"modern": MODERN}
 
     def __init__(self, config: Config) -> None:
         self.config = config
-        self.generator = Generator(config)
+        self.generator = make_generator(config)
         last = nn.Conv2d(8 * config.width, 1, 4, 1, 1)
-        self.discriminator = PatchGAN(2 * config.channels, (2, 2, 2, 1), config.make_norm, last, config.width)
+        norm = nn.Identity if config.spectral_norm else config.make_norm
+        self.discriminator = PatchGAN(2 * config.channels, (2, 2, 2, 1), norm, last, config.width)
         self.networks: Mapping[str, nn.Module] = {"generator": self.generator, "discriminator": self.discriminator}
         for network in self.networks.values():
             network.apply(weights.normal)
+        if config.nets == "edge":
+            residual.start(self.generator)
+        if config.spectral_norm:
+            self.discriminator.apply(weights.spectral)
         self.optimizers: Mapping[str, Optimizer] = adams(self.networks, config)
 
     @staticmethod
@@ -128,7 +158,9 @@ class Pix2Pix:
 
     def generators(self) -> dict[str, Interface]:
         """One generator: pictures to pictures, of any size that halves `levels` times."""
-        return {"generator": to_pictures(self.config, 2**self.config.depth)}
+        config = self.config
+        reach = edge.reach(config.depth, config.blocks) if config.nets == "edge" else None
+        return {"generator": replace(to_pictures(config, 2**config.depth), reach=reach)}
 
     def step(self, batch: Batch, step: int, update: Update) -> dict[str, Tensor]:
         """Update the discriminator, then the generator."""
@@ -137,20 +169,43 @@ class Pix2Pix:
         output = self.generator(source)
 
         # Update the discriminator.
-        real_verdicts = self.discriminator(torch.cat((source, target), 1))
-        fake_verdicts = self.discriminator(torch.cat((source, output.detach()), 1))
+        real, fake = self._seen(source, target, output.detach())
+        real_verdicts, fake_verdicts = self.discriminator(real), self.discriminator(fake)
         loss_d = objective.discriminator(real_verdicts, fake_verdicts)
         update("discriminator", loss_d)
 
         # Update the generator.
-        loss_g = objective.generator(self.discriminator(torch.cat((source, output), 1)))
-        distance = F.l1_loss(output, target)
-        update("generator", loss_g + self.config.l1 * distance)
-        return {"loss_d": loss_d.detach(), "loss_g": loss_g.detach(), "l1": distance.detach()}
+        real, fake = self._seen(source, target, output)
+        losses: dict[str, Tensor] = {}
+        if self.config.matching > 0:
+            verdicts, features = self.discriminator.with_features(fake)
+            with torch.no_grad():
+                _, wanted = self.discriminator.with_features(real)
+            losses["matching"] = feature_distance(features, wanted)
+        else:
+            verdicts = self.discriminator(fake)
+        losses |= {"loss_g": objective.generator(verdicts), "l1": F.l1_loss(output, target)}
+        total = losses["loss_g"] + self.config.l1 * losses["l1"]
+        if self.config.matching > 0:
+            total = total + self.config.matching * losses["matching"]
+        update("generator", total)
+        return {name: value.detach() for name, value in {"loss_d": loss_d, **losses}.items()}
+
+    def _seen(self, source: Tensor, *pictures: Tensor) -> list[Tensor]:
+        """Each of some pictures beside the input, as the discriminator sees them: all augmented alike."""
+        source, *others = seen_alike((source, *pictures), self.config.policy)
+        return [torch.cat((source, each), 1) for each in others]
 
     def strips(self, name: str, networks: Mapping[str, nn.Module], batch: Batch) -> tuple[Tensor, ...]:
         """Input, output and target."""
         return batch["input"], networks[name](batch["input"]), batch["target"]
+
+
+def make_generator(config: Config) -> nn.Module:
+    """The generator that the config names."""
+    if config.nets == "unet":
+        return Generator(config)
+    return edge.EdgeGenerator(config.channels, config.width, config.depth, config.blocks, config.upsample)
 
 
 def _down(config: Config, channels: int, features: int, level: int) -> nn.Sequential:

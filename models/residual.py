@@ -1,4 +1,4 @@
-"""Residual blocks without normalisation, for a generator and a discriminator: what `dcgan --arch resnet` is made of.
+"""Residual blocks without normalisation: what `dcgan --arch resnet` and the generators of `--nets edge` are made of.
 
     layers = [Up(256, 128, "resize"), Up(128, 64, "resize")]
     start(nn.Sequential(*layers))
@@ -35,22 +35,41 @@ class Up(nn.Module):
 
 
 class Down(nn.Module):
-    """Halve a feature map: `[N, inputs, H, W]` to `[N, outputs, H/2, W/2]`."""
+    """Halve a feature map: `[N, inputs, H, W]` to `[N, outputs, H/2, W/2]`.
 
-    def __init__(self, inputs: int, outputs: int) -> None:
+    `slope` is that of the activations below 0; with 0 they are ReLU.
+    """
+
+    def __init__(self, inputs: int, outputs: int, slope: float = 0.2) -> None:
         super().__init__()
+        before = nn.LeakyReLU(slope) if slope else nn.ReLU()
+        between = nn.LeakyReLU(slope, inplace=True) if slope else nn.ReLU(inplace=True)
         self.skip = nn.Sequential(nn.AvgPool2d(2), nn.Conv2d(inputs, outputs, 1, bias=False))
         self.change = nn.Sequential(
-            nn.LeakyReLU(0.2),
-            nn.Conv2d(inputs, inputs, 3, 1, 1),
-            nn.AvgPool2d(2),
-            nn.LeakyReLU(0.2, inplace=True),
-            nn.Conv2d(inputs, outputs, 3, 1, 1),
+            *(before, nn.Conv2d(inputs, inputs, 3, 1, 1), nn.AvgPool2d(2)),
+            *(between, nn.Conv2d(inputs, outputs, 3, 1, 1)),
         )
 
     def forward(self, features: Tensor) -> Tensor:  # [N, I, H, W] → [N, O, H/2, W/2]
         """Reduce, and add the change."""
         changed: Tensor = self.skip(features) + self.change(features)
+        return changed
+
+
+class Same(nn.Module):
+    """Change a feature map `[N, features, H, W]` at its own size."""
+
+    def __init__(self, features: int) -> None:
+        super().__init__()
+        self.skip = nn.Identity()
+        self.change = nn.Sequential(
+            *(nn.ReLU(), nn.Conv2d(features, features, 3, 1, 1)),
+            *(nn.ReLU(inplace=True), nn.Conv2d(features, features, 3, 1, 1)),
+        )
+
+    def forward(self, features: Tensor) -> Tensor:  # [N, F, H, W] → [N, F, H, W]
+        """Add the change."""
+        changed: Tensor = features + self.change(features)
         return changed
 
 
@@ -61,7 +80,7 @@ def start(network: nn.Module) -> None:
     Weights are He et al.'s (arXiv:1502.01852, eq. 10); of L residual blocks, each with two convolutions, the first
     convolution is scaled by L^-½ and the last begins at 0, so that the network begins as its skips.
     """
-    blocks = [module for module in network.modules() if isinstance(module, (Up, Down))]
+    blocks = [module for module in network.modules() if isinstance(module, (Up, Down, Same))]
     skips = {module for block in blocks for module in block.skip.modules()}  # Linear: no activation to make up for.
     for module in network.modules():
         if isinstance(module, nn.Linear) or (module in skips and isinstance(module, nn.Conv2d)):

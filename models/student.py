@@ -137,11 +137,6 @@ class PictureConfig(StudentConfig):
         fits = self.stride <= self.crop <= self.size and self.crop % self.stride == 0
         require(fits, "crop", self.crop, f"a multiple of {self.stride}, at most {self.size}")
 
-    @property
-    def reach(self) -> int:
-        """Input pixels on each side on which an output pixel depends: those of the convolutions and of one square."""
-        return self.stride * (2 * self.blocks + 3) - 1
-
     def count_macs(self, height: int, width: int) -> int:
         """Multiply-accumulates for one picture of this size."""
         pixels = height * width // self.stride**2
@@ -354,7 +349,12 @@ class PictureStudent(Student):
         self.sources: Mapping[str, str] = {"generator": config.source_key}
         self.targets: Mapping[str, str] = {"generator": config.real_key or TAUGHT}
         discriminator = Discriminator(config.channels) if config.discriminates else None
-        super().__init__(config, PictureGenerator(config), discriminator)
+        super().__init__(config, self.make_generator(config), discriminator)
+
+    @staticmethod
+    def make_generator(config: PictureConfig) -> nn.Module:
+        """The network that a config describes, untrained."""
+        return PictureGenerator(config)
 
     @staticmethod
     def wants(config: PictureConfig) -> Wants:
@@ -373,7 +373,7 @@ class PictureStudent(Student):
         source = Port("input", "image", "float32", taken, "NCHW", (config.input_low, config.input_high), config.stride)
         multiple = config.stride * config.scale
         target = Port("output", "image", "float32", made, "NCHW", (config.low, config.high), multiple)
-        return {"generator": Interface("image-to-image", (source,), (target,), reach=config.reach)}
+        return {"generator": Interface("image-to-image", (source,), (target,))}
 
     def strips(self, name: str, networks: Mapping[str, nn.Module], batch: Batch) -> tuple[Tensor, ...]:
         """Input, output and what the teacher gives, all as large and in as many channels as the output."""
@@ -397,7 +397,12 @@ class LatentStudent(Student):
         self.config = config
         judged = config.discriminates and config.height > 0
         discriminator = Discriminator(config.channels, len(config.classes)) if judged else None
-        super().__init__(config, LatentGenerator(config), discriminator)
+        super().__init__(config, self.make_generator(config), discriminator)
+
+    @staticmethod
+    def make_generator(config: LatentConfig) -> nn.Module:
+        """The network that a config describes, untrained."""
+        return LatentGenerator(config)
 
     @staticmethod
     def wants(config: LatentConfig) -> Wants:

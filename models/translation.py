@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import torch
+from torch import Tensor
+
+from ganedge.models import augment
 from ganedge.models.optimizers import AdamConfig
-from ganedge.models.variant import require
+from ganedge.models.variant import VariantConfig, require
 from ganedge.runtime.manifest import Interface, Port
 
+AUGMENTATIONS = ("translation", "cutout")
+"""Those of `augment.POLICIES` that translators use: they move and cut a picture and what belongs to it alike."""
 JITTER = 286 / 256
 """Pictures are scaled to this times the size before a random square is cut out (Isola et al. 2017, section 6.2)."""
 
@@ -48,6 +54,49 @@ class JitterConfig(TranslationConfig):
     def load_size(self) -> int:
         """Height and width that pictures are scaled to before the cut, pixels; 0: no cut."""
         return round(self.size * JITTER) if self.jitter else 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class PatchConfig(JitterConfig):
+    """The settings of variants with a PatchGAN: its normalisation, feature matching and augmentation."""
+
+    spectral_norm: bool = False
+    """Divide each weight of the discriminators by its largest singular value, in place of other normalisation."""
+    matching: float = 0.0
+    """Weight of the distance in the features of the discriminators, between each output and the picture that it should
+    be; 0 leaves it out."""
+    augment: str = ""
+    """Change what the discriminators see, for small data sets: translation,cutout or one of them, or auto: by the
+    number of items."""
+
+    def __post_init__(self) -> None:
+        """Refuse values that cannot work."""
+        super().__post_init__()
+        require(self.matching >= 0, "matching", self.matching, "0 or more")
+        known = self.augment == augment.AUTO or set(self.policy) <= set(AUGMENTATIONS)
+        names = f"names out of {','.join(AUGMENTATIONS)}, separated by commas, or {augment.AUTO}"
+        require(known, "augment", self.augment, names)
+
+    @property
+    def policy(self) -> tuple[str, ...]:
+        """The augmentations by name; `auto` is replaced by them once the data are known."""
+        assert self.augment != augment.AUTO, "train fills it in"
+        return tuple(name for name in self.augment.split(",") if name)
+
+    def for_items(self, count: int) -> VariantConfig:
+        """This config with the augmentations for that many pictures in place of `auto`."""
+        if self.augment != augment.AUTO:
+            return self
+        chosen = [name for name in augment.for_items(count).split(",") if name in AUGMENTATIONS]
+        return replace(self, augment=",".join(chosen))
+
+
+def seen_alike(pictures: Sequence[Tensor], policy: tuple[str, ...]) -> Sequence[Tensor]:
+    """Augment pictures that belong together, `[N, C, H, W]` each: all of them are moved and cut alike."""
+    if not policy:
+        return pictures
+    channels = [each.shape[1] for each in pictures]
+    return torch.split(augment.augment(torch.cat(tuple(pictures), 1), policy), channels, 1)
 
 
 def to_pictures(

@@ -93,6 +93,10 @@ class VariantConfig:
         """Whether bf16 was measured to keep FP32's quality at equal steps: then `--precision auto` may take it."""
         return False
 
+    def for_items(self, count: int) -> VariantConfig:
+        """This config with what depends on the number of items in the data set: the same by default."""
+        return self
+
 
 JOIN = "+"
 """Separator of the attributes in the name of a class that is a combination of them."""

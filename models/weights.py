@@ -1,6 +1,7 @@
-"""Start values of convolutional GANs, and weights that were saved under earlier names.
+"""Start values of convolutional GANs, spectral normalisation, and weights that were saved under earlier names.
 
 network.apply(normal)
+network.apply(spectral)
 accept_old_keys(network)
 """
 
@@ -9,6 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from torch import nn
+from torch.nn.utils import parametrizations
 
 from ganedge.models.upsample import PhaseConv
 
@@ -24,6 +26,12 @@ def normal(module: nn.Module) -> None:
         nn.init.normal_(module.weight, 1.0, 0.02)
     if isinstance(module, PhaseConv):
         module.start_alike()
+
+
+def spectral(module: nn.Module) -> None:
+    """Spectral normalisation, Miyato et al. 2018 (arXiv:1802.05957), by one power iteration a step."""
+    if isinstance(module, (nn.Linear, nn.Conv2d)):
+        parametrizations.spectral_norm(module)
 
 
 def accept_old_keys(network: nn.Module) -> None:

@@ -9,7 +9,7 @@ The worst item decides. Figures are computed in double precision.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from .manifest import Interface, Parity, Port, Precision
+    from .manifest import Interface, OutputParity, Parity, Port, Precision
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Difference:
         psnr = "identical" if self.psnr is None else f"PSNR {self.psnr:.1f} dB"
         ssim = "" if self.ssim is None else f", SSIM {self.ssim:.4f}"
         bad = "" if self.nonfinite == 0 else f", {self.nonfinite:.2%} not finite"
-        return f"max error {self.max_abs:.2g}, {psnr}{ssim}{bad}"
+        return f"max error {self.max_abs / (self.span or 1):.2g} of the range, {psnr}{ssim}{bad}"
 
 
 @dataclass(frozen=True)
@@ -86,6 +86,8 @@ GATES: dict[Precision, Gate] = {
 """The gate of each precision."""
 LATENT_INT8 = Gate(psnr=35.0)
 """The gate of INT8 where latents go in: such generators lose less."""
+HALF_LEVEL = 0.5 / 255
+"""What rounding to bytes costs, as a share of the range."""
 
 
 def gate_of(precision: Precision, interface: Interface) -> Gate:
@@ -96,8 +98,16 @@ def gate_of(precision: Precision, interface: Interface) -> Gate:
     if precision == "int8" and interface.noise is not None:
         return LATENT_INT8
     if precision == "fp32" and interface.output.dtype == "uint8":
-        return Gate(max_abs=0.5 / 255 + 1e-4)
+        return Gate(max_abs=HALF_LEVEL + 1e-4)
     return GATES[precision]
+
+
+def gates_of(gate: Gate, interface: Interface) -> tuple[Gate, ...]:
+    """The gate of each output where this is the result's: the same, but floats are not rounded as bytes are."""
+    floats = gate
+    if gate.max_abs is not None and interface.output.dtype == "uint8" and gate.max_abs > HALF_LEVEL:
+        floats = replace(gate, max_abs=round(gate.max_abs - HALF_LEVEL, 9))
+    return (gate, *(gate if port.dtype == "uint8" else floats for port in interface.extras))
 
 
 def read_gate(text: str) -> Gate:
@@ -123,6 +133,15 @@ def read_gate(text: str) -> Gate:
 
 def miss(proof: Parity) -> str:
     """How far an engine was off in a proof that it failed, for people."""
+    extras = [extra for extra in proof.extras if not extra.passed]
+    lines = [f"in its output {extra.output} {_off(extra)}" for extra in extras]
+    if not extras or misses_result(proof):
+        lines.insert(0, f"{_off(proof)}{proof.worst and f', worst for {proof.worst}'}")
+    return " and ".join(lines)
+
+
+def _off(proof: Parity | OutputParity) -> str:
+    """How far one output was off, for people."""
     if proof.nonfinite:
         off = f"{proof.nonfinite:.2%} of its values are NaN or infinite"
     else:
@@ -131,7 +150,13 @@ def miss(proof: Parity) -> str:
         )
         level = "" if proof.psnr is None else f" ({proof.psnr:.1f} dB)"
         off = f"off by {share}{level}"
-    return f"{off} where the gate is {read_gate(proof.tolerance).text}{proof.worst and f', worst for {proof.worst}'}"
+    return f"{off} where the gate is {read_gate(proof.tolerance).text}"
+
+
+def misses_result(proof: Parity) -> bool:
+    """Whether the result itself is off in a failed proof, and not only outputs beside it."""
+    figures = Difference(proof.span, proof.max_abs, proof.mean_abs, proof.psnr, proof.ssim, proof.nonfinite)
+    return not read_gate(proof.tolerance).holds(figures)
 
 
 def worst(distances: Sequence[Difference]) -> Difference:
@@ -174,7 +199,7 @@ def difference(
         max_abs=float(error.max()),
         mean_abs=float(error.mean()),
         psnr=None if noise == 0 else float(10 * np.log10(span**2 / noise)),
-        ssim=ssim(values, expected, port, span) if port.role == "image" else None,
+        ssim=ssim(values, expected, port, span) if port.is_picture else None,
         nonfinite=float(1 - finite.mean()),
     )
 
@@ -215,9 +240,11 @@ def _box(x: NDArray[np.float64], side: int) -> NDArray[np.float64]:
 
 
 def span_of(port: Port, *references: NDArray[np.generic]) -> float:
-    """The declared range of a port; for points, which have none, that of the references."""
+    """The declared range of a port; for points and other values, which have none, that of the references."""
     if port.range is not None:
         low, high = port.range
     else:
         low, high = min(float(tensor.min()) for tensor in references), max(float(tensor.max()) for tensor in references)
+        if low == high and port.role == "values":  # A constant: its own size is what an error is measured against.
+            return abs(low) or 1.0
     return max(high - low, 1e-12)

@@ -13,7 +13,7 @@ from __future__ import annotations
 import threading
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
 
@@ -38,6 +38,8 @@ if TYPE_CHECKING:
     from .pictures.shared_norm import SharedNorm
     from .pictures.translation import Options, State, Tiles
 
+T = TypeVar("T")
+OnError = Literal["raise", "yield"]
 BATCH_ELEMENTS = 2**22
 """Output values computed in one engine call unless `batch` says otherwise: 16 MiB of float32."""
 MAX_ITEMS = 2**31
@@ -206,12 +208,32 @@ class Generator:
             InputError: a wrong number of arrays, dtype, shape, or batches that differ.
             EngineError: the engine fails, or gives another number of items.
         """
-        output = self._running().run(self._feeds(inputs))[0]
-        if output.shape[:1] != inputs[0].shape[:1]:  # OpenVINO with one thread returns nothing, without an error.
-            raise EngineError(
-                f"{self.engine.name} could not run this model: {output.shape} came out for a batch of {len(inputs[0])}"
-            )
-        return output
+        return self.run_all(*inputs)[0]
+
+    def run_all(self, *inputs: NDArray[np.generic]) -> tuple[NDArray[np.generic], ...]:
+        """As `run`, for every output of the interface in its order: the result, and those kept beside it."""
+        ports = self._interface.outputs
+        outputs = self._running().run(self._feeds(inputs))[: len(ports)]
+        if len(ports) > 1:
+            self._check_outputs(outputs)
+        for output in outputs:
+            if output.shape[:1] != inputs[0].shape[:1]:  # OpenVINO with one thread returns nothing, without an error.
+                shown = f"{output.shape} came out for a batch of {len(inputs[0])}"
+                raise EngineError(f"{self.engine.name} could not run this model: {shown}")
+        return tuple(outputs)
+
+    def _check_outputs(self, outputs: Sequence[NDArray[np.generic]]) -> None:
+        """Raise EngineError unless these are the outputs that the manifest names, by their number and shapes."""
+        ports = self._interface.outputs
+        fits = len(outputs) == len(ports) and all(
+            len(port.shape) == output.ndim
+            and all(isinstance(a, str) or a == b for a, b in zip(port.shape[1:], output.shape[1:], strict=True))
+            for port, output in zip(ports, outputs, strict=False)
+        )
+        if not fits:
+            shown = ", ".join(str(output.shape) for output in outputs)
+            named = ", ".join(f"{port.name} {' × '.join(map(str, port.shape))}" for port in ports)
+            raise EngineError(f"{self.engine.name} gave {shown}, and the manifest names {named}: export it again")
 
     def parts(self, *inputs: NDArray[np.generic]) -> Parts | None:
         """Where the time of one call goes, as `run` takes it: copying in, computing, copying out, seconds.
@@ -240,12 +262,16 @@ class Generator:
         Where the artifact takes a fixed number at a time, or its engine a smallest one, the last item fills the rest,
         whose results are dropped.
         """
+        return self.compute_all(*inputs)[0]
+
+    def compute_all(self, *inputs: NDArray[np.generic]) -> tuple[NDArray[np.generic], ...]:
+        """As `compute`, for every output of the interface in its order."""
         arrays = all(isinstance(array, np.ndarray) and array.ndim for array in inputs)
         items = len(inputs[0]) if inputs and arrays else 0
         if not 1 <= items < self._least or any(len(array) != items for array in inputs):
-            return self.run(*inputs)  # Raises the error if an input is wrong.
+            return self.run_all(*inputs)  # Raises the error if an input is wrong.
         filled = [np.concatenate([array, np.repeat(array[-1:], self._least - items, axis=0)]) for array in inputs]
-        return self.run(*filled)[:items]
+        return tuple(output[:items] for output in self.run_all(*filled))
 
     def sample(
         self,
@@ -352,14 +378,39 @@ class Generator:
         latents = between(self._interface.noise, first[0][0], last[0][0], steps)
         return [latents, *(np.repeat(values, steps, axis=0) for values in first[1:])]
 
-    def finish(self, tensor: NDArray[np.generic]) -> NDArray[np.generic]:
+    def sample_outputs(self, n: int, seed: int | None = None, **options: Any) -> dict[str, NDArray[np.generic]]:
+        """As `sample`, but every output by its name: the result, and those that the export kept beside it.
+
+        Args:
+            n: As in `sample`, as are `seed` and the options.
+            seed: See there.
+            **options: `label`, `truncation` and `style`.
+
+        Returns:
+            The result as `sample` gives it; pictures and masks as uint8 `[n, H, W, C]`, other values as they are.
+        """
+        if not 1 <= n <= MAX_ITEMS:
+            raise UsageError(f"n is {n}: give 1 to {MAX_ITEMS}")
+        inputs = self.sample_inputs(n, seed, **options)
+        parts = [slice(begin, begin + self.batch) for begin in range(0, n, self.batch)]
+        batches = [self.compute_all(*(array[part] for array in inputs)) for part in parts]
+        return {
+            port.name: np.concatenate([self.finish(tensor, port) for tensor in tensors])
+            for port, tensors in zip(self._interface.outputs, zip(*batches, strict=True), strict=True)
+        }
+
+    def finish(self, tensor: NDArray[np.generic], port: Port | None = None) -> NDArray[np.generic]:
         """Turn what `run` gave into what `sample` gives: pictures as uint8 `[N, H, W, C]`, points as they are.
+
+        Args:
+            tensor: A batch of an output.
+            port: Which of the interface's outputs; the result by default.
 
         Raises:
             InputError: it holds NaN or infinite values.
         """
-        port = self._interface.output
-        if port.role != "image" or port.range is None:
+        port = port or self._interface.output
+        if not port.is_picture or port.range is None:
             if not np.isfinite(tensor).all():
                 raise InputError("the generator gave NaN or infinite values: verify the artifact")
             return tensor
@@ -430,7 +481,7 @@ class Generator:
         mask: Any = None,
         style: Any = None,
         seed: int = 0,
-        errors: Literal["raise", "yield"] = "raise",
+        errors: OnError = "raise",
     ) -> Iterator[NDArray[Any] | GanEdgeError]:
         """Turn many pictures into others; the next is decoded while one is computed.
 
@@ -452,23 +503,56 @@ class Generator:
         Yields:
             What `translate` returns, in the order of the pictures.
         """
+        from .pictures.translation import Options
+
+        options = Options(resize, memory, tiles, overlap, max_pixels, label, mask, style, seed, depth)
+        return self._many(pictures, options, errors, self._translate)
+
+    def translate_outputs(self, picture: Any, **options: Any) -> dict[str, NDArray[Any]]:
+        """As `translate`, but every output by its name: the result, and those that the export kept beside it.
+
+        Args:
+            picture: As in `translate`, as are the options.
+            **options: The keyword arguments of `translate`. A picture that needs tiles is refused: only whole pictures
+                have further outputs.
+
+        Returns:
+            The result as `translate` gives it; pictures and masks as uint8 `[H, W, C]`, and of other values one item
+            of the tensor.
+        """
+        from .pictures.stack import mask_of
+        from .pictures.translation import Options
+
+        return self._translate_outputs(picture, Options(**{**options, "mask": mask_of(options.get("mask"), picture)}))
+
+    def translate_many_outputs(
+        self, pictures: Iterable[Any], *, errors: OnError = "raise", **options: Any
+    ) -> Iterator[dict[str, NDArray[Any]] | GanEdgeError]:
+        """As `translate_many`, but every output of each picture by its name, as `translate_outputs` gives them."""
+        from .pictures.translation import Options
+
+        return self._many(pictures, Options(**options), errors, self._translate_outputs)
+
+    def _many(
+        self, pictures: Iterable[Any], options: Options, errors: OnError, translate: Callable[[Any, Options], T]
+    ) -> Iterator[T | GanEdgeError]:
+        """Do many pictures; the next is decoded while one is computed."""
         from .pictures.pipeline import ordered
         from .pictures.stack import mask_of
-        from .pictures.translation import Options, read
+        from .pictures.translation import read
 
         if errors not in ("raise", "yield"):
             raise UsageError(f"errors is {errors!r}: choose raise or yield")
-        options = Options(resize, memory, tiles, overlap, max_pixels, label, mask, style, seed, depth)
 
         def decode(picture: Any) -> Any:
             try:
-                return read(picture, self.manifest, options), replace(options, mask=mask_of(mask, picture))
+                return read(picture, self.manifest, options), replace(options, mask=mask_of(options.mask, picture))
             except GanEdgeError as error:
                 return error
 
         def compute(decoded: Any) -> Any:
             try:
-                return decoded if isinstance(decoded, GanEdgeError) else self._translate(*decoded)
+                return decoded if isinstance(decoded, GanEdgeError) else translate(*decoded)
             except UsageError:  # The error would be the same for every picture.
                 raise
             except GanEdgeError as error:
@@ -504,7 +588,7 @@ class Generator:
         """A table of what the artifact takes, returns and runs in, for notebooks."""
         from html import escape
 
-        ports = (*self._interface.inputs, self._interface.output)
+        ports = (*self._interface.inputs, *self._interface.outputs)
         rows = [("generator", f"{self._interface.kind}, {self.manifest.precision}")]
         rows += [(port.name, f"{port.role}, {port.dtype} {' × '.join(map(str, port.shape))}") for port in ports]
         if self._interface.classes:
@@ -525,6 +609,13 @@ class Generator:
             self._state = state = self._state or State()
         share = None if self._again is None else self._share
         return translate(self.compute, self.manifest, picture, options, state, share)
+
+    def _translate_outputs(self, picture: Any, options: Options) -> dict[str, NDArray[Any]]:
+        from .pictures.translation import State, translate_outputs
+
+        with self._lock:
+            self._state = state = self._state or State()
+        return translate_outputs(self.compute_all, self.manifest, picture, options, state)
 
     def _share(self, reduced: NDArray[np.generic]) -> Callable[[NDArray[np.generic]], NDArray[np.generic]]:
         """Return a run that normalises with the statistics of this picture."""

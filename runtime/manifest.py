@@ -28,9 +28,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from pathlib import Path
 
-SCHEMA = 2
-"""The newest version of the format that this program reads. Version 2 has further roles of inputs; a manifest without
-them is written as version 1, which older programs read."""
+SCHEMA = 3
+"""The newest version of the format that this program reads. Version 2 has further roles of inputs, version 3
+further outputs; a manifest without them is written as the version before, which older programs read."""
 CHECKPOINTS = (".pt", ".pth", ".ckpt", ".pkl", ".safetensors", ".tar")
 """Endings of files that hold weights without a network."""
 KEY = "ganedge"
@@ -41,7 +41,7 @@ MAX_ELEMENTS = 2**31
 """The most elements that one item of a batch may have."""
 
 Kind = Literal["latent-to-image", "image-to-image", "latent-to-points"]
-Role = Literal["latent", "label", "image", "points", "mask", "vector", "noise"]
+Role = Literal["latent", "label", "image", "points", "mask", "vector", "noise", "values"]
 DType = Literal["float32", "uint8", "int64"]
 Layout = Literal["NCHW", "NHWC", "NC", "N", "NLC"]
 Noise = Literal["normal", "uniform"]
@@ -57,8 +57,13 @@ LAYOUTS: dict[Role, tuple[Layout, ...]] = {
     "mask": ("NCHW", "NHWC"),
     "vector": ("NC", "NLC"),
     "noise": ("NC", "NCHW"),
+    "values": ("N", "NC", "NLC", "NCHW"),
 }
 """The layouts that each role can have; NLC is one vector for each of L layers."""
+EXTRA: tuple[Role, ...] = ("image", "mask", "values")
+"""Roles of outputs beside the result."""
+MAX_OUTPUTS = 32
+"""The most outputs that a generator may have."""
 FURTHER: tuple[Role, ...] = ("label", "image", "mask", "vector", "noise")
 """Roles of inputs beside the first."""
 MAX_INPUTS = 16
@@ -110,8 +115,8 @@ class Port:
     name: str
     """The tensor's name in the graph."""
     role: Role
-    """What it carries: a latent vector, a class label, a picture, points, a mask, another vector such as a style, or
-    noise."""
+    """What it carries: a latent vector, a class label, a picture, points, a mask, another vector such as a style,
+    noise, or, of an output beside the result, other values such as latents or features."""
     dtype: DType
     """The element type that crosses the boundary, whatever the graph computes in."""
     shape: tuple[int | str, ...]
@@ -187,7 +192,7 @@ class Interface:
     inputs: tuple[Port, ...]
     """In the graph's order."""
     outputs: tuple[Port, ...]
-    """In the graph's order; the first is the result."""
+    """In the graph's order; the first is the result, and the others are extra outputs, kept by name."""
     noise: Noise | None = None
     """The distribution its latents were trained on: standard normal, or uniform over -1 to 1."""
     classes: tuple[str, ...] = ()
@@ -199,13 +204,17 @@ class Interface:
     def __post_init__(self) -> None:
         """Check that the parts fit together."""
         _check_choice(self.kind, get_args(Kind), "kind")
-        count = len(self.inputs)
-        _check(1 <= count <= MAX_INPUTS and len(self.outputs) == 1, f"a generator has {count} inputs and one output")
+        counts = f"a generator has {len(self.inputs)} inputs and {len(self.outputs)} outputs"
+        _check(1 <= len(self.inputs) <= MAX_INPUTS and 1 <= len(self.outputs) <= MAX_OUTPUTS, counts)
         source, _, target = self.kind.partition("-to-")
         roles = [port.role for port in self.inputs]
         fits = roles[0] == source and set(roles[1:]) <= set(FURTHER) and roles.count("label") <= 1
         _check(fits, f"the inputs of {self.kind} are {roles}")
         _check(self.outputs[0].role == target, f"the output of {self.kind} is {self.outputs[0].role}")
+        for port in self.outputs[1:]:
+            _check(port.role in EXTRA, f"the extra output {port.name} is {port.role}")
+            same = port.shape[0] == self.outputs[0].shape[0]
+            _check(same, f"{port.name} has a batch of {port.shape[0]}, and the result {self.outputs[0].shape[0]}")
         _check(
             (self.noise in get_args(Noise)) == (source == "latent"),
             f"noise {self.noise!r} in {self.kind}",
@@ -224,6 +233,11 @@ class Interface:
         """The result."""
         return self.outputs[0]
 
+    @property
+    def extras(self) -> tuple[Port, ...]:
+        """The outputs beside the result."""
+        return self.outputs[1:]
+
     def is_aligned(self, port: Port) -> bool:
         """Whether a further picture, mask or noise map has the height and width of the first input, pixel for pixel."""
         first = self.inputs[0]
@@ -241,6 +255,8 @@ class Interface:
     @property
     def schema(self) -> int:
         """The version of the format that describes it."""
+        if self.extras:
+            return SCHEMA
         plain = all(
             port.role not in ("mask", "vector", "noise")
             and port.layout != "NLC"
@@ -248,7 +264,7 @@ class Interface:
             for port in (*self.inputs, *self.outputs)
         )
         further = [port.role for port in self.inputs[1:]]
-        return 1 if plain and further in ([], ["label"]) else SCHEMA
+        return 1 if plain and further in ([], ["label"]) else 2
 
 
 @dataclass(frozen=True)
@@ -290,6 +306,40 @@ class Source:
 
 
 @dataclass(frozen=True)
+class OutputParity:
+    """The figures of one extra output in a proof, as `Parity` has those of the result."""
+
+    output: str
+    """Its name."""
+    span: float
+    """The range that errors are measured against: that of its port, or of its own values."""
+    max_abs: float
+    """Largest absolute difference of one value."""
+    mean_abs: float
+    """Mean absolute difference."""
+    psnr: float | None
+    """Peak signal-to-noise ratio of the worst item, dB, peak = the span; None: identical."""
+    ssim: float | None
+    """Structural similarity of the worst picture; None where the output is no picture."""
+    nonfinite: float
+    """Share of values that are NaN or infinite, 0 to 1."""
+    tolerance: str
+    """The gate it had to pass."""
+    passed: bool
+    """Whether it did."""
+
+    def __post_init__(self) -> None:
+        """Check the figures."""
+        _check_text(self.output, "the output of a proof")
+        _check_figures(self, ("span", "max_abs", "mean_abs", "nonfinite"))
+
+    def __str__(self) -> str:
+        """A few words for people."""
+        psnr = "identical" if self.psnr is None else f"PSNR {self.psnr:.1f} dB"
+        return f"{self.output} {psnr}{'' if self.passed else f', FAILED {self.tolerance}'}"
+
+
+@dataclass(frozen=True)
 class Parity:
     """One proof: the artifact beside the eager FP32 generator on real inputs. The worst case over all of them."""
 
@@ -314,27 +364,23 @@ class Parity:
     tolerance: str
     """The gate it had to pass."""
     passed: bool
-    """Whether it did."""
+    """Whether it did, and all extra outputs too."""
     span: float = 0.0
     """The range of the output that errors are measured against; 0 where an earlier version wrote the proof."""
     sizes: tuple[tuple[int, int], ...] = ()
     """Heights and widths of the pictures that went in, pixels."""
     worst: str = ""
     """The input at which the error was largest: its batch and size."""
+    extras: tuple[OutputParity, ...] = ()
+    """The figures of the outputs beside the result; those above are the result's."""
 
     def __post_init__(self) -> None:
         """Check the figures."""
-        for name in ("engine", "precision", "tolerance"):
+        for name in ("engine", "precision"):
             _check_text(getattr(self, name), f"parity {name}")
         _check_text(self.worst, "parity worst", empty=True)
-        _check_number(self.span, "parity span")
         _check_count(self.samples, "parity samples", 1, 2**31)
-        for name in ("max_abs", "mean_abs", "nonfinite"):
-            _check_number(getattr(self, name), f"parity {name}")
-        for name in ("psnr", "ssim"):
-            if getattr(self, name) is not None:
-                _check_number(getattr(self, name), f"parity {name}")
-        _check(isinstance(self.passed, bool), "parity passed is neither true nor false")
+        _check_figures(self, ("span", "max_abs", "mean_abs", "nonfinite"))
 
     @property
     def engine_name(self) -> str:
@@ -350,9 +396,11 @@ class Parity:
         sizes = " and ".join(f"{height}x{width}" for height, width in self.sizes)
         verdict = "passed" if self.passed else "FAILED"
         engine = self.engine.partition(" (")[0]
+        error = f"{self.max_abs / self.span:.2g} of the range" if self.span else f"{self.max_abs:.2g}"
         return (
-            f"{engine}, {self.precision}: max error {self.max_abs:.2g}, {psnr}{ssim}{bad} "
+            f"{engine}, {self.precision}: max error {error}, {psnr}{ssim}{bad} "
             f"over {self.samples} inputs{sizes and f' at {sizes}'}, {verdict} {self.tolerance}"
+            + "".join(f"; {extra}" for extra in self.extras)
         )
 
 
@@ -439,6 +487,9 @@ class Manifest:
     def _content(self) -> dict[str, Any]:
         """What is written: fields that version 1 does not have are left out where they say nothing."""
         content = asdict(self)
+        for proof in content["parity"]:
+            if not proof["extras"]:
+                del proof["extras"]
         for port in (*content["interface"]["inputs"], *content["interface"]["outputs"]):
             if port["distribution"] is None:
                 del port["distribution"]
@@ -581,7 +632,8 @@ def read_parity(data: Any) -> Parity:
     """A proof as JSON has it."""
     sizes = tuple(tuple(_check_count(side, "a proof's size", 1, MAX_SIDE) for side in pair) for pair in _sizes(data))
     batches = tuple(_check_count(size, "batch", 1, 2**31) for size in data["batches"])
-    return Parity(**{**_known(Parity, data), "batches": batches, "sizes": sizes})
+    extras = tuple(OutputParity(**_known(OutputParity, item)) for item in data.get("extras", ()))
+    return Parity(**{**_known(Parity, data), "batches": batches, "sizes": sizes, "extras": extras})
 
 
 def _sizes(data: Any) -> list[Any]:
@@ -605,6 +657,17 @@ def _check_text(value: object, what: str, *, empty: bool = False) -> None:
     _check(isinstance(value, str) and len(value) <= 4096, f"{what} is not a short text")
     _check(cast("str", value).isprintable(), f"{what} holds control characters")
     _check(empty or bool(value), f"{what} is empty")
+
+
+def _check_figures(proof: Parity | OutputParity, names: tuple[str, ...]) -> None:
+    """Check the figures that a proof has of each output."""
+    _check_text(proof.tolerance, "parity tolerance")
+    for name in names:
+        _check_number(getattr(proof, name), f"parity {name}")
+    for name in ("psnr", "ssim"):
+        if getattr(proof, name) is not None:
+            _check_number(getattr(proof, name), f"parity {name}")
+    _check(isinstance(proof.passed, bool), "parity passed is neither true nor false")
 
 
 def _check_choice(value: object, allowed: tuple[str, ...], what: str) -> None:

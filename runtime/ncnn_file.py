@@ -57,13 +57,15 @@ class NcnnIdentity:
     """The ncnn that it was proven in; empty where it was not."""
     tolerance: str = ""
     """What its proof must reach, as `--tolerance` has it; empty: the precision's own gate."""
+    extras: tuple[str, ...] = ()
+    """Names of its outputs beside the result, in the order of the manifest's."""
 
     def __post_init__(self) -> None:
         """Check every field, because the file may come from anywhere."""
         _check(self.precision in PRECISIONS, f"precision {self.precision!r}")
         _check(len(self.inputs) in (1, 2), f"{len(self.inputs)} inputs")
         texts = ("output", "onnx_digest", "param_digest", "bin_digest", "converter", "version", "tolerance")
-        for text in (*self.inputs, *(getattr(self, name) for name in texts)):
+        for text in (*self.inputs, *self.extras, *(getattr(self, name) for name in texts)):
             _check(isinstance(text, str) and len(text) <= 255 and text.isprintable(), repr(text))
         whole = isinstance(self.classes, int) and not isinstance(self.classes, bool)
         _check(whole and 0 <= self.classes <= MAX_CLASSES, f"classes {self.classes!r}")
@@ -99,6 +101,7 @@ def read_sidecar(param: Path) -> tuple[Manifest, NcnnIdentity]:
     """
     manifest, identity = read_description(sidecar_path(param), "the .param file", "ncnn", _identity)
     _check(len(identity.inputs) == len(manifest.interface.inputs), f"inputs {identity.inputs!r}")
+    _check(len(identity.extras) == len(manifest.interface.extras), f"extras {identity.extras!r}")
     _check(identity.precision == manifest.precision, f"precision {identity.precision!r}")
     _check(len(manifest.interface.classes) <= identity.classes, f"classes {identity.classes}")
     return manifest, identity
@@ -127,7 +130,7 @@ def read_network(param: Path, identity: NcnnIdentity) -> tuple[str, bytes]:
 
 def _identity(data: dict[str, Any]) -> NcnnIdentity:
     known = {name: data[name] for name in NcnnIdentity.__dataclass_fields__ if name in data}
-    return NcnnIdentity(**{**known, "inputs": tuple(data["inputs"])})
+    return NcnnIdentity(**{**known, "inputs": tuple(data["inputs"]), "extras": tuple(data.get("extras", ()))})
 
 
 def _check(holds: bool, what: str) -> None:

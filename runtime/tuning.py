@@ -57,6 +57,15 @@ class Choice:
     compute: str | None = None
     """A precision other than the artifact's that it computes in."""
 
+    @property
+    def name(self) -> str:
+        """The engine and what it computes in.
+
+        >>> Choice("openvino", "2026.4", "cpu", "bf16").name
+        'openvino in bf16'
+        """
+        return f"{self.engine} in {self.compute}" if self.compute else self.engine
+
 
 @dataclass(frozen=True)
 class Trial:

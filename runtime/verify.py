@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 from contextlib import nullcontext, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 from zipfile import ZipFile
@@ -23,16 +23,21 @@ import numpy as np
 from . import engine_file, ncnn_file
 from .engines import installed, readers, start
 from .errors import ArtifactError, EngineError, UsageError
-from .fidelity import Difference, Gate, difference, gate_of, read_gate
+from .fidelity import Difference, Gate, difference, gate_of, gates_of, read_gate
 from .inputs import real_inputs, sides
 from .manifest import read_artifact
 from .tuning import refuse_failed
 from .web_folder import NAME, read_web_folder
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from numpy.typing import NDArray
 
+    from .engines import Engine
     from .manifest import Interface, Manifest
+
+    Arrays = list[NDArray[np.generic]]
 
 COUNT = 8
 """Items compared where no reference is stored."""
@@ -53,12 +58,15 @@ class Check:
     gate: str
     """What it had to reach."""
     passed: bool
-    """Whether it did."""
+    """Whether it did, and all extra outputs too."""
+    extras: Mapping[str, Difference] = field(default_factory=dict)
+    """By name, how far apart the outputs beside the result are."""
 
     def __str__(self) -> str:
         """One line for people."""
         verdict = "passed" if self.passed else "FAILED"
-        return f"{self.engine} beside {self.against}: {self.distance}, {verdict} {self.gate}"
+        extras = "".join(f"; {name}: {distance}" for name, distance in self.extras.items())
+        return f"{self.engine} beside {self.against}: {self.distance}{extras}, {verdict} {self.gate}"
 
 
 def verify(path: Path) -> list[Check]:
@@ -88,10 +96,10 @@ def verify(path: Path) -> list[Check]:
     else:
         port = manifest.interface.inputs[0]
         size = sides(port, manifest.source.size)[0] if port.role == "image" else None
-        inputs, reference = real_inputs(manifest.interface, COUNT, side=size), None
+        inputs, reference = real_inputs(manifest.interface, COUNT, side=size), []
     outputs = _outputs(model, manifest, inputs)
     slack, against = 1.0, proof.name
-    if reference is None:
+    if not reference:
         if len(outputs) < 2:
             raise EngineError(
                 f"nothing to compare with: there is no {proof.name}, and {len(outputs)} engine(s) installed; "
@@ -153,10 +161,10 @@ def verify_in_browser(folder: Path) -> tuple[list[Check], list[str]]:
     return checks, notes
 
 
-def _outputs(model: bytes, manifest: Manifest, inputs: list[NDArray[np.generic]]) -> dict[str, NDArray[np.generic]]:
+def _outputs(model: bytes, manifest: Manifest, inputs: Arrays) -> dict[str, Arrays]:
     """What each installed engine returns, without those that failed at the export; some may refuse as there."""
     refuse_failed(manifest, "auto")
-    outputs: dict[str, NDArray[np.generic]] = {}
+    outputs: dict[str, Arrays] = {}
     proven = set(manifest.proven)
     for name in filter(installed, readers(manifest.precision)):
         if name in manifest.failed:
@@ -179,9 +187,10 @@ def _of_engine(path: Path, manifest: Manifest, tolerance: str) -> Check:
         raise EngineError(f"nothing to compare with: take {proof.name} along from the export")
     inputs, reference = _stored(proof, manifest)
     with load(path) as generator:
-        items = [generator.compute(*(array[i : i + 1] for array in inputs)) for i in range(len(reference))]
+        items = [generator.compute_all(*(array[i : i + 1] for array in inputs)) for i in range(len(inputs[0]))]
         name = str(generator.engine)
-    return _check(name, proof.name, np.concatenate(items), reference, manifest, _gate(manifest, tolerance), 1.0)
+    output = [np.concatenate(arrays) for arrays in zip(*items, strict=True)]
+    return _check(name, proof.name, output, reference, manifest, _gate(manifest, tolerance), 1.0)
 
 
 def _gate(manifest: Manifest, tolerance: str = "") -> Gate:
@@ -196,27 +205,40 @@ def _gate(manifest: Manifest, tolerance: str = "") -> Gate:
 def _check(
     name: str,
     against: str,
-    output: NDArray[np.generic],
-    reference: NDArray[np.generic],
+    output: Arrays,
+    reference: Arrays,
     manifest: Manifest,
     gate: Gate,
     slack: float,
 ) -> Check:
-    distance = difference(output, reference, manifest.interface.output)
+    ports = manifest.interface.outputs
+    # The range of values without a declared one is that of the proof, which saw more of them.
+    spans = {extra.output: extra.span for proof in manifest.parity for extra in proof.extras}
+    distances = [
+        difference(given, expected, port, spans.get(port.name))
+        for given, expected, port in zip(output, reference, ports, strict=True)
+    ]
+    gates = gates_of(gate, manifest.interface)
+    passed = all(limit.holds(distance, slack) for limit, distance in zip(gates, distances, strict=True))
     shown = str(gate) if slack == 1 else f"{slack:g} × {gate}"
-    return Check(name, against, distance, shown, gate.holds(distance, slack))
+    extras = {port.name: distance for port, distance in zip(ports[1:], distances[1:], strict=True)}
+    return Check(name, against, distances[0], shown, passed, extras)
 
 
-def _run(engine: object, manifest: Manifest, inputs: list[NDArray[np.generic]]) -> NDArray[np.generic]:
-    """One item at a time, or as many as the artifact takes."""
+def _run(engine: Engine, manifest: Manifest, inputs: Arrays) -> Arrays:
+    """All outputs for one item at a time, or for as many as the artifact takes."""
     ports = manifest.interface.inputs
     batch = ports[0].shape[0] if isinstance(ports[0].shape[0], int) else 1
-    return np.concatenate(
-        [
-            engine.run({p.name: a[i : i + batch] for p, a in zip(ports, inputs, strict=True)})[0]  # type: ignore[attr-defined]
-            for i in range(0, len(inputs[0]), batch)
-        ]
-    )
+    parts = [
+        engine.run({p.name: a[i : i + batch] for p, a in zip(ports, inputs, strict=True)})
+        for i in range(0, len(inputs[0]), batch)
+    ]
+    return [np.concatenate(arrays) for arrays in zip(*parts, strict=True)]
+
+
+def output_keys(interface: Interface) -> list[str]:
+    """The arrays of a stored proof that hold the outputs: `output`, and `output1`, … for those beside the result."""
+    return [f"output{index or ''}" for index in range(len(interface.outputs))]
 
 
 def io_signature(interface: Interface) -> str:
@@ -225,8 +247,8 @@ def io_signature(interface: Interface) -> str:
     return json.dumps([[port.name, port.dtype, port.shape, port.layout, port.range] for port in ports])
 
 
-def _stored(path: Path, manifest: Manifest) -> tuple[list[NDArray[np.generic]], NDArray[np.generic]]:
-    """The inputs and the reference that the export left beside the artifact."""
+def _stored(path: Path, manifest: Manifest) -> tuple[Arrays, Arrays]:
+    """The inputs and the reference outputs that the export left beside the artifact."""
     try:
         with ZipFile(path) as archive:
             size = sum(entry.file_size for entry in archive.infolist())
@@ -238,7 +260,7 @@ def _stored(path: Path, manifest: Manifest) -> tuple[list[NDArray[np.generic]], 
             if "interface" in stored and str(stored["interface"]) != io_signature(manifest.interface):
                 raise ArtifactError(f"{path} was made for another form of this artifact: export again")
             inputs = [stored[f"input{index}"] for index in range(len(manifest.interface.inputs))]
-            return inputs, stored["output"]
+            return inputs, [stored[key] for key in output_keys(manifest.interface)]
     except ArtifactError:
         raise
     except Exception as error:  # zipfile, zlib and NumPy raise different errors for a damaged archive.

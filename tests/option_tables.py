@@ -40,7 +40,8 @@ def tables(name: str) -> str:
     parts = [f"### gan-train, every variant\n\n{_table(shared)}"] if shared else []
     names = {parameter.name for parameter in shared}
     for sub, params in variants.items():
-        own = [parameter for parameter in params if parameter.name not in names]
+        is_variant = {parameter.name for parameter in params} >= names  # `report` has options of the same names.
+        own = [parameter for parameter in params if not (is_variant and parameter.name in names)]
         parts.append(f"### {name} {sub}\n\n{_help(top.commands[sub])}\n\n{_table(own)}")
     return "\n".join(parts)
 

@@ -23,8 +23,10 @@ SYSTEMS: dict[str, tuple[str, str | None, dict[str, Any]]] = {
     "wgan": ("wgan", None, {"size": 16, "width": 8, "batch": 8, "d_steps": 1}),
     "pix2pix": ("pix2pix", None, {"size": 32, "width": 8}),
     "pix2pix-shuffle": ("pix2pix", None, {"size": 32, "width": 8, "upsample": "shuffle"}),
+    "pix2pix-modern": ("pix2pix", "modern", {"size": 32, "width": 8, "blocks": 1, "batch": 2}),
     "cyclegan-conv": ("cyclegan", "conv", {"size": 32, "width": 8, "blocks": 1}),
     "cyclegan-resnet": ("cyclegan", "resnet", {"size": 32, "width": 8, "blocks": 1}),
+    "cyclegan-modern": ("cyclegan", "modern", {"size": 32, "width": 8, "blocks": 1}),
     "stargan": ("stargan", None, {"size": 32, "width": 8, "blocks": 1, "batch": 4, "d_steps": 1}),
     "augmented-cyclegan": ("augmented-cyclegan", None, {"size": 32, "width": 8, "blocks": 1, "batch": 2}),
 }

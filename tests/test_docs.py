@@ -27,7 +27,7 @@ PAGES = [*OUTSIDE, *sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\((?!\w+:)([^)\s]+)\)")
 STATIONS = ("models", "train", "export", "runtime", "benchmarks")
-OTHERS = {"curl", "python3", "sudo"}
+OTHERS = {"curl", "python3", "source", "sudo"}
 """Programs in the documents that are not ours."""
 EXECUTED = (
     "gan-train --list",
@@ -154,10 +154,19 @@ def _parse_with(module: Any, arguments: list[str]) -> None:
 
 def _check_extras(arguments: list[str]) -> None:
     """The extras that an installation line names exist."""
-    declared = re.findall(r"^(\w+) = \[", text("pyproject.toml").partition("optional-dependencies]")[2], re.MULTILINE)
     for word in arguments:
         for extras in re.findall(r"ganedge\[([\w,]+)\]", word):
-            assert set(extras.split(",")) <= set(declared), word
+            assert set(extras.split(",")) <= _extras(), word
+
+
+def test_every_extra_is_described() -> None:
+    described = re.findall(r"`(\w+)`", "".join(re.findall(r"^\| (`.*?) \|", text("docs/commands.md"), re.MULTILINE)))
+    assert _extras() <= set(described)
+
+
+def _extras() -> set[str]:
+    declared = text("pyproject.toml").partition("optional-dependencies]")[2].partition("\n[")[0]
+    return set(re.findall(r"^(\w+) = \[", declared, re.MULTILINE))
 
 
 def test_the_documents_hold_the_commands_that_are_run() -> None:

@@ -26,7 +26,7 @@ from ganedge.runtime.web_folder import WebFolder, read_web_folder
 
 ROOT = Path(__file__).resolve().parents[1]
 TABLE = ROOT / "benchmarks" / "results" / "web.md"
-SYSTEMS = (*NINE, "stargan", "student")
+SYSTEMS = (*NINE, "stargan", "augmented-cyclegan", "student")
 PRECISIONS = ("fp32", "fp16", "int8")
 HEAD = """# Every system in a browser
 
@@ -44,7 +44,7 @@ taught by cyclegan-resnet.
 def prove(name: str, precision: str, folder: Path) -> WebFolder:
     """Export one system and return what was proven of it. Raises GanEdgeError where it misses its gate."""
     run = train_student(folder) if name == "student" else train_system(name, folder)
-    which = "a2b" if name.startswith("cyclegan") else None
+    which = "a2b" if "cyclegan" in name else None
     target = "onnxruntime" if precision == "int8" else None
     output = folder / f"{name}-{precision}-web"
     path = export(

@@ -8,14 +8,16 @@ print(run.path, run.last_metrics)
 from __future__ import annotations
 
 import difflib
+import os
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ganedge.train.run_report import RunReport
     from ganedge.train.trained_run import TrainedRun
 
-__all__ = ["train"]
+__all__ = ["report", "train"]
 
 
 def train(variant: str, **options: Any) -> TrainedRun:
@@ -64,6 +66,34 @@ def train(variant: str, **options: Any) -> TrainedRun:
         settings["data"] = CIRCLES
     made = Settings.repeat(**settings) if settings.get("config") is not None else Settings(**settings)
     return TrainedRun(loop.train(network, config, made, settings))
+
+
+def report(run: str | os.PathLike[str], **options: Any) -> RunReport:
+    """Write one self-contained HTML page about a run: curves, samples, FID, precision, recall, neighbours, settings.
+
+        made = report("runs/digits", judged=500)
+        print(made.path, made.figures)
+
+    Args:
+        run: The run folder.
+        options: Fields of `run_report.ReportSpec`, named as the long options of `gan-train report`.
+
+    Returns:
+        The report: its `path` and what was measured, `figures`.
+
+    Raises:
+        ArtifactError: not a run, or one without weights.
+        UsageError: an unknown option or value, data that are not there, or a page that cannot be written there.
+        MissingExtra: matplotlib, jinja2 or torchmetrics is not installed.
+    """
+    from ganedge.runtime.errors import UsageError
+    from ganedge.train.run_report import ReportSpec
+    from ganedge.train.run_report import report as write
+
+    unknown = sorted(options.keys() - {item.name for item in fields(ReportSpec)})
+    if unknown:
+        raise UsageError(f"report has no option {unknown[0]}: gan-train report --help lists all")
+    return write(Path(run), ReportSpec(**{name: _converted(name, value) for name, value in options.items()}))
 
 
 def _converted(name: str, value: Any) -> Any:

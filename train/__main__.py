@@ -3,11 +3,13 @@
 gan-train --list
 gan-train dcgan --data digits --out runs/digits --epochs 100
 gan-train dcgan --data digits --out runs/digits --resume
+gan-train report runs/digits
 """
 
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -39,6 +41,7 @@ def build() -> typer.Typer:
 
     for variant in VARIANTS:
         _add(app, variant)
+    _add_report(app)
     return app
 
 
@@ -59,6 +62,21 @@ def _add(app: typer.Typer, variant: type[Variant]) -> None:
     wanted = options.parameters(Settings, "Training", negatable=True)
     wanted += options.parameters(variant.config_class, variant.name, negatable=True)
     app.command(variant.name, help=variant.summary)(options.with_signature(run, wanted))
+
+
+def _add_report(app: typer.Typer) -> None:
+    """Add `gan-train report`."""
+    from ganedge.runtime.cli import options
+    from ganedge.train import report
+    from ganedge.train.run_report import ReportSpec
+
+    def write(run: Path, **given: Any) -> None:
+        made = report(run, **given)
+        terminal.note(f"{made}: " + ", ".join(f"{name} {value:.4g}" for name, value in made.figures.items()))
+
+    parameters = [options.argument("run", Path, "Run folder that gan-train wrote."), *options.parameters(ReportSpec)]
+    text = "Write one HTML page about a run: curves, samples, FID, precision and recall, nearest neighbours, settings."
+    app.command("report", help=text)(options.with_signature(write, parameters))
 
 
 def main() -> None:

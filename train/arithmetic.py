@@ -113,8 +113,8 @@ def _choose(probe: Probe, ways: list[Way], fabric: Fabric) -> Way:
     if not rates:
         _tell(
             fabric,
-            f"computing in {ways[0]}: this training is too short to measure whether "
-            f"{' or '.join(map(str, ways[1:]))} is faster here; --precision and --weight-gradients choose",
+            f"computing in {ways[0]}: too short a training to measure {' and '.join(map(str, ways[1:]))}; "
+            "--precision, --weight-gradients choose",
         )
         return ways[0]
     fastest = max(rates, key=lambda way: rates[way])
@@ -142,7 +142,7 @@ class Probe:
     def key(self, ways: list[Way]) -> str:
         """What the answer depends on, as a digest: machine, PyTorch, threads, processes, networks, batch and step."""
         trainer = self._trainer
-        names = ("objective", "d_steps", "r1", "r2", "augment")
+        names = ("objective", "d_steps", "r1", "r2", "penalty_every", "augment")
         facts = {
             "ways": [*map(str, ways)],
             "machine": _machine(self._fabric.device),

@@ -97,8 +97,8 @@ def _like_mnist(name: str, cls: str, names: tuple[str, ...], folder: Path | None
     if folder is None:
         loaded = _torchvision(name, cls, None, download, train=True)
         return Labelled(loaded.data.numpy(), loaded.targets.numpy().astype(np.int64), names)
-    pictures = _idx(folder, "train-images-idx3-ubyte", name)
-    labels = _idx(folder, "train-labels-idx1-ubyte", name).astype(np.int64)
+    pictures = read_idx(folder, "train-images-idx3-ubyte", name)
+    labels = read_idx(folder, "train-labels-idx1-ubyte", name).astype(np.int64)
     if len(labels) != len(pictures) or labels.max(initial=0) >= len(names):
         raise InputError(f"data '{name}:{folder}': the labels do not fit the {len(pictures)} pictures")
     return Labelled(pictures, labels, names)
@@ -119,7 +119,7 @@ def _torchvision(name: str, cls: str, folder: Path | None, download: bool, **giv
         ) from error
 
 
-def _idx(folder: Path, stem: str, name: str) -> np.ndarray:
+def read_idx(folder: Path, stem: str, name: str) -> np.ndarray:
     """Read one idx file (http://yann.lecun.com/exdb/mnist), gzipped or not: magic, sizes, then bytes."""
     for path in (folder / stem, folder / f"{stem}.gz", folder / "raw" / stem, folder / "MNIST" / "raw" / stem):
         if path.is_file():

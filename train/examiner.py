@@ -55,12 +55,12 @@ class Examiner:
         self._items = items
         self._device = device
         self._interfaces = gan.generators()
-        self._judges: dict[str, Judge] = {}
+        self.judges: dict[str, Judge] = {}
         for name, key in self._targets().items():
             held = items.count(key)
             indices = torch.linspace(0, held - 1, min(count, held)).long()
             pictures = torch.cat([items.pictures(key, chunk) for chunk in torch.split(indices, CHUNK)])
-            self._judges[name] = Judge(features, pictures, device, download)
+            self.judges[name] = Judge(features, pictures, device, download)
 
     def __call__(self, networks: Mapping[str, nn.Module]) -> dict[str, float]:
         """Measure each generator.
@@ -72,12 +72,12 @@ class Examiner:
             The figures by name; of several generators, `fid_a2b` and so on. `fid` is then their mean.
         """
         measured: dict[str, float] = {}
-        for name, judge in self._judges.items():
+        for name, judge in self.judges.items():
             suffix = name.removeprefix("generator").replace("-", "_")
             if isinstance(self._gan, Translator):
                 drawn = self._translate(self._gan, name, networks, judge.count)
             else:
-                drawn = self._draw(name, networks, judge.count)
+                drawn = self.draw(name, networks, judge.count)
             figures = judge(drawn)
             measured |= {f"{key}{suffix}": value for key, value in figures.items()}
         if "fid" not in measured:
@@ -91,7 +91,7 @@ class Examiner:
         return dict.fromkeys(self._interfaces, "images")
 
     @torch.no_grad()
-    def _draw(self, name: str, networks: Mapping[str, nn.Module], count: int) -> Tensor:
+    def draw(self, name: str, networks: Mapping[str, nn.Module], count: int) -> Tensor:
         """Pictures from latents, uint8 `[count, C, H, W]`, each class in turn."""
         interface = self._interfaces[name]
         stream = InputStream(interface, Conditions(), SEED, None)

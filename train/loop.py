@@ -21,7 +21,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from ganedge.models import Variant, augment
+from ganedge.models import Variant
 from ganedge.models.noise import OTHER_STOPPED, collective
 from ganedge.models.variant import VariantConfig, require
 from ganedge.runtime.cli.terminal import note
@@ -296,8 +296,7 @@ def _has_sync_batchnorm(network: nn.Module) -> bool:
 
 def _fill(config: VariantConfig, facts: Mapping[str, Any], count: int) -> VariantConfig:
     """Fill the config fields that were left open with values from the data."""
-    if getattr(config, "augment", "") == augment.AUTO:
-        config = replace(config, augment=augment.for_items(count))  # type: ignore[call-arg]
+    config = config.for_items(count)
     unset = {f.name: facts[f.name] for f in fields(config) if f.name in facts and getattr(config, f.name) is None}
     names = getattr(config, "class_names", None)
     if names and "class_names" in facts and len(names.split(",")) != len(facts["class_names"].split(",")):

@@ -29,6 +29,9 @@ CHUNK = 250
 """Pictures that go through a feature network at once."""
 NEIGHBOURS = 3
 """k of the k nearest neighbours that precision and recall look at."""
+COPIED = 1 / 3
+"""A picture counts as a copy of its nearest neighbour if it is nearer to it than this share of the distance to the next
+nearest, as Yoon et al. 2023 decide."""
 SUBSETS, SUBSET = 20, 1000
 """KID is the mean over this many draws of this many pictures: more make it steadier, and slower."""
 ROWS = 2000
@@ -132,14 +135,15 @@ class Judge:
         self.count = len(real)
         self._network = feature_network(features, download).to(device)
         self._device = device
-        self._real = self._features(real)
+        self._real = self.features(real)
 
     def __call__(self, fake: Tensor) -> dict[str, float]:
         """Compare generated pictures, uint8 `[N, C, H, W]`, with the real ones."""
-        return compare(self._real, self._features(fake))
+        return compare(self._real, self.features(fake))
 
     @torch.no_grad()
-    def _features(self, pictures: Tensor) -> Tensor:
+    def features(self, pictures: Tensor) -> Tensor:
+        """Features of pictures, uint8 `[N, C, H, W]` to float32 `[N, F]`."""
         chunks = [chunk.to(self._device).expand(-1, 3, -1, -1) for chunk in torch.split(pictures, CHUNK)]
         return torch.cat([self._network(chunk).float() for chunk in chunks])
 
@@ -201,6 +205,48 @@ def _reach(features: Tensor, neighbours: int) -> Tensor:
     """Distance of each to its k-th nearest neighbour, itself left out."""
     k = min(neighbours + 1, len(features))
     return torch.cat([torch.cdist(part, features).kthvalue(k, 1).values for part in torch.split(features, ROWS)])
+
+
+def nearest(items: Tensor, among: Tensor, itself: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """The two nearest neighbours of each item, the nearest first.
+
+        distances, indices = nearest(judge.features(drawn), judge.features(real))
+
+    Args:
+        items: Features, `[N, F]`.
+        among: Features of two items or more, `[M, F]`.
+        itself: Of items that lie among the others, their indices there, `[N]`: an item is no neighbour of its own.
+
+    Returns:
+        Euclidean distances `[N, 2]`, and indices into `among`, `[N, 2]`.
+    """
+    distances, indices = [], []
+    for begin in range(0, len(items), ROWS):
+        part = slice(begin, begin + ROWS)
+        # Not through the product of both, whose rounding hides that a distance is 0.
+        apart = torch.cdist(items[part], among, compute_mode="donot_use_mm_for_euclid_dist")
+        if itself is not None:
+            apart[torch.arange(len(apart)), itself[part]] = torch.inf
+        near = apart.topk(2, largest=False)
+        distances.append(near.values)
+        indices.append(near.indices)
+    return torch.cat(distances), torch.cat(indices)
+
+
+def copied(distances: Tensor) -> Tensor:
+    """Which items are copies of their nearest neighbour: equal to it, or far nearer to it than to the next.
+
+    The second condition is that of Yoon et al. 2023 ("Diffusion probabilistic models generalize when they fail to
+    memorize"), here in a network's features. Real pictures compared in the same way show how often a data set meets it
+    by itself.
+
+    Args:
+        distances: `[N, 2]`, as `nearest` returns them.
+
+    Returns:
+        Bool, `[N]`.
+    """
+    return (distances[:, 0] == 0) | (distances[:, 0] < COPIED * distances[:, 1])
 
 
 class _Given(nn.Module):

@@ -27,7 +27,7 @@ GRID = 8
 SEED = 0
 """Seed of the fixed noise."""
 NOT_PLOTTED = ("step", "epoch", "images_per_s")
-"""Columns of the metrics that the loss plot leaves out."""
+"""Columns of the metrics that the loss plot leaves out, beside the learning rates."""
 
 
 POINTS = 5000
@@ -115,7 +115,8 @@ def plot_losses(metrics: Path, path: Path) -> None:
     except ImportError as error:
         raise MissingExtra("matplotlib", "train", "the loss plot") from error
     lines = [json.loads(line) for line in metrics.read_text("utf-8").splitlines()]
-    names = [name for name in dict.fromkeys(key for line in lines for key in line) if name not in NOT_PLOTTED]
+    columns = dict.fromkeys(key for line in lines for key in line)
+    names = [name for name in columns if name not in NOT_PLOTTED and not name.startswith("lr")]
     if not names:
         return
     figure = Figure(figsize=(8, 2 * len(names)), layout="constrained")

@@ -144,7 +144,14 @@ class Reporter:
         shown = " ".join(f"{name} {value:.3f}" for name, value in means.items())
         self._progress.show(trainer.step, shown, rate, max(left, 0.0), last or not self._has_reported)
         self._has_reported = True
-        self._record.write({**self._place(), **means, "images_per_s": round(rate, 2)})
+        self._record.write({**self._place(), **means, **self._rates(), "images_per_s": round(rate, 2)})
+
+    def _rates(self) -> dict[str, float]:
+        """The learning rate, or that of each optimizer where they differ."""
+        rates = {name: optimizer.param_groups[0]["lr"] for name, optimizer in self._trainer.optimizers.items()}
+        if len(set(rates.values())) == 1:
+            return {"lr": next(iter(rates.values()))}
+        return {f"lr_{name.replace('-', '_')}": rate for name, rate in rates.items()}
 
     def _place(self) -> dict[str, float]:
         """Where training is."""

@@ -73,7 +73,7 @@ class Run:
             variant=self.variant.name,
             generator=name,
             config=asdict(self.config),
-            data=_name_of(str(self.settings.get("data", ""))),
+            data=name_of_data(str(self.settings.get("data", ""))),
             step=step,
             weights=hashlib.sha256(weights).hexdigest(),
             program=program(),
@@ -172,7 +172,7 @@ def read(folder: Path, name: str = CONFIG) -> Run:
     return Run(folder, variant, config, settings, data)
 
 
-def _name_of(data: str) -> str:
+def name_of_data(data: str) -> str:
     """What an artifact says it was trained on: the name of the set or folder, without its path."""
     kind, colon, _ = data.partition(":")
     built_in = colon and "/" not in kind and len(kind) > 1  # One letter is a drive of Windows.

@@ -24,6 +24,7 @@ from ganedge.benchmarks import report as words
 from ganedge.benchmarks.report import escaped
 from ganedge.benchmarks.studies import honesty
 from ganedge.runtime.cli import terminal
+from ganedge.runtime.cli.page import require
 from ganedge.runtime.errors import InputError
 from ganedge.runtime.files import write_whole
 
@@ -224,7 +225,7 @@ def build() -> typer.Typer:
         except OSError as error:
             raise InputError(f"cannot read {document}: {error.strerror}") from error
         reports = read(folder)
-        page.require()
+        require("the plots")
         for name, report in reports.latencies.items():
             batches = sorted({row["batch"] for row in report["results"]})
             for batch in batches:

@@ -20,14 +20,14 @@ const RUNTIME = {
   }
 };
 
-const SCHEMA = 2, MAX_SIDE = 65536, MAX_ITEMS = 2 ** 20, MAX_SEED = 2 ** 32 - 1, MIN_TRUNCATION = 0.01;
+const SCHEMA = 3, MAX_INNER_TRUNCATION = 2, MAX_SIDE = 65536, MAX_ITEMS = 2 ** 20, MAX_SEED = 2 ** 32 - 1, MIN_TRUNCATION = 0.01;
 const BATCH_ELEMENTS = 2 ** 22, MAX_BATCH = 64; // In one run of the engine.
 const FEATHER = 16, CONTEXT = 64; // Pixels in which two tiles fade into each other, and that a tile sees beyond its own.
 const SCALES = [1, 2, 4, 3, 8, 0.5, 1.5, 0.25]; // That are looked for where a border is missing.
 const TRIED = 64; // Side of the pictures of a first run, pixels.
 const NOT_FINITE = "the generator gave NaN or infinite values: try the other engine, or a higher precision";
 const KINDS = ["latent-to-image", "image-to-image", "latent-to-points"];
-const ROLES = ["latent", "label", "image", "points", "mask", "vector", "noise"], NOISES = ["normal", "uniform"];
+const ROLES = ["latent", "label", "image", "points", "mask", "vector", "noise", "values"], NOISES = ["normal", "uniform"];
 const TYPES = { float32: Float32Array, uint8: Uint8Array, int32: Int32Array, int64: globalThis.BigInt64Array };
 
 /** An error that a person can fix; its `code`: browser, download, artifact, digest, engine, usage, tiles or output. */
@@ -73,8 +73,9 @@ export class Generator {
 
   /**
    * Draw n items: ImageData[], or points as a Float32Array of x, y, x, y, … Options: seed; label (number or name of a class;
-   * without it all in turn); truncation (keep latents within ± this); inputs (numbers for vectors, by the input's name;
-   * without them they are drawn from the seed).
+   * without it all in turn); truncation (keep latents within ± this, or what goes into an input of that name, 0 to 2);
+   * inputs (numbers for vectors, by the input's name; without them they are drawn from the seed); outputs (true for all
+   * outputs by their names: ImageData[] of pictures and masks, { data, dims } of other values).
    */
   sample(n = 1, options = {}) { return this.call("sample", { n, ...options }); }
 
@@ -87,11 +88,16 @@ export class Generator {
   /** The bare output { data, dims } of one batch, from { data, dims } by input name, as the manifest has them. */
   run(arrays) { return this.call("run", { arrays }); }
 
+  /** As `run`, for every output by its name. */
+  runAll(arrays) { return this.call("runAll", { arrays }); }
+
   /**
    * Turn a picture (ImageData, Blob, canvas, image, video) into another: ImageData at its own size times the scale.
    * Options: resize (to the one size that a generator takes, and back); tiles, for more than maxPixels: "auto" refuses them
    * where the generator normalises over the whole picture, "always", "never"; overlap (of tiles, pixels); label; inputs
-   * (masks and further pictures, or numbers for vectors, by the input's name); seed (of vectors and noise left out).
+   * (masks and further pictures, or numbers for vectors, by the input's name); seed (of vectors and noise left out);
+   * outputs (true for all outputs by their names: ImageData of pictures and masks, { data, dims } of other values; then
+   * the picture is computed whole).
    */
   async translate(picture, { resize = false, inputs = {}, ...options } = {}) {
     const { inputs: [port, ...further] } = this.manifest.interface;
@@ -108,7 +114,8 @@ export class Generator {
     }
     const result = await this.call("translate", { image: scaled(image, width, height), ...options, inputs: { ...inputs, ...beside } });
     const [x, y] = [image.width / width, image.height / height];
-    return scaled(result, Math.max(1, Math.round(x * result.width)), Math.max(1, Math.round(y * result.height)));
+    const back = (made) => (made.width ? scaled(made, Math.max(1, Math.round(x * made.width)), Math.max(1, Math.round(y * made.height))) : made);
+    return options.outputs ? Object.fromEntries(Object.entries(result).map(([name, made]) => [name, back(made)])) : back(result);
   }
 
   close() { this.#finish(fail("usage", "this generator is closed: load it again")); }
@@ -169,6 +176,9 @@ function sides({ layout, shape }) { return layout === "NCHW" ? shape.slice(2) : 
 function fitted(port, { width, height }) { return sides(port).map((side, axis) => fixedOf(side) ?? [height, width][axis]); }
 
 function isPicture({ role }) { return role === "image" || role === "mask"; }
+
+/** Whether an input says how far latents stay from their mean inside of the generator, as ganedge.runtime.conditions has it. */
+function isTruncation({ name, role, shape }, { noise }) { return Boolean(noise) && role === "vector" && name === "truncation" && String(shape.slice(1)) === "1"; }
 
 /** Whether a further input lies over the first, pixel for pixel. */
 function isAligned(port, first) { return port.shape.length === 4 && isPicture(first) && String(sides(port)) === String(sides(first)); }
@@ -374,6 +384,7 @@ function checkManifest(manifest) {
     must(shape.length === 4 && whole(channelsOf({ layout, shape })), `shape of ${name}`);
     must(range?.length === 2 && range.every(Number.isFinite) && range[1] > range[0], `range of ${name}`);
   }
+  must(about.outputs.slice(1).every(({ role }) => ["image", "mask", "values"].includes(role)), "outputs");
   must(NOISES.includes(about.noise) === about.kind.startsWith("latent"), "noise");
   must(Array.isArray(about.classes ?? []) && (about.classes ?? []).every(text), "classes");
   must([manifest.precision, manifest.norm_mode, manifest.digest, source.variant ?? "", source.data ?? ""].every(text), "source");
@@ -426,14 +437,55 @@ function toChannels({ data, width, height }, channels) {
   return { colours, alpha: opaque ? null : alpha };
 }
 
+/** The scale and border of a dimension such as `height`, `0.5*height` or `2*width-8`, as ganedge.runtime.manifest reads it. */
+function relationOf(size) {
+  const match = /^(?:(\d+(?:\.\d+)?)\*)?[A-Za-z_]\w*(?:-(\d+))?$/.exec(size);
+  if (!match) return null;
+  const factor = Number(match[1] ?? 1), parts = Array.from({ length: 64 }, (_, i) => i + 1).find((n) => Math.abs(factor * n - Math.round(factor * n)) < 1e-4);
+  return parts ? [Math.round(factor * parts) / parts, Number(match[2] ?? 0)] : null;
+}
+
 /** Output pixels for one input pixel, and how many the output is short of that: a border that convolutions cut off. */
-function geometry(rows, columns, height, width) {
+function geometry(rows, columns, height, width, stated) {
+  const fits = (size, side) => Math.abs(stated[0] * size - stated[1] - side) < 1e-6;
+  if (stated && fits(height, rows) && fits(width, columns)) return stated;
   if (rows * width === columns * height && [1, 2, 3, 4].some((part) => (part * rows) % height === 0)) return [rows / height, 0];
   for (const scale of SCALES) {
     const border = scale * height - rows;
     if (border === scale * width - columns && Number.isInteger(border) && border > 0 && 2 * border < scale * Math.min(height, width)) return [scale, border];
   }
   throw fail("engine", `${width} × ${height} pixels became ${columns} × ${rows}, neither in proportion nor less a border: call run`);
+}
+
+/** The same of a tensor that a port describes. */
+function geometryOf({ dims }, port, tall, wide) {
+  return geometry(...(port.layout === "NCHW" ? dims.slice(2) : dims.slice(1, 3)), tall, wide, relationOf(sides(port)[0]));
+}
+
+/** A result without what was padded: the picture's size times the scale, less the border. */
+function cropped(padded, { width, height }, scale, border) {
+  const image = new ImageData(...[width, height].map((length) => Math.max(1, Math.round(scale * length) - border)));
+  for (let y = 0; y < image.height; y++) image.data.set(padded.data.subarray(4 * y * padded.width, 4 * (y * padded.width + image.width)), 4 * y * image.width);
+  return image;
+}
+
+/** An output beside the result: a picture cropped as the result is, or the bare values. */
+function placed(tensor, port, image, tall, wide) {
+  if (!shows(port)) return itemsOf([tensor], port, true);
+  const [padded] = toImages(tensor.data, [1, ...tensor.dims.slice(1)], port);
+  return sides(port).every(fixedOf) ? padded : cropped(padded, image, ...geometryOf(tensor, port, tall, wide));
+}
+
+/** Whether an output is a picture that a browser can show; feature maps of two channels are not. */
+function shows(port) { return isPicture(port) && [1, 3, 4].includes(channelsOf(port)); }
+
+/** Batches of one output: ImageData[] of pictures, one array of points, and with `bare` { data, dims } of other values. */
+function itemsOf(parts, port, bare) {
+  if (bare ? shows(port) : port.role === "image") return parts.flatMap(({ data, dims }) => toImages(data, dims, port));
+  const data = new parts[0].data.constructor(parts.reduce((sum, part) => sum + part.data.length, 0));
+  parts.reduce((at, part) => { data.set(part.data, at); return at + part.data.length; }, 0);
+  check(data.every(Number.isFinite), "output", NOT_FINITE);
+  return bare && port.role !== "points" ? { data, dims: [parts.reduce((sum, { dims }) => sum + dims[0], 0), ...parts[0].dims.slice(1)] } : data;
 }
 
 /** Mirror an index into an axis of `size`, without repeating the edge. */
@@ -443,37 +495,49 @@ function reflected(index, size) {
   return Math.min(inside, period - inside);
 }
 
-/** Where the tiles of one axis begin, and how much each counts at each of its pixels; together they make one. */
-function tilesOf(total, side, overlap, multiple) {
-  if (side >= total) return { starts: [0], weights: [new Float32Array(total).fill(1)] };
-  const step = Math.floor((side - 2 * overlap - FEATHER) / multiple) * multiple;
+/**
+ * Where the tiles of one axis begin, where their results do, and how much each counts at each pixel of its result; together
+ * they make one. A result is the scale times its tile, less the border, half of which is missing on each side.
+ */
+function tilesOf(total, side, overlap, multiple, scale, border) {
+  const along = (size) => Math.floor(scale * size + 1e-6), length = along(Math.min(side, total)) - border, whole = along(total) - border;
+  if (side >= total) return { starts: [0], ends: [0], whole, weights: [new Float32Array(length).fill(1)] };
+  const parts = [1, 2, 3, 4].find((n) => Number.isInteger(n * scale));
+  check(parts, "usage", `this generator returns ${scale} × its input, which tiles cannot be put together for: scale the picture down`);
+  let unit = multiple;
+  while (unit % parts) unit += multiple; // The results of tiles begin at whole pixels.
+  const step = Math.floor((side - 2 * overlap - FEATHER) / unit) * unit;
   check(step >= 1, "usage", `tiles of ${side} pixels are too small for an overlap of ${overlap}`);
   const starts = [];
   for (let start = 0; start < total - side; start += step) starts.push(start);
   starts.push(total - side);
-  const sum = new Float64Array(total);
-  const raw = starts.map((start) => Float64Array.from({ length: side }, (_, i) => {
-    const near = start > 0 ? i + 0.5 - overlap : Infinity, far = start < total - side ? side - i - 0.5 - overlap : Infinity;
+  const sum = new Float64Array(whole), ends = starts.map(along);
+  const raw = starts.map((start, tile) => Float64Array.from({ length }, (_, i) => {
+    const position = Math.floor((i + border / 2) / scale) + 0.5;
+    const near = start > 0 ? position - overlap : Infinity, far = start < total - side ? side - position - overlap : Infinity;
     const weight = Math.min(1, Math.max(0, Math.min(near, far) / FEATHER));
-    sum[start + i] += weight;
+    sum[ends[tile] + i] += weight;
     return weight;
   }));
-  return { starts, weights: raw.map((weights, tile) => Float32Array.from(weights, (weight, i) => weight / sum[starts[tile] + i])) };
+  check(sum.every((weight) => weight > 0), "usage", `tiles of ${side} pixels are too small for an overlap of ${overlap}`);
+  return { starts, ends, whole, weights: raw.map((weights, tile) => Float32Array.from(weights, (weight, i) => weight / sum[ends[tile] + i])) };
 }
 
-/** A picture in tiles, summed up with their weights: `add` makes the sum at the first of them, and checks each. */
-async function blend(compute, output, down, across, add, progress) {
+/** A picture in tiles, summed up with their weights, `[height, width, channels]`; the first tile is computed already. */
+async function blend(compute, first, output, down, across, progress) {
   const planar = output.layout === "NCHW", channels = channelsOf(output), total = down.starts.length * across.starts.length;
-  let sum = null, done = 0;
+  const sum = new Float32Array(down.whole * across.whole * channels);
+  let done = 0;
   for (const [row, top] of down.starts.entries()) {
     for (const [column, left] of across.starts.entries()) {
-      const tile = await compute(top, left), [height, width] = planar ? tile.dims.slice(2) : tile.dims.slice(1, 3), { scale } = sum = add(sum, tile);
+      const tile = top || left ? await compute(top, left) : first, [height, width] = planar ? tile.dims.slice(2) : tile.dims.slice(1, 3);
+      check(height === down.weights[row].length && width === across.weights[column].length, "engine", `a tile became ${width} × ${height} pixels`);
       for (let y = 0; y < height; y++) {
-        const weight = down.weights[row][Math.floor(y / scale)];
+        const weight = down.weights[row][y];
         for (let x = 0; x < width; x++) {
-          const share = Math.fround(weight * across.weights[column][Math.floor(x / scale)]);
-          const to = ((scale * top + y) * sum.width + scale * left + x) * channels;
-          for (let c = 0; c < channels; c++) sum.data[to + c] += Math.fround(tile.data[planar ? (c * height + y) * width + x : (y * width + x) * channels + c] * share);
+          const share = Math.fround(weight * across.weights[column][x]);
+          const to = ((down.ends[row] + y) * across.whole + across.ends[column] + x) * channels;
+          for (let c = 0; c < channels; c++) sum[to + c] += Math.fround(tile.data[planar ? (c * height + y) * width + x : (y * width + x) * channels + c] * share);
         }
       }
       progress({ phase: "tile", done: ++done, total });
@@ -591,15 +655,19 @@ class Model {
     })) });
   }
 
-  async run({ arrays }) {
-    const feeds = {};
+  async run({ arrays }) { return (await this.#compute(arrays, this.about.outputs.slice(0, 1)))[this.about.outputs[0].name]; }
+
+  runAll({ arrays }) { return this.#compute(arrays, this.about.outputs); }
+
+  /** Some outputs of one batch by their names, which keep their order. */
+  async #compute(arrays, outputs) {
+    const feeds = {}, names = outputs.map(({ name }) => name);
     for (const { name, dtype } of this.about.inputs) {
       check(arrays[name], "usage", `the input ${name} is missing`);
       feeds[name] = new this.ort.Tensor(dtype, arrays[name].data, arrays[name].dims);
     }
-    const { name } = this.about.outputs[0], results = await this.session.run(feeds, [name]);
-    const { data, dims } = results[name];
-    return { data: data.slice(), dims: [...dims] };
+    const results = await this.session.run(feeds, names);
+    return Object.fromEntries(names.map((name) => [name, { data: results[name].data.slice(), dims: [...results[name].dims] }]));
   }
 
   /** Items `begin` to `begin + count` of n values for each input; the last fills the rest of a fixed batch. */
@@ -614,10 +682,19 @@ class Model {
   }
 
   /** What goes into one input for n items: { data, dims } of one item after the other. */
-  #value({ name, role, dtype, shape, distribution }, index, n, { seed, label, truncation, inputs = {} }, dims = shape.slice(1)) {
+  #value(port, index, n, { seed, label, truncation, inputs = {} }, dims = port.shape.slice(1)) {
+    const { name, role, dtype, distribution } = port;
+    if (isTruncation(port, this.about)) {
+      const factor = inputs[name]?.[0] ?? truncation ?? 1;
+      check(factor >= 0 && factor <= MAX_INNER_TRUNCATION, "usage", `truncation ${factor}: give 0 to ${MAX_INNER_TRUNCATION}`);
+      return { data: new Float32Array(n).fill(factor), dims };
+    }
     const size = dims.reduce((product, side) => product * side, 1), numbers = inputs[name];
     if (role === "label") return { data: TYPES[dtype].from(this.#labels(n, label), dtype === "int64" ? BigInt : Number), dims };
-    if (role === "latent") return { data: new LatentStream(this.about.noise, size, seed, truncation).take(n), dims };
+    if (role === "latent") {
+      const clipped = this.about.inputs.some((other) => isTruncation(other, this.about)) ? undefined : truncation;
+      return { data: new LatentStream(this.about.noise, size, seed, clipped).take(n), dims };
+    }
     if (role === "vector" && numbers) {
       check(numbers.length === size && [...numbers].every(Number.isFinite), "usage", `${name} takes ${size} numbers`);
       return { data: Float32Array.from({ length: n * size }, (_, i) => numbers[i % size]), dims };
@@ -634,21 +711,20 @@ class Model {
   }
 
   /** Items from values for each input, in batches that the artifact takes. */
-  async #items(values, n) {
-    const fixed = fixedOf(this.about.inputs[0].shape[0]), [output] = this.about.outputs, results = [];
-    const elements = output.shape.slice(1).reduce((product, side) => product * (fixedOf(side) ?? 1), 1);
+  async #items(values, n, all = false) {
+    const fixed = fixedOf(this.about.inputs[0].shape[0]), [result] = this.about.outputs, outputs = all ? this.about.outputs : [result];
+    const parts = Object.fromEntries(outputs.map(({ name }) => [name, []]));
+    const elements = result.shape.slice(1).reduce((product, side) => product * (fixedOf(side) ?? 1), 1);
     const most = fixed ?? Math.max(1, Math.min(MAX_BATCH, Math.floor(BATCH_ELEMENTS / elements)));
     for (let begin = 0; begin < n; begin += most) {
       const count = Math.min(most, n - begin), size = fixed ?? count;
-      const { data, dims } = await this.run({ arrays: this.#batch(values, n, begin, count) });
-      check(dims[0] === size, "engine", `the engine gave ${dims[0]} items for ${size}`);
-      const kept = data.subarray(0, (data.length / size) * count);
-      if (output.role === "image") results.push(...toImages(kept, [count, ...dims.slice(1)], output));
-      else results.push(...kept);
+      for (const [name, { data, dims }] of Object.entries(await this.#compute(this.#batch(values, n, begin, count), outputs))) {
+        check(dims[0] === size, "engine", `the engine gave ${dims[0]} items for ${size}`);
+        parts[name].push({ data: data.subarray(0, (data.length / size) * count), dims: [count, ...dims.slice(1)] });
+      }
     }
-    if (output.role === "image") return results;
-    check(results.every(Number.isFinite), "output", NOT_FINITE);
-    return Float32Array.from(results);
+    const made = Object.fromEntries(outputs.map((port) => [port.name, itemsOf(parts[port.name], port, all)]));
+    return all ? made : made[result.name];
   }
 
   /** A class for each item: the requested one, or all in turn. */
@@ -669,9 +745,9 @@ class Model {
     return this.#values(n, options)[this.about.inputs[0].name].data;
   }
 
-  sample({ n, ...options }) {
+  sample({ n, outputs = false, ...options }) {
     this.#check(n, "n", 1, options.label);
-    return this.#items(this.#values(n, options), n);
+    return this.#items(this.#values(n, options), n, outputs);
   }
 
   interpolate({ seedA, seedB, steps, label, ...options }) {
@@ -683,7 +759,7 @@ class Model {
   }
 
   /** One picture, whole or in tiles, which are summed up with their weights. */
-  async translate({ image, tiles = "auto", maxPixels = 768 * 768, overlap = this.about.reach ?? CONTEXT, seed = 0, label, inputs }, progress) {
+  async translate({ image, tiles = "auto", maxPixels = 768 * 768, overlap = this.about.reach ?? CONTEXT, seed = 0, label, inputs, outputs = false }, progress) {
     const { inputs: [port], outputs: [output] } = this.about;
     check(!this.about.classes?.length || label !== undefined, "usage", `this generator needs a class: give label, 0 to ${this.about.classes?.length - 1}`);
     this.#labels(0, label);
@@ -697,36 +773,30 @@ class Model {
     const [tall, wide] = [Math.min(side, rows), Math.min(side, columns)];
 
     // Compute the whole, or tiles that are blended.
-    const compute = this.#windows(image, { seed, label, inputs }, tall, wide, large ? `${size}, and tiles would repeat the noise` : "");
-    const geometryOf = ({ dims }) => geometry(...(output.layout === "NCHW" ? dims.slice(2) : dims.slice(1, 3)), tall, wide);
-    let padded, scale, border = 0;
+    check(!large || !outputs, "usage", `${size}, and the outputs beside the result are made of whole pictures: scale it down`);
+    const compute = this.#windows(image, { seed, label, inputs }, tall, wide, large ? `${size}, and tiles would repeat the noise` : "", outputs);
+    const first = await compute(0, 0), tile = outputs ? first[output.name] : first;
+    const [scale, border] = geometryOf(tile, output, tall, wide);
+    let padded;
     if (large) {
-      const add = (sum, tile) => {
-        [scale, border] = geometryOf(tile);
-        check(!border && Number.isInteger(scale), "usage", `${size}, and this generator returns no whole multiple of its input, which tiles need: scale it down`);
-        return sum ?? { data: new Float32Array(scale * rows * scale * columns * channelsOf(output)), scale, width: scale * columns };
-      };
-      const down = tilesOf(rows, tall, overlap, multiple), across = tilesOf(columns, wide, overlap, multiple);
-      const { data } = await blend(compute, output, down, across, add, progress), shape = [1, scale * rows, scale * columns, channelsOf(output)];
-      [padded] = toImages(data, shape, { ...output, layout: "NHWC", shape });
-    } else {
-      const tile = await compute(0, 0);
-      [scale, border] = geometryOf(tile);
-      [padded] = toImages(tile.data, [1, ...tile.dims.slice(1)], output);
-    }
+      const [down, across] = [[rows, tall], [columns, wide]].map(([total, part]) => tilesOf(total, part, overlap, multiple, scale, border));
+      const shape = [1, down.whole, across.whole, channelsOf(output)];
+      [padded] = toImages(await blend(compute, tile, output, down, across, progress), shape, { ...output, layout: "NHWC", shape });
+    } else [padded] = toImages(tile.data, [1, ...tile.dims.slice(1)], output);
 
     // Cut off what was padded, and scale alpha, which travels beside the colours.
-    const result = new ImageData(...[image.width, image.height].map((length) => Math.max(1, Math.round(scale * length) - border))), { width, height } = result;
-    for (let y = 0; y < height; y++) result.data.set(padded.data.subarray(4 * y * padded.width, 4 * (y * padded.width + width)), 4 * y * width);
+    const result = cropped(padded, image, scale, border), { width, height } = result;
     const { alpha } = toChannels(image, shownChannels(port));
     for (let pixel = 0; alpha && channelsOf(output) < 4 && pixel < width * height; pixel++) {
       result.data[4 * pixel + 3] = alpha[Math.floor((Math.floor(pixel / width) * image.height) / height) * image.width + Math.floor(((pixel % width) * image.width) / width)];
     }
-    return result;
+    if (!outputs) return result;
+    const extras = this.about.outputs.slice(1).map((other) => [other.name, placed(first[other.name], other, image, tall, wide)]);
+    return { [output.name]: result, ...Object.fromEntries(extras) };
   }
 
   /** A function that computes a window of a picture: what lies over it is cut with it, and the rest is the same everywhere. */
-  #windows(image, { seed, label, inputs }, tall, wide, noMaps) {
+  #windows(image, { seed, label, inputs }, tall, wide, noMaps, all) {
     const [port, ...further] = this.about.inputs, pixelsFor = (other, picture) => toChannels(picture, shownChannels(other)).colours;
     const layers = [[port, pixelsFor(port, image)]], fixed = {};
     for (const [index, other] of further.entries()) {
@@ -739,7 +809,7 @@ class Model {
     }
     return (top, left) => {
       const cut = layers.map(([layer, pixels]) => [layer.name, windowOf(pixels, image, layer, top, left, tall, wide)]);
-      return this.run({ arrays: this.#batch({ ...Object.fromEntries(cut), ...fixed }) });
+      return this[all ? "runAll" : "run"]({ arrays: this.#batch({ ...Object.fromEntries(cut), ...fixed }) });
     };
   }
 }

@@ -138,6 +138,7 @@ function prepareLatent({ classes, noise }) {
   if (classes.length) get("count").value = Math.min(classes.length, 64);
   if (points()) Object.assign(get("count"), { value: 32 });
   if (noise === "uniform") Object.assign(get("truncation"), { max: 1, value: 1, step: 0.05 });
+  if (needed(truncates).length) Object.assign(get("truncation"), { min: 0, max: 1, value: 1, step: 0.05 });
   for (const id of ["seed-a", "seed-b", "class", "truncation", "count"]) get(id).addEventListener("input", later);
   get("position").addEventListener("input", move);
   get("new").addEventListener("click", () => {
@@ -164,11 +165,19 @@ async function translate(source, options = {}) {
     const missing = needed(isPicture).find(({ name }) => !beside[name]);
     if (missing) throw new Error(`This generator also takes a ${missing.role === "mask" ? "mask" : "second picture"}: choose one for ${missing.name}.`);
     const label = needed(isLabel).length ? number("style") : undefined;
-    return generator.translate(image, { resize: true, maxPixels: MAX_PIXELS, label, seed: seed("style-seed"), inputs: beside, ...options });
+    const { multiple = 1 } = generator.manifest.interface.inputs[0], up = (side) => Math.ceil(side / multiple) * multiple;
+    const outputs = extraPictures().length > 0 && up(image.width) * up(image.height) <= MAX_PIXELS; // Tiles make the result alone.
+    return generator.translate(image, { outputs, resize: true, maxPixels: MAX_PIXELS, label, seed: seed("style-seed"), inputs: beside, ...options });
   });
   get("translated").hidden = !result;
   if (!result) return false;
-  showPicture("after", result);
+  const outputs = generator.manifest.interface.outputs;
+  const [made, ...extras] = result instanceof ImageData ? [result] : outputs.map(({ name }) => result[name]);
+  showPicture("after", made);
+  for (const { index } of extraPictures()) {
+    get(`extra-${index}`).parentElement.hidden = !extras.length;
+    if (extras.length) showPicture(`extra-${index}`, extras[index]);
+  }
   get("keep").disabled = false;
   return true;
 }
@@ -238,8 +247,28 @@ function prepareBeside(classes) {
   }
 }
 
+/** The outputs beside the result that can be shown, each with its index among them. */
+function extraPictures() {
+  const extras = generator.manifest.interface.outputs.slice(1).map((port, index) => ({ ...port, index }));
+  return extras.filter((port) => isPicture(port) && [1, 3, 4].includes(port.shape[port.layout === "NCHW" ? 1 : 3]));
+}
+
+function prepareExtras() {
+  for (const { name, index } of extraPictures()) {
+    const figure = Object.assign(document.createElement("figure"), { className: "card" });
+    const caption = document.createElement("figcaption"), canvas = Object.assign(document.createElement("canvas"), { id: `extra-${index}`, className: "show" });
+    caption.textContent = name;
+    figure.append(caption, canvas);
+    get("pair").append(figure);
+  }
+}
+
+/** Whether an input truncates latents inside of the generator, as in StyleGAN's W: from 0, the mean, to 1, as trained. */
+function truncates({ name, role, shape }) { return name === "truncation" && role === "vector" && String(shape.slice(1)) === "1"; }
+
 function preparePictures({ classes }) {
   get("pictures").hidden = false;
+  prepareExtras();
   prepareBeside(classes);
   get("file").addEventListener("change", () => { if (get("file").files.length) translate(get("file").files[0]); });
   for (const name of ["dragover", "drop", "dragleave"]) {
@@ -288,7 +317,7 @@ async function start() {
     generator.manifest.checked ? "" : "its digest is not checked, which needs HTTPS or localhost",
   ];
   get("about").textContent = notes.filter(Boolean).join(" · ");
-  const translates = kind === "image-to-image", given = (port) => isLabel(port) || isDrawn(port) || (translates && isPicture(port));
+  const translates = kind === "image-to-image", given = (port) => isLabel(port) || isDrawn(port) || (noise && truncates(port)) || (translates && isPicture(port));
   const missing = inputs.slice(1).filter((port) => !given(port)).map(({ name, role }) => `${name} (${role})`);
   if (missing.length) throw new Error(`This generator also takes ${missing.join(", ")}, which this page cannot give: use ganedge.js.`);
   await (translates ? preparePictures : prepareLatent)({ classes, noise });

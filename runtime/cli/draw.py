@@ -36,6 +36,14 @@ class Sheet:
 
 
 @dataclass(frozen=True)
+class Samples(Sheet):
+    """The picture to write, and what else."""
+
+    save_outputs: bool = False
+    """Write the outputs that the export kept beside the result too: GRID.mask.png, GRID.latents.npy."""
+
+
+@dataclass(frozen=True)
 class Latents:
     """Which latents to use."""
 
@@ -66,12 +74,25 @@ class Steps(Latents):
     """Pictures on the path, both ends included."""
 
 
-def sample(file: Path, sheet: Sheet, draws: Draws, engine: EngineOptions) -> None:
+def sample(file: Path, sheet: Samples, draws: Draws, engine: EngineOptions) -> None:
     """Draw new pictures and lay them out in one grid."""
     with open_generator(file, engine) as generator:
-        items = generator.sample(**vars(draws))
+        items = _save_extras(generator, sheet, draws) if sheet.save_outputs else generator.sample(**vars(draws))
         images.save(_layout(generator, items, sheet.columns), sheet.output)
         terminal.note(f"{sheet.output}: {draws.n} pictures drawn with {generator.engine}")
+
+
+def _save_extras(generator: Generator, sheet: Samples, draws: Draws) -> NDArray[np.generic]:
+    """Write the outputs beside the result, which is returned."""
+    from ganedge.runtime.pictures.folder import beside, extras_of, save_output
+
+    files = beside(sheet.output, extras_of(generator))
+    outputs = generator.sample_outputs(**vars(draws))
+    for name, path in files.items():
+        values = outputs[name]
+        shown = values if path.suffix == ".npy" else images.grid(values.astype(np.uint8, copy=False), sheet.columns)
+        save_output(shown, path)
+    return next(iter(outputs.values()))
 
 
 def interpolate(file: Path, seed_a: int, seed_b: int, sheet: Sheet, steps: Steps, engine: EngineOptions) -> None:

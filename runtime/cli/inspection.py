@@ -189,7 +189,7 @@ def doctor(options: DoctorOptions) -> None:
 def describe(manifest: Manifest, size: int) -> list[tuple[str, str]]:
     """Return the manifest as rows of text; `size` is the file's, in bytes."""
     interface, source = manifest.interface, manifest.source
-    made = f"{source.variant or 'not one of ours'}, step {source.step}, data {source.data or 'unknown'}"
+    trained = f", step {source.step}, data {source.data or 'unknown'}" if source.step else ", not trained by gan-train"
     rows = [
         ("kind", interface.kind.replace("-", " ")),
         *[("input", _port(port)) for port in interface.inputs],
@@ -198,10 +198,11 @@ def describe(manifest: Manifest, size: int) -> list[tuple[str, str]]:
         ("classes", ", ".join(interface.classes) or "none"),
         ("precision", f"{manifest.precision}{_remainder(manifest)}, {size / 1e6:.1f} MB"),
         ("norm", manifest.norm_mode),
-        ("source", made),
+        ("source", (source.variant or "unnamed network") + trained),
         ("written by", source.program),
-        ("digest", manifest.digest),
     ]
+    if manifest.digest:
+        rows.append(("digest", manifest.digest))
     rows += [("proof", str(proof)) for proof in manifest.parity]
     rows += [("measured", _measured(item)) for item in manifest.measured]
     if manifest.made_for:
@@ -260,7 +261,7 @@ def _describe_identity(identity: EngineIdentity | NcnnIdentity | None) -> list[t
     if isinstance(identity, NcnnIdentity):
         proven = f"proven in ncnn {identity.version}" if identity.version else "not proven in ncnn yet"
         rows = [("network", f"by {identity.converter}, {proven}"), ("from ONNX", f"sha256:{identity.onnx_digest}")]
-        blobs = f"{', '.join(identity.inputs)} to {identity.output}"
+        blobs = f"{', '.join(identity.inputs)} to {', '.join((identity.output, *identity.extras))}"
         label = f"; the class is a vector of {identity.classes}" if identity.classes else ""
         return [*rows, ("blobs", blobs + label)]
     targets = ", ".join(identity.targets) or identity.compute_capability or "unknown"

@@ -23,9 +23,8 @@ def open_generator(file: Path, options: EngineOptions, batch: int | None = None)
         manifest, model = read_artifact(file)
         fastest = tuning.tune_once(model, manifest, options.threads)
         if fastest is not None:
-            compute = f" in {fastest.choice.compute}" if fastest.choice.compute else ""
             terminal.note(
-                f"fastest engine for this file here: {fastest.choice.engine}{compute}, {fastest.milliseconds:.2f} ms "
+                f"fastest engine for this file here: {fastest.choice.name}, {fastest.milliseconds:.2f} ms "
                 "a call; remembered (--no-tune skips this)"
             )
     return load(file, options.engine, options.device, options.threads, batch)

@@ -28,6 +28,8 @@ class Target:
     """Ending of the results, such as png; that of each input by default."""
     skip_existing: bool = False
     """Skip pictures whose result exists, to continue an interrupted folder."""
+    save_outputs: bool = False
+    """Write the outputs that the export kept beside each result too: PHOTO.mask.png, PHOTO.latents.npy."""
 
 
 def translate(
@@ -44,6 +46,8 @@ def translate(
         return
     if target.format is not None or target.skip_existing:
         raise UsageError("--format and --skip-existing are for pictures, not for videos and cameras")
+    if target.save_outputs:
+        raise UsageError("--save-outputs is for pictures, not for videos and cameras: translate its frames")
     _film(file, inputs, target, options, engine)
 
 
@@ -65,7 +69,8 @@ def _pictures(file: Path, inputs: list[Path], target: Target, options: Options, 
 
     jobs = plan(inputs, target.output, target.format)
     with open_generator(file, engine) as generator:
-        done = translate_files(generator, jobs, skip_existing=target.skip_existing, **values(options))
+        settings = {"skip_existing": target.skip_existing, "save_outputs": target.save_outputs}
+        done = translate_files(generator, jobs, **settings, **values(options))
         skipped = f", {done.skipped} there already" if done.skipped else ""
         failed = f", {done.failed} could not be done" if done.failed else ""
         terminal.note(

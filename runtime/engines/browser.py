@@ -73,7 +73,8 @@ CALL = """async ([method, argument]) => {
       globalThis.generator = await load(options.artifact, options);
     },
     async run(feeds) {
-      return encode(await globalThis.generator.run(decoded(feeds)));
+      const { generator } = globalThis, results = await generator.runAll(decoded(feeds));
+      return generator.manifest.interface.outputs.map(({ name }) => encode(results[name]));
     },
     async hold(batches) {
       globalThis.held = batches.map(decoded);
@@ -248,10 +249,12 @@ class BrowserEngine:
         self._folder = folder
 
     def run(self, feeds: Mapping[str, NDArray[np.generic]]) -> Sequence[NDArray[np.generic]]:
-        """Compute the output from inputs by name."""
-        result = self.call("run", _encoded(feeds))
-        dtype = self._folder.manifest.interface.output.dtype
-        return [np.frombuffer(base64.b64decode(result["data"]), dtype).reshape(result["dims"])]
+        """Compute the outputs from inputs by name."""
+        ports = self._folder.manifest.interface.outputs
+        return [
+            np.frombuffer(base64.b64decode(result["data"]), port.dtype).reshape(result["dims"])
+            for port, result in zip(ports, self.call("run", _encoded(feeds)), strict=True)
+        ]
 
     def hold(self, batches: Sequence[Mapping[str, NDArray[np.generic]]]) -> None:
         """Keep inputs in the page, for `seconds`."""

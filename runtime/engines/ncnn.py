@@ -7,7 +7,9 @@ in FP32, and a network says the same of each of its layers, for programs that do
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import os
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -18,11 +20,11 @@ from ganedge.runtime.errors import EngineError, MissingExtra, UsageError, one_li
 from . import EngineInfo, on_cpu
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
 
-    from ganedge.runtime.manifest import Interface
+    from ganedge.runtime.manifest import Interface, Port
     from ganedge.runtime.ncnn_file import NcnnIdentity
 
 DEVICES = ("auto", "cpu", "vulkan")
@@ -52,48 +54,48 @@ class Ncnn:
         self._lock = threading.Lock()  # One queue of a GPU takes one call at a time.
 
     def run(self, feeds: Mapping[str, NDArray[np.generic]]) -> Sequence[NDArray[np.generic]]:
-        """Compute the output, item by item."""
+        """Compute the outputs, item by item."""
         arrays = [self._floats(feeds[port.name]) for port in self._interface.inputs]
-        return [np.stack([self._item([array[index] for array in arrays]) for index in range(len(arrays[0]))])]
+        items = [self._item([array[index] for array in arrays]) for index in range(len(arrays[0]))]
+        return [np.stack(values) for values in zip(*items, strict=True)]
 
     def blobs(self, feeds: Mapping[str, NDArray[np.generic]], names: Sequence[str]) -> dict[str, NDArray[np.generic]]:
         """Intermediate values of the first item, by the names that the .param file has."""
         items = [self._floats(feeds[port.name])[0] for port in self._interface.inputs]
-        return {name: self._extract(items, name) for name in names}
+        # Each in its own run: what a layer has read is freed; outputs, which none reads, can share one.
+        return {name: self._extract(items, (name,))[0] for name in names}
 
     def close(self) -> None:
         """Free the network."""
         self._net = None
 
-    def _item(self, inputs: Sequence[NDArray[np.float32]]) -> NDArray[np.generic]:
-        output = self._extract(inputs, self._identity.output)
-        sizes = self._interface.output.shape[1:]
-        if all(isinstance(size, int) for size in sizes):  # ncnn may add dimensions of one.
-            expected = tuple(int(size) for size in sizes)
-        else:
-            expected = ((1,) * len(sizes) + output.shape)[-len(sizes) :]
-        if output.size != np.prod(expected):
-            raise EngineError(f"ncnn could not run this model: {output.shape} came out, not {expected}")
-        return output.reshape(expected)
+    def _item(self, inputs: Sequence[NDArray[np.float32]]) -> list[NDArray[np.generic]]:
+        outputs = self._extract(inputs, (self._identity.output, *self._identity.extras))
+        return [_shaped(output, port) for output, port in zip(outputs, self._interface.outputs, strict=True)]
 
-    def _extract(self, inputs: Sequence[NDArray[np.float32]], name: str) -> NDArray[np.generic]:
+    def _extract(self, inputs: Sequence[NDArray[np.float32]], names: Sequence[str]) -> list[NDArray[np.generic]]:
         kept = [np.ascontiguousarray(array) for array in inputs]  # A Mat does not keep the memory it was made from.
         if self.info.device == "vulkan":
             with self._lock:
-                return self._compute(kept, name)
-        return self._compute(kept, name)
+                return self._compute(kept, names)
+        return self._compute(kept, names)
 
-    def _compute(self, inputs: Sequence[NDArray[np.float32]], name: str) -> NDArray[np.generic]:
+    def _compute(self, inputs: Sequence[NDArray[np.float32]], names: Sequence[str]) -> list[NDArray[np.generic]]:
+        outputs: list[NDArray[np.generic]] = []
         try:
             extractor = self._net.create_extractor()
             for blob, array in zip(self._identity.inputs, inputs, strict=True):
                 extractor.input(blob, self._package.Mat(array))
-            status, output = extractor.extract(name)
+            for name in names:
+                status, output = extractor.extract(name)
+                if status != 0:
+                    raise EngineError(f"ncnn could not run this model: it stopped with status {status} before {name}")
+                outputs.append(np.array(output, dtype=np.float32))
+        except EngineError:
+            raise
         except Exception as error:
             raise EngineError(f"ncnn could not run this model: {one_line(error)}") from error
-        if status != 0:
-            raise EngineError(f"ncnn could not run this model: it stopped with status {status} before {name}")
-        return np.array(output, dtype=np.float32)
+        return outputs
 
     def _floats(self, array: NDArray[np.generic]) -> NDArray[np.float32]:
         """The array as it is, or labels as vectors."""
@@ -126,7 +128,7 @@ def start(
     if device not in DEVICES:
         raise UsageError(f"device {device!r}: ncnn has {', '.join(DEVICES)}")
     vulkan = device == "vulkan"
-    if vulkan and package.get_gpu_count() < 1:
+    if vulkan and not _gpus(package):
         raise EngineError("no Vulkan device: install its driver (vulkaninfo lists devices), or take --device cpu")
     lacking = unknown_layers(param)
     if lacking:
@@ -152,6 +154,18 @@ def start(
     return Ncnn(package, net, weights, identity, interface, info)
 
 
+def _shaped(output: NDArray[np.generic], port: Port) -> NDArray[np.generic]:
+    """One item of an output in the shape that its port says; ncnn may add or drop dimensions of one."""
+    sizes = port.shape[1:]
+    if all(isinstance(size, int) for size in sizes):
+        expected = tuple(int(size) for size in sizes)
+    else:
+        expected = ((1,) * len(sizes) + output.shape)[-len(sizes) :]
+    if output.size != np.prod(expected):
+        raise EngineError(f"ncnn could not run this model: {output.shape} came out, not {expected}")
+    return output.reshape(expected)
+
+
 def layers_of(param: str) -> list[list[str]]:
     """The layers of a .param file: each a list of type, name, number of inputs and outputs, their names, parameters.
 
@@ -173,8 +187,26 @@ def unknown_layers(param: str) -> list[str]:
 def devices() -> tuple[list[str], str]:
     """The devices ncnn sees, and its version."""
     package = package_of_ncnn()
-    gpus = [f"vulkan ({package.get_gpu_info(index).device_name()})" for index in range(package.get_gpu_count())]
-    return ["cpu", *gpus], package.__version__
+    return ["cpu", *(f"vulkan ({name})" for name in _gpus(package))], package.__version__
+
+
+def _gpus(package: Any) -> list[str]:
+    """Return the names of the Vulkan devices, without the lines that ncnn writes about each driver it does not find."""
+    with _silent_stderr():
+        return [package.get_gpu_info(index).device_name() for index in range(package.get_gpu_count())]
+
+
+@contextlib.contextmanager
+def _silent_stderr() -> Iterator[None]:
+    """Discard what a library writes to stderr, past `sys.stderr`."""
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def package_of_ncnn() -> Any:

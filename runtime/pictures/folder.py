@@ -9,21 +9,26 @@ from __future__ import annotations
 
 import glob
 import os
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from ganedge.runtime.cli.progress import Progress
 from ganedge.runtime.errors import GanEdgeError, InputError, UsageError
+from ganedge.runtime.files import whole_file
 
 from . import images
 from .pipeline import ordered
 from .reader import ENDINGS, listed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from ganedge.runtime.generator import Generator
+    from ganedge.runtime.manifest import Port
 
 
 @dataclass(frozen=True)
@@ -34,6 +39,8 @@ class Job:
     """Where it is."""
     target: Path
     """Where its result goes."""
+    extras: Mapping[str, Path] = field(default_factory=dict)
+    """Where the outputs beside it go, by name."""
 
 
 @dataclass(frozen=True)
@@ -78,17 +85,33 @@ def plan(sources: Sequence[Path], output: Path, fmt: str | None = None) -> list[
     return jobs
 
 
-def translate_files(generator: Generator, jobs: Sequence[Job], *, skip_existing: bool = False, **options: Any) -> Done:
+def translate_files(
+    generator: Generator,
+    jobs: Sequence[Job],
+    *,
+    skip_existing: bool = False,
+    save_outputs: bool = False,
+    **options: Any,
+) -> Done:
     """Do all jobs, with a progress bar, and say which could not be done.
 
     Args:
         generator: What to take the pictures through.
         jobs: From `plan`.
         skip_existing: Leave jobs alone whose result is there: a folder that was interrupted goes on.
+        save_outputs: Write the outputs beside the result too, as `beside` names their files.
         **options: As `Generator.translate` takes them.
+
+    Raises:
+        UsageError: `save_outputs` where the artifact has no further outputs, or two files of one name.
     """
+    extras = extras_of(generator) if save_outputs else ()
+    if extras:
+        jobs = [replace(job, extras=beside(job.target, extras)) for job in jobs]
+        _check([*jobs, *(Job(job.source, path) for job in jobs for path in job.extras.values())])
     todo = [job for job in jobs if not (skip_existing and job.target.exists())]
-    results = generator.translate_many((job.source for job in todo), errors="yield", depth="source", **options)
+    many = generator.translate_many_outputs if extras else generator.translate_many
+    results = many((job.source for job in todo), errors="yield", depth="source", **options)
     failed = 0
     with Progress(len(todo)) as progress:
         for job, error in ordered(zip(todo, results, strict=True), _write):
@@ -105,10 +128,42 @@ def _write(item: tuple[Job, Any]) -> tuple[Job, GanEdgeError | None]:
     if isinstance(result, GanEdgeError):
         return job, result
     try:
+        if isinstance(result, dict):  # The result is written last, when all others are there.
+            result, *values = result.values()
+            for path, value in zip(job.extras.values(), values, strict=True):
+                save_output(value, path)
         images.save(result, job.target)
     except GanEdgeError as error:
         return job, error
     return job, None
+
+
+def extras_of(generator: Generator) -> tuple[Port, ...]:
+    """The outputs beside the result. Raises UsageError where there are none."""
+    extras = generator.manifest.interface.extras
+    if not extras:
+        raise UsageError("--save-outputs: this artifact has its result alone; export it again with --keep-outputs")
+    return extras
+
+
+def beside(target: Path, extras: Sequence[Port]) -> dict[str, Path]:
+    """The files of the outputs beside a result: `photo.mask.png` of pictures and masks, `photo.w.npy` of others."""
+    files = {}
+    for port in extras:
+        shown = port.is_picture and port.channels in (1, 3, 4)
+        ending = ".npy" if not shown else ".png" if port.role == "mask" else target.suffix
+        name = re.sub(r"[^\w.-]", "_", port.name)
+        files[port.name] = target.with_name(f"{target.stem}.{name}{ending}")
+    return files
+
+
+def save_output(values: Any, path: Path) -> None:
+    """Write an output beside the result: pixels as a picture, other values as a NumPy array."""
+    if path.suffix != ".npy":
+        images.save(values, path)
+        return
+    with whole_file(path) as part, part.open("wb") as stream:
+        np.save(stream, values, allow_pickle=False)
 
 
 def _expand(source: Path, output: Path) -> Iterator[tuple[Path, Path]]:

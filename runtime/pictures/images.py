@@ -60,8 +60,7 @@ def to_pixels(
     pictures = tensor.transpose(0, 2, 3, 1) if layout == "NCHW" else tensor
     if tensor.dtype == np.uint8:
         return np.ascontiguousarray(pictures, dtype=np.uint8)
-    if not all_finite(tensor):
-        raise InputError("the generator gave NaN or infinite values: verify the artifact, or use a higher precision")
+    finite(tensor)
     low, high = value_range
     top = 2.0**depth - 1.0
     scale = top / (high - low)
@@ -109,6 +108,13 @@ def resize(picture: NDArray[Any], height: int, width: int) -> NDArray[Any]:
         for plane in picture.transpose(2, 0, 1)
     ]
     return np.stack(planes, axis=-1)
+
+
+def finite(tensor: NDArray[np.generic]) -> NDArray[np.generic]:
+    """Return an output as it is. Raises InputError where it holds NaN or infinite values."""
+    if not all_finite(tensor):
+        raise InputError("the generator gave NaN or infinite values: verify the artifact, or use a higher precision")
+    return tensor
 
 
 def all_finite(tensor: NDArray[np.generic]) -> bool:

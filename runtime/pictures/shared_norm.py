@@ -68,11 +68,13 @@ class SharedNorm:
             import onnx
         except ImportError as error:
             raise MissingExtra("onnx", "tiles", "tiles that share their normalisation") from error
-        graph = onnx.load_model_from_string(model)
+        graph, telling = onnx.load_model_from_string(model), onnx.load_model_from_string(model)
+        for each in (graph, telling):
+            del each.graph.output[1:]  # Tiles make the result alone.
         self._norms = _norms(graph)
         self._input = graph.graph.input[0].name
         self._start = start
-        self._telling = _telling(onnx.load_model_from_string(model), self._norms).SerializeToString()
+        self._telling = _telling(telling, self._norms).SerializeToString()
         self._taking = start(_taking(graph, self._norms).SerializeToString())
 
     def of(self, reduced: NDArray[np.generic]) -> Callable[[NDArray[np.generic]], NDArray[np.generic]]:

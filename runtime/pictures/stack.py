@@ -21,7 +21,7 @@ from ganedge.runtime.latents import seed_of
 from . import images, reader, tiles
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
 
@@ -98,21 +98,28 @@ class Stack:
         Args:
             compute: From one array per input to the output, such as `Generator.compute`.
         """
+        return lambda pixels: compute(*self._arrays(pixels))
 
-        def run(pixels: NDArray[Any]) -> NDArray[np.generic]:
-            arrays, begin = [], 0
-            for index, port in enumerate(self._interface.inputs):
-                if index == 0 or port in self._aligned:
-                    arrays.append(images.from_pixels(pixels[..., begin : begin + port.channels], port))
-                    begin += port.channels
-                elif port.name in self._fixed:
-                    arrays.append(self._fixed[port.name])
-                else:
-                    shape = (port.item_shape[0], *pixels.shape[:2])
-                    arrays.append(drawn(port, shape, seed_of(index, self._conditions.seed)).take(1))
-            return compute(*arrays)
+    def run_all(
+        self, compute: Callable[..., Sequence[NDArray[np.generic]]]
+    ) -> Callable[[NDArray[Any]], Sequence[NDArray[np.generic]]]:
+        """As `run`, with a function to all outputs, such as `Generator.compute_all`."""
+        return lambda pixels: compute(*self._arrays(pixels))
 
-        return run
+    def _arrays(self, pixels: NDArray[Any]) -> list[NDArray[np.generic]]:
+        """One array per input from the pixels of `join`, or a part of them."""
+        arrays: list[NDArray[np.generic]] = []
+        begin = 0
+        for index, port in enumerate(self._interface.inputs):
+            if index == 0 or port in self._aligned:
+                arrays.append(images.from_pixels(pixels[..., begin : begin + port.channels], port))
+                begin += port.channels
+            elif port.name in self._fixed:
+                arrays.append(self._fixed[port.name])
+            else:
+                shape = (port.item_shape[0], *pixels.shape[:2])
+                arrays.append(drawn(port, shape, seed_of(index, self._conditions.seed)).take(1))
+        return arrays
 
     def _is_noise_map(self, port: Port) -> bool:
         """Whether an input is noise as large as the picture, whatever size that has."""

@@ -26,7 +26,7 @@ from .stack import Stack
 from .tiles import CONTEXT
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
 
@@ -127,14 +127,8 @@ def translate(
         UsageError: the generator takes no pictures, or an input beside the picture is missing.
         InputError: the picture cannot be read, has a size the generator does not take, or needs more memory.
     """
-    interface = manifest.interface
-    port = interface.inputs[0]
-    if interface.kind != "image-to-image":
-        raise UsageError(f"this generator turns {interface.kind.replace('-', ' ')}: it takes no picture to translate")
-    conditions = Conditions(options.label, options.style, options.mask, options.seed)
-    stack = Stack(interface, conditions, options.resize, options.max_pixels)
-    if options.overlap is None:
-        options = replace(options, overlap=CONTEXT if interface.reach is None else interface.reach)
+    port = manifest.interface.inputs[0]
+    stack, options = _prepared(manifest, options)
     run = stack.run(compute)
     shared = _shared(manifest, share) if options.tiles == "shared" else None
     if options.memory is not None and None in sides(port):
@@ -146,6 +140,80 @@ def translate(
     picture = read(source, manifest, options)
     colours, alpha = _channels(picture, port.channels)
     result = _translate(run, manifest, stack.join(colours), options, state, stack, shared)
+    return _with_alpha(result, alpha)
+
+
+def translate_outputs(
+    compute_all: Callable[..., Sequence[NDArray[np.generic]]],
+    manifest: Manifest,
+    source: Any,
+    options: Options,
+    state: State,
+) -> dict[str, NDArray[Any]]:
+    """Translate one picture, and give every output by its name.
+
+    Args:
+        compute_all: From one item of each input to one item of each output.
+        manifest: What the generator takes and gives.
+        source: What `reader.read` takes.
+        options: How, and the values of further inputs.
+        state: Kept by the caller between pictures.
+
+    Returns:
+        The result as `translate` gives it; of the others pictures and masks as uint8 `[H, W, C]` at the picture's size
+        times their scale, and other values as one item of the bare tensor.
+
+    Raises:
+        UsageError: the generator takes no pictures, or an input beside the picture is missing.
+        InputError: as `translate`, and where the picture needs tiles: only whole pictures have further outputs.
+    """
+    interface = manifest.interface
+    stack, options = _prepared(manifest, options)
+    run_all = stack.run_all(compute_all)
+    if options.memory is not None and None in sides(interface.inputs[0]):
+        _cost(lambda pixels: run_all(pixels)[0], manifest, options, state, stack.channels)
+    picture = read(source, manifest, options)
+    colours, alpha = _channels(picture, interface.inputs[0].channels)
+    pixels = stack.join(colours)
+    height, width = pixels.shape[:2]
+    tall, wide = _fitted(pixels, interface.inputs[0], options)
+    if (tall, wide) != (height, width):
+        pixels = images.resize(pixels, tall, wide)
+    elif _tile_side(lambda part: run_all(part)[0], manifest, height, width, options, state, stack) is not None:
+        raise InputError(
+            f"a picture of {width} × {height} pixels needs tiles, and the outputs beside the result are made of whole "
+            "pictures: allow more memory (--memory), or leave them out"
+        )
+    rows, columns = (tiles.up(size, interface.inputs[0].multiple) for size in (tall, wide))
+    tensors = run_all(tiles.padded(pixels, rows, columns))
+    depth = 16 if pixels.dtype == np.uint16 else 8
+    outputs: dict[str, NDArray[Any]] = {}
+    for port, tensor in zip(interface.outputs, tensors, strict=True):
+        if not port.is_picture:
+            outputs[port.name] = images.finite(tensor)[0]
+            continue
+        follows = port is interface.output or any(isinstance(side, str) for side in port.sides)
+        made = _cropped(tensor, port, (rows, columns), (tall, wide), depth) if follows else _pixels(tensor, port, depth)
+        if (tall, wide) != (height, width):
+            made = _scaled_back(made, (tall, wide), (height, width))
+        outputs[port.name] = _with_alpha(made, alpha) if port is interface.output else made
+    return outputs
+
+
+def _prepared(manifest: Manifest, options: Options) -> tuple[Stack, Options]:
+    """The inputs of one picture, and the options with the artifact's overlap; raises UsageError as `translate`."""
+    interface = manifest.interface
+    if interface.kind != "image-to-image":
+        raise UsageError(f"this generator turns {interface.kind.replace('-', ' ')}: it takes no picture to translate")
+    conditions = Conditions(options.label, options.style, options.mask, options.seed)
+    stack = Stack(interface, conditions, options.resize, options.max_pixels)
+    if options.overlap is None:
+        options = replace(options, overlap=CONTEXT if interface.reach is None else interface.reach)
+    return stack, options
+
+
+def _with_alpha(result: NDArray[Any], alpha: NDArray[Any] | None) -> NDArray[Any]:
+    """The result with the picture's alpha, where that was taken off and the result has none."""
     if alpha is None or result.shape[-1] == 4:
         return result
     colour = result if result.shape[-1] == 3 else np.repeat(result, 3, axis=-1)
@@ -183,16 +251,10 @@ def _translate(
 ) -> NDArray[Any]:
     port = manifest.interface.inputs[0]
     height, width = picture.shape[:2]
-    tall, wide = (fixed or size for fixed, size in zip(sides(port), (height, width), strict=True))
+    tall, wide = _fitted(picture, port, options)
     if (tall, wide) != (height, width):
-        if not options.resize:
-            raise InputError(
-                f"a picture of {width} × {height} pixels: this generator takes {_size(port)}; "
-                "give that size, or ask for resize (--resize)"
-            )
         result = _whole(run, manifest, images.resize(picture, tall, wide))
-        rows, columns = result.shape[:2]
-        return images.resize(result, max(1, round(rows * height / tall)), max(1, round(columns * width / wide)))
+        return _scaled_back(result, (tall, wide), (height, width))
     side = _tile_side(run, manifest, height, width, options, state, stack)
     if shared is not None and (side is not None or options.memory is not None):
         most = side if side is not None else max(height, width)
@@ -203,17 +265,46 @@ def _translate(
     return tiles.blend(picture, run, port, manifest.interface.output, side, options.overlap)
 
 
+def _fitted(picture: NDArray[Any], port: Port, options: Options) -> tuple[int, int]:
+    """Height and width at which a picture goes in. Raises InputError for another size than the generator's one."""
+    height, width = picture.shape[:2]
+    tall, wide = (fixed or size for fixed, size in zip(sides(port), (height, width), strict=True))
+    if (tall, wide) != (height, width) and not options.resize:
+        raise InputError(
+            f"a picture of {width} × {height} pixels: this generator takes {_size(port)}; "
+            "give that size, or ask for resize (--resize)"
+        )
+    return tall, wide
+
+
+def _scaled_back(result: NDArray[Any], taken: tuple[int, int], given: tuple[int, int]) -> NDArray[Any]:
+    """A result for a picture that was scaled to the size `taken`, in proportion to the one that was `given`."""
+    rows, columns = (max(1, round(size * b / a)) for size, a, b in zip(result.shape[:2], taken, given, strict=True))
+    return images.resize(result, rows, columns)
+
+
 def _whole(run: Run, manifest: Manifest, picture: NDArray[Any]) -> NDArray[Any]:
     """Pad, run, crop."""
     port, output = manifest.interface.inputs[0], manifest.interface.output
     height, width = picture.shape[:2]
     tall, wide = tiles.up(height, port.multiple), tiles.up(width, port.multiple)
     tensor = run(tiles.padded(picture, tall, wide))
-    depth = 16 if picture.dtype == np.uint16 else 8
-    result = images.to_pixels(tensor, output.range or (0.0, 1.0), output.layout, depth)[0]
-    scale, border = tiles.geometry(tensor, output, tall, wide)
-    rows, columns = (max(1, round(scale * size) - border) for size in (height, width))
-    return np.ascontiguousarray(result[:rows, :columns])
+    return _cropped(tensor, output, (tall, wide), (height, width), 16 if picture.dtype == np.uint16 else 8)
+
+
+def _cropped(
+    tensor: NDArray[np.generic], port: Port, padded: tuple[int, int], size: tuple[int, int], depth: int
+) -> NDArray[Any]:
+    """An output for a padded picture as pixels, without what belongs to the padding."""
+    scale, border = tiles.geometry(tensor, port, *padded)
+    rows, columns = (max(1, round(scale * side) - border) for side in size)
+    return np.ascontiguousarray(_pixels(tensor, port, depth)[:rows, :columns])
+
+
+def _pixels(tensor: NDArray[np.generic], port: Port, depth: int) -> NDArray[Any]:
+    """The one item of an output as pixels `[H, W, C]`."""
+    pixels: NDArray[Any] = images.to_pixels(tensor, port.range or (0.0, 1.0), port.layout, depth)[0]
+    return pixels
 
 
 def _reduced(picture: NDArray[Any], port: Port, side: int) -> NDArray[Any]:

@@ -1,7 +1,7 @@
 """Dynamic batching: requests that arrive at the same time run as one batch, which is faster than one by one.
 
-    batcher = Batcher(generator.run, most=16)
-    tensor = batcher.call(latents)                      # from any thread; batched with concurrent requests
+    batcher = Batcher(generator.run_all, most=16)
+    tensor, *extras = batcher.call(latents)             # from any thread; batched with concurrent requests
 
 Requests that arrive while the engine computes a batch form the next batch. Unless `wait` is set, no request waits for
 a batch to fill; under load batches fill anyway.
@@ -34,8 +34,8 @@ class _Request:
 
     inputs: Tensors
     """Arrays as `run` takes them, with any number of items."""
-    answer: Future[NDArray[np.generic]]
-    """Resolves to the output for these items."""
+    answer: Future[Tensors]
+    """Resolves to the outputs for these items."""
 
     @property
     def kind(self) -> tuple[tuple[int, ...], ...]:
@@ -47,7 +47,7 @@ class Batcher:
     """A worker thread that runs a generator on batches of requests from other threads.
 
     Args:
-        run: Computes the output of one batch of inputs, such as `Generator.run`.
+        run: Computes all outputs of one batch of inputs, such as `Generator.run_all`.
         most: Most items in one batch; a request with more items runs alone.
         wait: Seconds to wait for a batch to fill.
         largest: Most input values in one batch, which limits the memory that large pictures need.
@@ -56,7 +56,7 @@ class Batcher:
 
     def __init__(
         self,
-        run: Callable[..., NDArray[np.generic]],
+        run: Callable[..., Tensors],
         most: int,
         wait: float = 0.0,
         largest: int = 2**22,
@@ -86,7 +86,7 @@ class Batcher:
         """Whether the worker thread still accepts and computes requests."""
         return self._thread.is_alive() and not self._closed
 
-    def submit(self, *inputs: NDArray[np.generic]) -> Future[NDArray[np.generic]]:
+    def submit(self, *inputs: NDArray[np.generic]) -> Future[Tensors]:
         """Queue a request; a future that is cancelled before its batch starts is not computed.
 
         Raises:
@@ -100,8 +100,8 @@ class Batcher:
             self._changed.notify()
         return request.answer
 
-    def call(self, *inputs: NDArray[np.generic]) -> NDArray[np.generic]:
-        """Queue a request and wait for its output."""
+    def call(self, *inputs: NDArray[np.generic]) -> Tensors:
+        """Queue a request and wait for its outputs."""
         return self.submit(*inputs).result()
 
     def close(self) -> None:
@@ -153,16 +153,17 @@ class Batcher:
             for request in batch:  # One request may be invalid, or the batch too large: retry each alone.
                 self._compute([request])
             return
-        for request, output in zip(batch, outputs, strict=True):
-            request.answer.set_result(output)
+        for request, tensors in zip(batch, outputs, strict=True):
+            request.answer.set_result(tensors)
 
-    def _outputs(self, batch: list[_Request]) -> list[NDArray[np.generic]]:
-        """Run a batch and split its output by request."""
+    def _outputs(self, batch: list[_Request]) -> Sequence[Tensors]:
+        """Run a batch and split its outputs by request."""
         counts = [len(request.inputs[0]) for request in batch]
         if self._seen is not None:
             self._seen(sum(counts))
         if len(batch) == 1:
             return [self._run(*batch[0].inputs)]
         columns = zip(*(request.inputs for request in batch), strict=True)
-        output = self._run(*(np.concatenate(arrays) for arrays in columns))
-        return np.split(output, np.cumsum(counts)[:-1])
+        outputs = self._run(*(np.concatenate(arrays) for arrays in columns))
+        ends = np.cumsum(counts)[:-1]
+        return list(zip(*(np.split(output, ends) for output in outputs), strict=True))

@@ -22,7 +22,7 @@ import os
 import re
 import time
 import zipfile
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, MutableMapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, MutableMapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -41,6 +41,7 @@ from starlette.routing import Route
 
 from ganedge.runtime.errors import GanEdgeError, InputError, UsageError
 from ganedge.runtime.generator import Generator
+from ganedge.runtime.manifest import Port
 from ganedge.runtime.memory import resident
 from ganedge.runtime.pictures import images, translation
 
@@ -53,12 +54,12 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 PNG, JPEG, ZIP, NPY = "image/png", "image/jpeg", "application/zip", "application/x-npy"
-DRAWN = {"label": str, "truncation": float, "style": list, "columns": int}
+DRAWN = {"label": str, "truncation": float, "style": list, "columns": int, "output": str}
 SAMPLE = {"n": int, "seed": int, **DRAWN}
 """Fields of a request to /sample, with their types."""
 INTERPOLATE = {"seed_a": int, "seed_b": int, "steps": int, **DRAWN}
 """Fields of a request to /interpolate, with their types."""
-TRANSLATE = {"label": str, "style": list, "seed": int}
+TRANSLATE = {"label": str, "style": list, "seed": int, "output": str}
 """Fields of a request to /translate, in its query or its form beside the picture, with their types."""
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 """Bounds of the latency histogram."""
@@ -107,7 +108,7 @@ class Server:
         alone = generator.manifest.norm_mode == "batch"
         most = 1 if alone else min(limits.batch or generator.batch, generator.batch)
         self._part = generator.batch if alone else most
-        self._batcher = Batcher(generator.compute, most, limits.wait / 1000, seen=self._batches.observe)
+        self._batcher = Batcher(generator.compute_all, most, limits.wait / 1000, seen=self._batches.observe)
         self._pool = ThreadPoolExecutor(WORKERS, "ganedge-server")
         self._options = translation.Options(limits.resize, limits.memory, max_pixels=limits.max_pixels)
         self._state = translation.State()
@@ -251,24 +252,24 @@ class Server:
         """New pictures: one, a grid of several, each in a zip, or their array."""
         media_type = _accepted(request, (PNG, ZIP, NPY))
         fields = _fields(await self._body(request), SAMPLE)
-        n, columns = fields.pop("n", 1), fields.pop("columns", None)
+        n, columns, port = fields.pop("n", 1), fields.pop("columns", None), self._output(fields)
         seed = fields.pop("seed", int.from_bytes(os.urandom(4), "big"))
         self._check(n, columns)
         inputs = await self._in_pool(fields, partial(self._generator.sample_inputs, n, seed, **fields))
-        return await self._answer(inputs, media_type, columns, {"X-Seed": str(seed)})
+        return await self._answer(inputs, media_type, columns, {"X-Seed": str(seed)}, port)
 
     async def _interpolate(self, request: Request) -> Response:
         """A path from one seed to another: in one row, each in a zip, or their array."""
         media_type = _accepted(request, (PNG, ZIP, NPY))
         fields = _fields(await self._body(request), INTERPOLATE)
         steps = fields.pop("steps", 8)
-        columns = fields.pop("columns", max(1, steps))
+        columns, port = fields.pop("columns", max(1, steps)), self._output(fields)
         missing = [name for name in ("seed_a", "seed_b") if name not in fields]
         if missing:
             raise UsageError(f"{' and '.join(missing)} missing: give both ends of the path")
         self._check(steps, columns)
         inputs = await self._in_pool(fields, partial(self._generator.interpolation_inputs, steps=steps, **fields))
-        return await self._answer(inputs, media_type, columns, {})
+        return await self._answer(inputs, media_type, columns, {}, port)
 
     async def _translate(self, request: Request) -> Response:
         """Translate a picture: the body itself, or the first file of a form, whose file `mask` is the mask."""
@@ -278,9 +279,14 @@ class Server:
         if not files or not (body := next(iter(files.values()))):
             raise InputError("no picture was sent: give it as the body, or as a file of a form")
         known = {name: text for name, text in texts.items() if name in TRANSLATE}  # Forms carry other fields too.
-        options = replace(self._options, mask=mask, **_query({**request.query_params, **known}, TRANSLATE))
+        fields = _query({**request.query_params, **known}, TRANSLATE)
+        port = self._output(fields)
+        if not _is_shown(port) and media_type != NPY:
+            raise UsageError(f"output {port.name} is no picture: ask for {NPY} in the header Accept")
+        options = replace(self._options, mask=mask, **fields)
         return Response(
-            await self._run(lambda: _encoded_picture(self._picture(body, options), media_type)), media_type=media_type
+            await self._run(lambda: _encoded_picture(self._picture(body, options, port), media_type)),
+            media_type=media_type,
         )
 
     async def _health(self, request: Request) -> Response:
@@ -318,6 +324,10 @@ class Server:
             "inputs": [
                 {"name": port.name, "role": port.role, "shape": port.shape, "distribution": port.distribution}
                 for port in interface.inputs
+            ],
+            "outputs": [
+                {"name": port.name, "role": port.role, "shape": port.shape, "picture": _is_shown(port)}
+                for port in interface.outputs
             ],
             "precision": manifest.precision,
             "variant": manifest.source.variant,
@@ -363,29 +373,53 @@ class Server:
     async def _run(self, work: Callable[[], Any]) -> Any:
         return await asyncio.get_running_loop().run_in_executor(self._pool, work)
 
+    def _output(self, fields: dict[str, Any]) -> Port:
+        """The output that a request names, the result by default; its field is taken out."""
+        ports = {port.name: port for port in self._generator.manifest.interface.outputs}
+        name = fields.pop("output", None)
+        if name is None:
+            return self._generator.manifest.interface.output
+        if name not in ports:
+            raise UsageError(f"output {str(name)[:SHOWN]!r}: this generator gives {', '.join(ports)}")
+        return ports[name]
+
     async def _answer(
-        self, inputs: list[NDArray[np.generic]], media_type: str, columns: int | None, headers: Mapping[str, str]
+        self,
+        inputs: list[NDArray[np.generic]],
+        media_type: str,
+        columns: int | None,
+        headers: Mapping[str, str],
+        port: Port,
     ) -> Response:
-        """Compute items and send them in the requested media type."""
+        """Compute items and send one of their outputs in the requested media type."""
+        if media_type != NPY and port.role != "points" and not _is_shown(port):
+            raise UsageError(f"output {port.name} is no picture: ask for {NPY} in the header Accept")
+        index = self._generator.manifest.interface.outputs.index(port)
         count = len(inputs[0])
         parts = [slice(begin, begin + self._part) for begin in range(0, count, self._part)]
         futures = [self._batcher.submit(*(array[part] for array in inputs)) for part in parts]
 
-        async def finished(future: Future[NDArray[np.generic]]) -> NDArray[np.generic]:
-            return self._generator.finish(await asyncio.wrap_future(future))  # At once: bytes take less than floats.
+        async def finished(future: Future[Sequence[NDArray[np.generic]]]) -> NDArray[np.generic]:
+            tensor = (await asyncio.wrap_future(future))[index]
+            return self._generator.finish(tensor, port)  # At once: bytes take less than floats.
 
         made = await asyncio.gather(*map(finished, futures))
 
         def encode() -> bytes:
             items = np.concatenate(made) if len(made) > 1 else made[0]
-            return _encoded(
-                items, media_type, columns, points=self._generator.manifest.interface.output.role == "points"
-            )
+            return _encoded(items, media_type, columns, points=port.role == "points")
 
         return Response(await self._run(encode), media_type=media_type, headers=dict(headers))
 
-    def _picture(self, source: Any, options: translation.Options) -> NDArray[np.uint8]:
-        return translation.translate(self._batcher.call, self._generator.manifest, source, options, self._state)
+    def _picture(self, source: Any, options: translation.Options, port: Port | None = None) -> NDArray[Any]:
+        """Translate a picture into the result, or into an output beside it."""
+        manifest = self._generator.manifest
+        if port is None or port == manifest.interface.output:
+            return translation.translate(self._result, manifest, source, options, self._state)
+        return translation.translate_outputs(self._batcher.call, manifest, source, options, self._state)[port.name]
+
+    def _result(self, *inputs: NDArray[np.generic]) -> NDArray[np.generic]:
+        return self._batcher.call(*inputs)[0]
 
     def _body_text(self) -> str:
         return f"the request is larger than {self._limits.max_body / 1e6:g} MB, which is what this server takes"
@@ -394,6 +428,11 @@ class Server:
         if request.url.path != "/translate":
             return _error(413, f"the request is larger than {MAX_JSON / 1000:g} kB: a few numbers are enough")
         return _error(413, self._body_text())
+
+
+def _is_shown(port: Port) -> bool:
+    """Whether an output is a picture that a browser can show."""
+    return port.is_picture and port.channels in (1, 3, 4)
 
 
 async def _form(request: Request) -> tuple[dict[str, bytes], dict[str, str]]:

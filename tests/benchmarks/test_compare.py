@@ -22,6 +22,7 @@ from ganedge.benchmarks import arithmetic, compare, conditions, latency, page, p
 from ganedge.benchmarks.competitor import ALONE, EAGER, NOT_ASKED
 from ganedge.benchmarks.studies import results
 from ganedge.runtime import timing
+from ganedge.runtime.cli.page import LONGEST, labels
 from ganedge.runtime.engines import ort
 from ganedge.runtime.errors import EngineError, GanEdgeError, InputError
 from ganedge.runtime.manifest import Port
@@ -154,10 +155,10 @@ def test_reports_stand_hostile_names(count: int) -> None:
 def test_names_in_plots_can_be_told_apart() -> None:
     long = "dcgan64-of-all-the-faces-there-are-int8-{}.onnx, onnxruntime"
     names = [long.format(place) for place in range(30)]
-    assert len(set(page.labels(names))) == 30
-    assert all(len(label) <= page.LONGEST for label in page.labels(names))
+    assert len(set(labels(names))) == 30
+    assert all(len(label) <= LONGEST for label in labels(names))
     same_ends = [f"{place}{'x' * 60}" for place in range(10, 13)]
-    assert len(set(page.labels([f"{'y' * 9}{name}" for name in same_ends]))) == 3
+    assert len(set(labels([f"{'y' * 9}{name}" for name in same_ends]))) == 3
     drawn = page.distribution(fake(30, name=long)["results"][:31])
     assert all(drawn.count(f"-{place}.onnx, onnxruntime") >= 1 for place in range(30))
 

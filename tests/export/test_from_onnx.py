@@ -50,7 +50,10 @@ def two_outputs(path: Path, mask_channels: int = 1) -> Path:
 
 def test_the_most_likely_of_several_outputs_is_taken(tmp_path: Path) -> None:
     model = of_onnx(two_outputs(tmp_path / "m.onnx"), IMAGES)
-    assert "it has 2 outputs (mask, image): image is taken; --result takes another" in model.notes
+    assert (
+        "it has 2 outputs (mask, image): image is taken; --result takes another, --keep-outputs keeps more of them"
+        in model.notes
+    )
     assert [value.name for value in model.model.graph.output] == ["image"]
     same = of_onnx(two_outputs(tmp_path / "s.onnx", 3), IMAGES)
     assert same.interface.output.name == "mask", "the first of those that are as likely"

@@ -290,6 +290,7 @@ def test_a_wrong_input_is_one_line(text: str) -> None:
 def test_the_first_input_may_have_a_name_and_a_role() -> None:
     assert read_inputs(["photo=3xHxW:picture", "mask=1xHxW"])[1] == "image"
     assert read_inputs(["z=100:latent"])[:2] == ("100", "latent")
+    assert read_inputs(["3xHxW", "mask=1xHxW"])[1] == "image", "its shape says it"
     assert FurtherInput.of({"name": "s", "shape": [4], "role": "vector"}).shape == (4,)
     with pytest.raises(UsageError, match="two inputs are called mask"):
         read_inputs(["3xHxW", "mask=1xHxW", "mask=1xHxW"])

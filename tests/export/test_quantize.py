@@ -426,7 +426,7 @@ def test_more_latents_then_the_other_engine(monkeypatch: pytest.MonkeyPatch) -> 
             super().__init__(source, kind, spec, calibrated)
 
     def no_layers(*_: Any) -> Any:
-        return SimpleNamespace(kept=lambda _, keep: keep, worst="the first layer")
+        return SimpleNamespace(kept=lambda _, keep, _missed: keep, worst="the first layer")
 
     monkeypatch.setattr(artifact, "Conversion", Noted)
     monkeypatch.setattr(artifact, "losses_of", no_layers)

@@ -14,7 +14,7 @@ import pytest
 
 from ganedge.export import export, to_ncnn
 from ganedge.runtime import inputs, load
-from ganedge.runtime.engines import installed
+from ganedge.runtime.engines import installed, ncnn
 from ganedge.runtime.errors import ArtifactError, EngineError, UsageError
 from ganedge.runtime.ncnn_file import PARAM, read_sidecar
 from ganedge.runtime.verify import verify
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.skipif(
     not (installed("ncnn") and installed("pnnx")), reason="needs ncnn and pnnx: ganedge[ncnn,pnnx]"
 )
 HELPER = runpy.run_path(str(Path(__file__).parents[1] / "systems.py"))
-QUICK = ("mlp-batchnorm", "dcgan", "wgan", "cyclegan-resnet", "stargan")
+QUICK = ("mlp-batchnorm", "dcgan", "dcgan-modern", "pix2pix-modern", "wgan", "cyclegan-resnet", "stargan")
 """Those in the suite; `make matrix` goes through all."""
 Made = Callable[[str], Path]
 
@@ -116,6 +116,15 @@ def test_what_ncnn_does_not_have_is_refused(made: Made, tmp_path: Path, settings
     with pytest.raises(UsageError, match=message):
         export(made("dcgan"), format="ncnn", output=tmp_path / "n", **settings)
     assert not (tmp_path / "n").exists()
+
+
+def test_a_missing_vulkan_driver_is_one_line(network: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    names, _ = ncnn.devices()
+    assert names[0] == "cpu"
+    if len(names) == 1:
+        with pytest.raises(EngineError, match="no Vulkan device: install its driver"):
+            load(network, device="vulkan")
+    assert capfd.readouterr().err == ""
 
 
 def test_other_engines_and_devices_are_refused(network: Path) -> None:

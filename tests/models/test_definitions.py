@@ -424,6 +424,23 @@ def test_the_losses_of_a_wasserstein_critic_with_its_penalty() -> None:
     assert reported["fake_d"] == pytest.approx(float(judge(y).mean().detach()), rel=1e-4)
 
 
+def test_lazy_penalties_have_the_same_weight_on_average() -> None:
+    """Karras et al. 2020 (arXiv:1912.04958), section 3.1."""
+    batch = torch.rand(6, 2)
+    losses: dict[tuple[int, int], Tensor] = {}
+    for every in (1, 4):
+        gan = build("circles", objective="bce", r1=2.0, r2=3.0, penalty_every=every, latent=3, width=4)
+        for step in (0, 1):
+            torch.manual_seed(0)
+            for network in gan.networks.values():
+                for parameter in network.parameters():
+                    torch.nn.init.normal_(parameter)
+            minimised, reported = losses_of(gan, {"points": batch.clone()}, step)
+            losses[every, step] = minimised["discriminator"].detach() - reported["loss_d"]
+    assert losses[1, 0] > 0 and losses[4, 1] == 0, "none between"
+    torch.testing.assert_close(losses[4, 0], 4 * losses[1, 1])
+
+
 def test_a_penalty_is_drawn_where_the_items_are() -> None:
     gan = build("circles", objective="wgan-gp")
     for network in gan.networks.values():

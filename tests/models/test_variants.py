@@ -569,6 +569,8 @@ def test_the_replay_buffer() -> None:
         ("mlp", {"hidden_g": "8,x"}, "hidden-g is 8,x"),
         ("mlp", {"dropout": 1.0}, "dropout is 1.0"),
         ("mlp", {"real_label": 0.9, "objective": "hinge"}, "real-label is 0.9"),
+        ("dcgan", {"penalty_every": 0}, "penalty-every is 0: give 1 or more"),
+        ("dcgan", {"penalty_every": 4}, "penalty-every is 4: give 1, or --r1 or --r2 too"),
         ("digit", {"augment": "colour"}, "augment is colour: give names out of color"),
         ("wgan", {"size": 48}, "size is 48"),
         ("circles", {"lr_d": 0}, "lr-d is 0"),

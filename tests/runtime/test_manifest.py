@@ -38,6 +38,7 @@ LABEL = Port("label", "label", "int64", ("batch",), "N")
 STYLE = Port("style", "vector", "float32", ("batch", 8), "NC", distribution="normal")
 MASK = Port("mask", "mask", "float32", ("batch", 1, "height", "width"), "NCHW", (0.0, 1.0))
 NOISE = Port("noise", "noise", "float32", ("batch", 5, "height", "width"), "NCHW", distribution="uniform")
+VALUES = Port("values", "values", "float32", ("batch", 2, 4), "NLC")
 DRAWN = Interface("latent-to-image", (LATENT,), (IMAGE,), "normal")
 CHOSEN = Interface("latent-to-image", (LATENT, LABEL), (IMAGE,), "normal", ("a", "b"))
 TRANSLATED = Interface("image-to-image", (IMAGE,), (RESULT,))
@@ -99,7 +100,7 @@ def edited(artifact: Path, path: Path, change: dict[str, Any], *, sealed: bool) 
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"schema": 3}, "newer ganedge"),
+        ({"schema": 4}, "newer ganedge"),
         ({"schema": "1"}, "whole number"),
         ({"precision": "fp12"}, "precision"),
         ({"interface.outputs.0.shape": ["batch", 3, 10**6, 10**6]}, "whole number from 1"),
@@ -227,11 +228,18 @@ LIMITS: list[tuple[Any, str, list[Any], list[Any], str]] = [
     (DRAWN, "kind", [], ["image"], "kind is 'image', not one of latent-to-image, image-to-image, latent-to-points"),
     (DRAWN, "kind", [], ["image-to-image"], "the inputs of image-to-image are "),
     (DRAWN, "inputs", [tuple(replace(STYLE, name=str(i)) if i else LATENT for i in range(16))],
-     [(), tuple(replace(STYLE, name=str(i)) if i else LATENT for i in range(17))], "inputs and one output"),
+     [(), tuple(replace(STYLE, name=str(i)) if i else LATENT for i in range(17))], "inputs and 1 outputs"),
     (DRAWN, "inputs", [(LATENT, STYLE, MASK, NOISE, replace(IMAGE, name="x"))], [(LATENT, replace(LATENT, name="w")),
      (LATENT, POINTS), (STYLE, LATENT), (LATENT, LABEL, replace(LABEL, name="l"))], "inputs of latent-to-image are"),
     (DRAWN, "inputs", [], [(LATENT, replace(STYLE, name="latent"))], "two tensors share a name: latent, latent, image"),
-    (DRAWN, "outputs", [], [(), (IMAGE, RESULT)], "1 inputs and one output"),
+    (DRAWN, "outputs", [(IMAGE, *(replace(VALUES, name=str(i)) for i in range(31)))],
+     [(), (IMAGE, *(replace(VALUES, name=str(i)) for i in range(32)))], r"1 inputs and (0|33) outputs"),
+    (DRAWN, "outputs", [(IMAGE, RESULT), (IMAGE, MASK, VALUES)], [(IMAGE, STYLE), (IMAGE, POINTS)],
+     "the extra output (style|points) is"),
+    (DRAWN, "outputs", [], [(IMAGE, replace(RESULT, shape=(1, 3, 8, 8)))],
+     "result has a batch of 1, and the result batch"),
+    (DRAWN, "outputs", [], [(IMAGE, replace(VALUES, name="latent"))],
+     "two tensors share a name: latent, image, latent"),
     (DRAWN, "outputs", [(RESULT,)], [(MASK,), (POINTS,)], "the output of latent-to-image is (mask|points)"),
     (DRAWN, "noise", ["uniform"], [None, "cauchy"], "noise .* in latent-to-image"),
     (TRANSLATED, "noise", [None], ["normal"], "noise 'normal' in image-to-image"),
@@ -320,13 +328,14 @@ def test_a_size_is_taken_by_all_that_is_aligned_with_the_picture() -> None:
         (replace(DRAWN, inputs=(Port("w", "latent", "float32", ("batch", 2, 4), "NLC"),)), 2),
         *((replace(DRAWN, outputs=(replace(IMAGE, shape=("batch", count, 8, 8)),)), schema)
           for count, schema in ((1, 1), (2, 2), (4, 1), (5, 2))),
+        (replace(DRAWN, outputs=(IMAGE, MASK)), 3),
     ],
 )  # fmt: skip
 def test_the_oldest_format_that_describes_an_interface(interface: Interface, schema: int) -> None:
     written = Manifest(interface, "fp32", "none")
     assert written.schema == interface.schema == schema
     assert Manifest.from_json(written.to_json()) == written
-    assert Manifest(interface, "fp32", "none", schema=2).schema == 2, "what was written as newer stays so"
+    assert Manifest(interface, "fp32", "none", schema=3).schema == 3, "what was written as newer stays so"
 
 
 @pytest.mark.parametrize(
@@ -349,6 +358,7 @@ def test_a_proof_in_one_line() -> None:
         "FAILED the gate"
     )
     assert "SSIM" not in str(replace(PROOF, ssim=None))
+    assert "max error 1e-06 of the range, PSNR" in str(replace(PROOF, span=2.0))
 
 
 def test_engines_by_their_proof() -> None:
@@ -417,7 +427,7 @@ def test_a_proof_that_cannot_be(change: dict[str, Any], message: str) -> None:
         ("[]", "the manifest cannot be right: it is no JSON object"),
         ("{}", f"schema is None, {counted(1, 2**31)}"),
         ('{"schema": 0}', f"schema is 0, {counted(1, 2**31)}"),
-        ('{"schema": 2147483648}', r"from a newer ganedge \(schema 2147483648; this one reads up to 2\): upgrade"),
+        ('{"schema": 2147483648}', r"from a newer ganedge \(schema 2147483648; this one reads up to 3\): upgrade"),
         ('{"schema": 2147483649}', f"schema is 2147483649, {counted(1, 2**31)}"),
         ('{"schema": 1}', "the manifest is damaged: KeyError 'interface'"),
         ('{"schema": 2, "interface": 7}', "the manifest is damaged: TypeError "),

@@ -23,4 +23,4 @@ from ganedge.train import run_folder
     ],
 )
 def test_an_artifact_says_the_name_of_its_data_and_not_the_place(given: str, named: str) -> None:
-    assert run_folder._name_of(given) == named
+    assert run_folder.name_of_data(given) == named

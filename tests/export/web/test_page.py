@@ -91,6 +91,44 @@ def doubler() -> bytes:
     return graph(Interface("image-to-image", (port,), (output,), None, reach=0), nodes)
 
 
+def pooled(side: int, stride: int, *sizes: str) -> bytes:
+    """Means of square windows, with a border or at a fraction of the size; beside them a mask, and means by channel."""
+    multiple = stride
+    port = Port("x", "image", "float32", SPACE, "NCHW", (0.0, 1.0), multiple)
+    outputs = (
+        Port("y", "image", "float32", ("batch", 3, *sizes), "NCHW", (0.0, 1.0)),
+        Port("m", "mask", "float32", ("batch", 1, "height", "width"), "NCHW", (0.0, 1.0)),
+        Port("means", "values", "float32", ("batch", 3), "NC"),
+    )
+    axes = [("one", [1]), ("pixels", [2, 3])]
+    nodes = [
+        helper.make_node("Constant", [], [name], value=helper.make_tensor(name, TensorProto.INT64, [len(v)], v))
+        for name, v in axes
+    ]
+    nodes += [
+        helper.make_node("AveragePool", ["x"], ["y"], kernel_shape=[side] * 2, strides=[stride] * 2),
+        helper.make_node("ReduceMean", ["x", "one"], ["m"], keepdims=1),
+        helper.make_node("ReduceMean", ["x", "pixels"], ["means"], keepdims=0),
+    ]
+    return graph(Interface("image-to-image", (port,), outputs, None, reach=2), nodes)
+
+
+def truncated() -> bytes:
+    """Compute latent × truncation, as a picture of one pixel."""
+    inputs = (
+        Port("z", "latent", "float32", ("batch", 3), "NC"),
+        Port("truncation", "vector", "float32", ("batch", 1), "NC"),
+    )
+    output = Port("y", "image", "float32", ("batch", 3, 1, 1), "NCHW", (-3.0, 3.0))
+    spatial = helper.make_tensor("spatial", TensorProto.INT64, [2], [2, 3])
+    nodes = [
+        helper.make_node("Constant", [], ["spatial"], value=spatial),
+        helper.make_node("Mul", ["z", "truncation"], ["w"]),
+        helper.make_node("Unsqueeze", ["w", "spatial"], ["y"]),
+    ]
+    return graph(Interface("latent-to-image", inputs, (output,), "normal"), nodes)
+
+
 @contextmanager
 def served(folder: Path) -> Iterator[str]:
     """A server for a folder under its own strict policy."""
@@ -320,6 +358,54 @@ TRANSLATE = """async ([height, width, data, options]) => {
   const result = await generator.translate(image, options);
   return [result.height, result.width, Array.from(result.data)];
 }"""
+
+
+OUTPUTS = """async ([height, width, data]) => {
+  const image = new ImageData(Uint8ClampedArray.from(data), width, height);
+  const { means, ...pictures } = await generator.translate(image, { outputs: true });
+  const shown = Object.entries(pictures).map(([name, made]) => [name, made.height, made.width, Array.from(made.data)]);
+  return [shown, Array.from(means.data)];
+}"""
+SAMPLES = """async () => {
+  const drawn = [{}, { truncation: 0.5 }].map((options) => generator.sample(2, { seed: 4, ...options }));
+  return (await Promise.all(drawn)).map((pictures) => pictures.flatMap(({ data }) => Array.from(data.slice(0, 3))));
+}"""
+
+
+def test_outputs_beside_the_result_and_tiles_with_a_border(vendor: Path, visit: Visit, tmp_path: Path) -> None:
+    folder = written(tmp_path / "web", pooled(5, 1, "height-4", "width-4"), vendor)
+    (folder / "half.onnx").write_bytes(pooled(2, 2, "0.5*height", "0.5*width"))
+    (folder / "truncated.onnx").write_bytes(truncated())
+    picture = natural(1, 75, 90, 3, 2)[0]
+    Image.fromarray(picture).save(tmp_path / "in.png")
+    argument = [75, 90, np.dstack([picture, np.full((75, 90), 255, np.uint8)]).ravel().tolist()]
+    with served(folder) as url:
+        assert visit.open(f"{url}?engine=wasm") == "Ready, with WASM."
+        visit.page.set_input_files("#file", tmp_path / "in.png")
+        assert "Done" in _next(visit)
+        assert visit.page.inner_text("#pair figure:last-child figcaption") == "m", "the mask is shown; values are not"
+        for name in ("generator", "half"):
+            visit.evaluate(LOAD.replace("generator.onnx", f"{name}.onnx"))
+            whole, cut = (visit.evaluate(TRANSLATE, [*argument, {"maxPixels": most}]) for most in (10_000, 48 * 48))
+            assert cut[:2] == whole[:2]
+            assert np.abs(np.array(cut[2]) - np.array(whole[2])).max() <= 1
+            pictures, means = visit.evaluate(OUTPUTS, argument)
+            with load(folder / f"{name}.onnx", "onnxruntime") as generator:
+                expected = generator.translate_outputs(picture)
+            assert [each[0] for each in pictures] == ["y", "m"]
+            np.testing.assert_allclose(means, expected["means"], atol=1e-5)
+            for name_of, height, width, data in pictures:
+                ours = np.array(data).reshape(height, width, 4)[..., : 3 if name_of == "y" else 1]
+                assert ours.shape == expected[name_of].shape
+                assert np.abs(ours - expected[name_of]).max() <= 1
+
+        # The option truncation goes into the input of that name, and latents stay what they are.
+        visit.evaluate(LOAD.replace("generator.onnx", "truncated.onnx"))
+        shown = visit.evaluate(SAMPLES)
+        with load(folder / "truncated.onnx", "onnxruntime") as generator:
+            for pixels, truncation in zip(shown, (None, 0.5), strict=True):
+                assert pixels == generator.sample(2, seed=4, truncation=truncation).ravel().tolist()
+        assert visit.complaints == []
 
 
 class _Cdn(http.server.SimpleHTTPRequestHandler):
