@@ -69,7 +69,7 @@ def traced(network: nn.Module, interface: Interface, example: tuple[Tensor, ...]
 def export_traced(
     network: nn.Module, interface: Interface, example: tuple[Tensor, ...], version: int, **options: Any
 ) -> ModelProto:
-    """Run PyTorch's exporter of traces and of TorchScript, which knows operator sets up to 20; `options` are its own."""
+    """Run PyTorch's exporter of traces and of TorchScript (operator sets up to 20); `options` are its own."""
     written = io.BytesIO()
     ports = (*interface.inputs, *interface.outputs)
     axes = {p.name: {axis: size for axis, size in enumerate(p.shape) if isinstance(size, str)} for p in ports}
