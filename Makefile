@@ -74,7 +74,7 @@ web-matrix: $(VENV)/test.stamp ## Every system × FP32, FP16, INT8 through Chrom
 	@$(BIN)/python tests/onnxruntime_web.py
 	$(BIN)/python tests/web_matrix.py
 
-aarch64: $(VENV)/test.stamp ## The nine systems as 64-bit ARM code in QEMU: ONNX Runtime and ncnn; writes benchmarks/results/aarch64.md
+aarch64: $(VENV)/test.stamp ## Nine presets of seven GANs as 64-bit ARM code in QEMU: ONNX Runtime and ncnn; writes benchmarks/results/aarch64.md
 	$(BIN)/python tests/aarch64.py
 
 startup: $(VENV)/test.stamp ## Start-up time of the API and of gan-run beside a bare onnxruntime script

@@ -640,20 +640,16 @@ def warnings(results: Sequence[Mapping[str, Any]], others: float | None, load: f
         load: Load average before anything was opened, used where `others` is None.
         cores: Cores that this process may use.
     """
-    texts = []
     share = ""
     if others is not None and others > OTHERS:
         share = f"{others:.0%} of {'the core' if cores == 1 else f'the {cores} cores'}"
     elif others is None and load is not None and load > BUSY * cores:
         share = f"load {load:.1f} on {cores} cores"
-    if share:
-        texts.append(
-            f"other processes were running ({share}): they slow several threads more than one, "
-            "so ratios are unreliable too; measure again on an idle machine, or with --threads 1"
-        )
     worst = max((row["figures"]["spread"] for row in results), default=0.0)
-    if worst > timing.UNQUIET:
-        texts.append(
-            f"the machine was busy: medians of turns differ by up to {worst:.0%}; compare the confidence intervals"
-        )
-    return texts
+    spread = f"medians of turns differ by up to {worst:.0%}" if worst > timing.UNQUIET else ""
+    if share:
+        return [
+            f"other processes were running ({share}){spread and f', and {spread}'}: they slow several threads more "
+            "than one, so ratios are unreliable too; measure again on an idle machine, or with --threads 1"
+        ]
+    return [f"the machine was busy: {spread}; compare the confidence intervals"] if spread else []

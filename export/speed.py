@@ -101,7 +101,11 @@ def _lines(manifest: Manifest, own: Sequence[Trial], others: Sequence[Trial], fa
     if not by_engine:
         if len(own) < 2:
             return ()
-        shown = ", ".join(f"{trial.choice.name} {trial.milliseconds:.2f}" for trial in own if trial.holds)
+        times: dict[str, list[str]] = {}
+        for choice, milliseconds in ((trial.choice, trial.milliseconds) for trial in own if trial.holds):
+            name = choice.compute if choice.compute and choice.engine in times else choice.name
+            times.setdefault(choice.engine, []).append(f"{name} {milliseconds:.2f}")
+        shown = ", ".join(first + (f" ({', '.join(rest)})" if rest else "") for first, *rest in times.values())
         return (f"ms a call: {shown}; auto takes {fastest.choice.name}",)
     precision = manifest.precision
     shown = ", ".join(

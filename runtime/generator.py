@@ -212,12 +212,28 @@ class Generator:
 
     def run_all(self, *inputs: NDArray[np.generic]) -> tuple[NDArray[np.generic], ...]:
         """As `run`, for every output of the interface in its order: the result, and those kept beside it."""
-        outputs = self._running().run(self._feeds(inputs))[: len(self._interface.outputs)]
+        ports = self._interface.outputs
+        outputs = self._running().run(self._feeds(inputs))[: len(ports)]
+        if len(ports) > 1:
+            self._check_outputs(outputs)
         for output in outputs:
             if output.shape[:1] != inputs[0].shape[:1]:  # OpenVINO with one thread returns nothing, without an error.
                 shown = f"{output.shape} came out for a batch of {len(inputs[0])}"
                 raise EngineError(f"{self.engine.name} could not run this model: {shown}")
         return tuple(outputs)
+
+    def _check_outputs(self, outputs: Sequence[NDArray[np.generic]]) -> None:
+        """Raise EngineError unless these are the outputs that the manifest names, by their number and shapes."""
+        ports = self._interface.outputs
+        fits = len(outputs) == len(ports) and all(
+            len(port.shape) == output.ndim
+            and all(isinstance(a, str) or a == b for a, b in zip(port.shape[1:], output.shape[1:], strict=True))
+            for port, output in zip(ports, outputs, strict=False)
+        )
+        if not fits:
+            shown = ", ".join(str(output.shape) for output in outputs)
+            named = ", ".join(f"{port.name} {' × '.join(map(str, port.shape))}" for port in ports)
+            raise EngineError(f"{self.engine.name} gave {shown}, and the manifest names {named}: export it again")
 
     def parts(self, *inputs: NDArray[np.generic]) -> Parts | None:
         """Where the time of one call goes, as `run` takes it: copying in, computing, copying out, seconds.

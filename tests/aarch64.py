@@ -56,7 +56,7 @@ sys.path.insert(0, sys.argv[1])
 from aarch64 import probe
 probe(sys.argv[2:])
 """
-HEAD = """# Every system on 64-bit ARM
+HEAD = """# Nine presets of seven GANs on 64-bit ARM
 
 Made by `make aarch64`: user-mode emulation ({qemu}, an arm64 userland of Debian {debian}, Python {python}) of the
 aarch64 wheels of {versions}. Small networks, trained and exported

@@ -113,8 +113,8 @@ def _choose(probe: Probe, ways: list[Way], fabric: Fabric) -> Way:
     if not rates:
         _tell(
             fabric,
-            f"computing in {ways[0]}: this training is too short to measure whether "
-            f"{' or '.join(map(str, ways[1:]))} is faster here; --precision and --weight-gradients choose",
+            f"computing in {ways[0]}: too short a training to measure {' and '.join(map(str, ways[1:]))}; "
+            "--precision, --weight-gradients choose",
         )
         return ways[0]
     fastest = max(rates, key=lambda way: rates[way])

@@ -14,7 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
 from ganedge.runtime import load
-from ganedge.runtime.errors import ArtifactError, InputError, UsageError
+from ganedge.runtime.errors import ArtifactError, EngineError, InputError, UsageError
 from ganedge.runtime.fidelity import Gate, gates_of, miss
 from ganedge.runtime.manifest import (
     Interface,
@@ -102,6 +102,17 @@ def test_one_size_and_alpha(tmp_path: Path, several: Path) -> None:
         assert outputs["y"].shape == (21, 34, 4)
         assert (outputs["y"][..., 3] == 7).all()
         assert outputs["mask"].shape == (21, 34, 1)
+
+
+@pytest.mark.parametrize("outputs", [(Y, LOW, MASK, MEANS), (Y, MASK, LOW, MEANS, replace(MEANS, name="more"))])
+def test_outputs_that_the_manifest_does_not_name_in_order(
+    several: Path, tmp_path: Path, outputs: tuple[Port, ...]
+) -> None:
+    manifest, model = read_artifact(several)
+    wrong = replace(manifest, interface=replace(manifest.interface, outputs=outputs))
+    (tmp_path / "wrong.onnx").write_bytes(write_artifact(model, wrong))
+    with load(tmp_path / "wrong.onnx") as generator, pytest.raises(EngineError, match="and the manifest names y batch"):
+        generator.translate_outputs(picture())
 
 
 def test_shared_statistics_are_those_of_the_result(tmp_path: Path) -> None:
