@@ -56,12 +56,13 @@ def of_run(
     """
     opened = run_folder.read(folder)
     interfaces = opened.variant(opened.config).generators()
-    name = _which(tuple(interfaces), which)
+    name = which_generator(tuple(interfaces), which)
     network, source = opened.generator(name, at)
     return of_network(network, sized(interfaces[name], size), source, norm, folder, name)
 
 
-def _which(names: tuple[str, ...], which: str | None) -> str:
+def which_generator(names: tuple[str, ...], which: str | None) -> str:
+    """The name of one of a run's generators, by it or by the part behind `generator-`. Raises UsageError."""
     if which is None:
         return names[0]
     for name in names:
