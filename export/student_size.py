@@ -147,7 +147,7 @@ def choose(
         if not config.teacher_macs:
             raise UsageError("the teacher's multiply-accumulates cannot be counted: choose a size with --width")
         measure, most = student_macs, share * config.teacher_macs
-        what = f"--macs {share:g}, {most / 1e6:.3g} million of the teacher's {config.teacher_macs / 1e6:.3g}"
+        what = f"--macs {share:g}, {most:,.0f} of the teacher's {config.teacher_macs:,}"
     widths = _widths(config)
     least = replace(config, width=widths[0])
     for blocks in [config.blocks] if has_blocks or isinstance(config, NarrowConfig) else range(config.blocks, -1, -1):

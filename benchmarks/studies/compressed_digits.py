@@ -97,7 +97,7 @@ def features(network: LeNet, pictures: Tensor) -> Tensor:
 
 def draw(network: nn.Module, interface: Interface) -> Tensor:
     """Draw digits, each class equally often: uint8 `[N, 1, 28, 28]`."""
-    made = torch.from_numpy(eager(network.eval())(latents(interface, DRAWN, SEED)))
+    made = torch.from_numpy(eager(network.eval())(latents(interface, DRAWN, SEED))[0])
     return ((made + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
 
 
