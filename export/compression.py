@@ -29,7 +29,7 @@ from ganedge.export.source_model import SourceModel
 from ganedge.export.spec import ExportSpec
 from ganedge.export.student_size import SizeSpec, count_macs, count_weights, make_student
 from ganedge.export.to_onnx import example_inputs
-from ganedge.models.narrower import NarrowLatentConfig, NarrowPictureConfig, Original
+from ganedge.models.narrower import NarrowConfig, NarrowLatentConfig, NarrowPictureConfig
 from ganedge.models.student import LatentConfig, PictureConfig
 from ganedge.runtime.cli.options import option
 from ganedge.runtime.errors import GanEdgeError, MissingExtra, UsageError
@@ -127,7 +127,7 @@ def compress(
 
     # Choose the size; a run that goes on has one.
     config = _sized(config, size, given, training, progress)
-    if isinstance(config, Original) and 0 < config.teacher_macs <= config.macs:
+    if isinstance(config, NarrowConfig) and 0 < config.teacher_macs <= config.macs:
         raise UsageError(f"--width {config.width}: this student is as large as its teacher; give a smaller one")
     progress(_plan(config))
 
@@ -296,18 +296,18 @@ def _narrow(
     own, interfaces = asdict(run.config), run.variant(run.config).generators()
     if "blocks" in learning and "blocks" not in own:
         raise UsageError(f"--blocks: {run.variant.name} has none; choose the size with --width or --macs")
-    original = {
+    narrowed = {
         "variant": run.variant.name,
         "variant_config": json.dumps(own),
         "generator": which_generator(tuple(interfaces), about.which),
         "width": own.get("width", 1),
         "blocks": learning.get("blocks", own.get("blocks", 0)),
     }
-    facts = {**asdict(config), **original}
+    facts = {**asdict(config), **narrowed}
     if isinstance(config, LatentConfig):
         narrow: NarrowPictureConfig | NarrowLatentConfig = NarrowLatentConfig(**facts)
     else:
-        multiple = interfaces[original["generator"]].inputs[0].multiple
+        multiple = interfaces[narrowed["generator"]].inputs[0].multiple
         crop = learning.get("crop", max(config.crop // multiple * multiple, multiple))
         narrow = NarrowPictureConfig(**{**facts, "stride": multiple, "crop": crop})
     narrow.narrowed  # noqa: B018 - it raises.
@@ -322,7 +322,7 @@ def _start(
     progress: Callable[[str], None],
 ) -> dict[str, torch.Tensor] | None:
     """Weights to start from: the teacher's most important channels, for a student with its networks."""
-    if not isinstance(config, Original):
+    if not isinstance(config, NarrowConfig):
         return None
     network, _ = run_folder.read(Path(path)).generator(config.generator, about.checkpoint)
     side = _side(model)

@@ -19,7 +19,7 @@ from torch import nn
 from ganedge.export.graph import constants, total_multiply_accumulates
 from ganedge.export.to_onnx import to_onnx
 from ganedge.models import STUDENTS
-from ganedge.models.narrower import Original
+from ganedge.models.narrower import NarrowConfig
 from ganedge.models.student import LatentConfig, PictureConfig
 from ganedge.runtime import engines
 from ganedge.runtime.cli.options import flag, option
@@ -108,7 +108,7 @@ def student_weights(config: PictureConfig | LatentConfig) -> int:
     """Weights of a student after BatchNorm was folded: those of each layer, and one bias for each of its features."""
     with torch.device("meta"):
         network = make_student(config).generator
-    if isinstance(config, Original):
+    if isinstance(config, NarrowConfig):
         folded: int = sum(each.weight.numel() for each in network.modules() if isinstance(each, nn.BatchNorm2d))
         weights: int = sum(weight.numel() for weight in network.parameters())
         return weights - folded
@@ -150,7 +150,7 @@ def choose(
         what = f"--macs {share:g}, {most:,.0f} of the teacher's {config.teacher_macs:,}"
     widths = _widths(config)
     least = replace(config, width=widths[0])
-    for blocks in [config.blocks] if has_blocks or isinstance(config, Original) else range(config.blocks, -1, -1):
+    for blocks in [config.blocks] if has_blocks or isinstance(config, NarrowConfig) else range(config.blocks, -1, -1):
         candidates = [replace(config, width=width, blocks=blocks) for width in widths]
         fitting = bisect.bisect_right(candidates, most, key=measure)
         if fitting:
@@ -190,7 +190,7 @@ def _by_time(config: Config, spec: SizeSpec, item: Sequence[NDArray[np.generic]]
 
 def _widths(config: PictureConfig | LatentConfig) -> Sequence[int]:
     """Widths to choose from, in order; those below the teacher's for its own networks."""
-    if not isinstance(config, Original):
+    if not isinstance(config, NarrowConfig):
         return WIDTHS
     return [width for width in range(1, config.width) if width < 4 or width % 2 == 0] or [1]
 

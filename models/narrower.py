@@ -36,7 +36,7 @@ TEACHERS: tuple[type[Variant], ...] = (Circles, DCGAN, WGAN, Pix2Pix, CycleGAN)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Original(StudentConfig):
+class NarrowConfig(StudentConfig):
     """The GAN that a student has its networks from."""
 
     variant: str = ""
@@ -85,7 +85,7 @@ def _interface(variant: type[Variant], config: VariantConfig, name: str) -> Inte
 
 
 @dataclass(frozen=True, kw_only=True)
-class NarrowPictureConfig(PictureConfig, Original):
+class NarrowPictureConfig(PictureConfig, NarrowConfig):
     """A narrower generator of pictures from pictures."""
 
     def count_macs(self, height: int, width: int) -> int:
@@ -94,7 +94,7 @@ class NarrowPictureConfig(PictureConfig, Original):
 
 
 @dataclass(frozen=True, kw_only=True)
-class NarrowLatentConfig(LatentConfig, Original):
+class NarrowLatentConfig(LatentConfig, NarrowConfig):
     """A narrower generator of pictures or points from latents."""
 
     def count_macs(self) -> int:
@@ -137,11 +137,11 @@ class NarrowLatentStudent(LatentStudent):
 
 
 def _generators(config: StudentConfig) -> dict[str, Interface]:
-    assert isinstance(config, Original)
+    assert isinstance(config, NarrowConfig)
     return {"generator": config.interface}
 
 
-def _count_macs(config: Original, shape: tuple[int, ...]) -> int:
+def _count_macs(config: NarrowConfig, shape: tuple[int, ...]) -> int:
     """Multiply-accumulates of convolutions and linear layers, without computing anything."""
     with torch.device("meta"), FlopCounterMode(display=False) as counter, torch.no_grad():
         inputs = [torch.zeros(shape)]
