@@ -299,7 +299,7 @@ def _targets(
     feeds = {port.name: array for port, array in zip(original.interface.inputs, item, strict=True)}
     runs: dict[Target, engines.Engine] = {}
     for target in targets:
-        model, _, _ = quantize.to_int8(original.model, [item], target)  # How fast it is does not depend on scales.
+        model = quantize.as_fast_as_int8(original.model, item, target)
         with contextlib.suppress(EngineError):  # An engine that does not run the model is not a candidate.
             runs[target] = engines.start(model.SerializeToString(), "int8", target, "cpu", None)
     medians = _medians(runs, feeds)

@@ -8,22 +8,28 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from ganedge.export import compression_report, student_size
 from ganedge.export.artifact import default_path, make, write_artifact_file
+from ganedge.export.from_torch import which_generator
+from ganedge.export.important_channels import important_channels
 from ganedge.export.open_source import open_source
 from ganedge.export.source import SourceSpec, kind_of
 from ganedge.export.source_model import SourceModel
 from ganedge.export.spec import ExportSpec
-from ganedge.export.student_size import SizeSpec, count_macs, count_weights
+from ganedge.export.student_size import SizeSpec, count_macs, count_weights, make_student
+from ganedge.export.to_onnx import example_inputs
+from ganedge.models.narrower import NarrowConfig, NarrowLatentConfig, NarrowPictureConfig
 from ganedge.models.student import LatentConfig, PictureConfig
 from ganedge.runtime.cli.options import option
 from ganedge.runtime.errors import GanEdgeError, MissingExtra, UsageError
@@ -61,6 +67,9 @@ class CompressSpec:
     """Run folder to write."""
     data: str | None = field(default=None, metadata=option(default="that of the teacher's run; latents need none"))
     """Pictures that go into the teacher, as gan-train takes them; for latents, real pictures to be judged beside."""
+    student: Literal["edge", "same"] = "edge"
+    """edge: networks that devices are fast at; same: those of the teacher, which is a run, narrower or with fewer
+    blocks, started from its most important channels."""
     cache: float = field(default=2.0, metadata=option(minimum=0))
     """GiB on disk for what the teacher makes of the pictures; what does not fit is computed again each time."""
 
@@ -68,6 +77,8 @@ class CompressSpec:
         """Convert what is given as text."""
         object.__setattr__(self, "out", Path(self.out))
         object.__setattr__(self, "data", None if self.data is None else os.fspath(self.data))
+        if self.student not in ("edge", "same"):
+            raise UsageError(f"--student {self.student}: choose edge or same")
 
 
 class OpenedTeacher:
@@ -108,15 +119,22 @@ def compress(
         progress(line)
     chosen = _layout(path, about, spec, teacher.interface)
     training = Settings(out=spec.out, data=chosen["data"], **given["training"])
+    if not training.resume:
+        run_folder.check_free(training.out)
     config = _config(path, model, teacher, chosen, given["learning"])
+    if spec.student == "same":
+        config = _narrow(path, about, config, given["learning"])
 
     # Choose the size; a run that goes on has one.
     config = _sized(config, size, given, training, progress)
+    if isinstance(config, NarrowConfig) and 0 < config.teacher_macs <= config.macs:
+        raise UsageError(f"--width {config.width}: this student is as large as its teacher; give a smaller one")
     progress(_plan(config))
 
     # Train. What Ctrl-C leaves is measured and exported too.
     keys = (config.source_key, config.real_key) if isinstance(config, PictureConfig) else ("", "")
-    lesson = Lesson(teacher, round(spec.cache * GIB), *keys)
+    start = None if training.resume else _start(path, about, model, config, progress)
+    lesson = Lesson(teacher, type(make_student(config)), round(spec.cache * GIB), *keys, start=start)
     interrupted: loop.Interrupted | None = None
     try:
         explicit = (*given["training"], "data", "out")
@@ -263,6 +281,61 @@ def _config(
     return PictureConfig(**facts, **keys, **shape, stride=stride, input_low=bounds[0], input_high=bounds[1], **learning)
 
 
+def _narrow(
+    path: str, about: SourceSpec, config: PictureConfig | LatentConfig, learning: Mapping[str, Any]
+) -> NarrowPictureConfig | NarrowLatentConfig:
+    """The config of a student with its teacher's networks, as large as these yet.
+
+    Raises:
+        UsageError: the teacher is no run, or has no width to choose.
+    """
+    kind = kind_of(path, about.arch)
+    if kind != "a run":
+        raise UsageError(f"--student same narrows the networks of a run, and {path} is {kind}: leave it out")
+    run = run_folder.read(Path(path))
+    own, interfaces = asdict(run.config), run.variant(run.config).generators()
+    if "blocks" in learning and "blocks" not in own:
+        raise UsageError(f"--blocks: {run.variant.name} has none; choose the size with --width or --macs")
+    narrowed = {
+        "variant": run.variant.name,
+        "variant_config": json.dumps(own),
+        "generator": which_generator(tuple(interfaces), about.which),
+        "width": own.get("width", 1),
+        "blocks": learning.get("blocks", own.get("blocks", 0)),
+    }
+    facts = {**asdict(config), **narrowed}
+    if isinstance(config, LatentConfig):
+        narrow: NarrowPictureConfig | NarrowLatentConfig = NarrowLatentConfig(**facts)
+    else:
+        multiple = interfaces[narrowed["generator"]].inputs[0].multiple
+        crop = learning.get("crop", max(config.crop // multiple * multiple, multiple))
+        narrow = NarrowPictureConfig(**{**facts, "stride": multiple, "crop": crop})
+    narrow.narrowed  # noqa: B018 - it raises.
+    return narrow
+
+
+def _start(
+    path: str,
+    about: SourceSpec,
+    model: SourceModel,
+    config: PictureConfig | LatentConfig,
+    progress: Callable[[str], None],
+) -> dict[str, torch.Tensor] | None:
+    """Weights to start from: the teacher's most important channels, for a student with its networks."""
+    if not isinstance(config, NarrowConfig):
+        return None
+    network, _ = run_folder.read(Path(path)).generator(config.generator, about.checkpoint)
+    side = _side(model)
+    try:
+        example = example_inputs(config.interface, 2, (side, side) if side else None)
+        state = important_channels(network.eval(), config.network, example)
+    except GanEdgeError as error:
+        progress(f"the student starts from random weights: the teacher's channels cannot be followed, {error}")
+        return None
+    progress("the student starts from the teacher's most important channels")
+    return state
+
+
 def _latent_facts(interface: Interface) -> dict[str, Any]:
     """What a latent student takes and gives, from its teacher's interface."""
     first, output = interface.inputs[0], interface.output
@@ -296,7 +369,7 @@ def _sized(
     """
     begun = training.resume and (training.out / run_folder.CONFIG).exists()
     if not begun:
-        interface = config_student(config).generators()["generator"]
+        interface = make_student(config).generators()["generator"]
         side = (config.size, config.size) if isinstance(config, PictureConfig) else None
         item = real_inputs(interface, 1, side=side)
         return student_size.choose(config, size, item, progress, "blocks" in given["learning"])
@@ -306,13 +379,6 @@ def _sized(
     kept = ("width", "blocks", "macs", "parameters", *(name for name in LEARNING if name not in given["learning"]))
     own = {item.name for item in fields(config)}
     return replace(config, **{name: getattr(before, name) for name in kept if name in own})
-
-
-def config_student(config: PictureConfig | LatentConfig) -> Any:
-    """The student of a config, untrained."""
-    from ganedge.models.student import LatentStudent, PictureStudent
-
-    return PictureStudent(config) if isinstance(config, PictureConfig) else LatentStudent(config)
 
 
 def _plan(config: PictureConfig | LatentConfig) -> str:

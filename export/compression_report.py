@@ -85,12 +85,12 @@ def _outputs(run: Any, interface: Interface, teacher: Teacher, lesson: Lesson) -
     if interface.noise is not None:
         count = DRAWN if port.role == "image" else PAIRS
         inputs = latents(interface, count, SEED)
-        return run(inputs), teacher(inputs), port
+        return run(inputs)[0], teacher(inputs), port
     assert lesson.unseen is not None
     assert port.range is not None
     low, high = port.range
     made = translated(teacher, lesson.unseen).transpose(0, 3, 1, 2).astype(np.float32)
-    return run([to_port(lesson.unseen, interface.inputs[0])]), made * ((high - low) / 255) + low, port
+    return run([to_port(lesson.unseen, interface.inputs[0])])[0], made * ((high - low) / 255) + low, port
 
 
 def _fids(

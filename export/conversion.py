@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto
 
-from ganedge.export import layers, precision, uint8_io
+from ganedge.export import layers, uint8_io
+from ganedge.export.precision import in_opset, overflowing, to_half
 from ganedge.export.quantize import MINMAX, Quantiser
 from ganedge.export.source_model import SourceModel
 from ganedge.export.spec import ExportSpec
@@ -29,7 +30,7 @@ class Conversion:
 
     Args:
         original: The source.
-        kind: What to compute in.
+        precision: What to compute in.
         spec: With the engine that an INT8 graph is made for.
         inputs: What values are looked at with, one group per shape.
 
@@ -41,12 +42,12 @@ class Conversion:
     def __init__(
         self,
         original: SourceModel,
-        kind: Precision,
+        precision: Precision,
         spec: ExportSpec,
         inputs: Sequence[Sequence[NDArray[np.generic]]],
     ) -> None:
         self._original = original
-        self._kind = kind
+        self._precision = precision
         self._spec = spec
         self._inputs = inputs
         self.way = MINMAX
@@ -58,7 +59,7 @@ class Conversion:
         assert self._spec.target is not None
         model = self._original.model
         if self._spec.remaining == "fp16":
-            model = precision.in_opset(model, FP16_SCALES_OPSET)
+            model = in_opset(model, FP16_SCALES_OPSET)
         return Quantiser(model, self._inputs, self._spec.target)
 
     def graph(self, keep: frozenset[str]) -> tuple[ModelProto, tuple[str, ...]]:
@@ -67,19 +68,19 @@ class Conversion:
         Args:
             keep: Nodes that stay in FP32, by their names in the source's graph.
         """
-        if self._kind == self._original.precision:
+        if self._precision == self._original.precision:
             return self._original.model, ()
-        if self._kind == "int8":
+        if self._precision == "int8":
             return self._int8(keep)
         levels = uint8_io.steps(self._original.model)
-        if self._kind == "bf16":  # It reaches as far as FP32 does.
-            return precision.to_half(self._original.model, "bf16", keep | levels), _kept(keep)
+        if self._precision == "bf16":  # It reaches as far as FP32 does.
+            return to_half(self._original.model, "bf16", keep | levels), _kept(keep)
         if not engines.installed("onnxruntime"):
-            return precision.to_half(self._original.model, "fp16", keep | levels), (
+            return to_half(self._original.model, "fp16", keep | levels), (
                 "values not looked at: onnxruntime is not installed",
             )
         wide = self._overflowing | keep
-        return precision.to_half(self._original.model, "fp16", wide | levels), _kept(wide)
+        return to_half(self._original.model, "fp16", wide | levels), _kept(wide)
 
     def _int8(self, keep: frozenset[str]) -> tuple[ModelProto, tuple[str, ...]]:
         low, share = self.quantiser.graph(keep, self.way)
@@ -88,19 +89,19 @@ class Conversion:
         if self._spec.remaining == "fp32":
             return low, (*notes, note)
         wide = self._overflowing_prepared
-        half = precision.to_half(low, "fp16", wide | uint8_io.steps(self._original.model))
+        half = to_half(low, "fp16", wide | uint8_io.steps(self._original.model))
         return half, (*notes, f"{note}, FP16 for the rest", *_kept(wide))
 
     @cached_property
     def _overflowing_prepared(self) -> frozenset[str]:
         """The nodes of the graph that is quantised whose values FP16 does not keep safely."""
         prepared = self.quantiser.prepared
-        return precision.overflowing(prepared, layers.largest_values(prepared, self._inputs))
+        return overflowing(prepared, layers.largest_values(prepared, self._inputs))
 
     @cached_property
     def _overflowing(self) -> frozenset[str]:
         """The nodes whose values FP16 does not keep safely."""
-        return precision.overflowing(self._original.model, layers.largest_values(self._original.model, self._inputs))
+        return overflowing(self._original.model, layers.largest_values(self._original.model, self._inputs))
 
 
 def _kept(names: frozenset[str]) -> tuple[str, ...]:

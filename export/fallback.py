@@ -110,6 +110,7 @@ class _LossesOfInt8:
     def __init__(self, original: SourceModel, conversion: Conversion, spec: ExportSpec, others: Cases) -> None:
         self._original, self._conversion, self._spec, self._others = original, conversion, spec, others
         self._effect = self._sensitivity(conversion.way)
+        self._conversion.note = self._effect.note
         self._compared = False
         self._gate = spec.gate or fidelity.gate_of("int8", original.interface)
         self._gates = fidelity.gates_of(self._gate, original.interface)
@@ -162,7 +163,8 @@ class _LossesOfInt8:
                 names, best, self._effect = kept, way, effect
         self._conversion.way = best
         shown = ", ".join(f"{way} {count}" for way, count in counts.items())
-        self._conversion.note = f"layers that INT8 leaves out by the calibration: {shown}; taken: {best}"
+        compared = f"layers that INT8 leaves out by the calibration: {shown}; taken: {best}"
+        self._conversion.note = "; ".join(filter(None, (self._effect.note, compared)))
         return names
 
     def _sensitivity(self, way: Way, noise: Sequence[float] = (), output: int = 0) -> Sensitivity:

@@ -26,9 +26,9 @@ from ganedge.export import phases
 from ganedge.export.from_onnx import has_global_ops
 from ganedge.export.outputs import Shapes, with_sizes
 from ganedge.export.receptive_field import find_reach
-from ganedge.export.sizes import SMALL, find_multiple, larger, scaled, sized
+from ganedge.export.sizes import find_multiple, larger, scaled, sized
 from ganedge.export.source_model import Arrays, Run, RunAll, SourceModel
-from ganedge.export.to_onnx import example_inputs, norm_mode, to_onnx
+from ganedge.export.to_onnx import example_inputs, norm_mode, small_size, to_onnx
 from ganedge.runtime.errors import GanEdgeError, UsageError, one_line
 from ganedge.runtime.inputs import real_inputs
 from ganedge.runtime.manifest import Interface, NormMode, Source
@@ -56,12 +56,13 @@ def of_run(
     """
     opened = run_folder.read(folder)
     interfaces = opened.variant(opened.config).generators()
-    name = _which(tuple(interfaces), which)
+    name = which_generator(tuple(interfaces), which)
     network, source = opened.generator(name, at)
     return of_network(network, sized(interfaces[name], size), source, norm, folder, name)
 
 
-def _which(names: tuple[str, ...], which: str | None) -> str:
+def which_generator(names: tuple[str, ...], which: str | None) -> str:
+    """The name of one of a run's generators, by it or by the part behind `generator-`. Raises UsageError."""
     if which is None:
         return names[0]
     for name in names:
@@ -287,7 +288,7 @@ def find_sizes(network: nn.Module, interface: Interface) -> Interface:
     port = interface.inputs[0]
     if any(isinstance(size, str) for size in port.shape[1:]):
         interface = with_sizes(interface, lambda least: _find_multiple(network, interface, least))
-    shapes = _shapes(network, example_inputs(interface, 2, _small(interface)))
+    shapes = _shapes(network, example_inputs(interface, 2, small_size(interface)))
     if len(shapes) != len(interface.outputs):
         raise GanEdgeError(f"this generator gives {len(shapes)} tensors, not {len(interface.outputs)}")
     given, out = shapes[0], interface.output
@@ -300,14 +301,6 @@ def find_sizes(network: nn.Module, interface: Interface) -> Interface:
             "say what goes in with --input, and what comes out with --output"
         )
     return interface
-
-
-def _small(interface: Interface) -> tuple[int, int] | None:
-    """A small size that it takes, as `find_multiple` tried it, or its own; None where no picture goes in."""
-    port = interface.inputs[0]
-    few = -(-SMALL // port.multiple) * port.multiple
-    height, width = (side if isinstance(side, int) else few for side in port.sides) if port.is_picture else (0, 0)
-    return (height, width) if port.is_picture else None
 
 
 def _find_multiple(network: nn.Module, interface: Interface, least: int) -> tuple[Interface, Shapes]:
@@ -358,7 +351,7 @@ def _shapes(network: nn.Module, example: tuple[torch.Tensor, ...]) -> list[tuple
 
 
 def _check_repeatable(run: RunAll, interface: Interface) -> None:
-    example = [tensor.numpy() for tensor in example_inputs(interface, 1, _small(interface))]
+    example = [tensor.numpy() for tensor in example_inputs(interface, 1, small_size(interface))]
     with _seeded(0):
         first = run(example)
     with _seeded(1):

@@ -160,7 +160,8 @@ def _tried(network: nn.Module, guess: SourceSpec) -> tuple[SourceSpec | None, st
         if len(shapes) == 1 or guess.size is not None:
             return guess, ""
         channels, height, width = shape
-        if _refusal(network, guess, (channels, 2 * height, 2 * width)) is None:
+        larger = (channels, 2 * height, 2 * width)  # One call with one item where that is enough: it takes long.
+        if isinstance(run(network, torch.zeros(1, *larger)), Tensor) or _refusal(network, guess, larger) is None:
             return guess, ""
         return replace(guess, input=f"{channels}x{height}x{width}"), ""
     return None, refusal

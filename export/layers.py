@@ -150,6 +150,14 @@ def open_session(model: ModelProto, names: Sequence[str]) -> Any:
     return onnxruntime.InferenceSession(probed.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
 
+def run_errors() -> tuple[type[Exception], ...]:
+    """What a session raises for inputs that its graph cannot compute."""
+    ort.package()
+    from onnxruntime.capi import onnxruntime_pybind11_state as state
+
+    return state.Fail, state.InvalidArgument, state.RuntimeException
+
+
 def items(
     model: ModelProto, cases: Sequence[Sequence[NDArray[np.generic]]]
 ) -> Iterator[dict[str, NDArray[np.generic]]]:

@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from ganedge.export.sizes import CHANNELS, MULTIPLES, follow
+from ganedge.export.sizes import CHANNELS, follow
 from ganedge.runtime.errors import GanEdgeError, UsageError
 from ganedge.runtime.manifest import MAX_CHANNELS, MAX_OUTPUTS, Interface, Layout, Port, Role
 
@@ -26,6 +26,8 @@ ALL = "all"
 ROLES: dict[str, Role] = {"mask": "mask", "image": "image", "picture": "image", "values": "values"}
 """Words for what an output carries."""
 EXAMPLE = "--keep-outputs mask, --keep-outputs alpha=1:mask or --keep-outputs all"
+MOST_MULTIPLE = 64
+"""The largest size multiple that a kept output may ask for, pixels: three sizes are tried up to here."""
 LAYOUT_OF: dict[int, Layout] = {1: "N", 2: "NC", 3: "NLC", 4: "NCHW"}
 """Layouts of values by their dimensions, the batch included."""
 
@@ -97,6 +99,8 @@ def choose(texts: Sequence[str], names: Sequence[str], result: int, taken: Colle
             raise UsageError(
                 f"--keep-outputs {text}: {names[index]} is the result, which is kept; --result takes another"
             )
+        if any(choice.index == index for choice in choices):
+            raise UsageError(f"--keep-outputs {text}: {names[index]} is named twice; leave one out")
         name = kept.name or _name_of(names[index], used)
         if name in used:
             raise UsageError(f"--keep-outputs {text}: {name} is the name of an input or of another output; give NAME=")
@@ -211,7 +215,7 @@ def with_sizes(interface: Interface, find: Callable[[int], tuple[Interface, Shap
             return _resized(resized, shapes)
         except UsageError as error:
             first, least = first or error, 2 * resized.inputs[0].multiple
-            if least > MULTIPLES[-1]:
+            if least > MOST_MULTIPLE:
                 raise first from None
 
 

@@ -37,7 +37,7 @@ FP32_INPUTS = {"Resize": (1, 2), "Upsample": (1,)}
 """Inputs that are float32 by the operator's definition, whatever it works on."""
 
 
-def to_half(model: ModelProto, kind: Half, keep: frozenset[str] = frozenset()) -> ModelProto:
+def to_half(model: ModelProto, precision: Half, keep: frozenset[str] = frozenset()) -> ModelProto:
     """FP16 or bf16 weights and arithmetic, FP32 inputs and outputs.
 
     For bf16 the operator set is raised to the one that knows it, and transposed convolutions are rewritten first:
@@ -46,7 +46,7 @@ def to_half(model: ModelProto, kind: Half, keep: frozenset[str] = frozenset()) -
 
     Args:
         model: An FP32 or INT8 model with inferred shapes; INT8 in operator set 19 or later.
-        kind: Which of the two.
+        precision: Which of the two.
         keep: Names of nodes that stay in FP32, beside the normalisations; names of the graph before any rewrite.
 
     Returns:
@@ -57,9 +57,9 @@ def to_half(model: ModelProto, kind: Half, keep: frozenset[str] = frozenset()) -
         MissingExtra: ml_dtypes, which gives NumPy its bf16, is not installed.
     """
     half = copied(model)
-    if kind == "bf16":
+    if precision == "bf16":
         half = _ready_for_bf16(half)
-    element, dtype = _types(kind)
+    element, dtype = _types(precision)
     graph = half.graph
     types = _float_tensors(half)
     wide = {
@@ -68,7 +68,7 @@ def to_half(model: ModelProto, kind: Half, keep: frozenset[str] = frozenset()) -
         if node.op_type in FP32_OPS or node.name in keep or not _takes(node, element, half)
     }
     wide = _with_quantisations(graph, wide, dtype)
-    if kind == "fp16":
+    if precision == "fp16":
         _check_range([tensor for tensor in graph.initializer if _readers_half(tensor.name, graph.node, wide)])
 
     nodes: list[NodeProto] = []
@@ -80,7 +80,7 @@ def to_half(model: ModelProto, kind: Half, keep: frozenset[str] = frozenset()) -
     def cast(name: str, to: int) -> str:
         """The name of this tensor in the wanted type, adding a Cast where there is none yet."""
         if (name, to) not in casts:
-            casts[name, to] = f"{name}_{kind if to == element else 'fp32'}"
+            casts[name, to] = f"{name}_{precision if to == element else 'fp32'}"
             nodes.append(helper.make_node("Cast", [name], [casts[name, to]], f"cast_{casts[name, to]}", to=to))
         return casts[name, to]
 
@@ -91,7 +91,7 @@ def to_half(model: ModelProto, kind: Half, keep: frozenset[str] = frozenset()) -
                 continue
             if name in weights:
                 if index not in wide:
-                    narrow = f"{name}_{kind}"
+                    narrow = f"{name}_{precision}"
                     narrow_weights.setdefault(narrow, _narrow(weights[name], narrow, dtype))
                     node.input[position] = narrow
             elif index in wide and name in made_half:
@@ -105,7 +105,7 @@ def to_half(model: ModelProto, kind: Half, keep: frozenset[str] = frozenset()) -
 
     for output in graph.output:
         if output.name in made_half:
-            inner = f"{output.name}_{kind}"
+            inner = f"{output.name}_{precision}"
             rename(nodes, output.name, inner)
             nodes.append(helper.make_node("Cast", [inner], [output.name], f"cast_{output.name}", to=TensorProto.FLOAT))
 
@@ -139,9 +139,9 @@ def _takes(node: NodeProto, element: int, model: ModelProto) -> bool:
     return not schema.inputs or name in schema.inputs[deciding].types
 
 
-def _types(kind: Half) -> tuple[int, np.dtype[np.generic]]:
+def _types(precision: Half) -> tuple[int, np.dtype[np.generic]]:
     """ONNX's and NumPy's types."""
-    if kind == "fp16":
+    if precision == "fp16":
         return TensorProto.FLOAT16, np.dtype(np.float16)
     try:
         from ml_dtypes import bfloat16

@@ -128,11 +128,11 @@ def _smaller(original: SourceModel, sizes: list[tuple[int, int]]) -> list[tuple[
 
 
 def _fewest(sizes: Sequence[tuple[int, int]]) -> list[int]:
-    """Inputs of each size that cover batches of one and of several; several only at the smallest size."""
+    """Inputs of each size that cover every size, and batches of one and of several at the smallest."""
     if not sizes:
         return [sum(parity.BATCHES[:2])]
     smallest = min(sizes, key=math.prod)
-    return [sum(parity.PICTURE_BATCHES) if size == smallest else len(parity.PICTURE_BATCHES) for size in sizes]
+    return [sum(parity.PICTURE_BATCHES) if size == smallest else 1 for size in sizes]
 
 
 def _item_work(original: SourceModel, size: tuple[int, int] | None = None) -> float:

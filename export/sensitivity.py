@@ -11,7 +11,6 @@ them; any set of layers is then one call.
 
 from __future__ import annotations
 
-import contextlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from ganedge.export import layers, phases, quantize
 from ganedge.export.calibration import corrected_bias
 from ganedge.export.graph import copied, producers
 from ganedge.export.spec import Target
+from ganedge.runtime.errors import one_line
 from ganedge.runtime.fidelity import Difference, Gate, span_of, worst
 from ganedge.runtime.fidelity import difference as compare
 from ganedge.runtime.manifest import Interface
@@ -74,6 +74,7 @@ class Sensitivity:
         groups: What the switches are for, in the order of the graph.
         noise: What each adds to the output, alone: the mean square error of the worst call.
         work: Multiply-accumulates of a search with all pictures; 0 for latents, which cost little.
+        note: What to say where a bounded search was not possible; empty otherwise.
     """
 
     def __init__(
@@ -90,6 +91,7 @@ class Sensitivity:
         self.groups = _groups(prepared, low, [array.shape for array in cases[0]])
         self._port = port = interface.outputs[output]
         self.work = 0
+        self.note = ""
         self._known: dict[frozenset[int], Difference] = {}
         self._output = prepared.graph.output[output].name
         self._session = layers.open_session(_switched(prepared, low, target, self.groups, errors), [])
@@ -190,9 +192,11 @@ class Sensitivity:
         if work > WORK:
             smallest = sorted(chosen, key=lambda item: sum(array.size for array in item.values()))[:FEWEST]
             tried, ranked = ([_cropped(item, interface, side) for item in smallest] for side in SIDES)
-            with contextlib.suppress(Exception):  # What ONNX Runtime raises where the graph has one size.
+            try:
                 self._run(ranked[0], ())
                 return tried, ranked[:1]
+            except layers.run_errors() as error:
+                self.note = f"layers were tried on whole pictures, as it does not run on parts: {one_line(error)}"
         return chosen, chosen[:: max(1, len(chosen) // cases)]
 
     def _error(self, item: Item, wanted: NDArray[np.generic], index: int) -> float:

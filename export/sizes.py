@@ -110,7 +110,9 @@ def follow(name: str, pairs: Collection[tuple[int, int]]) -> int | str | None:
     if len(sizes) == 1:
         return sizes.pop()
     relation = _relation(set(pairs))
-    return None if relation is None else scaled(name, *relation)
+    if relation is None or (relation[1] and len({side for side, _ in pairs}) < 3):
+        return None  # A line with a border goes through any two points.
+    return scaled(name, *relation)
 
 
 def scaled(name: str, scale: Fraction, border: int) -> str:

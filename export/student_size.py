@@ -5,10 +5,11 @@ config = choose(config, teacher, SizeSpec(macs=0.05), print)
 
 from __future__ import annotations
 
+import bisect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
@@ -17,7 +18,9 @@ from torch import nn
 
 from ganedge.export.graph import constants, total_multiply_accumulates
 from ganedge.export.to_onnx import to_onnx
-from ganedge.models.student import LatentConfig, LatentStudent, PictureConfig, PictureStudent
+from ganedge.models import STUDENTS
+from ganedge.models.narrower import NarrowConfig
+from ganedge.models.student import LatentConfig, PictureConfig
 from ganedge.runtime import engines
 from ganedge.runtime.cli.options import flag, option
 from ganedge.runtime.errors import GanEdgeError, MissingExtra, UsageError
@@ -50,7 +53,8 @@ class SizeSpec:
     params: int | None = field(default=None, metadata=option(panel=SIZE, minimum=1))
     """Most weights."""
     width: int | None = field(default=None, metadata=option(panel=SIZE, minimum=1))
-    """Features: of all maps for pictures, of the smallest maps for latents."""
+    """Features: of all maps for pictures, of the smallest maps for latents; with --student same, --width of
+    gan-train."""
     target_ms: float | None = field(default=None, metadata=option(panel=SIZE))
     """Most milliseconds for one input in --engine: candidates are timed untrained, and the largest under it is
     trained."""
@@ -103,7 +107,11 @@ def student_macs(config: PictureConfig | LatentConfig) -> int:
 def student_weights(config: PictureConfig | LatentConfig) -> int:
     """Weights of a student after BatchNorm was folded: those of each layer, and one bias for each of its features."""
     with torch.device("meta"):
-        network = _make(config).generator
+        network = make_student(config).generator
+    if isinstance(config, NarrowConfig):
+        folded: int = sum(each.weight.numel() for each in network.modules() if isinstance(each, nn.BatchNorm2d))
+        weights: int = sum(weight.numel() for weight in network.parameters())
+        return weights - folded
     layers = [module for module in network.modules() if isinstance(module, (nn.Conv2d, nn.Linear))]
     embedded = sum(each.weight.numel() for each in network.modules() if isinstance(each, nn.Embedding))
     return embedded + sum(each.weight.numel() + len(each.weight) for each in layers)
@@ -139,13 +147,14 @@ def choose(
         if not config.teacher_macs:
             raise UsageError("the teacher's multiply-accumulates cannot be counted: choose a size with --width")
         measure, most = student_macs, share * config.teacher_macs
-        what = f"--macs {share:g}, {most / 1e6:.3g} million of the teacher's {config.teacher_macs / 1e6:.3g}"
-    least = replace(config, width=WIDTHS[0])
-    for blocks in [config.blocks] if has_blocks else range(config.blocks, -1, -1):
-        candidates = [replace(config, width=width, blocks=blocks) for width in WIDTHS]
-        fitting = [candidate for candidate in candidates if measure(candidate) <= most]
+        what = f"--macs {share:g}, {most:,.0f} of the teacher's {config.teacher_macs:,}"
+    widths = _widths(config)
+    least = replace(config, width=widths[0])
+    for blocks in [config.blocks] if has_blocks or isinstance(config, NarrowConfig) else range(config.blocks, -1, -1):
+        candidates = [replace(config, width=width, blocks=blocks) for width in widths]
+        fitting = bisect.bisect_right(candidates, most, key=measure)
         if fitting:
-            return _counted(fitting[-1])
+            return _counted(candidates[fitting - 1])
         least = candidates[0]
     raise UsageError(f"{what}: the smallest student has {measure(least):,}; ask for more, or for fewer --blocks")
 
@@ -156,8 +165,10 @@ def _by_time(config: Config, spec: SizeSpec, item: Sequence[NDArray[np.generic]]
     if name is None:
         raise MissingExtra("onnxruntime", "cpu", "--target-ms")
     target = float(spec.target_ms or 0)
-    most = config.teacher_macs or student_macs(replace(config, width=WIDTHS[-1]))
-    widths = [width for width in WIDTHS if student_macs(replace(config, width=width)) <= most] or [WIDTHS[0]]
+    widths = _widths(config)
+    most = config.teacher_macs or student_macs(replace(config, width=widths[-1]))
+    fitting = bisect.bisect_right([replace(config, width=width) for width in widths], most, key=student_macs)
+    widths = widths[: max(fitting, 1)]
     best, low, high = None, 0, len(widths) - 1
     taken = float("inf")
     while low <= high:
@@ -175,6 +186,13 @@ def _by_time(config: Config, spec: SizeSpec, item: Sequence[NDArray[np.generic]]
             "allow more, or give fewer --blocks"
         )
     return best
+
+
+def _widths(config: PictureConfig | LatentConfig) -> Sequence[int]:
+    """Widths to choose from, in order; those below the teacher's for its own networks."""
+    if not isinstance(config, NarrowConfig):
+        return WIDTHS
+    return [width for width in range(1, config.width) if width < 4 or width % 2 == 0] or [1]
 
 
 def seconds(model: bytes, item: Sequence[NDArray[np.generic]], name: str, threads: int | None) -> float:
@@ -198,7 +216,7 @@ def feeds_of(model: bytes, item: Sequence[NDArray[np.generic]]) -> dict[str, NDA
 
 def _untrained(config: PictureConfig | LatentConfig) -> bytes:
     """A student's graph before it learned: as fast as afterwards."""
-    student = _make(config)
+    student = make_student(config)
     network = student.generator.eval()
     try:
         return bytes(to_onnx(network, student.generators()["generator"]).SerializeToString())
@@ -206,8 +224,9 @@ def _untrained(config: PictureConfig | LatentConfig) -> bytes:
         raise GanEdgeError(f"the student cannot be exported: {error}") from error
 
 
-def _make(config: PictureConfig | LatentConfig) -> PictureStudent | LatentStudent:
-    return PictureStudent(config) if isinstance(config, PictureConfig) else LatentStudent(config)
+def make_student(config: PictureConfig | LatentConfig) -> Any:
+    """The student of a config, untrained."""
+    return next(each for each in STUDENTS if each.config_class is type(config))(config)
 
 
 def _counted(config: Config) -> Config:

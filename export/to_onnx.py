@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-import io
 import logging
 import os
 import re
@@ -15,6 +14,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,8 @@ from torch.overrides import TorchFunctionMode
 
 from ganedge.export import rewrite
 from ganedge.export.compiled import is_script
+from ganedge.export.sizes import SMALL
+from ganedge.export.traced import export_traced, traced
 from ganedge.runtime.errors import GanEdgeError, one_line
 from ganedge.runtime.inputs import sides
 from ganedge.runtime.manifest import Interface, NormMode, Port
@@ -49,7 +51,9 @@ def to_onnx(network: nn.Module, interface: Interface) -> onnx.ModelProto:
     Raises:
         GanEdgeError: the network cannot be exported; the message says what stood in the way.
     """
-    model = _export(network, interface, OPSETS[0])
+    with _quiet():
+        plain = traced(network, interface, example_inputs(interface, 2, small_size(interface)), OPSETS[0])
+    model = plain or _export(network, interface, OPSETS[0])
     missing = [version for version in OPSETS[1:] if not _defined(model, OPSETS[0]) and _defined(model, version)]
     if missing:
         model = _export(network, interface, missing[0])
@@ -78,7 +82,7 @@ def _export(network: nn.Module, interface: Interface, version: int) -> onnx.Mode
     with _quiet() as output, _Attention():
         try:
             if is_script(network):
-                return _export_script(network, interface, version, names)
+                return export_traced(network, interface, example_inputs(interface), version)
             program = torch.onnx.export(
                 network,
                 example_inputs(interface),
@@ -99,25 +103,6 @@ def _export(network: nn.Module, interface: Interface, version: int) -> onnx.Mode
     assert program is not None
     model: onnx.ModelProto = program.model_proto
     return model
-
-
-def _export_script(network: nn.Module, interface: Interface, version: int, names: Mapping[str, Any]) -> onnx.ModelProto:
-    """Run PyTorch's exporter of TorchScript, which knows operator sets up to 20."""
-    written = io.BytesIO()
-    ports = (*interface.inputs, *interface.outputs)
-    axes = {p.name: {axis: size for axis, size in enumerate(p.shape) if isinstance(size, str)} for p in ports}
-    torch._C._jit_set_onnx_log_enabled(False)  # On failure it would print the graph.
-    with torch.no_grad():
-        torch.onnx.export(
-            network,
-            example_inputs(interface),
-            written,  # type: ignore[arg-type]
-            dynamo=False,
-            opset_version=min(version, 20),
-            dynamic_axes={name: open_axes for name, open_axes in axes.items() if open_axes},
-            **names,
-        )
-    return onnx.load_model_from_string(written.getvalue())
 
 
 def _defined(model: onnx.ModelProto, version: int) -> bool:
@@ -196,6 +181,14 @@ def example_inputs(
     return tuple(made)
 
 
+def small_size(interface: Interface) -> tuple[int, int] | None:
+    """A small size that it takes, as `find_multiple` tried it, or its own; None where no picture goes in."""
+    port = interface.inputs[0]
+    few = -(-SMALL // port.multiple) * port.multiple
+    height, width = (side if isinstance(side, int) else few for side in port.sides) if port.is_picture else (0, 0)
+    return (height, width) if port.is_picture else None
+
+
 def norm_mode(network: nn.Module) -> NormMode:
     """Which statistics the generator's normalisation uses."""
     kinds = tuple(network.modules())
@@ -236,12 +229,12 @@ def _where(error: BaseException, message: str) -> str:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[io.StringIO]:
+def _quiet() -> Iterator[StringIO]:
     """The exporter prints and warns of its own inner steps; what it said tells the place of an error."""
     level = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:
-        captured = io.StringIO()
+        captured = StringIO()
         with warnings.catch_warnings(), contextlib.redirect_stdout(captured), contextlib.redirect_stderr(captured):
             warnings.simplefilter("ignore")
             yield captured

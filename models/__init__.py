@@ -10,6 +10,7 @@ from ganedge.models.cyclegan import CycleGAN
 from ganedge.models.dcgan import DCGAN
 from ganedge.models.digit import Digit
 from ganedge.models.mlp import MLP
+from ganedge.models.narrower import NarrowLatentStudent, NarrowPictureStudent
 from ganedge.models.pix2pix import Pix2Pix
 from ganedge.models.stargan import StarGAN
 from ganedge.models.student import LatentStudent, PictureStudent
@@ -19,7 +20,7 @@ from ganedge.runtime.errors import UsageError
 
 VARIANTS: tuple[type[Variant], ...] = (Circles, MLP, Digit, DCGAN, WGAN, Pix2Pix, CycleGAN, StarGAN, AugmentedCycleGAN)
 """Every variant, in the order of `gan-train --list`."""
-STUDENTS: tuple[type[Variant], ...] = (PictureStudent, LatentStudent)
+STUDENTS: tuple[type[Variant], ...] = (PictureStudent, LatentStudent, NarrowPictureStudent, NarrowLatentStudent)
 """What `gan-compress` trains; a run of it is opened as that of any variant."""
 
 

@@ -5,8 +5,9 @@ optimizers = adams({"generator": generator, "discriminator": discriminator}, con
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import nn
@@ -34,13 +35,40 @@ class AdamConfig(VariantConfig):
         require(0 <= self.beta2 < 1, "beta2", self.beta2, "0 or more and below 1")
 
 
-def adams(networks: Mapping[str, nn.Module], config: AdamConfig) -> dict[str, Optimizer]:
+class Optimizers(Mapping[str, Optimizer]):
+    """Optimizers by name, made when the first is needed: what an export has no use for takes seconds to import.
+
+    Args:
+        make: Makes one of them for the parameters of a network.
+        networks: The networks, by the names of their optimizers.
+    """
+
+    def __init__(self, make: Callable[[str, nn.Module], Optimizer], networks: Mapping[str, nn.Module]) -> None:
+        self._make = make
+        self._networks = dict(networks)
+
+    @cached_property
+    def _made(self) -> dict[str, Optimizer]:
+        return {name: self._make(name, network) for name, network in self._networks.items()}
+
+    def __getitem__(self, name: str) -> Optimizer:
+        return self._made[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._networks)
+
+    def __len__(self) -> int:
+        return len(self._networks)
+
+
+def adams(networks: Mapping[str, nn.Module], config: AdamConfig) -> Optimizers:
     """One Adam for each network."""
     betas = (config.beta1, config.beta2)
-    return {name: torch.optim.Adam(each.parameters(), config.lr, betas, fused=True) for name, each in networks.items()}
+    return Optimizers(lambda _, each: torch.optim.Adam(each.parameters(), config.lr, betas, fused=True), networks)
 
 
-def rmsprops(networks: Mapping[str, nn.Module], lr_g: float, lr_d: float) -> dict[str, Optimizer]:
+def rmsprops(networks: Mapping[str, nn.Module], lr_g: float, lr_d: float) -> Optimizers:
     """One RMSprop for the generator and one for the discriminator."""
     rates = {"generator": lr_g, "discriminator": lr_d}
-    return {name: torch.optim.RMSprop(networks[name].parameters(), lr) for name, lr in rates.items()}
+    trained = {name: networks[name] for name in rates}
+    return Optimizers(lambda name, each: torch.optim.RMSprop(each.parameters(), rates[name]), trained)

@@ -349,7 +349,12 @@ class PictureStudent(Student):
         self.sources: Mapping[str, str] = {"generator": config.source_key}
         self.targets: Mapping[str, str] = {"generator": config.real_key or TAUGHT}
         discriminator = Discriminator(config.channels) if config.discriminates else None
-        super().__init__(config, PictureGenerator(config), discriminator)
+        super().__init__(config, self.make_generator(config), discriminator)
+
+    @staticmethod
+    def make_generator(config: PictureConfig) -> nn.Module:
+        """The network that a config describes, untrained."""
+        return PictureGenerator(config)
 
     @staticmethod
     def wants(config: PictureConfig) -> Wants:
@@ -392,7 +397,12 @@ class LatentStudent(Student):
         self.config = config
         judged = config.discriminates and config.height > 0
         discriminator = Discriminator(config.channels, len(config.classes)) if judged else None
-        super().__init__(config, LatentGenerator(config), discriminator)
+        super().__init__(config, self.make_generator(config), discriminator)
+
+    @staticmethod
+    def make_generator(config: LatentConfig) -> nn.Module:
+        """The network that a config describes, untrained."""
+        return LatentGenerator(config)
 
     @staticmethod
     def wants(config: LatentConfig) -> Wants:

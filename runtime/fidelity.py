@@ -42,11 +42,11 @@ class Difference:
     """Share of values that are NaN or infinite; they count as zero in the other figures."""
 
     def __str__(self) -> str:
-        """What people are told of it."""
+        """What people are told of it; the largest error is a share of the range, as a gate states it."""
         psnr = "identical" if self.psnr is None else f"PSNR {self.psnr:.1f} dB"
         ssim = "" if self.ssim is None else f", SSIM {self.ssim:.4f}"
         bad = "" if self.nonfinite == 0 else f", {self.nonfinite:.2%} not finite"
-        return f"max error {self.max_abs / (self.span or 1):.2g} of the range, {psnr}{ssim}{bad}"
+        return f"max error {self.max_abs / (self.span or 1):.2g}, {psnr}{ssim}{bad}"
 
 
 @dataclass(frozen=True)

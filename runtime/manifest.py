@@ -396,7 +396,7 @@ class Parity:
         sizes = " and ".join(f"{height}x{width}" for height, width in self.sizes)
         verdict = "passed" if self.passed else "FAILED"
         engine = self.engine.partition(" (")[0]
-        error = f"{self.max_abs / self.span:.2g} of the range" if self.span else f"{self.max_abs:.2g}"
+        error = f"{self.max_abs / (self.span or 1):.2g}"  # A share of the output's range, as the gate.
         return (
             f"{engine}, {self.precision}: max error {error}, {psnr}{ssim}{bad} "
             f"over {self.samples} inputs{sizes and f' at {sizes}'}, {verdict} {self.tolerance}"

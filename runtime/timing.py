@@ -213,14 +213,19 @@ def interleaved(
     return turns
 
 
-def median_seconds(calls: Sequence[Callable[[], object]], seconds: float) -> list[float]:
+def median_seconds(calls: Sequence[Callable[[], object]], seconds: float, first: Sequence[float] = ()) -> list[float]:
     """Median seconds of each call: `MEDIAN_ROUNDS` turns of each, which together take `seconds` or one call a turn.
 
     A turn starts when all other threads sleep, and with an untimed call if calls are short. Long calls vary less: two
     turns are enough, and one where the call is clearly slower than another.
+
+    Args:
+        calls: What to time.
+        seconds: See above.
+        first: Seconds that each took when it was called before: a long one needs no untimed call then.
     """
     turns: list[list[NDArray[np.float64]]] = [[] for _ in calls]
-    wakes = [True for _ in calls]
+    wakes = [taken < WAKES for taken in first] or [True for _ in calls]
     end = time.monotonic() + MEDIAN_ROUNDS * seconds * len(calls)
     for number in range(MEDIAN_ROUNDS):
         if number > 1 and time.monotonic() > end:

@@ -270,13 +270,23 @@ def tune(
     if not engines:
         raise EngineError("nothing to tune: no installed engine runs this artifact (gan-run doctor says what is there)")
     feeds = feeds_of(manifest, batch)
-    outputs = [engine.run(feeds)[0] for _, engine in engines]
+    first: list[float] = []
+
+    def run(engine: Engine, feeds: dict[str, NDArray[np.generic]]) -> NDArray[np.generic]:
+        begin = time.perf_counter()
+        output = engine.run(feeds)[0]
+        first.append(time.perf_counter() - begin)
+        return output
+
+    outputs = [run(engine, feeds) for _, engine in engines]
     distances = [difference(output, outputs[0], manifest.interface.output) for output in outputs]
     others = [] if beside is None else started(*beside, threads, lower=False)
     other_feeds = feeds if beside is None else feeds_of(beside[1], batch)
     calls = [partial(engine.run, feeds) for _, engine in engines]
     calls += [partial(engine.run, other_feeds) for _, engine in others]
-    times = timing.median_seconds(calls, seconds)
+    for _, engine in others:
+        run(engine, other_feeds)
+    times = timing.median_seconds(calls, seconds, first)
     for _, engine in (*engines, *others):
         engine.close()
     trials = [

@@ -1,6 +1,6 @@
 """Distillation: the step in which a small generator learns from a large one, and the data it learns on.
 
-    lesson = Lesson(teacher, cache=2 * 2**30)
+    lesson = Lesson(teacher, PictureStudent, cache=2 * 2**30)
     loop.train(lesson.variant, options, settings, prepare=lesson.prepare)
 
 The student's output is brought near the teacher's for the same inputs (Hinton et al. 2015, arXiv:1503.02531; for
@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import os
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
@@ -27,16 +27,9 @@ from torch import Tensor
 from ganedge.models import Variant
 from ganedge.models.noise import draw, rows
 from ganedge.models.objectives import OBJECTIVES
-from ganedge.models.student import (
-    TAUGHT,
-    LatentConfig,
-    LatentStudent,
-    PictureStudent,
-    Student,
-    StudentConfig,
-)
+from ganedge.models.student import TAUGHT, LatentConfig, StudentConfig
 from ganedge.models.variant import Batch, Update
-from ganedge.runtime.errors import InputError
+from ganedge.runtime.errors import GanEdgeError, InputError
 from ganedge.runtime.inputs import to_port
 from ganedge.runtime.latents import LatentStream
 from ganedge.runtime.manifest import Interface
@@ -73,9 +66,16 @@ class Teacher(Protocol):
 
 
 class Distilled:
-    """The step of a student: mixed into the students of `ganedge.models.student` by `Lesson`."""
+    """The step of a student: mixed into the classes of `ganedge.models.STUDENTS` by `Lesson`."""
 
     teacher: ClassVar[Teacher]
+    start: ClassVar[Mapping[str, Tensor] | None] = None
+    """Weights to start from; None: random ones."""
+
+    def __init__(self: Any, config: StudentConfig) -> None:
+        super().__init__(config)  # type: ignore[call-arg] # It is mixed into a student.
+        if self.start is not None:
+            self.generator.load_state_dict(self.start)
 
     def step(self: Any, batch: Batch, step: int, update: Update) -> dict[str, Tensor]:  # noqa: ARG002 - the protocol's
         """Update the student, and the discriminator where there is one."""
@@ -109,27 +109,28 @@ class Distilled:
         return {name: value.detach() for name, value in losses.items()}
 
 
-class PictureLesson(Distilled, PictureStudent):
+class PictureLesson(Distilled):
     """A student of pictures: inputs and what the teacher makes of them lie in the batch."""
 
-    def lesson(self, batch: Batch) -> tuple[tuple[Tensor, ...], None, Tensor]:
+    def lesson(self: Any, batch: Batch) -> tuple[tuple[Tensor, ...], None, Tensor]:
         """Inputs, no labels, and the teacher's outputs in -1 to 1."""
         return (batch[self.config.source_key],), None, self._to_unit(batch[TAUGHT])
 
-    def real(self, batch: Batch, taught: Tensor) -> Tensor:
+    def real(self: Any, batch: Batch, taught: Tensor) -> Tensor:
         """What the discriminator takes for real, -1 to 1."""
-        return self._to_unit(batch[self.config.real_key]) if self.config.real_key else taught
+        known: Tensor = self._to_unit(batch[self.config.real_key]) if self.config.real_key else taught
+        return known
 
-    def _to_unit(self, pictures: Tensor) -> Tensor:
+    def _to_unit(self: Any, pictures: Tensor) -> Tensor:
         """Pictures of a batch, which has all of them in the range of the inputs, in -1 to 1."""
-        low, high = self.config.input_low, self.config.input_high
+        low, high = float(self.config.input_low), float(self.config.input_high)
         return (pictures.float() - low) * (2 / (high - low)) - 1
 
 
-class LatentLesson(Distilled, LatentStudent):
+class LatentLesson(Distilled):
     """A student of latents, which are drawn anew in every step."""
 
-    def lesson(self, batch: Batch) -> tuple[tuple[Tensor, ...], Tensor | None, Tensor]:
+    def lesson(self: Any, batch: Batch) -> tuple[tuple[Tensor, ...], Tensor | None, Tensor]:
         """Latents and labels, the labels, and what the teacher makes of them in -1 to 1."""
         config: LatentConfig = self.config
         key = "images" if config.has_data else "latents"
@@ -146,7 +147,7 @@ class LatentLesson(Distilled, LatentStudent):
             taught = self.teacher([tensor.cpu().numpy() for tensor in inputs])
         return inputs, labels, config.to_unit(torch.from_numpy(taught).to(device))
 
-    def real(self, batch: Batch, taught: Tensor) -> Tensor:
+    def real(self: Any, batch: Batch, taught: Tensor) -> Tensor:
         """What the discriminator takes for real, -1 to 1."""
         return self.config.to_unit(batch["images"]) if self.config.has_data else taught
 
@@ -184,13 +185,25 @@ class Lesson:
 
     Args:
         teacher: Whom to learn from.
+        student: Its networks.
         cache: Bytes that its outputs may take on disk; what does not fit is computed again each time.
         source_key: Where a batch holds the pictures that go in.
         real_key: Where it holds real outputs; empty where it holds none.
+        start: Weights of the generator to start from; None: random ones.
     """
 
-    def __init__(self, teacher: Teacher, cache: int, source_key: str = "images", real_key: str = "") -> None:
+    def __init__(
+        self,
+        teacher: Teacher,
+        student: type[Variant],
+        cache: int,
+        source_key: str = "images",
+        real_key: str = "",
+        start: Mapping[str, Tensor] | None = None,
+    ) -> None:
         self._teacher = teacher
+        self._student = student
+        self._start = start
         self._cache = cache
         self._source_key = source_key
         self._real_key = real_key
@@ -202,8 +215,9 @@ class Lesson:
     @property
     def variant(self) -> type[Variant]:
         """The student with the step that learns from this teacher."""
-        base: type[Student] = PictureLesson if self._teacher.interface.noise is None else LatentLesson
-        bound: type[Variant] = type(base.__name__, (base,), {"teacher": self._teacher})
+        step = PictureLesson if self._teacher.interface.noise is None else LatentLesson
+        own = {"teacher": self._teacher, "start": self._start}
+        bound: type[Variant] = type(self._student.__name__, (step, self._student), own)
         return bound
 
     def prepare(self, items: Data, folder: Path) -> Data:
@@ -306,9 +320,7 @@ class Taught:
         path = folder / f"{teacher.digest[:12]}-{'x'.join(map(str, self._shape))}.u8"
         self._file: NDArray[np.uint8] | None = None
         if self._rows:
-            folder.mkdir(parents=True, exist_ok=True)
-            with path.open("ab"):  # Several processes share it: none may empty it.
-                os.truncate(path, self._rows * self._row)
+            _reserve(path, self._rows * self._row)
             self._file = np.memmap(path, np.uint8, "r+", shape=(self._rows, self._row))
 
     @property
@@ -381,6 +393,26 @@ class Part:
     def move(self, device: torch.device) -> None:
         """Move what is held in memory to the device."""
         self._inner.move(device)
+
+
+def _reserve(path: Path, size: int) -> None:
+    """Make a file of this size that no later write can find the disk too full for: a memory map would crash then.
+
+    Raises:
+        GanEdgeError: the disk is too full already.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with path.open("ab") as file:  # Several processes share it: none may empty it.
+            os.truncate(path, size)
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(file.fileno(), 0, size)
+    except OSError as error:
+        path.unlink(missing_ok=True)
+        raise GanEdgeError(
+            f"{path.parent} has no room for {size / 1e6:.0f} MB of the teacher's outputs ({error.strerror}): "
+            "give a smaller --cache, 0 keeps none"
+        ) from error
 
 
 def _checksum(data: bytes) -> bytes:

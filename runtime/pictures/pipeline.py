@@ -19,13 +19,12 @@ AHEAD = 4
 """Items that are on their way at once."""
 
 
-def ordered(items: Iterable[Any], *stages: Callable[[Any], Any], ahead: int = AHEAD) -> Iterator[Any]:
+def ordered(items: Iterable[Any], *stages: Callable[[Any], Any]) -> Iterator[Any]:
     """Take every item through all stages, each stage in a thread of its own.
 
     Args:
-        items: Consumed as results are taken, at most `ahead` of them early.
+        items: Consumed as results are taken, at most `AHEAD` of them early.
         *stages: Functions of one argument: the first takes an item, each other the result of the one before.
-        ahead: Items on their way at once; bounds the memory.
 
     Yields:
         The last stage's result for each item, in the items' order. Where a stage raised, taking that result raises.
@@ -35,7 +34,7 @@ def ordered(items: Iterable[Any], *stages: Callable[[Any], Any], ahead: int = AH
     try:
         for item in items:
             window.append(_chain(pools, stages, item))
-            if len(window) >= ahead:
+            if len(window) >= AHEAD:
                 yield window.popleft().result()
         while window:
             yield window.popleft().result()

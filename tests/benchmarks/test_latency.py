@@ -585,6 +585,16 @@ def test_median_seconds_alternates_and_orders() -> None:
     assert timing.median_seconds([], 1.0) == []
 
 
+def test_a_long_call_that_was_made_before_is_timed_at_once() -> None:
+    calls: list[str] = []
+    long, short = 2 * timing.WAKES, timing.WAKES / 100
+    timing.median_seconds(
+        [lambda: (calls.append("a"), time.sleep(long)), lambda: (calls.append("b"), time.sleep(short))], 0.01, [long, 0]
+    )
+    assert calls.count("a") == 1, "neither an untimed call nor a second turn"
+    assert calls.count("b") > timing.MEDIAN_ROUNDS
+
+
 def test_a_long_call_that_is_clearly_slower_has_one_turn(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(timing, "WAKES", 0.001)
     calls: list[str] = []

@@ -191,6 +191,7 @@ def test_dataclasses_and_lists(returns: str, text: str, name: str) -> None:
         (("aux.spectrum",), "it holds complex numbers"),
         (("image",), "image is the result, which is kept; --result takes another"),
         (("alpha",), "--keep-outputs alpha: this generator returns loss, image, aux.mask"),
+        (("aux.mask", "m=2"), "aux.mask is named twice"),
         (("a=aux.mask", "a=aux.low"), "a is the name of an input or of another output"),
         (("aux.low:mask",), "the role mask needs one channel, height and width"),
     ],
@@ -216,6 +217,7 @@ def test_texts_and_sizes() -> None:
     assert follow("height", {(48, 12), (96, 12)}) == 12
     assert follow("height", {(48, 12), (96, 24)}) == "0.25*height"
     assert follow("height", {(48, 12), (49, 12), (96, 24)}) is None
+    assert follow("height", {(128, 16384), (256, 98304)}) is None, "a line goes through any two points"
     drawn = describe(read_kept("m=0"), np.float32([[[[0.0, 1.0]]]]), ("batch", 1, 1, 2), RESULT)
     assert (drawn.role, drawn.range) == ("mask", (0.0, 1.0))
     assert SourceSpec(keep_outputs="mask,1").keep_outputs == ("mask", "1")

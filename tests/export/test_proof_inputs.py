@@ -62,9 +62,9 @@ def test_small_generators_get_the_usual_inputs(painter: SourceModel) -> None:
 def test_long_ones_get_few_and_small_inputs(painter: SourceModel, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(proof_inputs, "WORK", 1e6)
     short = proof_cases(painter, ExportSpec())
-    assert [case.inputs[0].shape for case in short] == [(4, 3, 32, 32), (2, 3, 48, 64)]
+    assert [case.inputs[0].shape for case in short] == [(4, 3, 32, 32), (1, 3, 48, 64)]
     known = proof_cases(replace(painter, source=Source(config={"size": 64})), ExportSpec())
-    assert [case.inputs[0].shape for case in known] == [(2, 3, 64, 64), (4, 3, 32, 48)]
+    assert [case.inputs[0].shape for case in known] == [(1, 3, 64, 64), (4, 3, 32, 48)]
     full = proof_cases(painter, ExportSpec(proof="full"))
     assert [len(case.inputs[0]) for case in full] == [8, 8]
 

@@ -385,6 +385,16 @@ def test_advice_of_the_quantiser_is_not_shown(caplog: pytest.LogCaptureFixture) 
     assert caplog.messages == ["it failed", "behind it", "again"]
 
 
+@pytest.mark.parametrize("target", ["onnxruntime", "openvino"])
+def test_how_fast_int8_is_needs_no_calibration(monkeypatch: pytest.MonkeyPatch, target: Any) -> None:
+    model, inputs = dcgan(), real_inputs(LATENT, 2)
+    calibrated, share, _ = quantize.to_int8(model, [inputs], target)
+    assert share > 0
+    monkeypatch.setattr(layers, "value_ranges", lambda *_: pytest.fail("it ran the FP32 graph"))
+    quick = quantize.as_fast_as_int8(model, inputs, target)
+    assert [node.op_type for node in quick.graph.node] == [node.op_type for node in calibrated.graph.node]
+
+
 @pytest.mark.parametrize(("slower", "first"), [(0.5, "onnxruntime"), (1.05, "onnxruntime"), (2.0, "openvino")])
 def test_the_choice_of_engine_has_a_margin(monkeypatch: pytest.MonkeyPatch, slower: float, first: str) -> None:
     """Engines that are about as fast do not take turns from export to export."""
@@ -395,7 +405,7 @@ def test_the_choice_of_engine_has_a_margin(monkeypatch: pytest.MonkeyPatch, slow
         return SimpleNamespace(run=lambda _: clock.append(clock[-1] + cost), close=lambda: None)
 
     monkeypatch.setattr(quantize, "runnable_targets", lambda: ["onnxruntime", "openvino"])
-    monkeypatch.setattr(quantize, "to_int8", lambda model, *_: (model, 1.0, ""))
+    monkeypatch.setattr(quantize, "as_fast_as_int8", lambda model, *_: model)
     monkeypatch.setattr(artifact.engines, "start", start)
     monkeypatch.setattr(artifact.time, "perf_counter", lambda: clock[-1])
     inputs = [real_inputs(LATENT, 2)]
@@ -942,3 +952,18 @@ def test_a_search_that_is_much_work_looks_at_parts_of_few_pictures(
     assert {item["x"].shape for item in parts._items} == {(1, 3, 6, 6)}
     assert np.argsort(parts.noise).tolist() == np.argsort(whole.noise).tolist()
     assert parts.kept(fidelity.Gate(psnr=38)) == whole.kept(fidelity.Gate(psnr=38)) == {"second"}
+
+
+def test_where_parts_cannot_be_computed_whole_pictures_are_looked_at_and_that_is_said(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    full = lopsided()
+    low, _, _ = quantize.to_int8(full, PHOTOS, "openvino")
+    monkeypatch.setattr(sensitivity, "WORK", 0)
+    monkeypatch.setattr(sensitivity, "_cropped", lambda item, *_: {"x": item["x"][:, :2]})
+    effect = Sensitivity(full, low, "openvino", PHOTOS, PICTURE)
+    assert {item["x"].shape[1] for item in effect._items} == {3}
+    assert effect.note.startswith("layers were tried on whole pictures, as it does not run on parts: ")
+    monkeypatch.setattr(sensitivity, "_cropped", lambda *_: {}["x"])
+    with pytest.raises(KeyError):  # Our own mistakes are not taken for the graph's.
+        Sensitivity(full, low, "openvino", PHOTOS, PICTURE)

@@ -172,10 +172,9 @@ def test_the_gate_of_each_precision_and_interface() -> None:
 
 def test_what_people_are_told_of_a_comparison() -> None:
     distance = fidelity.Difference(2.0, 0.125, 0.1, 40.04, 0.98765, 0.0)
-    assert str(distance) == "max error 0.062 of the range, PSNR 40.0 dB, SSIM 0.9877"
+    assert str(distance) == "max error 0.062, PSNR 40.0 dB, SSIM 0.9877"
     assert (
-        str(replace(distance, psnr=None, ssim=None, nonfinite=0.5))
-        == "max error 0.062 of the range, identical, 50.00% not finite"
+        str(replace(distance, psnr=None, ssim=None, nonfinite=0.5)) == "max error 0.062, identical, 50.00% not finite"
     )
 
 

@@ -358,7 +358,7 @@ def test_a_proof_in_one_line() -> None:
         "FAILED the gate"
     )
     assert "SSIM" not in str(replace(PROOF, ssim=None))
-    assert "max error 1e-06 of the range, PSNR" in str(replace(PROOF, span=2.0))
+    assert "max error 1e-06, PSNR" in str(replace(PROOF, span=2.0))
 
 
 def test_engines_by_their_proof() -> None:

@@ -398,6 +398,11 @@ HOSTILE = [
     '{"KEY": {"engine": ["onnxruntime"], "version": "VERSION", "device": "cpu", "compute": null}}',
     '{"KEY": {"engine": "onnxruntime", "version": "VERSION", "device": "cpu", "compute": null, "more": 1}}',
     '{"KEY": {"engine": "../../x", "version": "1", "device": "cpu", "compute": null}}',
+    '{"KEY": NaN}',
+    '{"KEY": -1e999}',
+    '{"KEY": {"engine": NaN, "version": -1, "device": 1e999, "compute": true}}',
+    '{"KEY": {"engine": "onnxruntime", "version": "VERSION", "device": {}, "compute": ["bf16"]}}',
+    '{"KEY of another machine": {"engine": "openvino", "version": "1", "device": "cpu", "compute": null}}',
 ]
 
 
