@@ -367,6 +367,8 @@ def _candidates(network: nn.Module, spec: SourceSpec, first: Tensor, name: str) 
         for width in dict.fromkeys((*beyond, *widths)):
             yield FurtherInput(name, (width,), "label")
     yield from candidates(name, str(spec.kind), shape, widths, beyond)
+    if name.lower() in NAMES["label"]:
+        yield FurtherInput(name, (1,), "label")  # Ignored where a network was trained without classes.
 
 
 def _is_dynamic(spec: SourceSpec) -> bool:

@@ -125,7 +125,8 @@ def _guesses(network: nn.Module, spec: SourceSpec, arguments: Mapping[str, Any])
     first = next((layer for layer in network.modules() if _channels(layer, nn.Conv2d) in CHANNELS), None)
     if first is not None:  # Registered behind layers that come later in forward.
         yield replace(spec, kind="image", input=f"{_channels(first, nn.Conv2d)}xHxW")
-    stated = {name: getattr(network, name, None) for name in LATENTS}
+    outermost = list(network.modules())[:2]  # The network, which may be in a wrapper of ours.
+    stated = {name: next((getattr(m, name) for m in outermost if hasattr(m, name)), None) for name in LATENTS}
     stated |= {name: arguments[name] for name in LATENTS if name in arguments}
     for length in dict.fromkeys(value for value in stated.values() if type(value) is int):
         yield replace(spec, kind="latent", input=str(length))

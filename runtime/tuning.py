@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 
 SWITCH = "GANEDGE_TUNE"
 """Environment variable: `0` turns tuning by itself off."""
+LONG_START = 20.0
+"""Processor time that starting an engine may take, seconds, for it to be started in other precisions as well."""
 QUICK_SECONDS = 0.2
 """Seconds to measure each way where nobody asked for it."""
 COMPUTES = (None, "bf16", "fp16")
@@ -278,7 +280,7 @@ def tune(
 
     outputs = [run(engine, feeds) for _, engine in engines]
     distances = [difference(output, outputs[0], manifest.interface.output) for output in outputs]
-    others = [] if beside is None else [way for way in started(*beside, threads) if way[0].compute is None]
+    others = [] if beside is None else started(*beside, threads, lower=False)
     other_feeds = feeds if beside is None else feeds_of(beside[1], batch)
     calls = [partial(engine.run, feeds) for _, engine in engines]
     calls += [partial(engine.run, other_feeds) for _, engine in others]
@@ -320,15 +322,24 @@ def _key(digest: str, threads: int | None) -> str:
     return f"{machine} {cores()}{'' if threads is None else f' {threads}'} {digest}"
 
 
-def started(model: bytes, manifest: Manifest, threads: int | None) -> list[tuple[Choice, Engine]]:
-    """Every way that starts, preferred engines first."""
+def started(model: bytes, manifest: Manifest, threads: int | None, lower: bool = True) -> list[tuple[Choice, Engine]]:
+    """Every way that starts, preferred engines first; with `lower` in precisions below the artifact's own too.
+
+    An engine that takes long to prepare its own precision, as OpenVINO takes for a StyleGAN3, is started in no other.
+    """
     candidates: list[tuple[Choice, Engine]] = []
-    first = preferred(manifest)
+    first, slow = preferred(manifest), set[str]()
     for name, compute in sorted(ways(manifest), key=lambda way: way[0] not in first):
+        if compute is not None and (name in slow or not lower):
+            continue
+        began = time.process_time()
         try:
             engine = start(model, manifest.precision, name, "auto", threads, compute)
         except EngineError:
             continue
+        finally:
+            if time.process_time() - began > LONG_START:
+                slow.add(name)
         candidates.append((Choice(name, engine.info.version, engine.info.device, compute), engine))
     return candidates
 

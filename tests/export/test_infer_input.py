@@ -164,3 +164,22 @@ class LateFirst(nn.Module):
 def test_the_first_convolution_of_an_image_counts_wherever_it_is_registered() -> None:
     spec, reason = modules.infer_input(LateFirst().eval(), SourceSpec(), {})
     assert (spec.kind, spec.input, reason) == ("image", "3xHxW", "")
+
+
+class Unconditional(nn.Module):
+    """Made for classes, trained without: its second input is required and ignored; it keeps its latent's length."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.z_dim, self.weight = 6, nn.Parameter(torch.randn(6, 3 * 8 * 8))
+
+    def forward(self, z: Tensor, c: Tensor, truncation_psi: float = 1) -> Tensor:
+        """Compute."""
+        return (z @ self.weight * truncation_psi).reshape(-1, 3, 8, 8)
+
+
+@pytest.mark.parametrize("constants", [None, {"c": None, "truncation_psi": 0.5}])
+def test_classes_that_are_ignored_are_none(constants: dict[str, Any] | None) -> None:
+    model = finished(Unconditional(), forward_kwargs=constants)
+    assert [port.shape for port in model.interface.inputs] == [("batch", 6)]
+    assert any("c has no effect" in note for note in model.notes) == (constants is None)

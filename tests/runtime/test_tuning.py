@@ -109,6 +109,25 @@ def test_one_that_gives_nan_is_never_chosen(artifact: Path, monkeypatch: pytest.
     assert tuning.best(tuning.tune(model, manifest, 1, 0.01, None)).choice.engine == "a"
 
 
+def test_an_engine_that_takes_long_to_start_is_tried_in_no_other_precision(
+    artifact: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manifest, data = read_artifact(artifact)
+    asked: list[str | None] = []
+
+    def start(*settings: Any) -> Any:
+        asked.append(settings[-1])
+        return SimpleNamespace(info=SimpleNamespace(version="1", device="CPU"))
+
+    monkeypatch.setattr(tuning, "start", start)
+    monkeypatch.setattr(tuning, "ways", lambda _: [("openvino", None), ("openvino", "bf16")])
+    tuning.started(data, manifest, None)
+    assert asked == [None, "bf16"]
+    monkeypatch.setattr(tuning, "LONG_START", -1.0)
+    tuning.started(data, manifest, None)
+    assert asked == [None, "bf16", None]
+
+
 def test_a_lower_precision_is_given_or_refused(artifact: Path) -> None:
     model = artifact.read_bytes()
     for compute in ("bf16", "fp16"):
@@ -379,6 +398,11 @@ HOSTILE = [
     '{"KEY": {"engine": ["onnxruntime"], "version": "VERSION", "device": "cpu", "compute": null}}',
     '{"KEY": {"engine": "onnxruntime", "version": "VERSION", "device": "cpu", "compute": null, "more": 1}}',
     '{"KEY": {"engine": "../../x", "version": "1", "device": "cpu", "compute": null}}',
+    '{"KEY": NaN}',
+    '{"KEY": -1e999}',
+    '{"KEY": {"engine": NaN, "version": -1, "device": 1e999, "compute": true}}',
+    '{"KEY": {"engine": "onnxruntime", "version": "VERSION", "device": {}, "compute": ["bf16"]}}',
+    '{"KEY of another machine": {"engine": "openvino", "version": "1", "device": "cpu", "compute": null}}',
 ]
 
 
