@@ -192,7 +192,7 @@ def test_tiles_equal_the_whole_picture_in_float_outputs(name: str, monkeypatch: 
     picture = np.random.default_rng(0).integers(0, 256, (310, 206, 3), np.uint8)
 
     def compute(pixels: NDArray[Any]) -> NDArray[np.generic]:
-        return run([images.from_pixels(pixels, port)])
+        return run([images.from_pixels(pixels, port)])[0]
 
     def difference(overlap: int) -> float:
         results.clear()
