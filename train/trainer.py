@@ -48,6 +48,7 @@ class Trainer:
         )
         torch.manual_seed(_mix(settings.seed, 2, 0))
         self.gan = variant(config)
+        optimizers = dict(self.gan.optimizers)  # Made before the networks go to their device.
         self.interfaces = self.gan.generators()
         for network in self.gan.networks.values():
             # Channels last: convolutions are 5 to 15 % faster in FP32 on a CPU, and more in reduced precision.
@@ -58,7 +59,7 @@ class Trainer:
                 nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
         self.compute(settings.precision, settings.weight_gradients)
         self.optimizers: dict[str, Any] = {
-            name: fabric.setup_optimizers(optimizer) for name, optimizer in self.gan.optimizers.items()
+            name: fabric.setup_optimizers(optimizer) for name, optimizer in optimizers.items()
         }
         self.rates = {
             name: [group["lr"] for group in optimizer.param_groups] for name, optimizer in self.optimizers.items()

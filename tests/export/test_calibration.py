@@ -188,11 +188,13 @@ def test_ways_are_tried_in_the_order_of_cost(
         seen.append(str(way))
         assert bool(noise) == (len(seen) > 1), "layers are ranked once"
         names = frozenset(f"layer{index}" for index in range(counts[str(way)]))
-        return SimpleNamespace(kept=lambda *_: names, noise=[1.0], worst=lambda: "layer0", work=0)
+        return SimpleNamespace(
+            kept=lambda *_: names, noise=[1.0], worst=lambda: "layer0", work=0, note="", predicted=lambda _: 30.0
+        )
 
     monkeypatch.setattr(fallback._LossesOfInt8, "_sensitivity", effect)
     model, conversion, losses = one_layer()
-    kept = losses.kept(model, frozenset())
+    kept = losses.kept(model, frozenset(), {0: 29.5})
     assert len(kept) == counts[str(taken)]
     assert seen == tried
     assert conversion.way == taken
@@ -224,12 +226,14 @@ def test_a_slow_generator_is_calibrated_again_where_it_is_worth_it(
     def effect(_losses: Any, way: Way, noise: Any = ()) -> Any:
         seen.append(way)
         names = frozenset({"layer"} if way == Way() else ())
-        described = SimpleNamespace(kept=lambda *_: names, noise=[1.0], worst=lambda: "layer")
+        described = SimpleNamespace(
+            kept=lambda *_: names, noise=[1.0], worst=lambda: "layer", note="", predicted=lambda _: 30.0
+        )
         described.work, described.share = work, lambda _: share
         return described
 
     monkeypatch.setattr(fallback._LossesOfInt8, "_sensitivity", effect)
     model, conversion, losses = one_layer()
-    assert losses.kept(model, frozenset()) == (frozenset({"layer"}) if tries == 1 else frozenset())
+    assert losses.kept(model, frozenset(), {0: 29.5}) == (frozenset({"layer"}) if tries == 1 else frozenset())
     assert len(seen) == tries
     assert bool(conversion.note) == (tries > 1)

@@ -548,7 +548,7 @@ def test_bf16_keeps_first_layers_where_it_misses(monkeypatch: pytest.MonkeyPatch
         tried.append(keep)
         return convert(model, kind, keep)
 
-    monkeypatch.setattr(precision, "to_half", watched)
+    monkeypatch.setattr(conversion, "to_half", watched)
     with pytest.raises(GanEdgeError, match="lost in the first layers"):
         artifact.make(original, artifact.ExportSpec(precision="bf16", tolerance=fidelity.Gate(psnr=120)))
     assert tried == [frozenset(), {"first"}, {"first", "second"}], "and never all of them"
