@@ -142,6 +142,25 @@ def test_a_lower_precision_is_given_or_refused(artifact: Path) -> None:
         engines.start(model, "fp32", "onnxruntime", "cpu", None, "bf16")
 
 
+def test_weights_that_are_computed_stay_in_the_artifacts_own_precision(artifact: Path) -> None:
+    """Preparing them in a lower one may never end, as seen of a StyleGAN3."""
+    ports = [
+        helper.make_tensor_value_info(name, 1, shape) for name, shape in (("x", [1, 4, 8, 8]), ("s", [4, 4, 3, 3]))
+    ]
+    result = helper.make_tensor_value_info("y", 1, [1, 4, 6, 6])
+    nodes = [helper.make_node("Sigmoid", ["s"], ["w"]), helper.make_node("Conv", ["x", "w"], ["y"])]
+    model = helper.make_model(
+        helper.make_graph(nodes, "g", ports, [result]), opset_imports=[helper.make_opsetid("", 18)]
+    )
+    assert engines.start(model.SerializeToString(), "fp32", "openvino", "cpu", None).info.precision
+    lower = ov.precisions()
+    if not lower:
+        pytest.skip("this processor computes in no lower precision with openvino")
+    with pytest.raises(EngineError, match="computed weights"):
+        engines.start(model.SerializeToString(), "fp32", "openvino", "cpu", None, lower[0])
+    assert engines.start(artifact.read_bytes(), "fp32", "openvino", "cpu", None, lower[0]).info.precision
+
+
 def test_bindings_give_what_plain_calls_give(artifact: Path) -> None:
     plain = ort.start(artifact.read_bytes(), "fp32", "cpu", 1)
     bound = ort.BoundOnnxRuntime(plain._session, plain.info, graphs=False, memory="cpu")
