@@ -29,7 +29,7 @@ SECONDS = 60.0
 NEUTRAL: dict[str, Any] = {"ngpu": 1, "gpu_ids": [], "device": "cpu", "gpu": None, "rank": 0}
 """Arguments that say where a module is computed, and values for a CPU."""
 WITHOUT = re.compile(r"(^|_)(pretrained|download)$")
-"""Names of switches that load other weights: these are about to be replaced."""
+"""Names of switches that load pretrained weights, which would be replaced anyway."""
 STORED = ("hyper_parameters", "hparams", "config", "kwargs", "init_kwargs", "args", "opt")
 """Names under which checkpoints keep the settings of a training."""
 BLOCKS = 24
@@ -44,11 +44,11 @@ LAYERS = (
     *("nn.InstanceNorm2d", "nn.BatchNorm2d", "nn.InstanceNorm2d(affine=True)"),
     *("nn.InstanceNorm2d(track_running_stats=True)", "nn.Identity"),
 )
-"""Classes to try for those, as `--kwargs` takes them."""
+"""Classes to try for these arguments, as `--kwargs` takes them."""
 LAYER_NAMES = ("instance", "batch", "none")
-"""Texts to try for those where the default is a text."""
+"""Texts to try for these arguments if the default is a text."""
 CLASS = re.compile(r"(torch\.)?nn\.\w+(\(.*\))?")
-"""Text of `--kwargs` that stands for a class."""
+"""Text of `--kwargs` that names a class of torch.nn."""
 PLAIN = (bool, int, float, str, list, tuple, type(None))
 """Types of settings that can be arguments."""
 

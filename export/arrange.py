@@ -368,7 +368,7 @@ def _candidates(network: nn.Module, spec: SourceSpec, first: Tensor, name: str) 
             yield FurtherInput(name, (width,), "label")
     yield from candidates(name, str(spec.kind), shape, widths, beyond)
     if name.lower() in NAMES["label"]:
-        yield FurtherInput(name, (1,), "label")  # Ignored where a network was trained without classes.
+        yield FurtherInput(name, (1,), "label")  # Ignored by a network that was trained without classes.
 
 
 def _is_dynamic(spec: SourceSpec) -> bool:

@@ -1,8 +1,8 @@
-"""Find between which values the last operators of a graph keep its result. No torch here.
+"""Compute from the last operators of a graph the range of its result. No torch here.
 
     output_bounds(model, "image")           # (0.0, 1.0) behind a sigmoid; None where nothing bounds it
 
-A generator that ends in a sigmoid has 0 and 1 for black and white, whatever the user states or forgets to state.
+A generator that ends in a sigmoid has 0 and 1 for black and white; without --range they would be taken for -1 and 1.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ BOUNDED: Mapping[str, Bounds] = {
     **dict.fromkeys(("Tanh", "Softsign", "Erf"), (-1.0, 1.0)),
     **dict.fromkeys(("Sigmoid", "HardSigmoid", "Softmax"), (0.0, 1.0)),
 }
-"""Operators whose result lies between two values, whatever goes in."""
+"""Operators with a bounded result, and its bounds."""
 MOVING = frozenset(
     {
         *("Identity", "Cast", "Dropout", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Expand", "Tile"),
@@ -40,7 +40,7 @@ DEPTH = 40
 
 
 def output_bounds(model: ModelProto, name: str) -> Bounds | None:
-    """Return the values between which the last operators keep a tensor.
+    """Return the range of a tensor, as its last operators bound it.
 
     Args:
         model: With the weights inside.
@@ -62,9 +62,9 @@ def output_bounds(model: ModelProto, name: str) -> Bounds | None:
 
 
 def with_bounded_range(model: SourceModel, spec: SourceSpec) -> SourceModel:
-    """Set black and white to what the last operators of a foreign graph keep its images between, unless stated.
+    """Set black and white to the range that the last operators of a foreign graph have, unless the user stated one.
 
-    What goes in is taken to have the same values, where neither `range` nor `mean` and `std` say otherwise.
+    The input is assumed to have the same range, unless `range`, or `mean` and `std`, are stated.
     """
     output = model.interface.output
     if output.role != "image" or output.dtype != "float32" or spec.range or spec.output_range:
@@ -78,7 +78,7 @@ def with_bounded_range(model: SourceModel, spec: SourceSpec) -> SourceModel:
     )
     scope = "" if inputs == model.interface.inputs else ", of its input too"
     note = (
-        f"its last layers keep the result between {bounds[0]:g} and {bounds[1]:g}, which are taken for black and white"
+        f"its last layers give values between {bounds[0]:g} and {bounds[1]:g}, which are taken for black and white"
         f"{scope}; --range states others"
     )
     extras = (

@@ -194,17 +194,7 @@ def _output_parity(
 ) -> OutputParity:
     """The figures of an extra output."""
     distance = _distance(port, outputs, references)
-    return OutputParity(
-        port.name,
-        distance.span,
-        distance.max_abs,
-        distance.mean_abs,
-        distance.psnr,
-        distance.ssim,
-        distance.nonfinite,
-        str(gate),
-        gate.holds(distance),
-    )
+    return OutputParity(**vars(distance), output=port.name, tolerance=str(gate), passed=gate.holds(distance))
 
 
 def _batches(interface: Interface, count: int, batches: Sequence[int] | None) -> list[int]:

@@ -1,4 +1,4 @@
-"""How far around its own position an output pixel sees, computed from a graph alone. No torch here.
+"""Receptive field of an output pixel, computed from a graph alone. No torch here.
 
     reach = find_reach(model, interface)            # input pixels on each side, or None
 
@@ -170,7 +170,7 @@ def _joined(node: NodeProto, windows: list[Window], fixed: Fixed) -> Window:
     """The window of an operator that works position by position."""
     by_channel = node.op_type == "BatchNormalization" or (node.op_type == "PRelu" and fixed[node.input[1]].ndim == 1)
     for name in node.input:
-        if name in fixed and not by_channel:  # A constant with a height and a width knows where it is.
+        if name in fixed and not by_channel:  # A constant with a height and a width depends on the position.
             shape = (1,) * (4 - fixed[name].ndim) + fixed[name].shape
             _need(len(shape) == 4 and all(shape[axis] == 1 for axis in windows[0].axes))
     return _merged(windows)

@@ -28,7 +28,7 @@ PICKLES = (".pt", ".pth", ".ckpt", ".pkl", ".safetensors")
 
 
 DEFAULT_RANGE = (-1.0, 1.0)
-"""Values of black and white where nothing tells others."""
+"""Values of black and white by default."""
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,7 @@ class SourceSpec:
 
     @property
     def input_range(self) -> tuple[float, float]:
-        """Values of black and white in what goes in: those of --mean and --std, the stated ones, or -1 and 1."""
+        """Values of black and white in the input: 0 and 1 with --mean or --std, else the stated ones, else -1 and 1."""
         return (0.0, 1.0) if self.mean or self.std else self.range or DEFAULT_RANGE
 
     @property

@@ -102,43 +102,34 @@ class NarrowLatentConfig(LatentConfig, NarrowConfig):
         return _count_macs(self, (1, self.latent, *((1, 1) if self.maps else ())))
 
 
-class NarrowPictureStudent(PictureStudent):
+class _Narrow:
+    """The network of a student that has those of its teacher."""
+
+    config: Any
+
+    @staticmethod
+    def make_generator(config: Any) -> nn.Module:
+        """The teacher's generator, narrower."""
+        network: nn.Module = config.network
+        return network
+
+    def generators(self) -> dict[str, Interface]:
+        """One generator, with what its teacher takes and gives."""
+        return {"generator": self.config.interface}
+
+
+class NarrowPictureStudent(_Narrow, PictureStudent):
     """A student of pictures with the networks of its teacher."""
 
     name: ClassVar[str] = "narrow-student"
     config_class: ClassVar[type[VariantConfig]] = NarrowPictureConfig
 
-    @staticmethod
-    def make_generator(config: PictureConfig) -> nn.Module:
-        """The teacher's generator, narrower."""
-        assert isinstance(config, NarrowPictureConfig)
-        return config.network
 
-    def generators(self) -> dict[str, Interface]:
-        """One generator, with what its teacher takes and gives."""
-        return _generators(self.config)
-
-
-class NarrowLatentStudent(LatentStudent):
+class NarrowLatentStudent(_Narrow, LatentStudent):
     """A student of latents with the networks of its teacher."""
 
     name: ClassVar[str] = "narrow-latent-student"
     config_class: ClassVar[type[VariantConfig]] = NarrowLatentConfig
-
-    @staticmethod
-    def make_generator(config: LatentConfig) -> nn.Module:
-        """The teacher's generator, narrower."""
-        assert isinstance(config, NarrowLatentConfig)
-        return config.network
-
-    def generators(self) -> dict[str, Interface]:
-        """One generator, with what its teacher takes and gives."""
-        return _generators(self.config)
-
-
-def _generators(config: StudentConfig) -> dict[str, Interface]:
-    assert isinstance(config, NarrowConfig)
-    return {"generator": config.interface}
 
 
 def _count_macs(config: NarrowConfig, shape: tuple[int, ...]) -> int:

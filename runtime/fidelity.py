@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .errors import ArtifactError, UsageError
+from .manifest import Figures
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,24 +26,11 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Difference:
-    """How far two batches of outputs are apart; the worst item decides."""
-
-    span: float
-    """The range of the output: what the errors are measured against."""
-    max_abs: float
-    """Largest absolute difference of one value."""
-    mean_abs: float
-    """Mean absolute difference."""
-    psnr: float | None
-    """Peak signal-to-noise ratio of the worst item, dB, peak = span; None: identical."""
-    ssim: float | None
-    """Structural similarity of the worst picture; None where the output is no picture."""
-    nonfinite: float
-    """Share of values that are NaN or infinite; they count as zero in the other figures."""
+class Difference(Figures):
+    """The figures of a comparison."""
 
     def __str__(self) -> str:
-        """What people are told of it; the largest error is a share of the range, as a gate states it."""
+        """Return one line of text; the largest error is a share of the range, as in a gate."""
         psnr = "identical" if self.psnr is None else f"PSNR {self.psnr:.1f} dB"
         ssim = "" if self.ssim is None else f", SSIM {self.ssim:.4f}"
         bad = "" if self.nonfinite == 0 else f", {self.nonfinite:.2%} not finite"
@@ -132,7 +120,7 @@ def read_gate(text: str) -> Gate:
 
 
 def miss(proof: Parity) -> str:
-    """How far an engine was off in a proof that it failed, for people."""
+    """Return one line on how far an engine was off in a proof that it failed."""
     extras = [extra for extra in proof.extras if not extra.passed]
     lines = [f"in its output {extra.output} {_off(extra)}" for extra in extras]
     if not extras or misses_result(proof):
@@ -141,7 +129,7 @@ def miss(proof: Parity) -> str:
 
 
 def _off(proof: Parity | OutputParity) -> str:
-    """How far one output was off, for people."""
+    """Return one line on how far one output was off."""
     if proof.nonfinite:
         off = f"{proof.nonfinite:.2%} of its values are NaN or infinite"
     else:

@@ -306,23 +306,29 @@ class Source:
 
 
 @dataclass(frozen=True)
-class OutputParity:
-    """The figures of one extra output in a proof, as `Parity` has those of the result."""
+class Figures:
+    """How far two batches of an output are apart; the worst item decides."""
 
-    output: str
-    """Its name."""
     span: float
-    """The range that errors are measured against: that of its port, or of its own values."""
+    """The range of the output: what the errors are measured against."""
     max_abs: float
     """Largest absolute difference of one value."""
     mean_abs: float
     """Mean absolute difference."""
     psnr: float | None
-    """Peak signal-to-noise ratio of the worst item, dB, peak = the span; None: identical."""
+    """Peak signal-to-noise ratio of the worst item, dB, peak = span; None: identical."""
     ssim: float | None
-    """Structural similarity of the worst picture; None where the output is no picture."""
+    """Structural similarity of the worst picture, at most 1; None where the output is no picture."""
     nonfinite: float
-    """Share of values that are NaN or infinite, 0 to 1."""
+    """Share of values that are NaN or infinite, 0 to 1; they count as zero in the other figures."""
+
+
+@dataclass(frozen=True)
+class OutputParity(Figures):
+    """The figures of one extra output in a proof, as `Parity` has those of the result."""
+
+    output: str
+    """Its name."""
     tolerance: str
     """The gate it had to pass."""
     passed: bool
@@ -334,7 +340,7 @@ class OutputParity:
         _check_figures(self, ("span", "max_abs", "mean_abs", "nonfinite"))
 
     def __str__(self) -> str:
-        """A few words for people."""
+        """The output and its signal-to-noise ratio, in one line."""
         psnr = "identical" if self.psnr is None else f"PSNR {self.psnr:.1f} dB"
         return f"{self.output} {psnr}{'' if self.passed else f', FAILED {self.tolerance}'}"
 

@@ -325,7 +325,7 @@ def _key(digest: str, threads: int | None) -> str:
 def started(model: bytes, manifest: Manifest, threads: int | None, lower: bool = True) -> list[tuple[Choice, Engine]]:
     """Every way that starts, preferred engines first; with `lower` in precisions below the artifact's own too.
 
-    An engine that takes long to prepare its own precision, as OpenVINO takes for a StyleGAN3, is started in no other.
+    An engine that takes more than `LONG_START` to prepare the artifact's own precision is started in no other.
     """
     candidates: list[tuple[Choice, Engine]] = []
     first, slow = preferred(manifest), set[str]()

@@ -1,4 +1,4 @@
-"""The nearest real pictures of generated ones: whether a generator learned pictures by heart.
+"""The nearest real pictures of generated ones: whether a generator memorised its data.
 
 near = search(examiner, items, {"generator": network}, searched=100_000)
 print(near.copied, near.copied_real)

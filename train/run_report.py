@@ -3,7 +3,7 @@
     report(Path("runs/faces"), ReportSpec())      # writes runs/faces/report.html
 
 FID, KID, precision and recall are those of `metrics.py`. For generators that draw from latents, the nearest real
-pictures of what they draw are shown too, which tells whether they learned pictures by heart.
+pictures of what they draw are shown too, which shows whether they memorised their data.
 """
 
 from __future__ import annotations

@@ -10,14 +10,13 @@
         control-16.pt --data DIR --out benchmarks/results/compress/mnist.json
 
 The distance is FID between 10 000 drawn digits and the 10 000 of the test set, in the last hidden layer of LeNets
-(LeCun et al. 1998) that learned to classify real digits. Several are trained, each from its own seed, because one alone
+that learned to classify real digits (`digit_judges`). Several are trained, each from its own seed, because one alone
 may favour a generator by chance.
 """
 
 from __future__ import annotations
 
 import argparse
-import gzip
 import json
 import os
 import tempfile
@@ -25,12 +24,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ganedge.benchmarks.conditions import machine
+from ganedge.benchmarks.studies.digit_judges import SEEDS, classify, features, read_digits, train_judge
 from ganedge.export.from_torch import eager
 from ganedge.models import find
 from ganedge.models.optimizers import adams
@@ -46,53 +44,6 @@ from ganedge.train.trainer import Trainer
 DRAWN = 10_000
 SEED = 77
 """Of the latents that are drawn for the distance: no other part of the project uses it."""
-JUDGES = (101, 102, 103)
-"""Seeds of the LeNets; none was used while the recipe of the student was chosen."""
-
-
-class LeNet(nn.Module):
-    """LeNet-5 with ReLU and maximum pooling: `[N, 1, 28, 28]` in 0 to 1 to ten logits."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.features = nn.Sequential(
-            *(nn.Conv2d(1, 6, 5, 1, 2), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(6, 16, 5), nn.ReLU(), nn.MaxPool2d(2)),
-            *(nn.Flatten(), nn.Linear(400, 120), nn.ReLU(), nn.Linear(120, 84), nn.ReLU()),
-        )
-        self.head = nn.Linear(84, 10)
-
-    def forward(self, pictures: Tensor) -> Tensor:
-        """Classify digits."""
-        logits: Tensor = self.head(self.features(pictures))
-        return logits
-
-
-def read_digits(folder: Path, part: str) -> tuple[Tensor, Tensor]:
-    """Read MNIST's files: pictures uint8 `[N, 1, 28, 28]` and labels of `train` or `t10k`."""
-    pictures, labels = (
-        np.frombuffer(gzip.decompress((folder / f"{part}-{name}.gz").read_bytes())[skip:], np.uint8).copy()
-        for name, skip in (("images-idx3-ubyte", 16), ("labels-idx1-ubyte", 8))
-    )
-    return torch.from_numpy(pictures).reshape(-1, 1, 28, 28), torch.from_numpy(labels).long()
-
-
-def train_judge(pictures: Tensor, labels: Tensor, seed: int, epochs: int) -> LeNet:
-    """Train one LeNet to classify digits."""
-    torch.manual_seed(seed)
-    network = LeNet()
-    optimizer = torch.optim.Adam(network.parameters(), 1e-3)
-    for _ in range(epochs):
-        for chosen in torch.split(torch.randperm(len(pictures)), 128):
-            optimizer.zero_grad()
-            F.cross_entropy(network(pictures[chosen] / 255), labels[chosen]).backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
-    return network.eval()
-
-
-@torch.no_grad()
-def features(network: LeNet, pictures: Tensor) -> Tensor:
-    """The last hidden layer for uint8 pictures, `[N, 84]`."""
-    return torch.cat([network.features(part / 255) for part in torch.split(pictures, 1000)])
 
 
 def draw(network: nn.Module, interface: Interface) -> Tensor:
@@ -158,10 +109,9 @@ def judge(teacher: Path, student: Path, controls: list[Path], folder: Path, epoc
         "cpu_seconds": {name: each["cpu_seconds"] for name, each in trained.items()},
         "judges": {},
     }
-    for seed in JUDGES:
+    for seed in SEEDS:
         network = train_judge(real, labels, seed, epochs)
-        with torch.no_grad():
-            right = float((network(test / 255).argmax(1) == answers).float().mean())
+        right = float((classify(network, test) == answers).float().mean())
         known = features(network, test)
         fids = {name: round(compare(known, features(network, each))["fid"], 3) for name, each in drawn.items()}
         report["judges"][str(seed)] = {"accuracy": round(right, 4), "fid": fids}

@@ -1,4 +1,4 @@
-"""Black and white are what the last layers keep the result between, unless somebody states others."""
+"""Black and white are the range that the last layers give the result, unless the user states others."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Ends(nn.Module):
         self.register_buffer("scales", torch.tensor([0.2, 0.3, 0.4]).reshape(1, 3, 1, 1))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Compute what the end says."""
+        """Compute the end of this name."""
         x = self.first(x)
         return {
             "sigmoid": lambda: torch.sigmoid(x[:, :3]),
