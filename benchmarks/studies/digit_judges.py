@@ -47,7 +47,7 @@ def read_digits(folder: Path, part: str) -> tuple[Tensor, Tensor]:
     pictures, labels = (
         read_idx(folder, f"{part}-{name}", "mnist") for name in ("images-idx3-ubyte", "labels-idx1-ubyte")
     )
-    return torch.from_numpy(pictures)[:, None], torch.from_numpy(labels.astype(np.int64))
+    return torch.from_numpy(pictures.copy())[:, None], torch.from_numpy(labels.astype(np.int64))
 
 
 def train_judge(pictures: Tensor, labels: Tensor, seed: int, epochs: int) -> LeNet:
