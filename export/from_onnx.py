@@ -37,7 +37,7 @@ from ganedge.export.outputs import (
 from ganedge.export.receptive_field import find_reach
 from ganedge.export.sizes import CHANNELS, find_multiple, larger, read_size, scaled
 from ganedge.export.source import SourceSpec, metadata
-from ganedge.export.source_model import Arrays, Run, RunAll, SourceModel
+from ganedge.export.source_model import Arrays, RunAll, SourceModel, result_of
 from ganedge.runtime import engines
 from ganedge.runtime.errors import ArtifactError, GanEdgeError, UsageError, one_line
 from ganedge.runtime.files import read_file
@@ -113,7 +113,7 @@ def of_onnx(path: Path, spec: SourceSpec | None = None, tried: bool = True) -> S
         notes += (f"it is {precision} inside already, and is proven to stay what it is",)
     mode = _norm_mode(model, interface)
     interface = replace(interface, reach=find_reach(model, interface))
-    run = _result_of(every)
+    run = result_of(every)
     outputs = every if interface.extras else None
     opened = SourceModel(
         model, interface, mode, source, run, path.parent, path.stem, precision, notes=notes, outputs=outputs
@@ -137,7 +137,7 @@ def _of_artifact(path: Path) -> SourceModel:
         interface,
         manifest.norm_mode,
         manifest.source,
-        _result_of(every),
+        result_of(every),
         path.parent,
         path.stem,
         manifest.precision,
@@ -208,11 +208,6 @@ def _run_each(model: ModelProto, calls: Sequence[Arrays], precision: Precision) 
         return [list(engine.run(dict(zip(names, inputs, strict=True)))) for inputs in calls]
     finally:
         engine.close()
-
-
-def _result_of(every: RunAll | None) -> Run | None:
-    """A function to the result alone."""
-    return None if every is None else lambda inputs: every(inputs)[0]
 
 
 def _precision(model: ModelProto) -> Precision:

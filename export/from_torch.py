@@ -27,7 +27,7 @@ from ganedge.export.from_onnx import has_global_ops
 from ganedge.export.outputs import Shapes, with_sizes
 from ganedge.export.receptive_field import find_reach
 from ganedge.export.sizes import find_multiple, larger, scaled, sized
-from ganedge.export.source_model import Arrays, Run, RunAll, SourceModel
+from ganedge.export.source_model import Arrays, RunAll, SourceModel, result_of
 from ganedge.export.to_onnx import example_inputs, norm_mode, small_size, to_onnx
 from ganedge.runtime.errors import GanEdgeError, UsageError, one_line
 from ganedge.runtime.inputs import real_inputs
@@ -115,13 +115,8 @@ def of_network(
     outputs = every if interface.extras else None
     exact = in_double(network)
     return SourceModel(
-        model, interface, mode, source, _result_of(every), folder, stem, notes=notes, exact=exact, outputs=outputs
+        model, interface, mode, source, result_of(every), folder, stem, notes=notes, exact=exact, outputs=outputs
     )
-
-
-def _result_of(every: RunAll) -> Run:
-    """A function to the result alone."""
-    return lambda inputs: every(inputs)[0]
 
 
 def _without_effect(run: RunAll, interface: Interface) -> tuple[str, ...]:

@@ -22,6 +22,11 @@ RunAll = Callable[[Arrays], list[NDArray[np.generic]]]
 """From one array per input to one array per output."""
 
 
+def result_of(every: RunAll | None) -> Run | None:
+    """A function to the result alone; None where nothing can compute it."""
+    return None if every is None else lambda inputs: every(inputs)[0]
+
+
 @dataclass(frozen=True)
 class SourceModel:
     """A source generator."""
