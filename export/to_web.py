@@ -26,6 +26,7 @@ from typing import Any
 
 from ganedge.export import parity
 from ganedge.export.artifact import VerifiedArtifact, write_artifact_file
+from ganedge.export.minify import minify
 from ganedge.runtime import fidelity, serving
 from ganedge.runtime.engines import browser
 from ganedge.runtime.errors import EngineError, GanEdgeError, UsageError
@@ -42,14 +43,6 @@ VENDORED = "onnxruntime"
 """Folder of onnxruntime-web's files beside the page."""
 RUNTIME = re.compile(r"^const RUNTIME = (\{.*?^\});$", re.MULTILINE | re.DOTALL)
 """Where `ganedge.js` says which onnxruntime-web it takes, as JSON."""
-COMMENT = re.compile(r"^ *(//|/\*\*|\*).*\n", re.MULTILINE)
-"""Lines of the module that hold a comment alone."""
-TEXT = re.compile(r'("(?:[^"\\\n]|\\.)*"|`(?:[^`\\\n]|\\.)*`)')
-"""A string or a template; the module has no template within a template, and none over several lines."""
-SPACE = re.compile(
-    r"(?: *//.*$)|(?:^ +)|(?: ?([{}()\[\],;:=?<>&|*]+|(?<![+-])(?<![+-] )[+/-](?! ?[+-])) ?)", re.MULTILINE
-)
-"""Comments at the end of a line, indentation, and spaces around signs without effect; those of `a - -b` stay."""
 HEADER = (
     "// ganedge.js: run an artifact that gan-export wrote, in a browser. Its functions are described in docs/web.md.\n"
 )
@@ -161,7 +154,7 @@ def _assemble(part: Path, artifact: VerifiedArtifact, vendor: Path | None) -> We
     shutil.copyfile(STYLE, part / STYLE.name)
     base = f"./{VENDORED}/" if vendor is not None else about["base"]
     constant = json.dumps({**about, "base": base}, indent=1)
-    write_whole(part / SCRIPT, compact(RUNTIME.sub(lambda _: f"const RUNTIME = {constant};", _source())))
+    write_whole(part / SCRIPT, HEADER + minify(RUNTIME.sub(lambda _: f"const RUNTIME = {constant};", _source())))
     if vendor is not None:
         (part / VENDORED).mkdir()
         for name, path in vendored(vendor).items():
@@ -171,13 +164,6 @@ def _assemble(part: Path, artifact: VerifiedArtifact, vendor: Path | None) -> We
     folder = WebFolder(manifest, about["version"], origin, unproven="the proof has not run yet")
     write_description(part, folder)
     return folder
-
-
-def compact(module: str) -> str:
-    """The module without comments, indentation and needless spaces, as it is downloaded."""
-    parts = TEXT.split(COMMENT.sub("", module))
-    parts[::2] = [SPACE.sub(lambda match: match[1] or "", code) for code in parts[::2]]
-    return HEADER + re.sub(r"\n{2,}", "\n", "".join(parts)).lstrip()
 
 
 def _source() -> str:

@@ -16,6 +16,7 @@ import tempfile
 from itertools import product
 from pathlib import Path
 
+import lavapipe
 import onnxruntime_web
 from systems import NINE, train_student, train_system
 
@@ -32,9 +33,10 @@ HEAD = """# Every system in a browser
 
 Made by `make web-matrix` with {engine}, headless, on x86-64 without a GPU. Small networks after a
 few steps, each compared with its FP32 generator on all inputs of its export's proof: PSNR of the worst input, dB, in
-WASM and in WebGPU on SwiftShader. All passed their gates ({gates}) unless a row says so. SwiftShader has
-no 16-bit floats, so FP16 in WebGPU is not provable here. CycleGANs are their a2b; `student` is that of gan-compress,
-taught by cyclegan-resnet.
+WASM and in WebGPU on {gpu}. All passed their gates ({gates}) unless a row
+says so. SwiftShader, Chromium's own software GPU, has no 16-bit floats; with Mesa's lavapipe in its place
+(`tests/lavapipe.py`) FP16 is proven too. CycleGANs are their a2b; `student` is that of gan-compress, taught by
+cyclegan-resnet.
 
 | system | precision | WASM | WebGPU |
 |---|---|---|---|
@@ -62,12 +64,12 @@ def cell(about: WebFolder, provider: str) -> str:
     return figure if proof.passed else f"{figure}, missed"
 
 
-def table(rows: list[str], folders: list[WebFolder]) -> str:
+def table(rows: list[str], folders: list[WebFolder], gpu: str) -> str:
     """The page that is committed."""
     proofs = [proof for about in folders for proof in about.parity]
     name, version, _, chromium = proofs[0].engine.replace(")", "").split(" ", 3)
     gates = ", ".join(dict.fromkeys(proof.tolerance for proof in proofs))
-    head = HEAD.format(engine=f"{name} {version} in {chromium.removeprefix('(')}", gates=gates)
+    head = HEAD.format(engine=f"{name} {version} in {chromium.removeprefix('(')}", gates=gates, gpu=gpu)
     return head + "\n".join(rows) + "\n"
 
 
@@ -79,6 +81,8 @@ def main() -> None:
     lacking = browser.missing() or onnxruntime_web.missing()
     if lacking:
         sys.exit(f"nothing to prove with: {lacking}")
+    gpu = lavapipe.use()
+    print(f"WebGPU computes in {gpu}", flush=True)
     rows: list[str] = []
     failed: list[str] = []
     folders: list[WebFolder] = []
@@ -98,7 +102,7 @@ def main() -> None:
             print(rows[-1], flush=True)
     print(*failed, sep="\n")
     if not chosen and folders:
-        TABLE.write_text(table(rows, folders), "utf-8")
+        TABLE.write_text(table(rows, folders, gpu), "utf-8")
         print(f"written: {TABLE}")
     sys.exit(bool(failed))
 

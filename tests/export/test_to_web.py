@@ -53,28 +53,15 @@ def test_the_folder_holds_everything_and_the_module_is_small(artifact: Path, tmp
     }
     assert {path.name for path in folder.iterdir()} == names
     module = (folder / "ganedge.js").read_text("utf-8")
-    assert len(module.encode()) <= 34_000
+    assert len(module.encode()) <= 30_000
     assert module.count("https://") == 1, "one address of a third party, the one of the CDN"
-    assert json.loads(module.partition("const RUNTIME=")[2].partition("\n};")[0] + "}") == to_web.runtime()
+    constant = re.search(r'^const \w+=(\{"version".*\});$', module, re.MULTILINE)
+    assert constant is not None
+    assert json.loads(constant[1]) == to_web.runtime()
     about = read_web_folder(folder)
     assert about.origin == "https://cdn.jsdelivr.net"
     assert about.manifest.digest == json.loads((folder / NAME).read_text())["digest"]
     assert (folder / "generator.onnx").read_bytes() == artifact.read_bytes()
-
-
-def test_the_module_loses_comments_and_spaces_and_no_text() -> None:
-    module = (to_web.SOURCES / to_web.SCRIPT).read_text("utf-8")
-    small = to_web.compact(module)
-    strings = [part for part in to_web.TEXT.findall(to_web.COMMENT.sub("", module)) if part != '""']
-    assert len(strings) > 100
-    assert all(part in small for part in strings)
-    assert small == to_web.compact(small)
-    assert not re.search(r"^ |/\*\*", small, re.MULTILINE)
-    code = (
-        'const a = { b: 1 };  // of a\n/** All\n * of it. */\n  f(`x = ${a}`, "y = z", [a + 1, a - -1, a++ + ++b]);\n'
-    )
-    short = 'const a={b:1};\nf(`x = ${a}`,"y = z",[a+1,a - -1,a++ + ++b]);\n'
-    assert to_web.compact(code).removeprefix(to_web.HEADER) == short
 
 
 @pytest.mark.usefixtures("no_browser")
