@@ -187,11 +187,11 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=0.5, help="to time each way, at least")
     parser.add_argument("--size", type=int, help="of the pictures; each system's default where it is left out")
     options = parser.parse_args()
-    found = study(options.systems.split(","), options.precisions.split(","), options.seconds, options.size)
+    report = study(options.systems.split(","), options.precisions.split(","), options.seconds, options.size)
     if options.out is not None:
         options.out.parent.mkdir(parents=True, exist_ok=True)
-        options.out.write_text(json.dumps(found, indent=2) + "\n", "utf-8")
-    timed = [row for row in found["rows"] if "ratio" in row]
+        options.out.write_text(json.dumps(report, indent=2) + "\n", "utf-8")
+    timed = [row for row in report["rows"] if "ratio" in row]
     held = sum(row["within"] for row in timed)
     print(f"auto takes the fastest way, or is within 5 % of it, for {held} of {len(timed)} artifacts")
     raise SystemExit(held < len(timed))
