@@ -5,7 +5,7 @@ FILE ?= demo/generator.onnx
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: aarch64 check clean demo demo-check docs figures format gpu help honesty hostile install-matrix layout links matrix mutants options results soak startup stations test web-matrix
+.PHONY: aarch64 auto-choice check clean demo demo-check docs figures format gpu help honesty hostile install-matrix layout links matrix mutants options results soak startup stations test web-matrix
 SOAK_SECONDS ?= 3600
 SOAK_LOADS ?= 500
 
@@ -79,6 +79,10 @@ aarch64: $(VENV)/test.stamp ## Nine presets of seven GANs as 64-bit ARM code in 
 
 startup: $(VENV)/test.stamp ## Start-up time of the API and of gan-run beside a bare onnxruntime script
 	$(BIN)/python -m ganedge.benchmarks.studies.startup $(FILE)
+
+AUTO_SECONDS ?= 0.5
+auto-choice: $(VENV)/test.stamp ## Does load() without arguments take the fastest engine? Nine systems × FP32, FP16, INT8; minutes (MACHINE=name)
+	$(BIN)/python -m ganedge.benchmarks.studies.auto_choice --seconds $(AUTO_SECONDS) --out $(RESULTS)/auto_choice/$(MACHINE).json
 
 hostile: $(VENV)/test.stamp ## 2000 damaged files, 3000 damaged requests, 66 kills (half an hour on two quiet cores)
 	OMP_WAIT_POLICY=passive $(BIN)/python tests/hostile/fuzz.py --cases 2000 --report tests/hostile/results/fuzz.json

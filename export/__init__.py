@@ -79,6 +79,7 @@ def _export_all(path: str, say: Callable[[str], None], settings: dict[str, Any])
     from ganedge.export.artifact import default_path, make
     from ganedge.export.formats import plan, write
     from ganedge.export.open_source import open_source
+    from ganedge.export.parity import Running
     from ganedge.export.source import SourceSpec
     from ganedge.export.spec import ExportSpec, check_formats
     from ganedge.export.speed import measured
@@ -114,13 +115,14 @@ def _export_all(path: str, say: Callable[[str], None], settings: dict[str, Any])
 
     # Change the precision, prove, measure, write.
     name = default_path(model, spec.precision or model.precision, "onnx", spec.engine).stem
-    artifact = replace(make(model, spec), name=name)
-    for line in artifact.lines():
-        say(line)
-    if spec.target != "tensorrt":  # Its graph is not meant for the engines that could be timed here.
-        artifact, lines = measured(artifact, model, spec.require_speedup)
-        for line in lines:
+    with Running() as running:
+        artifact = replace(make(model, spec, running), name=name)
+        for line in artifact.lines():
             say(line)
+        if spec.target != "tensorrt":  # Its graph is not meant for the engines that could be timed here.
+            artifact, lines = measured(artifact, model, spec.require_speedup, running)
+            for line in lines:
+                say(line)
     return write(Path(path), model, artifact, files, spec, build, say)
 
 

@@ -11,7 +11,7 @@ import html
 import math
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -153,6 +153,8 @@ class _Task:
     """The engines that have to pass: those of --engines, and the one of --for."""
     notes: tuple[str, ...] = ()
     """Notes for the user, whatever the result."""
+    running: parity.Running | None = None
+    """Takes the engines of the last proof, open."""
 
     @property
     def changed(self) -> bool:
@@ -176,8 +178,13 @@ class _Attempt:
         return not self.missed, len(self.made.manifest.proven)
 
 
-def make(original: SourceModel, spec: ExportSpec) -> VerifiedArtifact:
+def make(original: SourceModel, spec: ExportSpec, running: parity.Running | None = None) -> VerifiedArtifact:
     """Change what the graph computes in and what crosses its boundary, and prove that it is still the same generator.
+
+    Args:
+        original: The source.
+        spec: What to make of it.
+        running: Takes the engines of the last proof, open; they are closed by default.
 
     Raises:
         UsageError: a precision that this source cannot be turned into.
@@ -202,7 +209,7 @@ def make(original: SourceModel, spec: ExportSpec) -> VerifiedArtifact:
 
     # Convert and prove, for each engine that it may be made for until one passes.
     required = (*spec.engines, *((spec.target,) if precision == "int8" and spec.target is not None else ()))
-    task = _Task(original, precision, cases, calibrated, required, (*original.notes, *doubt, *few))
+    task = _Task(original, precision, cases, calibrated, required, (*original.notes, *doubt, *few), running)
     attempts: list[_Attempt] = []
     for variant, notes in variants:
         attempts.append(_attempt(replace(task, notes=(*task.notes, *notes)), variant))
@@ -227,8 +234,10 @@ def _check_change(original: SourceModel, precision: Precision, spec: ExportSpec)
 def _attempt(task: _Task, spec: ExportSpec) -> _Attempt:
     """Convert and prove; where the gate is missed, calibrate INT8 with more latents, then take layers back to FP32.
 
-    An engine that computes the graph wrongly may never pass: the best attempt counts.
+    While the engine that INT8 is made for misses the gate, the others are not tried. It may compute the graph wrongly
+    and never pass: then all engines are, and the best attempt counts.
     """
+    proofs: list[Callable[[], _Attempt]] = []
     keep: frozenset[str] = frozenset()
     losses: Losses | None = None
     best: _Attempt | None = None
@@ -237,8 +246,9 @@ def _attempt(task: _Task, spec: ExportSpec) -> _Attempt:
     for attempt in range(ROUNDS):
         phases.report(f"converting to {task.precision}" + (f", attempt {attempt + 1}" if attempt else ""))
         model, notes = conversion.graph(keep)
-        made = _prove(task, model, spec, notes)
-        result = _Attempt(made, parity.missed(made.parity, task.required))
+        proofs.append(partial(_proven, task, model, spec, notes))
+        result = _proven(task, model, spec, notes, decisive=spec.target or "")
+        made = result.made
         best = result if best is None or result.rank > best.rank else best
         if _for_target(made, spec) or not task.changed or attempt == ROUNDS - 1:
             break
@@ -262,7 +272,15 @@ def _attempt(task: _Task, spec: ExportSpec) -> _Attempt:
             break
         keep = wider
     assert best is not None
+    if task.precision == "int8" and not _for_target(best.made, spec):
+        best = max((proof() for proof in proofs), key=lambda attempt: attempt.rank)
     return best if losses is None else replace(best, lost=losses.worst)
+
+
+def _proven(task: _Task, model: ModelProto, spec: ExportSpec, notes: tuple[str, ...], decisive: str = "") -> _Attempt:
+    """An attempt and its proof; where the decisive engine misses the gate, in that alone."""
+    made = _prove(task, model, spec, notes, decisive)
+    return _Attempt(made, parity.missed(made.parity, task.required))
 
 
 def _missed_outputs(proofs: Sequence[Parity]) -> dict[int, float]:
@@ -369,8 +387,10 @@ def _doubtful_range(original: SourceModel, spec: ExportSpec, cases: Sequence[par
     return (f"its values lie in {values}, and black and white are {low:g} and {high:g}: is that --range right?",)
 
 
-def _prove(task: _Task, model: ModelProto, spec: ExportSpec, notes: tuple[str, ...]) -> VerifiedArtifact:
-    """Compare a graph with the source in every engine, and describe it with the result."""
+def _prove(
+    task: _Task, model: ModelProto, spec: ExportSpec, notes: tuple[str, ...], decisive: str = ""
+) -> VerifiedArtifact:
+    """Compare a graph with the source in every engine, or until the decisive one misses the gate, and describe it."""
     original, precision, interface = task.original, task.precision, task.original.interface
     if spec.io == "uint8":
         model, interface = uint8_io.to_bytes(model, interface)
@@ -386,17 +406,20 @@ def _prove(task: _Task, model: ModelProto, spec: ExportSpec, notes: tuple[str, .
         remainder=remainder if task.changed else original.remainder,
     )
     data = model.SerializeToString()
-    proofs, refusals = parity.prove(data, manifest, task.cases, gate, task.required) if task.cases else ((), {})
+    prove = partial(parity.prove, data, manifest, task.cases, required=task.required, running=task.running)
+    proofs, refusals = prove(gate=gate, decisive=decisive) if task.cases else ((), {})
     if precision == "fp32" and spec.gate is None and not all(proof.passed for proof in proofs):
         wider = _rounding_gate(task, gate)
         if wider != gate:
-            proofs, refusals = parity.prove(data, manifest, task.cases, wider, task.required)
+            proofs, refusals = prove(gate=wider)
             notes += (f"this generator rounds much in FP32: the gate is {wider.text}, from its own distance to FP64",)
     if str(gate) == "none":
         proofs = tuple(replace(proof, passed=True) for proof in proofs)
     manifest = replace(
         manifest, parity=proofs, unproven="" if proofs else f"no engine that computes {precision} is installed"
     )
+    if task.running is not None:
+        task.running.manifest = manifest
     notes = (*task.notes, *notes, *_left_out(manifest, refusals))
     return VerifiedArtifact(write_artifact(data, manifest), manifest, task.cases, notes)
 

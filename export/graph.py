@@ -140,6 +140,8 @@ def _side_step(node: NodeProto, fixed: Mapping[str, TensorProto]) -> tuple[int, 
     return (1, 1 - change) if strides[0] == 1 else None
 
 
+MOST_SIZES = 4096
+"""Values of the largest tensor of weights that may say a size or a scale."""
 MOST_FOLDS = 64
 """How often what is computed from shapes is replaced by constants, one reshape after the other."""
 OF_SIZES = frozenset(
@@ -168,6 +170,7 @@ def shapes_for(model: ModelProto, inputs: Mapping[str, Sequence[int]]) -> tuple[
     del sized.graph.value_info[:]
     for value in sized.graph.output:
         value.type.tensor_type.ClearField("shape")
+    weights = _take_weights(sized.graph)
     graph = onnx.shape_inference.infer_shapes(sized, data_prop=True).graph
     shapes = _inferred(graph)
     for _ in range(MOST_FOLDS):
@@ -175,7 +178,26 @@ def shapes_for(model: ModelProto, inputs: Mapping[str, Sequence[int]]) -> tuple[
             break
         known = _inferred(onnx.shape_inference.infer_shapes(sized, data_prop=True).graph)
         shapes.update(known)
+    if weights:
+        del graph.input[-len(weights) :]
+        graph.initializer.extend(weights)
     return graph, shapes
+
+
+def _take_weights(graph: GraphProto) -> list[TensorProto]:
+    """Make inputs of large weights, in place, and return the weights: inference writes and reads a whole model."""
+    inputs = {value.name for value in graph.input}
+    large = [
+        tensor
+        for tensor in graph.initializer
+        if math.prod(tensor.dims) > MOST_SIZES and tensor.name not in inputs and tensor.data_type != TensorProto.INT64
+    ]
+    names = {tensor.name for tensor in large}
+    kept = [tensor for tensor in graph.initializer if tensor.name not in names]
+    del graph.initializer[:]
+    graph.initializer.extend(kept)
+    graph.input.extend(helper.make_tensor_value_info(each.name, each.data_type, each.dims) for each in large)
+    return large
 
 
 def _inferred(graph: GraphProto) -> dict[str, list[int]]:

@@ -17,6 +17,7 @@ from ganedge.runtime import engines
 from ganedge.runtime.errors import EngineError
 from ganedge.runtime.fidelity import Difference, Gate, difference, gates_of, miss, span_of, worst
 from ganedge.runtime.manifest import Interface, Manifest, OutputParity, Parity, Port, Precision
+from ganedge.runtime.tuning import Watched
 
 BATCHES = (1, 5, 16)
 """Batch sizes that a proof goes through, again and again until the inputs are used up."""
@@ -41,8 +42,40 @@ class Case:
         return Case(inputs, self.reference[:count], [array[:count] for array in self.extras])
 
 
+class Running:
+    """The engines of the last proof, which stay open so that timing need not start them again.
+
+    Attributes:
+        engines: Those that ran it, by name; they compute on the CPU.
+        manifest: Of the artifact that was proven.
+    """
+
+    def __init__(self) -> None:
+        self.engines: dict[str, Watched] = {}
+        self.manifest: Manifest | None = None
+
+    def __enter__(self) -> Running:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.clear()
+
+    def clear(self) -> None:
+        """Close them."""
+        for engine in self.engines.values():
+            engine.close()
+        self.engines.clear()
+        self.manifest = None
+
+
 def prove(
-    model: bytes, manifest: Manifest, cases: Sequence[Case], gate: Gate, required: Collection[str] = ()
+    model: bytes,
+    manifest: Manifest,
+    cases: Sequence[Case],
+    gate: Gate,
+    required: Collection[str] = (),
+    running: Running | None = None,
+    decisive: str = "",
 ) -> tuple[tuple[Parity, ...], dict[str, str]]:
     """Run a model in every engine that is installed and compare it with the reference.
 
@@ -52,6 +85,8 @@ def prove(
         cases: Inputs, and what the FP32 generator returns for them; the worst decides.
         gate: What to reach.
         required: Engines that have to run it; the others may refuse it as long as one runs it.
+        running: Takes the engines that ran it, open; they are closed by default.
+        decisive: An engine to begin with; where it fails, the others are not tried.
 
     Returns:
         One proof per engine that runs it, passed or not, none where no engine for this precision is installed; and by
@@ -60,18 +95,25 @@ def prove(
     Raises:
         EngineError: a required engine does not run it, or none does.
     """
-    proofs: list[Parity] = []
+    if running is not None:
+        running.clear()
+    proofs: dict[str, Parity] = {}
     refusals: dict[str, EngineError] = {}
-    for name in filter(engines.installed, engines.readers(manifest.precision)):
-        outcome = _prove_in(model, manifest, cases, gate, name)
-        if isinstance(outcome, Parity):
-            proofs.append(outcome)
-        else:
+    names = list(filter(engines.installed, engines.readers(manifest.precision)))
+    for name in sorted(names, key=lambda name: name != decisive):
+        outcome = _prove_in(model, manifest, cases, gate, name, running)
+        if isinstance(outcome, EngineError):
             refusals[name] = outcome
+            continue
+        proofs[name] = outcome
+        if name == decisive and not outcome.passed:
+            break
     for name, refusal in refusals.items():
         if name in required or not proofs:
             raise refusal
-    return tuple(proofs), {name: str(refusal) for name, refusal in refusals.items()}
+    return tuple(proofs[name] for name in names if name in proofs), {
+        name: str(refusal) for name, refusal in refusals.items()
+    }
 
 
 def missed(proofs: Sequence[Parity], required: Collection[str] = ()) -> list[Parity]:
@@ -122,21 +164,24 @@ def _remedy(failed: Sequence[Parity], precision: Precision, passed: str) -> str:
     return ", or ".join(ways) or "check the generator's weights"
 
 
-def prove_in_engine(model: bytes, manifest: Manifest, cases: Sequence[Case], gate: Gate, name: str) -> Parity:
-    """The proof in one engine of the processor. Raises EngineError where it does not run the model."""
-    engine = engines.start(model, manifest.precision, name, "cpu", None)
+def _prove_in(
+    model: bytes, manifest: Manifest, cases: Sequence[Case], gate: Gate, name: str, running: Running | None
+) -> Parity | EngineError:
+    """The proof in one engine of the processor, or why that engine does not run the model."""
     try:
-        return prove_in(engine, manifest, cases, gate)
-    finally:
-        engine.close()
-
-
-def _prove_in(model: bytes, manifest: Manifest, cases: Sequence[Case], gate: Gate, name: str) -> Parity | EngineError:
-    """The proof in one engine, or why that engine does not run the model."""
-    try:
-        return prove_in_engine(model, manifest, cases, gate, name)
+        engine = Watched(engines.start(model, manifest.precision, name, "cpu", None))
     except EngineError as error:
         return error
+    opened = Running() if running is None else running
+    opened.engines[name] = engine
+    try:
+        return prove_in(engine, manifest, cases, gate)
+    except EngineError as error:
+        opened.engines.pop(name).close()
+        return error
+    finally:
+        if running is None:
+            opened.clear()
 
 
 def prove_in(

@@ -27,6 +27,8 @@ CALIBRATION_WORK, LEAST_PICTURES = 4e11, 6
 """Multiply-accumulates that calibration with pictures may take, and the pictures that it takes at least."""
 MEDIAN_OF, MOST_SIDE = 200, 512
 """Pictures of a folder whose size is looked at, and the largest side to prove with, pixels."""
+LEAST_SIDE = 64
+"""Least height and width to halve a size to, pixels, where the usual size is known."""
 LATENTS = 128
 """Latents to calibrate with: they are cheap, and too few would miss rare large values."""
 MORE_LATENTS = 512
@@ -48,7 +50,7 @@ def proof_inputs(original: SourceModel, spec: ExportSpec, interface: Interface |
     sizes = _sizes(original, side)
     counts: list[int] | None = None
     if spec.proof == "short" and _is_long(original, sizes):
-        sizes = _smaller(original, sizes) if side is None else sizes
+        sizes = _smaller(original, sizes, side, (spec.precision or original.precision) == "fp32")
         counts = _fewest(sizes)
     return real_cases(interface or original.interface, spec.folder, counts, sizes=sizes or None)
 
@@ -115,16 +117,23 @@ def _is_long(original: SourceModel, sizes: Sequence[tuple[int, int]]) -> bool:
     return PICTURES / len(sizes) * sum(_item_work(original, size) for size in sizes) > WORK
 
 
-def _smaller(original: SourceModel, sizes: list[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Half the sizes where the result is larger than the input; for generators whose usual size is not known."""
+def _smaller(
+    original: SourceModel, sizes: list[tuple[int, int]], side: int | None, is_fp32: bool
+) -> list[tuple[int, int]]:
+    """Half of some sizes: in FP32 of those that are not the usual one, as errors hardly depend on them there.
+
+    Where no usual size is known, half of all, if the result is larger than the input.
+    """
     port = original.interface.inputs[0]
     enlarges = any("*" in str(side) for side in original.interface.output.shape)
 
     def half(side: int) -> int:
         return -(-side // (2 * port.multiple)) * port.multiple
 
-    smaller = [(half(height), half(width)) for height, width in sizes]
-    return smaller if enlarges and len(set(smaller)) == len(sizes) else sizes
+    first = 0 if side is None else 1
+    smaller = sizes[:first] + [(half(height), half(width)) for height, width in sizes[first:]]
+    applies = enlarges if side is None else is_fp32 and min(map(min, smaller)) >= LEAST_SIDE
+    return smaller if applies and len(set(smaller)) == len(sizes) else sizes
 
 
 def _fewest(sizes: Sequence[tuple[int, int]]) -> list[int]:

@@ -9,24 +9,25 @@ The figures go into the manifest, and the fastest engine is remembered for this 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 
 from ganedge.export import phases, uint8_io
 from ganedge.export.artifact import VerifiedArtifact
+from ganedge.export.parity import Running
 from ganedge.export.source_model import SourceModel
 from ganedge.runtime import engines, tuning
 from ganedge.runtime.errors import EngineError, GanEdgeError
 from ganedge.runtime.manifest import Manifest, Measurement, read_bytes, write_artifact
-from ganedge.runtime.tuning import Trial
+from ganedge.runtime.tuning import Trial, Watched
 
 SECONDS = 0.15
 """Seconds to time each way; where one call takes longer it is timed twice."""
 
 
 def measured(
-    artifact: VerifiedArtifact, source: SourceModel, least: float | None = None
+    artifact: VerifiedArtifact, source: SourceModel, least: float | None = None, running: Running | None = None
 ) -> tuple[VerifiedArtifact, tuple[str, ...]]:
     """Time an artifact in every installed engine that it passed its proof in.
 
@@ -34,6 +35,7 @@ def measured(
         artifact: A proven one.
         source: What it was made from.
         least: How many times as fast as the FP32 source the fastest way has to be; None for no matter.
+        running: The engines of the last proof, open; those of this artifact are timed as they are.
 
     Returns:
         The artifact with the figures in its manifest, and what to tell the user. It is unchanged where nothing was
@@ -49,7 +51,7 @@ def measured(
     phases.report("timing it in each engine")
     fp32 = _fp32(artifact, source)
     try:
-        trials = tuning.tune(artifact.data, manifest, 1, SECONDS, None, fp32)
+        trials = tuning.tune(artifact.data, manifest, 1, SECONDS, None, fp32, _ready(manifest, running))
     except EngineError:
         return artifact, ()
     count = len(trials) if fp32 is None else sum(trial.choice.compute != "fp32" for trial in trials)
@@ -70,6 +72,11 @@ def with_figures(artifact: VerifiedArtifact, trials: Sequence[Trial]) -> Verifie
     with suppress(GanEdgeError):  # A cache that cannot be written: the figures are in the manifest, too.
         tuning.remember(sealed.digest, tuning.best(trials).choice)
     return replace(artifact, data=data, manifest=sealed)
+
+
+def _ready(manifest: Manifest, running: Running | None) -> Mapping[str, Watched]:
+    """The open engines of this artifact."""
+    return running.engines if running is not None and running.manifest is manifest else {}
 
 
 def _fp32(artifact: VerifiedArtifact, source: SourceModel) -> tuple[bytes, Manifest] | None:

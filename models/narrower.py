@@ -13,7 +13,6 @@ from typing import Any, ClassVar
 
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from ganedge.models.circles import Circles
 from ganedge.models.cyclegan import CycleGAN
@@ -134,6 +133,8 @@ class NarrowLatentStudent(_Narrow, LatentStudent):
 
 def _count_macs(config: NarrowConfig, shape: tuple[int, ...]) -> int:
     """Multiply-accumulates of convolutions and linear layers, without computing anything."""
+    from torch.utils.flop_counter import FlopCounterMode  # It imports Triton, which takes a tenth of a second.
+
     with torch.device("meta"), FlopCounterMode(display=False) as counter, torch.no_grad():
         inputs = [torch.zeros(shape)]
         if config.interface.classes:

@@ -163,14 +163,13 @@ def natural(count: int, height: int, width: int, channels: int, seed: int) -> ND
 
 def _natural(random: np.random.RandomState, height: int, width: int, channels: int) -> NDArray[np.uint8]:
     """Shaded ground, shapes with edges, and texture over all; brightness and contrast differ from one to the next."""
-    y, x = np.mgrid[0:height, 0:width].astype(np.float64)
+    x, y = np.arange(width, dtype=np.float64), np.arange(height, dtype=np.float64)[:, None]
     angle = random.uniform(0, 2 * np.pi)
     shade = np.cos(angle) * x / width + np.sin(angle) * y / height
     picture = random.uniform(-1, 1, channels) + shade[..., None] * random.uniform(-0.8, 0.8, channels)
     for _ in range(SHAPES):
         inside = _shape(random, x / width, y / height)
-        lit = random.uniform(-1, 1, channels) + 0.4 * shade[..., None]
-        picture = np.where(inside[..., None], lit, picture)
+        picture[inside] = random.uniform(-1, 1, channels) + 0.4 * shade[inside, None]
     grey = random.uniform(-1, 1)
     picture = 0.6 * picture + 0.4 * (grey + picture.mean(-1, keepdims=True))  # Colours of one scene are alike.
     texture = np.stack([_texture(random, height, width) for _ in range(channels)], -1)
@@ -183,7 +182,7 @@ def _natural(random: np.random.RandomState, height: int, width: int, channels: i
 
 
 def _shape(random: np.random.RandomState, x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """An ellipse or a rectangle, turned, somewhere."""
+    """An ellipse or a rectangle, turned, somewhere, of coordinates that broadcast to the picture."""
     rotation, cx, cy = random.uniform(0, np.pi), *random.uniform(-0.1, 1.1, 2)
     a, b = random.uniform(0.03, 0.35, 2)
     u = (np.cos(rotation) * (x - cx) + np.sin(rotation) * (y - cy)) / a

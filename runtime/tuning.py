@@ -19,14 +19,15 @@ import time
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from types import MappingProxyType
+from typing import TYPE_CHECKING, NamedTuple
 
 from .engines import DEVICES, MODULES, cores, installed, readers, start
 from .errors import EngineError, GanEdgeError
 from .files import cache_folder
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     import numpy as np
     from numpy.typing import NDArray
@@ -40,6 +41,9 @@ LONG_START = 20.0
 """Processor time that starting an engine may take, seconds, for it to be started in other precisions as well."""
 QUICK_SECONDS = 0.2
 """Seconds to measure each way where nobody asked for it."""
+PLAINLY = 3.0
+"""A long first call that takes so many times as long as the fastest's is the only one: later calls were at most 1.5
+times as fast as the first."""
 COMPUTES = (None, "bf16", "fp16")
 """Precisions other than the artifact's that an engine may have been tuned to compute in."""
 PSNR = 40.0
@@ -67,6 +71,57 @@ class Choice:
         'openvino in bf16'
         """
         return f"{self.engine} in {self.compute}" if self.compute else self.engine
+
+
+class Call(NamedTuple):
+    """A call and what it took."""
+
+    inputs: list[NDArray[np.generic]]
+    outputs: Sequence[NDArray[np.generic]]
+    seconds: float
+    work: float
+    """Seconds less the time that other processes took, as far as the processor's time shows that."""
+
+
+class Watched:
+    """An engine that keeps its first call of each shape of its first input, so that it need not be made again.
+
+    Args:
+        engine: What computes; it stays open as long as this.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self.info = engine.info
+        self._engine = engine
+        self._calls: dict[tuple[int, ...], Call] = {}
+
+    def run(self, feeds: Mapping[str, NDArray[np.generic]]) -> Sequence[NDArray[np.generic]]:
+        """Compute all outputs."""
+        call = called(self._engine, feeds)
+        self._calls.setdefault(call.inputs[0].shape, call)
+        return call.outputs
+
+    def first(self, feeds: Mapping[str, NDArray[np.generic]]) -> Call:
+        """The call with these inputs, which is made now if it was not before."""
+        import numpy as np
+
+        known = self._calls.get(next(iter(feeds.values())).shape)
+        if known is not None and all(map(np.array_equal, known.inputs, feeds.values())):
+            return known
+        return called(self._engine, feeds)
+
+    def close(self) -> None:
+        """Free the model and what was kept."""
+        self._calls.clear()
+        self._engine.close()
+
+
+def called(engine: Engine, feeds: Mapping[str, NDArray[np.generic]]) -> Call:
+    """Call an engine and note what that took."""
+    begin, spent = time.perf_counter(), time.process_time()
+    outputs = engine.run(feeds)
+    taken, spent = time.perf_counter() - begin, time.process_time() - spent
+    return Call(list(feeds.values()), outputs, taken, min(taken, spent))
 
 
 @dataclass(frozen=True)
@@ -245,6 +300,7 @@ def tune(
     seconds: float,
     threads: int | None,
     beside: tuple[bytes, Manifest] | None = None,
+    ready: Mapping[str, Watched] = MappingProxyType({}),
 ) -> list[Trial]:
     """Measure every way of running an artifact that this machine has, in turns.
 
@@ -255,6 +311,7 @@ def tune(
         seconds: Time for each way.
         threads: Threads of each engine; None leaves the choice to it.
         beside: Another artifact with the same inputs, such as the FP32 one, that is timed in the same turns.
+        ready: Engines that run the artifact on the CPU already, by name; they stay open.
 
     Returns:
         One trial a way; the first is the reference that the others were compared with. Behind them those of `beside`,
@@ -263,32 +320,24 @@ def tune(
     Raises:
         EngineError: no engine is installed, or the only one fails.
     """
-    from . import timing
     from .fidelity import difference
 
-    engines = started(model, manifest, threads)
+    engines = started(model, manifest, threads, True, ready)
     if not engines:
         raise EngineError("nothing to tune: no installed engine runs this artifact (gan-run doctor says what is there)")
     feeds = feeds_of(manifest, batch)
-    first: list[float] = []
-
-    def run(engine: Engine, feeds: dict[str, NDArray[np.generic]]) -> NDArray[np.generic]:
-        begin = time.perf_counter()
-        output = engine.run(feeds)[0]
-        first.append(time.perf_counter() - begin)
-        return output
-
-    outputs = [run(engine, feeds) for _, engine in engines]
-    distances = [difference(output, outputs[0], manifest.interface.output) for output in outputs]
-    others = [] if beside is None else started(*beside, threads, lower=False)
+    first = [engine.first(feeds) if isinstance(engine, Watched) else called(engine, feeds) for _, engine in engines]
+    results = [call.outputs[0] for call in first]
+    distances = [difference(result, results[0], manifest.interface.output) for result in results]
+    others = [] if beside is None else started(*beside, threads, False)
     other_feeds = feeds if beside is None else feeds_of(beside[1], batch)
     calls = [partial(engine.run, feeds) for _, engine in engines]
     calls += [partial(engine.run, other_feeds) for _, engine in others]
-    for _, engine in others:
-        run(engine, other_feeds)
-    times = timing.median_seconds(calls, seconds, first)
+    first += [called(engine, other_feeds) for _, engine in others]
+    times = _times(calls, len(engines), seconds, first)
     for _, engine in (*engines, *others):
-        engine.close()
+        if not isinstance(engine, Watched):
+            engine.close()
     trials = [
         Trial(choice, 1000 * median, -math.inf if distance.nonfinite else distance.psnr)
         for (choice, _), distance, median in zip(engines, distances, times, strict=False)
@@ -297,6 +346,27 @@ def tune(
         Trial(replace(choice, compute=str(beside and beside[1].precision)), 1000 * median, None)
         for (choice, _), median in zip(others, times[len(engines) :], strict=True)
     ]
+
+
+def _times(calls: Sequence[Callable[[], object]], own: int, seconds: float, first: Sequence[Call]) -> list[float]:
+    """Median seconds of each call; one that is plainly much slower than another of its group is not called again.
+
+    Args:
+        calls: Of the artifact, and behind them those of the other.
+        own: How many are the artifact's.
+        seconds: Time for each.
+        first: The first call of each.
+    """
+    from . import timing
+
+    again: list[int] = []
+    for group in (range(own), range(own, len(calls))):
+        limit = max(timing.WAKES, PLAINLY * min((first[index].work for index in group), default=0.0))
+        again += [index for index in group if first[index].work < limit]
+    taken = [first[index].seconds for index in again]
+    medians = timing.median_seconds([calls[index] for index in again], seconds, taken)
+    times = dict(zip(again, medians, strict=True))
+    return [times.get(index, call.seconds) for index, call in enumerate(first)]
 
 
 def feeds_of(manifest: Manifest, batch: int) -> dict[str, NDArray[np.generic]]:
@@ -322,15 +392,25 @@ def _key(digest: str, threads: int | None) -> str:
     return f"{machine} {cores()}{'' if threads is None else f' {threads}'} {digest}"
 
 
-def started(model: bytes, manifest: Manifest, threads: int | None, lower: bool = True) -> list[tuple[Choice, Engine]]:
+def started(
+    model: bytes,
+    manifest: Manifest,
+    threads: int | None,
+    lower: bool = True,
+    ready: Mapping[str, Watched] = MappingProxyType({}),
+) -> list[tuple[Choice, Engine]]:
     """Every way that starts, preferred engines first; with `lower` in precisions below the artifact's own too.
 
-    An engine that takes more than `LONG_START` to prepare the artifact's own precision is started in no other.
+    An engine that takes more than `LONG_START` to prepare the artifact's own precision is started in no other. One that
+    is `ready` on the CPU is not started again, unless it would start on another device.
     """
     candidates: list[tuple[Choice, Engine]] = []
     first, slow = preferred(manifest), set[str]()
     for name, compute in sorted(ways(manifest), key=lambda way: way[0] not in first):
         if compute is not None and (name in slow or not lower):
+            continue
+        if compute is None and name in ready and not _starts_on_gpu(name):
+            candidates.append((Choice(name, ready[name].info.version, ready[name].info.device), ready[name]))
             continue
         began = time.process_time()
         try:
@@ -342,6 +422,13 @@ def started(model: bytes, manifest: Manifest, threads: int | None, lower: bool =
                 slow.add(name)
         candidates.append((Choice(name, engine.info.version, engine.info.device, compute), engine))
     return candidates
+
+
+def _starts_on_gpu(name: str) -> bool:
+    """Whether an engine takes a GPU here where it may."""
+    from .engines import ort
+
+    return name == "onnxruntime" and ort.takes_cuda()
 
 
 def _precisions(name: str, manifest: Manifest) -> list[str | None]:

@@ -316,6 +316,11 @@ def package() -> Any:
     return import_package("onnxruntime", "InferenceSession")
 
 
+def takes_cuda() -> bool:
+    """Whether the device `auto` is CUDA here."""
+    return _choose(package().get_available_providers(), "auto") == "cuda"
+
+
 def _choose(available: Sequence[str], device: str) -> str:
     """The device to run on: CUDA where `auto` finds its provider."""
     if device == "auto":

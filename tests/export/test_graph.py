@@ -80,3 +80,16 @@ def test_sizes_that_are_divided_are_known_too() -> None:
     assert shapes["image"] == [2, 3, 64, 48]
     assert [2, 12, 32, 24] in shapes.values()
     assert torch.is_tensor(network(torch.zeros(1, 3, 8, 8)))
+
+
+def test_large_weights_are_left_out_of_the_inference_alone() -> None:
+    from ganedge.export.graph import MOST_SIZES, shapes_for
+
+    weights = numpy_helper.from_array(np.ones((4, MOST_SIZES), np.float32), "w")
+    ports = [helper.make_tensor_value_info(name, 1, shape) for name, shape in (("x", ["n", 4]), ("y", None))]
+    layer = helper.make_node("MatMul", ["x", "w"], ["y"])
+    model = helper.make_model(helper.make_graph([layer], "g", ports[:1], ports[1:], [weights]))
+    inferred, shapes = shapes_for(model, {"x": (2, 4)})
+    assert shapes == {"x": [2, 4], "y": [2, MOST_SIZES], "w": [4, MOST_SIZES]}
+    assert [value.name for value in inferred.input] == ["x"]
+    assert list(inferred.initializer) == [weights]

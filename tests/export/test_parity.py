@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -395,6 +396,34 @@ def test_engines_that_refuse_and_engines_that_fail(monkeypatch: pytest.MonkeyPat
         parity.prove(b"model", manifest, cases, gate)
     started(monkeypatch, cases, {})
     assert parity.prove(b"model", manifest, cases, gate) == ((), {})
+
+
+def test_the_others_are_not_tried_while_the_decisive_engine_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    cases, manifest, gate = [case(4)], Manifest(DRAWN, "fp16", "none"), Gate(max_abs=0.01)
+    prove = partial(parity.prove, b"model", manifest, cases, gate)
+    tried = started(monkeypatch, cases, {"a": 0.0, "b": 0.5, "c": None})
+    assert [proof.engine_name for proof in prove(decisive="b")[0]] == ["b"]
+    assert len(tried) == 1
+    assert [proof.engine_name for proof in prove(decisive="a")[0]] == ["a", "b"]
+    assert [proof.engine_name for proof in prove(decisive="c")[0]] == ["a", "b"], "it does not run this model at all"
+
+
+def test_engines_of_a_proof_stay_open_for_the_timing(monkeypatch: pytest.MonkeyPatch) -> None:
+    cases, manifest, gate = [case(4)], Manifest(DRAWN, "fp16", "none"), Gate(max_abs=0.01)
+    tried = started(monkeypatch, cases, {"a": 0.0, "b": None, "c": 0.5})
+    with parity.Running() as running:
+        parity.prove(b"model", manifest, cases, gate, running=running)
+        assert list(running.engines) == ["a", "c"]
+        assert not any(engine.is_closed for engine in tried)
+        calls = len(tried[0].sizes)
+        first = running.engines["a"].first({"latent": cases[0].inputs[0][:1]})
+        assert len(tried[0].sizes) == calls, "the proof called it with these inputs"
+        np.testing.assert_array_equal(first.outputs[0], cases[0].reference[:1])
+        running.engines["a"].first({"latent": cases[0].inputs[0][1:2]})
+        assert len(tried[0].sizes) == calls + 1
+        parity.prove(b"model", manifest, cases, gate, running=running)
+        assert [engine.is_closed for engine in tried] == [True, True, False, False], "those of the proof before"
+    assert all(engine.is_closed for engine in tried)
 
 
 def test_an_artifact_that_is_not_written_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -69,6 +69,20 @@ def test_long_ones_get_few_and_small_inputs(painter: SourceModel, monkeypatch: p
     assert [len(case.inputs[0]) for case in full] == [8, 8]
 
 
+def test_other_sizes_than_the_usual_one_are_smaller_in_fp32(
+    painter: SourceModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(proof_inputs, "WORK", 1e6)
+    known = replace(painter, source=Source(config={"size": 256}), outputs=None, reference=lambda inputs: inputs[0])
+
+    def sizes(spec: ExportSpec) -> list[tuple[int, ...]]:
+        return [inputs[0].shape for inputs in proof_inputs.proof_inputs(known, spec)]
+
+    assert sizes(ExportSpec()) == [(1, 3, 256, 256), (4, 3, 64, 96)]
+    assert sizes(ExportSpec(precision="int8")) == [(1, 3, 256, 256), (4, 3, 128, 192)]
+    assert sizes(ExportSpec(proof="full"))[1] == (8, 3, 128, 192)
+
+
 def _scaled_layer(model: onnx.ModelProto, index: int) -> None:
     weights = [node.input[1] for node in model.graph.node if node.op_type == "Conv"][index]
     tensor = next(value for value in model.graph.initializer if value.name == weights)

@@ -179,6 +179,18 @@ def test_ctrl_c_while_packages_are_imported_is_one_line(tmp_path: Path, name: st
     assert (done.returncode, done.stderr) == (130, f"{name}: interrupted\n")
 
 
+@pytest.mark.parametrize("thread", ["", "import threading, time; threading.Thread(target=late).start()"])
+def test_a_command_ends_without_losing_output(tmp_path: Path, thread: str) -> None:
+    (tmp_path / "command.py").write_text(
+        "import atexit, sys, time\n\n\ndef late():\n    time.sleep(0.3)\n    print('thread', end=' ')\n\n\n"
+        f"def main():\n    atexit.register(print, 'end')\n    {thread or 'pass'}\n    print('begin', end=' ')\n"
+        "    sys.exit(3)\n"
+    )
+    code = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); from ganedge.runtime.cli import start; "
+    done = subprocess.run([sys.executable, "-c", f"{code}start._start('x', 'command')"], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (3, f"begin {'thread ' * bool(thread)}end\n", "")
+
+
 def test_the_commands_begin_where_ctrl_c_is_seen() -> None:
     text = (Path(__file__).parents[2] / "pyproject.toml").read_text("utf-8")
     for name in ("train", "export", "run", "bench"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -107,6 +108,25 @@ def test_one_that_gives_nan_is_never_chosen(artifact: Path, monkeypatch: pytest.
     monkeypatch.setattr(tuning, "started", lambda *_: found)
     monkeypatch.setattr(timing, "median_seconds", lambda *_: [2.0, 1.0])
     assert tuning.best(tuning.tune(model, manifest, 1, 0.01, None)).choice.engine == "a"
+
+
+def test_a_plainly_slower_way_is_called_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[int] = []
+
+    def times(*work: float) -> list[float]:
+        calls.clear()
+        first = [tuning.Call([], [], 2 * seconds, seconds) for seconds in work]
+        return tuning._times([partial(calls.append, index) for index in range(len(work))], 2, 0.0, first)
+
+    slow = 2 * timing.WAKES
+    taken = times(slow, 3 * slow, 4 * slow, 13 * slow)
+    assert set(calls) == {0, 2}, "of each group the fast one"
+    assert taken[1::2] == [6 * slow, 26 * slow]
+    assert set(calls) == {0, 2}
+    times(slow, 2.9 * slow, slow, slow)
+    assert set(calls) == {0, 1, 2, 3}
+    times(timing.WAKES / 100, timing.WAKES / 2)
+    assert set(calls) == {0, 1}, "short calls are cheap"
 
 
 def test_an_engine_that_takes_long_to_start_is_tried_in_no_other_precision(
