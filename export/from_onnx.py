@@ -474,18 +474,34 @@ def with_size(original: SourceModel, height: int | str, width: int | str) -> Sou
     if any(isinstance(old, int) and old != new for old, new in zip(sides, (height, width), strict=True)):
         shown = "x".join(map(str, sides))
         raise UsageError(f"--size {height}x{width}: this model is fixed to {shown} already; export it again")
+    given: Mapping[str, int | str] = {"height": height, "width": width}
+    inputs, outputs = original.interface.inputs, original.interface.outputs
+    fixed = [tuple(_fixed(size, given) for size in port.shape) for port in inputs]
     model = copied(original.model)
-    ports = []
-    for value, port in zip(
-        (*model.graph.input, *model.graph.output),
-        (*original.interface.inputs, *original.interface.outputs),
-        strict=True,
-    ):
-        shape = tuple(_fixed(size, {"height": height, "width": width}) for size in port.shape)
-        for dim, size in zip(value.type.tensor_type.shape.dim, shape, strict=True):
-            if isinstance(size, int) and not dim.dim_value:
-                dim.dim_value = size
-        ports.append(replace(port, shape=shape))
-    count = len(original.interface.inputs)
+    for value, shape in zip(model.graph.input, fixed, strict=True):
+        _set_sizes(value, shape)
+
+    # The outputs' sizes follow from the graph; where ONNX does not infer them, from the names of their dimensions.
+    for value in model.graph.output:
+        for dim in value.type.tensor_type.shape.dim[1:]:
+            if not dim.dim_value:
+                dim.Clear()
+    model = rewrite.tidy(model, _names(original.interface))
+    made = []
+    for value, port in zip(model.graph.output, outputs, strict=True):
+        inferred = [dim.dim_value for dim in value.type.tensor_type.shape.dim]
+        made.append(tuple(known or _fixed(size, given) for known, size in zip(inferred, port.shape, strict=True)))
+        _set_sizes(value, made[-1])
+    ports = [replace(port, shape=shape) for port, shape in zip((*inputs, *outputs), (*fixed, *made), strict=True)]
+    count = len(inputs)
     interface = replace(original.interface, inputs=tuple(ports[:count]), outputs=tuple(ports[count:]))
-    return replace(original, model=rewrite.tidy(model, _names(interface)), interface=interface, parity=())
+    return replace(original, model=model, interface=interface, parity=())
+
+
+def _set_sizes(value: ValueInfoProto, shape: Sequence[int | str]) -> None:
+    """Write sizes into a graph's input or output, where it has none."""
+    for dim, size in zip(value.type.tensor_type.shape.dim, shape, strict=True):
+        if isinstance(size, int) and not dim.dim_value:
+            dim.dim_value = size
+        elif isinstance(size, str) and not dim.dim_value:
+            dim.dim_param = size

@@ -15,8 +15,15 @@ import pytest
 import torch
 from onnx import helper, numpy_helper
 
-from ganedge.export import compression, compression_report
-from ganedge.runtime import load
+from ganedge.export import compression, compression_report, student_size, to_tensorrt
+from ganedge.export.artifact import make
+from ganedge.export.from_torch import of_run
+from ganedge.export.spec import ExportSpec
+from ganedge.export.student_size import SizeSpec
+from ganedge.models.student import PictureConfig
+from ganedge.runtime import engines, load
+from ganedge.runtime.engine_file import check_engine, read_sidecar
+from ganedge.runtime.errors import UsageError
 from ganedge.runtime.manifest import read_artifact
 
 
@@ -145,6 +152,86 @@ def test_a_foreign_onnx_teaches_without_code(
     again = command("gan-compress", foreign, "--kind", "image", "--data", pictures, "--out", out, *SMALL)
     assert again.code == 2
     assert "already holds a run" in again.err
+
+
+def write_enlarging(path: Path) -> Path:
+    """A foreign .onnx file that makes pictures of twice the size, in 0 to 1."""
+    random = np.random.default_rng(0)
+    kernels = {"a": random.normal(size=(8, 3, 3, 3)) * 0.3, "b": random.normal(size=(12, 8, 3, 3)) * 0.3}
+    nodes = [
+        helper.make_node("Conv", ["x", "a"], ["c"], pads=[1] * 4),
+        helper.make_node("Relu", ["c"], ["d"]),
+        helper.make_node("Conv", ["d", "b"], ["e"], pads=[1] * 4),
+        helper.make_node("DepthToSpace", ["e"], ["f"], blocksize=2, mode="CRD"),
+        helper.make_node("Sigmoid", ["f"], ["y"]),
+    ]
+    x = helper.make_tensor_value_info("x", 1, ["n", 3, "h", "w"])
+    y = helper.make_tensor_value_info("y", 1, ["n", 3, "2*h", "2*w"])
+    constants = [numpy_helper.from_array(value.astype(np.float32), name) for name, value in kernels.items()]
+    graph = helper.make_graph(nodes, "larger", [x], [y], constants)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+    return path
+
+
+@pytest.mark.skipif(not engines.installed("tensorrt_rtx"), reason="needs tensorrt-rtx-cu13: ganedge[rtx]")
+def test_a_super_resolution_student_keeps_the_scale_and_becomes_engines(
+    tmp_path: Path, pictures: Path, command: Callable[..., Any]
+) -> None:
+    teacher, out = write_enlarging(tmp_path / "larger.onnx"), tmp_path / "small"
+    done = command("gan-compress", teacher, "--kind", "image", "--data", pictures, "--out", out, *SMALL)
+    assert done.code == 0
+    with load(out / "generator.onnx") as generator:
+        assert generator.translate(np.zeros((24, 40, 3), np.uint8)).shape == (48, 80, 3)
+    _build_engines(out, tmp_path)
+
+
+@pytest.mark.skipif(not engines.installed("tensorrt_rtx"), reason="needs tensorrt-rtx-cu13: ganedge[rtx]")
+def test_a_student_of_latents_becomes_engines(tiny_run: Path, tmp_path: Path, command: Callable[..., Any]) -> None:
+    out = tmp_path / "small"
+    assert command("gan-compress", tiny_run, "--out", out, "--steps", 2, *TINY).code == 0
+    _build_engines(out, tmp_path)
+
+
+def _build_engines(run: Path, folder: Path) -> None:
+    """FP16 and INT8 engines of TensorRT for RTX, after the proof in every installed engine; all arithmetic is INT8."""
+    for precision in ("fp16", "int8"):
+        spec = ExportSpec(precision=precision, engine="trt" if precision == "int8" else None)
+        proven = make(of_run(run), spec)
+        assert all(proof.passed for proof in proven.manifest.parity)
+        file, engine = folder / f"{precision}.onnx", folder / f"{precision}.engine"
+        file.write_bytes(proven.data)
+        settings = to_tensorrt.Settings.read(batch="1,1,2", targets="sm86")
+        to_tensorrt.write_engine(file, engine, proven, settings, lambda _: None)
+        _, identity = read_sidecar(engine)
+        assert identity.precision == precision
+        assert len(check_engine(engine, identity)) > 10_000
+
+
+def test_points_teach_too(tmp_path: Path, command: Callable[..., Any]) -> None:
+    teacher, out = tmp_path / "circles", tmp_path / "small"
+    short = ("--steps", 2, "--device", "cpu")
+    assert command("gan-train", "circles", "--out", teacher, *short).code == 0
+    assert command("gan-compress", teacher, "--out", out, "--width", 4, *short).code == 0
+    with load(out / "generator.onnx") as generator:
+        assert generator.sample(5, seed=0).shape == (5, 2)
+
+
+@pytest.mark.parametrize(("target", "width"), [(3.1, 24), (2.0, 16), (100.0, None)])
+def test_the_widest_student_under_the_time_is_chosen(
+    monkeypatch: pytest.MonkeyPatch, target: float, width: int | None
+) -> None:
+    """Widths take an eighth of a millisecond for each channel here; none may be larger than its teacher."""
+    lines: list[str] = []
+    monkeypatch.setattr(student_size, "_untrained", lambda config: str(config.width).encode())
+    monkeypatch.setattr(student_size, "seconds", lambda model, *_: int(model) / 8000)
+    teacher = student_size.student_macs(PictureConfig(width=40, blocks=1, size=32, crop=32))
+    config = PictureConfig(blocks=1, size=32, crop=32, teacher_macs=teacher)
+    chosen = student_size.choose(config, SizeSpec(target_ms=target), [np.zeros((1, 3, 32, 32))], lines.append, True)
+    assert chosen.width == (width or 40)
+    assert chosen.macs == student_size.student_macs(chosen) <= teacher
+    assert lines
+    with pytest.raises(UsageError, match=r"the smallest student with 1 blocks takes .* ms"):
+        student_size.choose(config, SizeSpec(target_ms=0.01), [], lines.append, True)
 
 
 def test_a_teacher_that_cannot_teach_is_refused_in_a_line(

@@ -1,0 +1,75 @@
+"""The study of translations: a grid is seen, a blur is none, and figures are written for each artifact."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ganedge.benchmarks.studies import translation
+
+
+def _scenes(count: int) -> Tensor:
+    """Smooth random pictures with fine noise, uint8 `[N, 3, 32, 32]`."""
+    source = torch.Generator().manual_seed(0)
+    coarse = torch.rand(count, 3, 5, 5, generator=source) * 160 + 40
+    fine = torch.randn(count, 3, 32, 32, generator=source) * 8
+    return (F.interpolate(coarse, (32, 32), mode="bilinear") + fine).round().clamp(0, 255).to(torch.uint8)
+
+
+def test_a_grid_is_seen_and_a_blur_is_none() -> None:
+    scenes = _scenes(16)
+    energy, peaks = translation.grid(scenes)
+    assert 0.5 < peaks < 2
+    for period in (2, 4):
+        marked = scenes.int()
+        marked[..., ::period, ::period] += 12
+        own, own_peaks = translation.grid(marked.clamp(0, 255).to(torch.uint8))
+        assert own > 1.1 * energy
+        assert own_peaks > 1.5 * peaks
+    blurred = F.avg_pool2d(F.pad(scenes.float(), (1, 1, 1, 1), "replicate"), 3, 1).round().to(torch.uint8)
+    own, own_peaks = translation.grid(blurred)
+    assert own < energy
+    assert own_peaks < 1.5 * peaks
+
+
+class _Negative:
+    """Takes the place of an opened artifact."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def __enter__(self) -> _Negative:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Nothing to close."""
+
+    def translate(self, picture: np.ndarray, label: str | None) -> np.ndarray:
+        assert label is None
+        return 255 - picture
+
+
+def test_each_artifact_gets_its_figures(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "report.json"
+    folders = ["--inputs", str(pictures), "--real", str(pictures)]
+    monkeypatch.setattr(translation, "load", _Negative)
+    monkeypatch.setattr(sys, "argv", ["translation", "run/a.onnx", *folders, "--size", "16", "--out", str(out)])
+    translation.main()
+    report = json.loads(out.read_text())
+    assert report["pictures"] == [24, 24]
+    assert report["run/a.onnx"]["fid"] > 0
+    assert report["run/a.onnx"]["grid"] == pytest.approx(1, abs=0.01), "a negative has the same spectrum"
+    assert "run/a.onnx" in capsys.readouterr().out
+    monkeypatch.setattr(sys, "argv", ["translation", "a.onnx", "--inputs", str(pictures), "--size", "16"])
+    with pytest.raises(SystemExit):
+        translation.main()
+    assert "give --pairs, or --inputs and --real" in capsys.readouterr().err
