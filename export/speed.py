@@ -22,7 +22,7 @@ from ganedge.runtime.errors import EngineError, GanEdgeError
 from ganedge.runtime.manifest import Manifest, Measurement, read_bytes, write_artifact
 from ganedge.runtime.tuning import Trial, Watched
 
-SECONDS = 0.15
+SECONDS = 0.1
 """Seconds to time each way; where one call takes longer it is timed twice."""
 
 

@@ -217,7 +217,7 @@ def median_seconds(calls: Sequence[Callable[[], object]], seconds: float, first:
     """Median seconds of each call: `MEDIAN_ROUNDS` turns of each, which together take `seconds` or one call a turn.
 
     A turn starts when all other threads sleep, and with an untimed call if calls are short. Long calls vary less: two
-    turns are enough, and one where the call is clearly slower than another.
+    turns are enough, and one where the call is clearly slower than another. A single function has two turns as well.
 
     Args:
         calls: What to time.
@@ -226,8 +226,9 @@ def median_seconds(calls: Sequence[Callable[[], object]], seconds: float, first:
     """
     turns: list[list[NDArray[np.float64]]] = [[] for _ in calls]
     wakes = [taken < WAKES for taken in first] or [True for _ in calls]
-    end = time.monotonic() + MEDIAN_ROUNDS * seconds * len(calls)
-    for number in range(MEDIAN_ROUNDS):
+    rounds = MEDIAN_ROUNDS if len(calls) > 1 else 2
+    end = time.monotonic() + rounds * seconds * len(calls)
+    for number in range(rounds):
         if number > 1 and time.monotonic() > end:
             break
         slow = max(WAKES, HOPELESS * min((turn[0].min() for turn in turns if turn), default=0.0))
@@ -235,7 +236,7 @@ def median_seconds(calls: Sequence[Callable[[], object]], seconds: float, first:
             if number and turns[index][0].min() >= slow:
                 continue
             _wait_for_sleep()
-            turns[index].append(take_turn(lambda _, call=call: call(), 0, seconds / MEDIAN_ROUNDS, wakes[index]))  # type: ignore[misc]
+            turns[index].append(take_turn(lambda _, call=call: call(), 0, seconds / rounds, wakes[index]))  # type: ignore[misc]
             wakes[index] = turns[index][0].min() < WAKES
     return [float(np.median(np.concatenate(taken))) for taken in turns]
 

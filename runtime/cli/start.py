@@ -58,10 +58,13 @@ def _start(name: str, module: str) -> None:
 
 
 def _leave(code: object) -> None:
-    """End the process at once; it returns where that has to be left to Python."""
-    others = [thread for thread in threading.enumerate() if thread is not threading.main_thread() and not thread.daemon]
-    if others or not isinstance(code, int):
+    """End the process as Python does, after all threads that are no daemons, but free nothing.
+
+    It returns where output cannot be written or the code is a message: Python then reports that.
+    """
+    if not isinstance(code, int):
         return
+    threading._shutdown()  # type: ignore[attr-defined]
     atexit._run_exitfuncs()
     try:
         sys.stdout.flush()
