@@ -5,7 +5,7 @@ FILE ?= demo/generator.onnx
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: aarch64 auto-choice check clean demo demo-check docs figures format gpu help honesty hostile install-matrix layout links matrix mutants options results soak startup stations test web-matrix
+.PHONY: aarch64 auto-choice check clean demo demo-check docs figures format gpu help honesty hostile install-matrix layout links matrix mutants options results soak startup stations test userland web-matrix
 SOAK_SECONDS ?= 3600
 SOAK_LOADS ?= 500
 
@@ -76,6 +76,9 @@ web-matrix: $(VENV)/test.stamp ## Every system × FP32, FP16, INT8 through Chrom
 
 aarch64: $(VENV)/test.stamp ## Nine presets of seven GANs as 64-bit ARM code in QEMU: ONNX Runtime and ncnn; writes benchmarks/results/aarch64.md
 	$(BIN)/python tests/aarch64.py
+
+userland: $(VENV)/test.stamp ## Debian's arm64 Python and the aarch64 wheels, for the tests as ARM code
+	@$(BIN)/python tests/aarch64.py --userland
 
 startup: $(VENV)/test.stamp ## Start-up time of the API and of gan-run beside a bare onnxruntime script
 	$(BIN)/python -m ganedge.benchmarks.studies.startup $(FILE)

@@ -38,6 +38,8 @@ MAX_SIDE = 1024
 """The largest tile: beyond it the overlap costs little and memory grows."""
 SHARE = 0.75
 """Share of a memory budget that is planned with; the rest is a reserve."""
+ROWS = 64
+"""Rows of a result that are rounded or moved at once."""
 MAX_DENOMINATOR = 4
 """Of a scale that a generator may have: 1/2, 3/2, 4/3."""
 SCALES = tuple(map(Fraction, ("1", "2", "4", "3", "8", "1/2", "3/2", "1/4")))
@@ -190,13 +192,17 @@ def blend(picture: NDArray[Any], run: Run, port: Port, output: Port, side: int, 
             tile = tensor[0].transpose(1, 2, 0) if output.layout == "NCHW" else tensor[0]
             begin = int(scale * left)
             strip[:, begin : begin + len(fade_x)] += tile * np.outer(fades_y[index], fade_x)[..., None]
-        # Rows above the next tile are final: round them, and move the others up.
+        # Rows above the next tile are final: round them, and move the others up, a few at a time for the memory.
         final = int(scale * (tops[index + 1] - top)) if index + 1 < len(tops) else len(strip)
         rows_done = result[int(scale * top) : int(scale * top) + final]
-        done = strip[None, : len(rows_done), : result.shape[1]]
         span = (0.0, 255.0) if output.dtype == "uint8" else output.range or (0.0, 1.0)
-        rows_done[:] = to_pixels(done, span, "NHWC", depth)[0]
-        strip[: len(strip) - final] = strip[final:].copy()
+        for begin in range(0, len(rows_done), ROWS):
+            part = rows_done[begin : begin + ROWS]
+            part[:] = to_pixels(strip[None, begin : begin + len(part), : result.shape[1]], span, "NHWC", depth)[0]
+        rows = max(1, min(final, ROWS))
+        for begin in range(0, len(strip) - final, rows):
+            moved = strip[begin + final : min(begin + rows, len(strip) - final) + final]
+            strip[begin : begin + len(moved)] = moved
         strip[len(strip) - final :] = 0.0
     return result
 
