@@ -25,6 +25,7 @@ from ganedge.export import (
     conversion,
     export,
     layers,
+    parity,
     phases,
     precision,
     quantize,
@@ -437,6 +438,29 @@ def test_more_latents_then_the_other_engine(monkeypatch: pytest.MonkeyPatch) -> 
     with pytest.raises(GanEdgeError, match=r"onnxruntime|openvino"):
         artifact.make(source, artifact.ExportSpec(precision="int8", tolerance="psnr=99"))
     assert seen == [(name, count) for name in TARGETS for count in (artifact.LATENTS, artifact.MORE_LATENTS)]
+
+
+def test_where_its_own_engine_fails_to_the_end_all_are_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("openvino", reason="the engine that fails is not installed")
+    tried: list[str] = []
+    real = parity._prove_in
+
+    def prove_in(*arguments: Any) -> Any:
+        tried.append(arguments[4])
+        return replace(real(*arguments), passed=arguments[4] != "openvino")
+
+    monkeypatch.setattr(parity, "_prove_in", prove_in)
+    monkeypatch.setattr(
+        artifact,
+        "losses_of",
+        lambda *_: SimpleNamespace(kept=lambda _, keep, _missed: keep, worst="the first layer"),
+    )
+    monkeypatch.setattr(artifact, "_targets", lambda _source, spec, *_: [(replace(spec, engine="openvino"), ())])
+    source = SourceModel(dcgan(), LATENT, "none", Source(), lambda arrays: run(dcgan(), *arrays), Path())
+    made = artifact.make(source, artifact.ExportSpec(precision="int8"))
+    assert (list(made.manifest.proven), list(made.manifest.failed)) == (["onnxruntime"], ["openvino"])
+    assert tried[:2] == ["openvino"] * 2, "while attempts go on, in that engine alone"
+    assert tried[2:] == [*engines.readers("int8")] * 2
 
 
 def lopsided() -> ModelProto:
