@@ -104,6 +104,8 @@ def compress(
 ) -> TrainedRun:
     """Teach a small generator what a large one does; `ganedge.export.compress` describes it."""
     path = os.fspath(source)
+    is_first = int(os.environ.get("LOCAL_RANK", 0)) == 0
+    progress = progress if is_first else lambda _: None
     given = _sorted_settings(settings)
     about, size = SourceSpec(**given["source"]), SizeSpec(**given["size"])
     spec = CompressSpec(**given["compress"])
@@ -142,7 +144,7 @@ def compress(
     except loop.Interrupted as error:
         interrupted = error
         progress(str(error))
-    if int(os.environ.get("LOCAL_RANK", 0)) == 0:
+    if is_first:
         _conclude(spec.out, model, teacher, lesson, size.threads, training, progress)
     if interrupted is not None:
         raise interrupted

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -163,10 +163,11 @@ def compare(real: Tensor, fake: Tensor) -> dict[str, float]:
     from torchmetrics.image.kid import KernelInceptionDistance
 
     given = _Given(real.shape[1])
-    fid = FrechetInceptionDistance(feature=given).to(real.device)
+    alone: dict[str, Any] = {"sync_on_compute": False}  # One of several processes compares; no other waits for it.
+    fid = FrechetInceptionDistance(feature=given, **alone).to(real.device)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # It keeps all features, says KID: 5000 x 512 are 10 MB.
-        kid = KernelInceptionDistance(given, subsets=SUBSETS, subset_size=min(SUBSET, len(real), len(fake)))
+        kid = KernelInceptionDistance(given, subsets=SUBSETS, subset_size=min(SUBSET, len(real), len(fake)), **alone)
     with torch.random.fork_rng(devices=[]):  # KID draws subsets: the same for every call, and none from the training.
         torch.manual_seed(0)
         figures = {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -205,6 +206,21 @@ def _build_engines(run: Path, folder: Path) -> None:
         _, identity = read_sidecar(engine)
         assert identity.precision == precision
         assert len(check_engine(engine, identity)) > 10_000
+
+
+def test_two_processes_learn_together(tiny_run: Path, tmp_path: Path) -> None:
+    """One of them measures, exports and says what it does, while the other has ended."""
+    out = tmp_path / "small"
+    module = (sys.executable, "-m", "ganedge.export.gan_compress")
+    arguments = (tiny_run, "--out", out, "--steps", 2, "--devices", 2, *TINY)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [*module, *map(str, arguments)], env=environment, capture_output=True, text=True, check=False, timeout=200
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("student: width 4") == 1
+    with load(out / "generator.onnx") as generator:
+        assert generator.sample(2, seed=0).shape[0] == 2
 
 
 def test_points_teach_too(tmp_path: Path, command: Callable[..., Any]) -> None:

@@ -58,7 +58,7 @@ def run(out, steps, given=small, variant="cyclegan", data=str(place / "sets"), *
     train(find(variant), given, settings)
     torch.distributed.barrier()  # Process 0 writes to the end.
 
-run("pairs", 4, {pairs!r}, "mlp", "digits")
+run("pairs", 4, {pairs!r}, "mlp", "digits", features="small", judged=16)  # Process 0 judges alone.
 for name, (where, config) in {others!r}.items():
     run(name, 3, config, name, where if where == "digits" else str(place / where))
 run("whole", 4)
@@ -127,6 +127,7 @@ def test_two_processes_of_torchrun_train_as_one(sets: Path) -> None:
     assert alone is not None
     assert shared is not None
     torch.testing.assert_close(shared[1]["networks"], alone[1]["networks"], rtol=1e-4, atol=1e-6)
+    assert '"fid"' in (sets / "pairs" / "metrics.jsonl").read_text("utf-8")
     for name, (where, config) in OTHERS.items():
         own = replace(settings, data=where if where == "digits" else settings.data, steps=1)
         begun = train(find(name), config, replace(own, out=sets / f"{name}-begun"))
