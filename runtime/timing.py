@@ -16,6 +16,7 @@ variation into the interval. Those that take long to start are restarted only a 
 from __future__ import annotations
 
 import contextlib
+import math
 import random
 import threading
 import time
@@ -218,14 +219,17 @@ def median_seconds(calls: Sequence[Callable[[], object]], seconds: float, first:
 
     A turn starts when all other threads sleep, and with an untimed call if calls are short. Long calls vary less: two
     turns are enough, and one where the call is clearly slower than another. A single function has two turns as well.
+    Of two calls the shorter counts: other processes only ever lengthen calls.
 
     Args:
         calls: What to time.
         seconds: See above.
-        first: Seconds that each took when it was called before: a long one needs no untimed call then.
+        first: Seconds that each took when it was called before: a long one needs no untimed call then, and is clearly
+            slower only if it was slow there, too.
     """
     turns: list[list[NDArray[np.float64]]] = [[] for _ in calls]
     wakes = [taken < WAKES for taken in first] or [True for _ in calls]
+    before = list(first) or [math.inf for _ in calls]
     rounds = MEDIAN_ROUNDS if len(calls) > 1 else 2
     end = time.monotonic() + rounds * seconds * len(calls)
     for number in range(rounds):
@@ -233,12 +237,12 @@ def median_seconds(calls: Sequence[Callable[[], object]], seconds: float, first:
             break
         slow = max(WAKES, HOPELESS * min((turn[0].min() for turn in turns if turn), default=0.0))
         for index, call in enumerate(calls):
-            if number and turns[index][0].min() >= slow:
-                continue
+            if number and min(before[index], turns[index][0].min()) >= slow:
+                continue  # Slow in each of two calls, where there were two: other processes disturb single ones.
             _wait_for_sleep()
             turns[index].append(take_turn(lambda _, call=call: call(), 0, seconds / rounds, wakes[index]))  # type: ignore[misc]
             wakes[index] = turns[index][0].min() < WAKES
-    return [float(np.median(np.concatenate(taken))) for taken in turns]
+    return [float(np.quantile(np.concatenate(taken), 0.5, method="lower")) for taken in turns]
 
 
 def one_by_one(

@@ -363,7 +363,7 @@ def _times(calls: Sequence[Callable[[], object]], own: int, seconds: float, firs
     for group in (range(own), range(own, len(calls))):
         limit = max(timing.WAKES, PLAINLY * min((first[index].work for index in group), default=0.0))
         again += [index for index in group if first[index].work < limit]
-    taken = [first[index].seconds for index in again]
+    taken = [first[index].work for index in again]
     medians = timing.median_seconds([calls[index] for index in again], seconds, taken)
     times = dict(zip(again, medians, strict=True))
     return [times.get(index, call.seconds) for index, call in enumerate(first)]

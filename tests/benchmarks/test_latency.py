@@ -595,6 +595,22 @@ def test_a_long_call_that_was_made_before_is_timed_at_once() -> None:
     assert calls.count("b") > timing.MEDIAN_ROUNDS
 
 
+def test_a_disturbed_call_is_made_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(timing, "WAKES", 0.005)
+    calls: list[str] = []
+
+    def disturbed() -> None:
+        time.sleep(0.1 if "a" not in calls else 0.01)
+        calls.append("a")
+
+    def slow() -> None:
+        calls.append("b")
+        time.sleep(0.02)
+
+    fast, other = timing.median_seconds([disturbed, slow], 0.01, [0.01, 0.02])
+    assert fast < other, "its first call was not slow, so the turn with the long one is not the last"
+
+
 def test_a_long_call_that_is_clearly_slower_has_one_turn(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(timing, "WAKES", 0.001)
     calls: list[str] = []
