@@ -60,12 +60,14 @@ def _start(name: str, module: str) -> None:
 def _leave(code: object) -> None:
     """End the process as Python does, after all threads that are no daemons, but free nothing.
 
-    It returns where output cannot be written or the code is a message: Python then reports that.
+    It returns where output cannot be written or the code is a message, which Python then reports, and where this Python
+    has no such functions: it ends as usual then.
     """
-    if not isinstance(code, int):
+    join, run_last = getattr(threading, "_shutdown", None), getattr(atexit, "_run_exitfuncs", None)
+    if not isinstance(code, int) or join is None or run_last is None:
         return
-    threading._shutdown()  # type: ignore[attr-defined]
-    atexit._run_exitfuncs()
+    join()
+    run_last()
     try:
         sys.stdout.flush()
         sys.stderr.flush()
