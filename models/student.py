@@ -55,7 +55,7 @@ class StudentConfig(AdamConfig):
     """Weight of the structural distance to the teacher, 1 - SSIM at up to three scales, beside an L1 distance of 1."""
     matching: float = 1.0
     """Weight of the distance to the teacher in the features of a discriminator; 0 leaves it out."""
-    adversarial: float = 0.01
+    adversarial: float = field(default=0.01, metadata=option(default="0.01; latents 0.1"))
     """Weight of the adversarial loss; real pictures are those of --data, else the teacher's. 0 leaves it out."""
     width: int = 64
     """Features of the student: of all its maps for pictures, of the smallest ones for latents."""
@@ -153,6 +153,8 @@ class LatentConfig(StudentConfig):
     """Items in one step, over all devices."""
     blocks: int = 0
     """Residual blocks at each size of the maps."""
+    adversarial: float = 0.1
+    """Weight of the adversarial loss; real pictures are those of --data, else the teacher's. 0 leaves it out."""
     sample_every: int = 1000
     """Steps, or epochs where --sample-unit says so, between two pictures of the same noise in the run folder."""
     grid: int = 8
