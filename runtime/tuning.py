@@ -41,9 +41,9 @@ LONG_START = 20.0
 """Processor time that starting an engine may take, seconds, for it to be started in other precisions as well."""
 QUICK_SECONDS = 0.2
 """Seconds to measure each way where nobody asked for it."""
-PLAINLY = 3.0
+PLAINLY = 2.0
 """A long first call that takes so many times as long as the fastest's is the only one: later calls were at most 1.5
-times as fast as the first."""
+times as fast as the first, and a call more for each engine can take a second."""
 COMPUTES = (None, "bf16", "fp16")
 """Precisions other than the artifact's that an engine may have been tuned to compute in."""
 PSNR = 40.0

@@ -123,7 +123,7 @@ def test_a_plainly_slower_way_is_called_once(monkeypatch: pytest.MonkeyPatch) ->
     assert set(calls) == {0, 2}, "of each group the fast one"
     assert taken[1::2] == [6 * slow, 26 * slow]
     assert set(calls) == {0, 2}
-    times(slow, 2.9 * slow, slow, slow)
+    times(slow, 1.9 * slow, slow, slow)
     assert set(calls) == {0, 1, 2, 3}
     times(timing.WAKES / 100, timing.WAKES / 2)
     assert set(calls) == {0, 1}, "short calls are cheap"
