@@ -55,8 +55,6 @@ SYSTEMS = {
 PRECISIONS = ("fp32", "fp16", "int8")
 WITHIN = 1.05
 """Most that `auto` may take, as a multiple of the fastest way's time."""
-HOPELESS = 2.0
-"""A way that takes so many times as long as the fastest in its second call is not timed further."""
 TURN = 0.04
 """Seconds of one turn: in turns of a few calls OpenVINO's threads wake up too often for tiny networks."""
 CALLS = 10
@@ -118,10 +116,11 @@ def compared(
 ) -> dict[str, Any]:
     """Time `auto` and every way in turns: the fastest way, and how many times as long as it `auto` takes.
 
-    Both copies of the chosen engine are timed, so that what `auto` takes and the fastest are never the same numbers.
+    A way that takes `timing.HOPELESS` times as long as the fastest in its second call is not timed further. Both copies
+    of the chosen engine are timed, so that what `auto` takes and the fastest are never the same numbers.
     """
     once = {name: _seconds(run) for name, run in ways.items()}
-    near = [name for name in ways if once[name] <= HOPELESS * min(once.values()) or name == chosen]
+    near = [name for name in ways if once[name] <= timing.HOPELESS * min(once.values()) or name == chosen]
     runs = {"auto": auto, **{name: ways[name] for name in near}}
     competitors = {name: _competitor(run) for name, run in runs.items()}
     turns = timing.interleaved(competitors, seconds, CALLS, known=[])

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import gc
 import importlib
 import os
 import signal
@@ -18,9 +17,6 @@ import threading
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells have it."""
 
-OBJECTS = 50_000
-"""Objects that an export makes between two searches for cycles: importing PyTorch makes many and no cycles to free."""
-
 
 def gan_train() -> None:
     """Entry point of `gan-train`."""
@@ -29,7 +25,6 @@ def gan_train() -> None:
 
 def gan_export() -> None:
     """Entry point of `gan-export`."""
-    gc.set_threshold(OBJECTS)
     _start("gan-export", "ganedge.export.__main__")
 
 

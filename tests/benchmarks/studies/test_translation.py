@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import sys
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -39,21 +41,10 @@ def test_a_grid_is_seen_and_a_blur_is_none() -> None:
     assert own_peaks < 1.5 * peaks
 
 
-class _Negative:
-    """Takes the place of an opened artifact."""
-
-    def __init__(self, file: Path) -> None:
-        self.file = file
-
-    def __enter__(self) -> _Negative:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        """Nothing to close."""
-
-    def translate(self, picture: np.ndarray, label: str | None) -> np.ndarray:
-        assert label is None
-        return 255 - picture
+def _negative(picture: np.ndarray, label: str | None) -> np.ndarray:
+    """Takes the place of a generator's `translate`."""
+    assert label is None
+    return 255 - picture
 
 
 def test_each_artifact_gets_its_figures(
@@ -61,7 +52,7 @@ def test_each_artifact_gets_its_figures(
 ) -> None:
     out = tmp_path / "report.json"
     folders = ["--inputs", str(pictures), "--real", str(pictures)]
-    monkeypatch.setattr(translation, "load", _Negative)
+    monkeypatch.setattr(translation, "load", lambda _: nullcontext(SimpleNamespace(translate=_negative)))
     monkeypatch.setattr(sys, "argv", ["translation", "run/a.onnx", *folders, "--size", "16", "--out", str(out)])
     translation.main()
     report = json.loads(out.read_text())
