@@ -71,6 +71,9 @@ class CompareSpec:
 class TrainSpec:
     """How training speed is measured."""
 
+    cases: str = ""
+    """Trainings to measure, separated by commas: mlp, dcgan, dcgan-modern, pix2pix, pix2pix-modern, cyclegan,
+    cyclegan-modern; all by default."""
     seconds: float = field(default=20.0, metadata=option(minimum=0))
     """Train each at least this long, seconds."""
     threads: int | None = field(default=None, metadata=option(minimum=1, default="all cores"))
@@ -158,7 +161,7 @@ def _train(**settings: Any) -> None:
 
     spec = TrainSpec(**settings)
     say = terminal.note if str(spec.json) == "-" else typer.echo
-    measured = training.measure(spec.seconds, spec.threads, spec.precision, say, spec.device, spec.compile)
+    measured = training.measure(spec.seconds, spec.threads, spec.precision, say, spec.device, spec.compile, spec.cases)
     measured["command"] = shlex.join(["gan-bench", *_arguments()])
     text = json.dumps(measured, allow_nan=False)
     if str(spec.json) == "-":

@@ -2,11 +2,10 @@
 
     gan-bench train --seconds 20 --json training.json
 
-The plain loop reads pictures through a DataLoader with per-picture transforms, trains in FP32 with the default Adam,
-computes gradients of the discriminator's weights in the generator's step too, and reads every loss with `.item()`. Both
-loops train in turns of whole steps (one on a CPU, several on CUDA). Each turn is timed, and nothing after the warm-up
-is dropped. The data are random pictures of the right size, kept in memory by both. This project's loop includes its
-reports, samples and checkpoints; because these are rare, ratios are of total times, not of medians.
+`plain.py` has the plain loops. Both loops train in turns of whole steps (one on a CPU, several on CUDA). Each turn is
+timed, and nothing after the warm-up is dropped. The data are random pictures of the right size, kept in memory by both.
+This project's loop includes its reports, samples and checkpoints; because these are rare, ratios are of total times,
+not of medians.
 """
 
 from __future__ import annotations
@@ -16,26 +15,24 @@ import io
 import math
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
-from PIL import Image
-from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
 
-from ganedge.benchmarks import latency
+from ganedge.benchmarks import latency, plain
 from ganedge.benchmarks.conditions import Others, Watch, conditions, machine
+from ganedge.benchmarks.plain import Device
 from ganedge.models import find
-from ganedge.models.variant import Wants
+from ganedge.models.variant import Wants, require
 from ganedge.runtime import engines, timing
 from ganedge.runtime.errors import EngineError, GanEdgeError, UsageError
 from ganedge.train import arithmetic, compiling
-from ganedge.train.data import Data
+from ganedge.train.data import EXAMPLES, Data
 from ganedge.train.devices import make_fabric
 from ganedge.train.reporter import Reporter
 from ganedge.train.settings import Precision, Settings
@@ -44,7 +41,6 @@ from ganedge.train.trainer import Trainer
 
 SCHEMA = 3
 """Version of the report."""
-Device = Literal["cpu", "cuda"]
 CUDA_TURN = 20
 """Steps of one turn on CUDA: synchronising after each step would prevent a loop from running ahead of the GPU."""
 WARM_UP = 3
@@ -57,115 +53,25 @@ CASES: dict[str, dict[str, Any]] = {
     "mlp": {"batch": 64, "size": 28, "channels": 1},
     "dcgan": {"batch": 32, "size": 64, "channels": 3, "width": 64},
     "dcgan-modern": {**find("dcgan").presets["modern"], "batch": 16, "size": 64, "channels": 3, "augment": ""},
+    "pix2pix": {"size": 64, "decay": 1.0},
+    "pix2pix-modern": {**find("pix2pix").presets["modern"], "size": 64, "decay": 1.0, "augment": ""},
+    "cyclegan": {**find("cyclegan").presets["resnet"], "size": 64, "decay": 1.0},
+    "cyclegan-modern": {**find("cyclegan").presets["modern"], "size": 64, "decay": 1.0, "augment": ""},
 }
-"""Trained GANs: the fully connected one on pictures of MNIST's size, the convolutional one at 64 × 64 in colour, and
-its preset `modern` without augmentation. The name of a variant comes first."""
+"""Trained GANs: the fully connected one on pictures of MNIST's size, the others at 64 × 64 in colour, and their presets
+`modern` without augmentation. The name of a variant comes first."""
+KEYS = {"images": ("images",), "pairs": ("input", "target"), "unpaired": ("a", "b")}
+"""Pictures of a batch, by the kind of data."""
 
 
-class Pictures(Dataset[Tensor]):
-    """Pictures with the transforms of a tutorial: from an array through Pillow to a normalised tensor, one by one."""
-
-    def __init__(self, pixels: np.ndarray, size: int) -> None:
-        from torchvision import transforms
-
-        self._pixels = pixels
-        half = [0.5] * pixels.shape[-1]
-        steps = (transforms.Resize(size), transforms.ToTensor(), transforms.Normalize(half, half))
-        self._transform = transforms.Compose(steps)
-
-    def __len__(self) -> int:
-        return len(self._pixels)
-
-    def __getitem__(self, index: int) -> Tensor:  # [C, H, W]
-        pixels = self._pixels[index]
-        image = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
-        picture: Tensor = self._transform(image)
-        return picture
-
-
-def plain_steps(name: str, pixels: np.ndarray, config_values: dict[str, Any], device: Device = "cpu") -> Iterator[str]:
-    """Run the tutorial's loop: each `next` trains one step and returns the precision."""
-    torch.manual_seed(0)
-    variant = _variant(name)
-    config: Any = variant.config_class(**config_values)
-    networks = variant(config).networks
-    generator, discriminator = (networks[name].to(device).train() for name in ("generator", "discriminator"))
-    betas = (config.beta1, config.beta2)
-    optimizers = [
-        torch.optim.Adam(network.parameters(), lr=2e-4, betas=betas) for network in (generator, discriminator)
-    ]
-    loader = DataLoader(Pictures(pixels, config.size), config.batch, shuffle=True, drop_last=True)
-    while True:
-        for real in loader:
-            if config.objective == "rpgan":
-                _paired_step(real.to(device), generator, discriminator, optimizers, config.r1, config.r2)
-            else:
-                _plain_step(real.to(device), generator, discriminator, optimizers)
-            yield "fp32"
-
-
-def _variant(name: str) -> Any:
-    return find(name.partition("-")[0])
-
-
-def _plain_step(
-    real: Tensor, generator: nn.Module, discriminator: nn.Module, optimizers: Sequence[torch.optim.Optimizer]
-) -> tuple[float, float]:
-    optimizer_g, optimizer_d = optimizers
-    valid, invalid = (make(len(real), 1, device=real.device) for make in (torch.ones, torch.zeros))
-
-    # Train the generator.
-    optimizer_g.zero_grad()
-    fake = generator(torch.randn(len(real), 100, device=real.device))
-    loss_g = F.binary_cross_entropy_with_logits(discriminator(fake), valid)
-    loss_g.backward()  # type: ignore[no-untyped-call]
-    optimizer_g.step()
-
-    # Train the discriminator.
-    optimizer_d.zero_grad()
-    real_loss = F.binary_cross_entropy_with_logits(discriminator(real), valid)
-    fake_loss = F.binary_cross_entropy_with_logits(discriminator(fake.detach()), invalid)
-    loss_d = (real_loss + fake_loss) / 2
-    loss_d.backward()  # type: ignore[no-untyped-call]
-    optimizer_d.step()
-    return loss_d.item(), loss_g.item()
-
-
-def _paired_step(
-    real: Tensor,
-    generator: nn.Module,
-    discriminator: nn.Module,
-    optimizers: Sequence[torch.optim.Optimizer],
-    r1: float,
-    r2: float,
-) -> tuple[float, float]:
-    """The same with the losses of Huang et al. 2024 (arXiv:2501.05441): pairs, and penalties on both gradients."""
-    optimizer_g, optimizer_d = optimizers
-
-    # Train the generator.
-    optimizer_g.zero_grad()
-    fake = generator(torch.randn(len(real), 100, device=real.device))
-    loss_g = F.softplus(discriminator(real) - discriminator(fake)).mean()
-    loss_g.backward()  # type: ignore[no-untyped-call]
-    optimizer_g.step()
-
-    # Train the discriminator.
-    optimizer_d.zero_grad()
-    real, fake = real.requires_grad_(), fake.detach().requires_grad_()
-    real_logits, fake_logits = discriminator(real), discriminator(fake)
-    loss_d = F.softplus(fake_logits - real_logits).mean()
-    for weight, items, logits in ((r1, real, real_logits), (r2, fake, fake_logits)):
-        (slope,) = torch.autograd.grad(logits.sum(), items, create_graph=True)
-        loss_d = loss_d + weight / 2 * slope.square().sum((1, 2, 3)).mean()
-    loss_d.backward()  # type: ignore[no-untyped-call]
-    optimizer_d.step()
-    return loss_d.item(), loss_g.item()
+def _variant(name: str) -> str:
+    return name.partition("-")[0]
 
 
 def our_steps(
     name: str,
-    pixels: np.ndarray,
-    config_values: dict[str, Any],
+    config: Any,
+    pixels: Mapping[str, np.ndarray],
     precision: Precision,
     device: Device = "cpu",
     compiled: bool = False,
@@ -174,11 +80,8 @@ def our_steps(
 
     That includes the moving average, and the reporter's metrics, sample pictures and checkpoints when they are due.
     """
-    variant = _variant(name)
-    config = variant.config_class(**config_values)
-    wants: Wants = variant.wants(config)
-    items = torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()
-    data = Data((InMemory({"images": items}),), "random", wants)
+    variant = find(name)
+    data = _data(variant.wants(config), pixels)
     with tempfile.TemporaryDirectory() as folder:
         settings = Settings(
             data="random", out=Path(folder), steps=10**9, device=device, precision=precision, compile=compiled
@@ -195,6 +98,14 @@ def our_steps(
             with contextlib.redirect_stderr(io.StringIO()):  # Hide the training's progress lines.
                 reporter.after_step(losses)
             yield computes
+
+
+def _data(wants: Wants, pixels: Mapping[str, np.ndarray]) -> Data:
+    """Pictures in memory as this project's loop takes them."""
+    items = {key: torch.from_numpy(each).permute(0, 3, 1, 2).contiguous() for key, each in pixels.items()}
+    groups = [{key: each} for key, each in items.items()] if wants.kind == "unpaired" else [items]
+    data = Data(tuple(map(InMemory, groups)), "random", wants)
+    return data if wants.kind == "images" else replace(data, examples=data.preview(torch.arange(EXAMPLES)))
 
 
 def compare(
@@ -224,12 +135,16 @@ def compare(
         GanEdgeError: the device ran out of memory.
     """
     config_values = CASES[name]
-    shape = (ITEMS, config_values["size"], config_values["size"], config_values["channels"])
-    pixels = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+    variant = find(_variant(name))
+    config: Any = variant.config_class(**config_values)
+    side = getattr(config, "load_size", 0) or config.size
+    random = np.random.default_rng(0)
+    shape = (ITEMS, side, side, config.channels)
+    pixels = {key: random.integers(0, 256, shape, np.uint8) for key in KEYS[variant.wants(config).kind]}
     turn = CUDA_TURN if device == "cuda" else 1
     loops: dict[str, Iterator[str]] = {
-        "plain": plain_steps(name, pixels, config_values, device),
-        "ganedge": our_steps(name, pixels, config_values, precision, device, compiled),
+        "plain": plain.steps(variant.name, config, pixels, device),
+        "ganedge": our_steps(variant.name, config, pixels, precision, device, compiled),
     }
 
     # Time both in turns.
@@ -350,8 +265,9 @@ def measure(
     say: Callable[[str], object],
     device: Device = "cpu",
     compiled: bool = False,
+    cases: str = "",
 ) -> dict[str, Any]:
-    """Measure every case of `CASES`, with one line of output for each.
+    """Measure cases of `CASES`, with one line of output for each.
 
     Args:
         seconds: Each loop of each case runs at least this long.
@@ -360,6 +276,7 @@ def measure(
         say: Called with each line.
         device: Device of both loops.
         compiled: Whether this project's loop compiles its networks.
+        cases: Names separated by commas; all by default.
 
     Returns:
         The report; benchmarks/SCHEMA.md describes it. After Ctrl-C it holds the cases measured until then and is
@@ -367,10 +284,13 @@ def measure(
 
     Raises:
         EngineError: device is cuda, and there is none.
-        UsageError: seconds out of range.
+        UsageError: seconds out of range, or a case that does not exist.
     """
     if not 0 <= seconds <= 86_400:
         raise UsageError(f"--seconds {seconds:g}: give 0 to 86400, a day")
+    chosen = cases.split(",") if cases else list(CASES)
+    for name in chosen:
+        require(name in CASES, "cases", name, f"names out of {','.join(CASES)}, separated by commas")
     if device == "cuda" and not torch.cuda.is_available():
         raise EngineError("device cuda: PyTorch sees no CUDA device here")
     used = threads or engines.cores()
@@ -389,7 +309,7 @@ def measure(
     others, watch = Others(), Watch(device)
     error: GanEdgeError | None = None
     try:
-        for name in CASES:
+        for name in chosen:
             try:
                 with compiling.at_work() if compiled else contextlib.nullcontext():
                     result = compare(name, seconds, precision, device, compiled, watch)
@@ -423,7 +343,7 @@ def line(result: Mapping[str, Any]) -> str:
     """Format one case as a line for the terminal."""
     rates, low, high = result["images_per_s"], result["speedup_low"], result["speedup_high"]
     return (
-        f"{result['variant']:<12} batch {result['config']['batch']}: plain {rates['plain']:.0f}, "
+        f"{result['variant']:<15} batch {result['config']['batch']}: plain {rates['plain']:.0f}, "
         f"ganedge {rates['ganedge']:.0f} images/s in {result['computes']['ganedge']}"
         f"{', compiled' if result['compiled'] else ''}, {result['speedup']:.2f}x "
         + ("" if low is None else f"({low:.2f} to {high:.2f})")

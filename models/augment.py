@@ -65,6 +65,8 @@ POLICIES: dict[str, Callable[[Tensor], Tensor]] = {"color": color, "translation"
 """Augmentations by name, in the order in which they are applied."""
 
 
+PASSES = 100
+"""Passes over the data set after which all pictures are augmented; before, their share rises from 0."""
 AUTO = "auto"
 """Stands for the augmentations of `for_items`."""
 
@@ -80,19 +82,26 @@ def for_items(count: int) -> str:
     return "color,translation" if count <= MANY else ""
 
 
-def augment(pictures: Tensor, policy: tuple[str, ...]) -> Tensor:
+def augment(pictures: Tensor, policy: tuple[str, ...], share: float = 1.0) -> Tensor:
     """Change each picture in its own way.
 
     Args:
         pictures: `[N, C, H, W]`.
         policy: Names out of `POLICIES`.
+        share: Probability with which a picture is changed.
 
     Returns:
         The same shape.
     """
+    if not policy or share <= 0:
+        return pictures
+    changed = pictures
     for name in policy:
-        pictures = POLICIES[name](pictures)
-    return pictures
+        changed = POLICIES[name](changed)
+    if share >= 1:
+        return changed
+    (drawn,) = _uniform(pictures, 1)
+    return torch.where(drawn < share, changed, pictures)
 
 
 def _uniform(pictures: Tensor, count: int) -> tuple[Tensor, ...]:

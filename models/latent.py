@@ -81,6 +81,9 @@ class PictureConfig(LatentConfig):
     augment: str = ""
     """Change what the discriminator sees, for small data sets: color,translation,cutout or some of them, or auto: by
     the number of items."""
+    augment_ramp: int = 0
+    """Steps over which the share of pictures that --augment changes rises from 0 to all; with --augment auto, those of
+    100 passes over the data: a discriminator does not know pictures by heart that it has seen a few times."""
     grid: int = 8
     """Pictures in a row of a sample in the run folder, and rows."""
 
@@ -90,11 +93,17 @@ class PictureConfig(LatentConfig):
         known = self.augment == augment.AUTO or set(self.policy) <= set(augment.POLICIES)
         names = f"names out of {','.join(augment.POLICIES)}, separated by commas, or {augment.AUTO}"
         require(known, "augment", self.augment, names)
+        require(self.augment_ramp >= 0, "augment_ramp", self.augment_ramp, "0 or more")
+        require(self.augment != "" or self.augment_ramp == 0, "augment_ramp", self.augment_ramp, "0, or --augment too")
         require(1 <= self.grid <= 32, "grid", self.grid, "1 to 32")
 
     def for_items(self, count: int) -> VariantConfig:
         """This config with the augmentations for that many pictures in place of `auto`."""
-        return replace(self, augment=augment.for_items(count)) if self.augment == augment.AUTO else self
+        if self.augment != augment.AUTO:
+            return self
+        policy = augment.for_items(count)
+        ramp = (self.augment_ramp or augment.PASSES * count // self.batch) if policy else 0
+        return replace(self, augment=policy, augment_ramp=ramp)
 
     @property
     def policy(self) -> tuple[str, ...]:
@@ -146,6 +155,8 @@ class LatentGAN:
     """Whether the discriminator gives low numbers to real items."""
     penalty_share: float = 1.0
     """What R1 and R2 are multiplied by; a variant may change it from step to step."""
+    augmented_share: float = 1.0
+    """Probability with which a picture is augmented."""
     optimizers: Mapping[str, Optimizer]
     """One for each network, by its name; each variant makes its own."""
 
@@ -173,7 +184,7 @@ class LatentGAN:
                 forward is not compiled.
         """
         if isinstance(self.settings, PictureConfig):
-            items = augment.augment(items, self.settings.policy)
+            items = augment.augment(items, self.settings.policy, self.augmented_share)
         discriminator = self.networks["discriminator"]
         given = (items,) if labels is None else (items, labels)
         logits: Tensor = discriminator.forward(*given) if twice else discriminator(*given)
@@ -196,6 +207,8 @@ class LatentGAN:
         share one pass of the fakes through the discriminator: a tenth less arithmetic than judging them anew, for the
         same gradients. In rounds the generator goes last, so that it meets a discriminator with all its steps.
         """
+        if isinstance(self.settings, PictureConfig) and self.settings.augment_ramp:
+            self.augmented_share = min(1.0, step / self.settings.augment_ramp)
         real, labels = batch[self.real_key], batch.get("labels")
         turn = self.is_generators_turn(step)
         shared = turn and not self.has_rounds

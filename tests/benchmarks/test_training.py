@@ -10,11 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
 from ganedge.benchmarks import training
-from ganedge.models.objectives import OBJECTIVES
-from ganedge.runtime.errors import GanEdgeError
+from ganedge.runtime.errors import GanEdgeError, UsageError
 from ganedge.train import compiling
 
 
@@ -22,8 +20,10 @@ from ganedge.train import compiling
 def _small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Networks and data that train in a moment, after a short warm-up."""
     for name, case in training.CASES.items():
-        small: dict[str, Any] = {**case, "size": 16, "batch": 4, **({"width": 4} if "dcgan" in name else {})}
-        monkeypatch.setitem(training.CASES, name, small)
+        translates = name.startswith(("pix2pix", "cyclegan"))
+        small: dict[str, Any] = {"size": 32, "batch": 2, "width": 4} if translates else {"size": 16, "batch": 4}
+        small |= {"width": 4} if "dcgan" in name else {"blocks": 1} if "cyclegan" in name else {}
+        monkeypatch.setitem(training.CASES, name, {**case, **small})
     monkeypatch.setattr(training, "ITEMS", 16)
     monkeypatch.setattr(training.timing, "WARMUP_BLOCKS", 2)
 
@@ -41,29 +41,6 @@ def test_both_loops_run(name: str) -> None:
     assert f"{result['speedup']:.2f}x" in training.line(result)
 
 
-def test_the_plain_loop_of_pairs_has_the_losses_of_the_preset() -> None:
-    """By a discriminator whose output is the sum of a picture: both its gradients are one everywhere."""
-
-    class Summed(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.factor = nn.Parameter(torch.ones(()))
-
-        def forward(self, items: torch.Tensor) -> torch.Tensor:
-            return self.factor * items.sum((1, 2, 3))[:, None]
-
-    generator = nn.Sequential(nn.Linear(100, 12), nn.Unflatten(1, (3, 2, 2)))
-    nn.init.zeros_(generator[0].weight)
-    nn.init.constant_(generator[0].bias, 0.25)
-    discriminator, real = Summed(), torch.full((5, 3, 2, 2), 0.5)
-    optimizers = [torch.optim.Adam(network.parameters(), lr=0.0) for network in (generator, discriminator)]
-    loss_d, loss_g = training._paired_step(real, generator, discriminator, optimizers, r1=0.5, r2=0.25)
-    pair = OBJECTIVES["rpgan"]
-    logits = torch.full((5, 1), 6.0), torch.full((5, 1), 3.0)
-    assert loss_g == pytest.approx(float(pair.generator(logits[1], logits[0])))
-    assert loss_d == pytest.approx(float(pair.discriminator(*logits)) + 0.25 * 12 + 0.125 * 12)
-
-
 def test_rare_work_counts() -> None:
     """A loop that writes a checkpoint every tenth step is slower by what that takes, which a median would hide."""
     plain = np.full(100, 0.1)
@@ -78,17 +55,16 @@ def test_rare_work_counts() -> None:
 
 def test_the_command(command: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compiling, "BACKEND", "aot_eager")
-    for name in ("dcgan", "dcgan-modern"):
-        monkeypatch.delitem(training.CASES, name)
     out = tmp_path / "training.json"
     done = command(
-        "gan-bench", "train", "--seconds", 0.05, "--precision", "fp32", "--threads", 1, "--compile", "--json", out
+        *("gan-bench", "train", "--cases", "mlp", "--seconds", 0.05, "--precision", "fp32", "--threads", 1),
+        *("--compile", "--json", out),
     )
     assert done.code == 0, done.err
     report = json.loads(out.read_text())
     assert "{" not in done.out, "JSON is in its file"
     assert (report["schema"], report["kind"], report["partial"]) == (training.SCHEMA, "training", False)
-    assert report["command"].startswith("gan-bench train --seconds 0.05")
+    assert report["command"].startswith("gan-bench train --cases mlp --seconds 0.05")
     (case,) = report["results"]
     assert (case["compiled"], case["partial"], case["device"]) == (True, False, "cpu")
     assert case["steps"]["plain"] == case["steps"]["ganedge"] >= 2
@@ -116,15 +92,20 @@ def test_an_interruption_keeps_the_turns_that_were_done(monkeypatch: pytest.Monk
 
 
 def test_memory_that_ends_costs_that_case_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    plain = training.plain_steps
+    plain = training.plain.steps
 
     def steps(name: str, *given: Any) -> Iterator[str]:
         return _stops(torch.OutOfMemoryError("too much"), 1)() if name == "dcgan" else plain(name, *given)
 
-    monkeypatch.setattr(training, "plain_steps", steps)
-    report = training.measure(0.01, 1, "fp32", lambda _: None)
-    assert [case["variant"] for case in report["results"]] == ["mlp", "dcgan-modern"]
+    monkeypatch.setattr(training.plain, "steps", steps)
+    report = training.measure(0.01, 1, "fp32", lambda _: None, cases="mlp,dcgan,cyclegan-modern")
+    assert [case["variant"] for case in report["results"]] == ["mlp", "cyclegan-modern"]
     assert report["failed"] == [{"variant": "dcgan", "reason": "device cpu ran out of memory"}]
-    monkeypatch.setattr(training, "plain_steps", lambda *_: _stops(torch.OutOfMemoryError("too much"), 1)())
+    monkeypatch.setattr(training.plain, "steps", lambda *_: _stops(torch.OutOfMemoryError("too much"), 1)())
     with pytest.raises(GanEdgeError, match="device cpu ran out of memory"):
         training.measure(0.01, 1, "fp32", lambda _: None)
+
+
+def test_unknown_cases_are_refused() -> None:
+    with pytest.raises(UsageError, match="cases is pix2pixel: give names out of mlp,dcgan"):
+        training.measure(0.01, 1, "fp32", lambda _: None, cases="mlp,pix2pixel")

@@ -82,8 +82,8 @@ def test_real_and_generated_pictures_are_both_changed(monkeypatch: pytest.Monkey
     gan.discriminator.register_forward_pre_hook(lambda _, given: judged.append(given[0]))
     real_augment = augment.augment
 
-    def remember(pictures: Tensor, names: tuple[str, ...]) -> Tensor:
-        assert ",".join(names) == policy
+    def remember(pictures: Tensor, names: tuple[str, ...], share: float) -> Tensor:
+        assert (",".join(names), share) == (policy, 1.0)
         changed.append(real_augment(pictures, names))
         return changed[-1]
 
@@ -94,6 +94,24 @@ def test_real_and_generated_pictures_are_both_changed(monkeypatch: pytest.Monkey
         "real, generated, and generated anew after a round"
     )
     assert all(one is other for one, other in zip(judged, changed, strict=True))
+
+
+def test_a_share_of_the_pictures_changes() -> None:
+    torch.manual_seed(0)
+    pictures = torch.rand(1000, 3, 8, 8)
+    changed = (augment.augment(pictures, ("color",), 0.3) != pictures).flatten(1)
+    assert 0.25 < float(changed.any(1).double().mean()) < 0.35
+    assert torch.equal(changed.any(1), changed.double().mean(1) > 0.9), "a picture changes as a whole or not at all"
+    assert augment.augment(pictures, ("color",), 0.0) is pictures
+
+
+def test_the_share_rises_with_the_steps() -> None:
+    gan = DCGAN(DCGAN.config_class(size=16, width=4, batch=4, augment="color", augment_ramp=10))
+    shares = []
+    for step in (0, 5, 10, 99):
+        gan.step({"images": torch.rand(4, 3, 16, 16)}, step, lambda name, loss, keep_graph=False: None)
+        shares.append(gan.augmented_share)
+    assert shares == [0.0, 0.5, 1.0, 1.0]
 
 
 def test_color_by_its_definition(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -35,6 +35,7 @@ NETWORKS: list[tuple[str, dict[str, Any]]] = [
     ("dcgan", {"size": 28, "width": 2, "latent": 5, **NAMES}),
     ("dcgan", {"size": 16, "width": 2, "latent": 5, "upsample": "shuffle"}),
     ("dcgan", {"size": 24, "width": 2, "latent": 5, "arch": "resnet", "upsample": "resize"}),
+    ("dcgan", {"size": 24, "width": 2, "latent": 5, "arch": "resnet", "norm": "batch", "upsample": "resize"}),
     ("wgan", {"size": 32, "width": 2, "latent": 5, "extra_layers": 1, "channels": 1}),
     ("wgan", {"size": 16, "hidden": 3, "latent": 5, "nets": "mlp"}),
     ("pix2pix", {"size": 32, "width": 2}),

@@ -1,4 +1,4 @@
-"""Residual networks without normalisation: their start values, and what trains them."""
+"""Residual networks: their start values, and what trains them."""
 
 from __future__ import annotations
 
@@ -31,6 +31,19 @@ def test_a_block_begins_as_its_skip(way: Any) -> None:
     assert (up.change[1].weight != 0).all(), "the first convolution learns at once, when the last has moved"
 
 
+@pytest.mark.parametrize("way", ["transpose", "resize", "shuffle"])
+def test_a_normalised_block_begins_as_a_plain_one(way: Any) -> None:
+    torch.manual_seed(0)
+    block = residual.NormUp(8, 4, way)
+    residual.start_normed(block)
+    features = torch.randn(2, 8, 4, 4)
+    enlarged = block(features)
+    assert enlarged.shape == (2, 4, 8, 8)
+    torch.testing.assert_close(enlarged, torch.relu(block.first(features)))
+    enlarged.square().sum().backward()
+    assert float(block.change[-1].weight.grad.abs().max()) > 0, "the change begins to learn at once"
+
+
 def test_the_scale_is_kept_from_latents_to_logits() -> None:
     """Deviations stay between a third and three through ten blocks, where nothing is normalised."""
     torch.manual_seed(0)
@@ -42,10 +55,11 @@ def test_the_scale_is_kept_from_latents_to_logits() -> None:
     assert float(logits.abs().max()) < 10
 
 
-def test_no_network_is_normalised_or_transposed() -> None:
+def test_no_discriminator_is_normalised_and_no_network_transposed() -> None:
     gan = DCGAN(Config(**{**MODERN, **TINY}))
-    kinds = {type(module) for network in gan.networks.values() for module in network.modules()}
-    assert kinds.isdisjoint({nn.BatchNorm2d, nn.InstanceNorm2d, nn.GroupNorm, nn.ConvTranspose2d})
+    generator, discriminator = ({type(module) for module in network.modules()} for network in gan.networks.values())
+    assert generator.isdisjoint({nn.InstanceNorm2d, nn.GroupNorm, nn.ConvTranspose2d})
+    assert discriminator.isdisjoint({nn.BatchNorm2d, nn.InstanceNorm2d, nn.GroupNorm, nn.ConvTranspose2d})
 
 
 def test_the_ramp_is_a_function_of_the_step() -> None:
@@ -60,7 +74,7 @@ def test_the_ramp_is_a_function_of_the_step() -> None:
     batch = {"images": torch.rand(2, 1, 16, 16) * 2 - 1}
     for step in (0, 50, 100, 5000, 0):
         gan.step({**batch}, step, update)
-    begin, middle, end = (1.0, 2e-4, 0.9), (0.55, 2e-4 * 0.625, 0.945), (0.1, 5e-5, 0.99)
+    begin, middle, end = (1.0, 2e-4, 0.99), (0.55, 2e-4 * 0.625, 0.9945), (0.1, 5e-5, 0.999)
     for figures, expected in zip(seen[::2], (begin, middle, end, end, begin), strict=True):
         assert figures == pytest.approx(expected)
     assert seen[::2] == seen[1::2], "both networks alike"
@@ -76,6 +90,8 @@ def test_the_ramp_is_a_function_of_the_step() -> None:
         ({"ramp": 5, "lr_end": 0.5, "decay": 0.5}, "lr-end is 0.5: give 1, or --decay 1"),
         ({"ramp": 5, "beta2_end": 1.0}, "beta2-end is 1.0"),
         ({"ramp": -1}, "ramp is -1"),
+        ({"augment": "color", "augment_ramp": -1}, "augment-ramp is -1: give 0 or more"),
+        ({"augment_ramp": 5}, "augment-ramp is 5: give 0, or --augment too"),
         ({"augment": "blur"}, "augment is blur: give names out of color,translation,cutout, .* or auto"),
     ],
 )
@@ -90,4 +106,8 @@ def test_augmentation_by_the_number_of_pictures(tmp_path: Path) -> None:
     assert augment.for_items(augment.MANY + 1) == ""
     tiny = {"size": 16, "width": 4, "batch": 4, "augment": "auto"}
     run = train(DCGAN, tiny, Settings(data="digits", out=tmp_path / "run", steps=1, device="cpu"))
-    assert json.loads((run / "config.json").read_text())["config"]["augment"] == "color,translation,cutout"
+    written = json.loads((run / "config.json").read_text())["config"]
+    assert written["augment"] == "color,translation,cutout"
+    assert written["augment_ramp"] == 100 * 1797 // 4, "a hundred passes over the digits"
+    assert Config(augment="auto", augment_ramp=7).for_items(100).augment_ramp == 7  # type: ignore[attr-defined]
+    assert Config(augment="color").for_items(100) == Config(augment="color")
