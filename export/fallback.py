@@ -28,6 +28,8 @@ SPARE = 1.0
 SLOW, WORTH = 1e11, 0.1
 """Multiply-accumulates of a search from which on a generator is slow, and the share of its arithmetic from which on
 other calibrations are tried to keep that in INT8."""
+OVERFLOW = 3.0
+"""How many dB an engine may lose beside what rounding does, before weights of 7 bits are tried."""
 MOST_SPARE = 15.0
 """Largest such margin, dB."""
 Cases = Sequence[Sequence[NDArray[np.generic]]]
@@ -115,13 +117,21 @@ class _LossesOfInt8:
         self._gate = spec.gate or fidelity.gate_of("int8", original.interface)
         self._gates = fidelity.gates_of(self._gate, original.interface)
         self._extras: dict[int, Sensitivity] = {}
+        self._narrowed = ""
         self._spare = SPARE
         self.worst = self._effect.worst()
 
     def kept(self, _model: ModelProto, keep: frozenset[str], missed: Mapping[int, float], /) -> frozenset[str]:
-        """As `Losses` says. More is asked for each time, at least what the prediction was off by in an engine."""
+        """As `Losses` says. More is asked for each time, at least what the prediction was off by in an engine.
+
+        An engine that is off by much more than rounding is may clip sums. Then the same layers are tried with weights
+        of 7 bits, whose sums cannot be too large.
+        """
         extras = [index for index in missed if index]
         gaps = [(self._of_extra(index) if index else self._effect).predicted(keep) - missed[index] for index in missed]
+        if self._conversion.way.bits == 8 and max(gaps, default=0.0) > OVERFLOW:
+            self._narrow_weights(max(gaps))
+            return keep
         self._spare = min(max(self._spare, *gaps), MOST_SPARE)
         while self._spare <= MOST_SPARE:
             spare = self._spare
@@ -132,6 +142,19 @@ class _LossesOfInt8:
             if names != keep:
                 return names if self._compared or extras else self._with_better_way(names, spare)
         return keep
+
+    def _narrow_weights(self, gap: float) -> None:
+        """Round weights to 7 bits from here on."""
+        way = replace(self._conversion.way, bits=7)
+        self._extras.clear()
+        self._effect = self._sensitivity(way)
+        self._conversion.way = way
+        self._narrowed = (
+            f"weights of 7 bits: with 8 an engine lost {gap:.0f} dB more here than rounding does, "
+            "as on x86-64 processors without VNNI"
+        )
+        self._conversion.note = "; ".join(filter(None, (self._effect.note, self._narrowed)))
+        self.worst = self._effect.worst()
 
     def _of_extra(self, index: int) -> Sensitivity:
         """What each layer costs at an output beside the result."""
@@ -149,8 +172,9 @@ class _LossesOfInt8:
         self._compared = True
         if self._effect.work > SLOW and self._effect.share(names) < WORTH:
             return names
-        best, counts = Way(), {Way(): len(names)}
-        ways = [Way(method) for method in METHODS[1:]]
+        best = self._conversion.way
+        counts = {best: len(names)}
+        ways = [replace(best, method=method) for method in METHODS[1:]]
         for index in range(len(ways) + 1):
             if not names:
                 break
@@ -164,13 +188,13 @@ class _LossesOfInt8:
         self._conversion.way = best
         shown = ", ".join(f"{way} {count}" for way, count in counts.items())
         compared = f"layers that INT8 leaves out by the calibration: {shown}; taken: {best}"
-        self._conversion.note = "; ".join(filter(None, (self._effect.note, compared)))
+        self._conversion.note = "; ".join(filter(None, (self._effect.note, self._narrowed, compared)))
         return names
 
     def _sensitivity(self, way: Way, noise: Sequence[float] = (), output: int = 0) -> Sensitivity:
         quantiser, target = self._conversion.quantiser, self._spec.target
         assert target is not None
         low, _ = quantiser.graph(way=replace(way, corrected=False))
-        errors = quantiser.errors(way.method) if way.corrected else {}
+        errors = quantiser.errors(way) if way.corrected else {}
         interface = self._original.interface
         return Sensitivity(quantiser.prepared, low, target, self._others, interface, errors, noise, output)

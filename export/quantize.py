@@ -15,7 +15,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -97,7 +97,7 @@ class Quantiser:
         self._symbols = rewrite.symbols(model)
         self._inputs = inputs
         self._target = target
-        self._errors: dict[Method, dict[str, NDArray[np.float32]]] = {}
+        self._errors: dict[Way, dict[str, NDArray[np.float32]]] = {}
 
     def graph(self, keep: frozenset[str] = frozenset(), way: Way = MINMAX) -> tuple[ModelProto, float]:
         """The graph in INT8 except for the nodes of `keep`, and the share of multiply-accumulates that is INT8.
@@ -111,20 +111,21 @@ class Quantiser:
         """The graph with every layer in INT8, by the ranges of MinMax."""
         return self._quantised(frozenset(), MINMAX)
 
-    def errors(self, method: Method) -> dict[str, NDArray[np.float32]]:
-        """By layer what its rounded weights add to the mean of each output channel; computed once for each method."""
-        if method not in self._errors:
-            low, _ = self.graph(way=Way(method))
-            self._errors[method] = calibration.mean_errors(self.prepared, low, self._means)
-        return self._errors[method]
+    def errors(self, way: Way) -> dict[str, NDArray[np.float32]]:
+        """By layer what its rounded weights add to the mean of each output channel; computed once for each way."""
+        way = replace(way, corrected=False)
+        if way not in self._errors:
+            low, _ = self.graph(way=way)
+            self._errors[way] = calibration.mean_errors(self.prepared, low, self._means)
+        return self._errors[way]
 
     def _quantised(self, keep: frozenset[str], way: Way) -> tuple[ModelProto, float]:
         model = self.prepared
         if way.corrected:
-            errors = self.errors(way.method)
+            errors = self.errors(way)
             rounded = {name: error for name, error in errors.items() if name not in keep}
             model = rewrite.tidy(calibration.with_corrected_biases(model, rounded), self._symbols)
-        low = rewrite.tidy(_quantise(model, self._ranges_by(way.method), self._target, keep), self._symbols)
+        low = rewrite.tidy(_quantise(model, self._ranges_by(way.method), self._target, keep, way.bits), self._symbols)
         share = int8_share(low, [array.shape for array in self._inputs[0]])
         if share == 0:
             raise GanEdgeError(
@@ -206,7 +207,7 @@ def _rounded(model: ModelProto, target: Target) -> list[str]:
     return [name for name in names if name in floats]
 
 
-def _quantise(model: ModelProto, ranges: Ranges, target: Target, keep: frozenset[str]) -> ModelProto:
+def _quantise(model: ModelProto, ranges: Ranges, target: Target, keep: frozenset[str], bits: int) -> ModelProto:
     ort.package()  # A missing or broken package becomes a one-line error.
     try:
         from onnxruntime.quantization import CalibrationMethod, QDQQuantizer, QuantType
@@ -232,7 +233,7 @@ def _quantise(model: ModelProto, ranges: Ranges, target: Target, keep: frozenset
         quantizer = QDQQuantizer(
             copy,
             per_channel=True,
-            reduce_range=False,
+            reduce_range=bits < 8,
             weight_qType=QuantType.QInt8,
             activation_qType=QuantType.QInt8 if symmetric else QuantType.QUInt8,
             tensors_range=TensorsData(CalibrationMethod.MinMax, pairs),
