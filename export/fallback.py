@@ -6,6 +6,7 @@ keep = losses.kept(low, keep)
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Protocol
@@ -20,7 +21,7 @@ from ganedge.export.conversion import Conversion
 from ganedge.export.sensitivity import Sensitivity
 from ganedge.export.source_model import SourceModel
 from ganedge.export.spec import ExportSpec
-from ganedge.runtime import fidelity
+from ganedge.runtime import engines, fidelity
 from ganedge.runtime.manifest import Precision
 
 SPARE = 1.0
@@ -117,7 +118,8 @@ class _LossesOfInt8:
         self._gate = spec.gate or fidelity.gate_of("int8", original.interface)
         self._gates = fidelity.gates_of(self._gate, original.interface)
         self._extras: dict[int, Sensitivity] = {}
-        self._narrowed = ""
+        self._reasons: tuple[str, ...] = ()
+        self._wrong: frozenset[str] | None = None
         self._spare = SPARE
         self.worst = self._effect.worst()
 
@@ -125,13 +127,19 @@ class _LossesOfInt8:
         """As `Losses` says. More is asked for each time, at least what the prediction was off by in an engine.
 
         An engine that is off by much more than rounding is may clip sums. Then the same layers are tried with weights
-        of 7 bits, whose sums cannot be too large.
+        of 7 bits, whose sums cannot be too large. If that is not all, each layer is tried alone in the engine, and
+        those that it computes wrongly are left out.
         """
         extras = [index for index in missed if index]
         gaps = [(self._of_extra(index) if index else self._effect).predicted(keep) - missed[index] for index in missed]
         if self._conversion.way.bits == 8 and max(gaps, default=0.0) > OVERFLOW:
             self._narrow_weights(max(gaps))
             return keep
+        if self._wrong is None and max(gaps, default=0.0) > OVERFLOW:
+            self._wrong = self._miscomputed()
+            if self._wrong:
+                return keep | self._wrong
+        wrong = self._wrong or frozenset()
         self._spare = min(max(self._spare, *gaps), MOST_SPARE)
         while self._spare <= MOST_SPARE:
             spare = self._spare
@@ -139,8 +147,9 @@ class _LossesOfInt8:
             for index in extras:
                 names |= self._of_extra(index).kept(self._gates[index], spare)
             self._spare += SPARE
-            if names != keep:
-                return names if self._compared or extras else self._with_better_way(names, spare)
+            if names | wrong != keep:
+                names = names if self._compared or extras else self._with_better_way(names, spare)
+                return names | wrong
         return keep
 
     def _narrow_weights(self, gap: float) -> None:
@@ -149,12 +158,35 @@ class _LossesOfInt8:
         self._extras.clear()
         self._effect = self._sensitivity(way)
         self._conversion.way = way
-        self._narrowed = (
+        self._add_reason(
             f"weights of 7 bits: with 8 an engine lost {gap:.0f} dB more here than rounding does, "
             "as on x86-64 processors without VNNI"
         )
-        self._conversion.note = "; ".join(filter(None, (self._effect.note, self._narrowed)))
         self.worst = self._effect.worst()
+
+    def _miscomputed(self) -> frozenset[str]:
+        """The layers that the engine computes otherwise than rounding says, each INT8 alone; none if all are."""
+        target, groups = self._spec.target, self._effect.groups
+        if target not in quantize.runnable_targets():
+            return frozenset()
+        every = frozenset(name for group in groups for name in group.nodes)
+        wrong: set[str] = set()
+        for index, group in enumerate(groups):
+            phases.report("looking for layers that the engine computes wrongly", index, len(groups))
+            low, _ = self._conversion.quantiser.graph(every - {*group.nodes}, self._conversion.way)
+            engine = engines.start(low.SerializeToString(), "int8", target, "cpu", None)
+            with contextlib.closing(engine):
+                if self._effect.lost_in(engine, index) > OVERFLOW:
+                    wrong |= {*group.nodes}
+        if wrong == every:
+            return frozenset()
+        if wrong:
+            self._add_reason(f"not INT8, as {target} computes them wrongly in it here: {', '.join(sorted(wrong))}")
+        return frozenset(wrong)
+
+    def _add_reason(self, reason: str) -> None:
+        self._reasons += (reason,)
+        self._conversion.note = "; ".join(filter(None, (self._effect.note, *self._reasons)))
 
     def _of_extra(self, index: int) -> Sensitivity:
         """What each layer costs at an output beside the result."""
@@ -188,7 +220,7 @@ class _LossesOfInt8:
         self._conversion.way = best
         shown = ", ".join(f"{way} {count}" for way, count in counts.items())
         compared = f"layers that INT8 leaves out by the calibration: {shown}; taken: {best}"
-        self._conversion.note = "; ".join(filter(None, (self._effect.note, self._narrowed, compared)))
+        self._conversion.note = "; ".join(filter(None, (self._effect.note, *self._reasons, compared)))
         return names
 
     def _sensitivity(self, way: Way, noise: Sequence[float] = (), output: int = 0) -> Sensitivity:

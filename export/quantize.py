@@ -207,7 +207,7 @@ def _rounded(model: ModelProto, target: Target) -> list[str]:
     return [name for name in names if name in floats]
 
 
-def _quantise(model: ModelProto, ranges: Ranges, target: Target, keep: frozenset[str], bits: int) -> ModelProto:
+def _quantise(model: ModelProto, ranges: Ranges, target: Target, keep: frozenset[str], bits: int = 8) -> ModelProto:
     ort.package()  # A missing or broken package becomes a one-line error.
     try:
         from onnxruntime.quantization import CalibrationMethod, QDQQuantizer, QuantType

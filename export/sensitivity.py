@@ -24,6 +24,7 @@ from ganedge.export import layers, phases, quantize
 from ganedge.export.calibration import corrected_bias
 from ganedge.export.graph import copied, producers
 from ganedge.export.spec import Target
+from ganedge.runtime import engines
 from ganedge.runtime.errors import one_line
 from ganedge.runtime.fidelity import Difference, Gate, span_of, worst
 from ganedge.runtime.fidelity import difference as compare
@@ -40,6 +41,8 @@ SIDES = (128, 64)
 """Sides of those, pixels: of the ones that sets are tried on, and of the one that each layer is rounded alone for."""
 NEARLY = 1.5
 """How many times the error that a gate allows the sum of the layers' own errors may be for a set to be tried."""
+EXACT = 60.0
+"""From how many dB on a difference does not matter."""
 Item = Mapping[str, NDArray[np.generic]]
 """Inputs of one call, by name."""
 SWITCHES = "int8_layers"
@@ -93,7 +96,7 @@ class Sensitivity:
         self.work = 0
         self.note = ""
         self._known: dict[frozenset[int], Difference] = {}
-        self._output = prepared.graph.output[output].name
+        self._index, self._output = output, prepared.graph.output[output].name
         self._session = layers.open_session(_switched(prepared, low, target, self.groups, errors), [])
         if interface.noise is None:
             chosen: list[Item] = list(layers.items(prepared, cases))
@@ -159,6 +162,20 @@ class Sensitivity:
         """The PSNR, dB, with these nodes left out; infinite where nothing is lost."""
         psnr = self.difference([i for i, group in enumerate(self.groups) if not names & {*group.nodes}]).psnr
         return math.inf if psnr is None else psnr
+
+    def lost_in(self, engine: engines.Engine, index: int) -> float:
+        """How many dB an engine loses beyond rounding, with one layer INT8; 0 or less where it computes correctly.
+
+        Args:
+            engine: Runs the graph in which only that group's layers are INT8.
+            index: Of the group.
+        """
+        item, wanted = self._items[0], self._wanted[0]
+        levels = []
+        for output in (self._run(item, [index]), engine.run(item)[self._index]):
+            psnr = compare(output, wanted, self._port, self._span).psnr
+            levels.append(math.inf if psnr is None else psnr)
+        return 0.0 if levels[1] == math.inf else min(levels[0], EXACT) - levels[1]
 
     def share(self, names: frozenset[str]) -> float:
         """The share of the layers' arithmetic that some of them have."""
