@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from ganedge.benchmarks import competitor, input_pool, latency, process, reference, report
 from ganedge.runtime import engines, load, timing
 from ganedge.runtime.engine_file import EngineIdentity
-from ganedge.runtime.engines import browser
+from ganedge.runtime.engines import browser, ov
 from ganedge.runtime.errors import EngineError
 from ganedge.runtime.inputs import real_inputs
 from ganedge.runtime.manifest import Interface, Port, read_artifact, write_artifact
@@ -541,7 +541,7 @@ def test_an_interruption_of_cold_starts_leaves_the_times(artifact: Path, monkeyp
 def test_without_pytorch_everything_else_works(
     artifact: Path, half_artifact: Path, tmp_path: Path, lower: tuple[str, ...]
 ) -> None:
-    """On processors that compute in lower precisions, OpenVINO competes in each of them."""
+    """OpenVINO competes in each lower precision that the processor computes in, and says so of one that it does not."""
     hidden = "import importlib.util as u, sys; sys.modules['torch'] = None; real = u.find_spec; "
     hidden += "u.find_spec = lambda name, *rest: None if name == 'torch' else real(name, *rest); "
     hidden += f"from ganedge.runtime.engines import ov; ov.precisions = lambda: {list(lower)}; "
@@ -555,7 +555,11 @@ def test_without_pytorch_everything_else_works(
     assert done.returncode == 0, done.stderr
     found = json.loads((tmp_path / "out.json").read_text())
     assert "torch, which is not installed" in found["absent"][competitor.EAGER]
-    engines = {"onnxruntime", "openvino", *(f"openvino {precision}" for precision in lower)}
+    able = set(lower) & set(ov.precisions())
+    for precision in {*lower} - able:
+        reason = found["absent"][f"generator.onnx, openvino {precision}"]
+        assert f"asked to compute in {precision}, openvino computes in f32" in reason
+    engines = {"onnxruntime", "openvino", *(f"openvino {precision}" for precision in able)}
     assert {row["competitor"].split(", ")[1] for row in found["results"]} == engines
     assert found["reference"] == "generator.onnx, onnxruntime"
     assert "PyTorch is not installed" in found["peak"]["how"]
