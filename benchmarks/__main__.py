@@ -72,8 +72,7 @@ class TrainSpec:
     """How training speed is measured."""
 
     cases: str = ""
-    """Trainings to measure, separated by commas: mlp, dcgan, dcgan-modern, pix2pix, pix2pix-modern, cyclegan,
-    cyclegan-modern; all by default."""
+    """Trainings to measure, separated by commas, such as dcgan,dcgan-modern; all by default."""
     seconds: float = field(default=20.0, metadata=option(minimum=0))
     """Train each at least this long, seconds."""
     threads: int | None = field(default=None, metadata=option(minimum=1, default="all cores"))

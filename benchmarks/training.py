@@ -64,10 +64,6 @@ KEYS = {"images": ("images",), "pairs": ("input", "target"), "unpaired": ("a", "
 """Pictures of a batch, by the kind of data."""
 
 
-def _variant(name: str) -> str:
-    return name.partition("-")[0]
-
-
 def our_steps(
     name: str,
     config: Any,
@@ -135,7 +131,7 @@ def compare(
         GanEdgeError: the device ran out of memory.
     """
     config_values = CASES[name]
-    variant = find(_variant(name))
+    variant = find(name.partition("-")[0])
     config: Any = variant.config_class(**config_values)
     side = getattr(config, "load_size", 0) or config.size
     random = np.random.default_rng(0)

@@ -132,15 +132,16 @@ class _LossesOfInt8:
         """
         extras = [index for index in missed if index]
         gaps = [(self._of_extra(index) if index else self._effect).predicted(keep) - missed[index] for index in missed]
-        if self._conversion.way.bits == 8 and max(gaps, default=0.0) > OVERFLOW:
-            self._narrow_weights(max(gaps))
+        gap = max(gaps, default=0.0)
+        if self._conversion.way.bits == 8 and gap > OVERFLOW:
+            self._narrow_weights(gap)
             return keep
-        if self._wrong is None and max(gaps, default=0.0) > OVERFLOW:
+        if self._wrong is None and gap > OVERFLOW:
             self._wrong = self._miscomputed()
             if self._wrong:
                 return keep | self._wrong
         wrong = self._wrong or frozenset()
-        self._spare = min(max(self._spare, *gaps), MOST_SPARE)
+        self._spare = min(max(self._spare, gap), MOST_SPARE)
         while self._spare <= MOST_SPARE:
             spare = self._spare
             names = keep if extras and 0 not in missed else self._effect.kept(self._gate, spare)

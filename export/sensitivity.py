@@ -175,7 +175,7 @@ class Sensitivity:
         for output in (self._run(item, [index]), engine.run(item)[self._index]):
             psnr = compare(output, wanted, self._port, self._span).psnr
             levels.append(math.inf if psnr is None else psnr)
-        return 0.0 if levels[1] == math.inf else min(levels[0], EXACT) - levels[1]
+        return min(levels[0], EXACT) - levels[1]
 
     def share(self, names: frozenset[str]) -> float:
         """The share of the layers' arithmetic that some of them have."""

@@ -46,7 +46,7 @@ class Config(ConditionalConfig, AdamConfig):
     """Networks: plain has one 4×4 convolution for each doubling and BatchNorm, resnet residual blocks of 3×3
     convolutions, and no normalisation in the discriminator."""
     norm: Literal["none", "batch"] = only_with("arch", "resnet", "none")
-    """With --arch resnet, normalisation of the generator: none, or BatchNorm, with which it learns faster."""
+    """With --arch resnet, normalisation of the generator: none, or BatchNorm in blocks that learn faster."""
     upsample: Upsampling = "transpose"
     """How the generator doubles its feature maps: transpose is a transposed convolution; resize (nearest, then a
     convolution) and shuffle (a convolution, then depth-to-space) leave no checkerboard and suit more devices."""
@@ -155,13 +155,14 @@ def _plain_up(config: Config) -> list[nn.Module]:
 def _residual_up(config: Config) -> list[nn.Module]:
     """Layers from the smallest feature maps to pictures before tanh."""
     features = config.features
+    is_normed = config.norm == "batch"
+    block = residual.NormUp if is_normed else residual.Up
     layers: list[nn.Module] = []
     for _ in range(config.doublings - 1):
-        block = residual.NormUp if config.norm == "batch" else residual.Up
         layers.append(block(features, features // 2, config.upsample))
         features //= 2
-    last = doubling(features, config.channels or 3, config.upsample)
-    return [*layers, *last] if config.norm == "batch" else [*layers, nn.ReLU(inplace=True), *last]
+    layers += [] if is_normed else [nn.ReLU(inplace=True)]
+    return [*layers, *doubling(features, config.channels or 3, config.upsample)]
 
 
 def _plain_down(config: Config) -> list[nn.Module]:
@@ -233,12 +234,11 @@ class DCGAN(LatentGAN):
         self.config = config
         self.generator = Generator(config)
         self.discriminator = Discriminator(config)
-        if config.arch == "plain":
-            for network in (self.generator, self.discriminator):
+        for network in (self.generator, self.discriminator):
+            if config.arch == "plain":
                 network.apply(weights.normal)
-        else:
-            (residual.start_normed if config.norm == "batch" else residual.start)(self.generator)
-            residual.start(self.discriminator)
+            else:
+                residual.start(network)
         super().__init__(config, self.generator, self.discriminator)
         self.optimizers = adams(self.networks, config)
 

@@ -4,9 +4,9 @@
     start(nn.Sequential(*layers))
 
 As in Huang et al. 2024 (arXiv:2501.05441), section 3, nothing is normalised: start values and gradient penalties keep
-the scale. `NormUp` is the exception: a generator that draws from latents learns many times faster with BatchNorm
-(benchmarks/LOG.md). Every layer is one that edge engines have in INT8: 3×3 and 1×1 convolutions, which BatchNorm is
-folded into, ReLU, resize, sum.
+the scale. `NormUp` is the exception: it begins as a plain generator with BatchNorm does, and learned in minutes to draw
+from latents what `Up` had not learned in a quarter of an hour (benchmarks/LOG.md). Every layer is one that edge engines
+have in INT8: 3×3 and 1×1 convolutions, which BatchNorm is folded into, ReLU, resize, sum.
 """
 
 from __future__ import annotations
@@ -97,8 +97,12 @@ def start(network: nn.Module) -> None:
     """Start values that keep the scale without normalisation, Zhang et al. 2019 (arXiv:1901.09321), section 3.
 
     Weights are He et al.'s (arXiv:1502.01852, eq. 10); of L residual blocks, each with two convolutions, the first
-    convolution is scaled by L^-½ and the last begins at 0, so that the network begins as its skips.
+    convolution is scaled by L^-½ and the last begins at 0, so that the network begins as its skips. A generator of
+    `NormUp` begins as a plain DCGAN instead.
     """
+    if any(isinstance(module, NormUp) for module in network.modules()):
+        _start_plain(network)
+        return
     blocks = [module for module in network.modules() if isinstance(module, (Up, Down, Same))]
     skips = {module for block in blocks for module in block.skip.modules()}  # Linear: no activation to make up for.
     for module in network.modules():
@@ -122,9 +126,8 @@ def start(network: nn.Module) -> None:
             module.start_alike()
 
 
-@torch.no_grad()
-def start_normed(network: nn.Module) -> None:
-    """Start values of a generator of `NormUp`: those of a plain DCGAN, as which it begins.
+def _start_plain(network: nn.Module) -> None:
+    """Start values of a plain DCGAN.
 
     The last BatchNorm of each block begins at 0, Goyal et al. 2017 (arXiv:1706.02677), section 5.1.
     """

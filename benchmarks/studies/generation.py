@@ -35,7 +35,7 @@ SEED = 77
 
 
 def share_of_pairs(real: Tensor, fake: Tensor) -> float:
-    """Share of all pairs in which the real value is the higher one; of equal ones half.
+    """Share of all pairs in which the real value is the higher one, of equal ones half: the area under the ROC curve.
 
     Args:
         real: `[N]`.
@@ -70,7 +70,7 @@ def pairs(folder: Path, held_out: Data) -> float:
     values: dict[str, list[Tensor]] = {"real": [], "fake": []}
     # In training mode: with BatchNorm each batch has statistics of its own there, real and drawn ones apart.
     for indices in torch.split(torch.arange(len(held_out)), CHUNK):
-        real = held_out.pictures("images", indices).float() / 127.5 - 1
+        real = held_out.preview(indices)["images"]
         fake = generator(draw(gan.noise, len(indices), gan.settings.latent, device))
         for name, pictures in (("real", real), ("fake", fake)):
             values[name].append(sign * discriminator(pictures).flatten())

@@ -35,7 +35,7 @@ def test_a_block_begins_as_its_skip(way: Any) -> None:
 def test_a_normalised_block_begins_as_a_plain_one(way: Any) -> None:
     torch.manual_seed(0)
     block = residual.NormUp(8, 4, way)
-    residual.start_normed(block)
+    residual.start(block)
     features = torch.randn(2, 8, 4, 4)
     enlarged = block(features)
     assert enlarged.shape == (2, 4, 8, 8)
