@@ -21,7 +21,7 @@ $(VENV)/demo.stamp: $(BIN)/python pyproject.toml constraints.txt
 	@touch $@
 
 $(VENV)/test.stamp: $(VENV)/demo.stamp
-	$(PIP) --editable '.[train,export,cpu,openvino,rtx,sr,video,serve,report,browser,docs,ncnn,pnnx,ray,dev]'
+	$(PIP) --editable '.[train,export,judge,cpu,openvino,rtx,sr,video,serve,report,browser,docs,ncnn,pnnx,ray,dev]'
 	@touch $@
 
 links: # of the folders alone: a link to the whole repository makes mkdocs walk .venv too, again at each level

@@ -295,7 +295,8 @@ def _distance(report: Row) -> str:
         parts.append(f"and to {distance['data_pictures']} pictures of {distance['data']}")
     if distance["features"] == "inception":
         return " ".join(parts) + "; features of Inception"
-    return " ".join(parts) + "; * small features of random weights: not comparable with Inception's figures"
+    features = {"small": "small features of random weights", "efficientnet": "features of EfficientNet-Lite0"}
+    return " ".join(parts) + f"; * {features[distance['features']]}: not comparable with Inception's figures"
 
 
 def _state(conditions: Row) -> str:

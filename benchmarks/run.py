@@ -84,7 +84,7 @@ class BenchSpec:
     """Also compute them to real images, as gan-train --data takes them; implies --fid."""
     fid_pictures: int = field(default=2048, metadata=option(panel=DISTANCE))
     """Images that FID and KID are computed over."""
-    features: Literal["small", "inception"] = field(default="small", metadata=option(panel=DISTANCE))
+    features: Literal["small", "efficientnet", "inception"] = field(default="small", metadata=option(panel=DISTANCE))
     """Features that FID and KID compare; only Inception's are comparable with published figures."""
     download: bool = field(default=False, metadata=option(panel=DISTANCE))
     """Allow --data and --features inception to download."""

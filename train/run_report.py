@@ -41,7 +41,9 @@ class ReportSpec:
     """Weights to judge: last, best (of a run with --features), or the step of a checkpoint."""
     data: str = field(default="", metadata=option(default="as in training"))
     """Data to compare with, where they are no longer where they were."""
-    features: Literal["", "small", "inception"] = field(default="", metadata=option(default="as in training, or small"))
+    features: Literal["", "small", "efficientnet", "inception"] = field(
+        default="", metadata=option(default="as in training, or small")
+    )
     """Network whose features are compared; only figures of the same network can be compared."""
     judged: int | None = field(default=None, metadata=option(default="as in training with --features, or 2000"))
     """Pictures that are compared."""

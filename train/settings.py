@@ -78,9 +78,10 @@ class Settings:
     and larger kernels in each step. Slower on the CPUs it was tried on."""
     checkpoint_every: int = 1000
     """Steps between two checkpoints; one is written at least every five minutes."""
-    features: Literal["", "small", "inception"] = ""
-    """Measure FID, KID, precision and recall at every checkpoint, and keep the best one: with a small random network,
-    or Inception's; only figures of the same network can be compared."""
+    features: Literal["", "small", "efficientnet", "inception"] = ""
+    """Measure FID, KID, precision and recall at every checkpoint, and keep the best one: by a small random network,
+    which sees little but colour and texture, or by EfficientNet's or Inception's, which were trained on photographs.
+    Only figures of the same network can be compared."""
     judged: int = JUDGED
     """Pictures that --features compares."""
     tensorboard: bool = False

@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from ganedge.models import find, weights
-from ganedge.models.upsample import PhaseConv, Upsampling, doubling
+from ganedge.models.residual import PoolConv
+from ganedge.models.upsample import PhaseConv, ResizeConv, Upsampling, doubling
 
 WAYS = get_args(Upsampling)
 SMALL: dict[str, dict[str, Any]] = {
@@ -42,6 +43,27 @@ def test_shuffling_begins_as_a_resize_after_a_convolution() -> None:
     assert not torch.equal(layers(features), F.interpolate(layers(features)[..., ::2, ::2], scale_factor=2.0))
     layers.apply(weights.normal)
     torch.testing.assert_close(layers(features), F.interpolate(layers(features)[..., ::2, ::2], scale_factor=2.0))
+
+
+@pytest.mark.parametrize("kind", [ResizeConv, PoolConv])
+@pytest.mark.parametrize("sides", [(6, 4), (5, 7), (2, 2)])
+def test_training_computes_what_is_exported(kind: Any, sides: tuple[int, int]) -> None:
+    """Values, gradients and the gradients of a gradient penalty, by another convolution and less arithmetic."""
+    torch.manual_seed(0)
+    layer = (ResizeConv(3, 5, bias=True) if kind is ResizeConv else PoolConv(3, 5)).double()
+    features = torch.randn(2, 3, *sides, dtype=torch.float64, requires_grad=True)
+    found = []
+    for is_training in (True, False):
+        layer.train(is_training)
+        output = layer(features)
+        (slope,) = torch.autograd.grad(output.square().sum(), features, create_graph=True)
+        found.append((output, slope, *torch.autograd.grad(slope.square().sum(), (features, *layer.parameters()))))
+    for trained, exported in zip(*found, strict=True):
+        torch.testing.assert_close(trained, exported)
+    layers = [layer] if kind is PoolConv else [nn.Upsample(scale_factor=2.0), nn.Conv2d(3, 5, 3, 1, 1).double()]
+    if kind is ResizeConv:
+        layers[1].load_state_dict(layer.state_dict())
+        torch.testing.assert_close(found[0][0], nn.Sequential(*layers)(features))
 
 
 @pytest.mark.parametrize("way", WAYS)

