@@ -13,7 +13,8 @@ The preset `modern` is the recipe of Huang et al. 2024 (arXiv:2501.05441) on net
 residual blocks, no normalisation in the discriminator, no transposed convolution, real and generated pictures judged in
 pairs, both gradient penalties in every eighth step, whose weights change over the first steps, as do the learning rate
 and β2. It differs from the paper for trainings of hours on small machines: BatchNorm in the generator, which an export
-folds into the convolutions, β1 of 0.5 and a higher β2 (benchmarks/LOG.md has the figures).
+folds into the convolutions, β1 of 0.5 and a higher β2. On a CPU it still learns slowly: of faces it drew blots after
+ten minutes of one core, where the default drew faces (benchmarks/LOG.md has the figures).
 """
 
 from __future__ import annotations

@@ -4,9 +4,9 @@
     start(nn.Sequential(*layers))
 
 As in Huang et al. 2024 (arXiv:2501.05441), section 3, nothing is normalised: start values and gradient penalties keep
-the scale. `NormUp` is the exception: it begins as a plain generator with BatchNorm does, and learned in minutes to draw
-from latents what `Up` had not learned in a quarter of an hour (benchmarks/LOG.md). Every layer is one that edge engines
-have in INT8: 3×3 and 1×1 convolutions, which BatchNorm is folded into, ReLU, resize, sum.
+the scale. `NormUp` is the exception: it begins as a plain generator with BatchNorm does, and learned sooner to draw
+from latents (benchmarks/LOG.md). Every layer is one that edge engines have in INT8: 3×3 and 1×1 convolutions, which
+BatchNorm is folded into, ReLU, resize, sum.
 """
 
 from __future__ import annotations
