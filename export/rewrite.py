@@ -47,10 +47,11 @@ class Phases:
 
 
 def fold_batch_norm(model: ModelProto) -> int:
-    """Fold each BatchNormalization into the Conv, ConvTranspose or Gemm right before it, in place.
+    """Fold each BatchNormalization into the Conv, ConvTranspose or Gemm before it, in place.
 
     y = s·(W x + b - m) + t with s = γ/√(σ² + ε) becomes (s·W) x + s·(b - m) + β. It is done where nothing else reads
-    the inner result; a normalisation that follows an activation stays.
+    the inner result, also through a nearest or linear Resize, whose weights have the sum 1; a normalisation that
+    follows an activation stays.
 
     Returns:
         How many were folded.
@@ -60,14 +61,30 @@ def fold_batch_norm(model: ModelProto) -> int:
     maker, readers = producers(graph), consumer_counts(graph)
     folded: list[NodeProto] = []
     for norm in graph.node:
-        layer = maker.get(norm.input[0]) if norm.op_type == "BatchNormalization" else None
-        if layer is None or readers[norm.input[0]] != 1 or not _foldable(layer, norm, weights):
+        before = maker.get(norm.input[0]) if norm.op_type == "BatchNormalization" else None
+        if before is None or readers[norm.input[0]] != 1:
+            continue
+        layer: NodeProto | None = before
+        if _resizes_pictures(before, weights) and readers[before.input[0]] == 1:
+            layer = maker.get(before.input[0])
+        if layer is None or not _foldable(layer, norm, weights):
             continue
         _fold(layer, norm, weights, graph)
+        before.output[0] = norm.output[0]
         folded.append(norm)
     for norm in folded:
         graph.node.remove(norm)
     return len(folded)
+
+
+def _resizes_pictures(node: NodeProto, weights: dict[str, onnx.TensorProto]) -> bool:
+    """Whether a node makes each new pixel from others of its channel, with weights whose sum is 1."""
+    if node.op_type != "Resize" or len(node.input) < 3 or node.input[2] not in weights:
+        return False
+    settings, scales = attributes(node), numpy_helper.to_array(weights[node.input[2]])
+    inside = settings.get("coordinate_transformation_mode", b"half_pixel") != b"tf_crop_and_resize"
+    by_name = settings.get("mode", b"nearest") in (b"nearest", b"linear") and "axes" not in settings
+    return inside and by_name and len(scales) == 4 and bool((scales[:2] == 1).all())
 
 
 def _foldable(layer: NodeProto, norm: NodeProto, weights: dict[str, onnx.TensorProto]) -> bool:
@@ -103,7 +120,6 @@ def _fold(layer: NodeProto, norm: NodeProto, weights: dict[str, onnx.TensorProto
     stem = layer.input[1]
     _replace_input(layer, 1, f"{stem}_folded", scaled.astype(weight.dtype), graph)
     _replace_input(layer, 2, f"{stem}_folded_bias", shifted.astype(weight.dtype), graph)
-    layer.output[0] = norm.output[0]
 
 
 def _replace_input(node: NodeProto, index: int, name: str, value: np.ndarray, graph: onnx.GraphProto) -> None:

@@ -71,7 +71,7 @@ class Config(JitterConfig):
     """Residual blocks of each generator."""
     upsample: Upsampling = "transpose"
     """How the generators double their feature maps: transpose (a transposed convolution), resize (nearest, then a
-    convolution) or shuffle (a convolution, then depth-to-space)."""
+    convolution), shuffle (a convolution, then depth-to-space) or bilinear (a convolution, then interpolation)."""
     latent_a: int = 16
     """Length of the latent that generator-b2a takes; 0: none, each picture of B has one result in A."""
     latent_b: int = 16

@@ -49,7 +49,8 @@ class Config(PatchConfig):
     """Residual blocks of each generator."""
     upsample: Upsampling | None = None
     """How the generators double their feature maps: resize (nearest, then a convolution), as --nets resnet does by
-    default, transpose (a transposed convolution), as conv does, or shuffle (a convolution, then depth-to-space)."""
+    default, transpose (a transposed convolution), as conv does, shuffle (a convolution, then depth-to-space), or
+    bilinear (a convolution, then interpolation)."""
     cycle: float = 10.0
     """Weight of the cycle loss: the distance between a picture and its translation there and back."""
     identity: float = 5.0
@@ -138,7 +139,8 @@ class ConvGenerator(nn.Sequential):
         for features in wide[1::-1]:
             layers += [*doubling(channels, features, config.doubling, bias=False), *_batch(features)]
             channels = features
-        super().__init__(*layers, *doubling(channels, config.channels, config.doubling, bias=False), nn.Tanh())
+        layers += doubling(channels, config.channels, config.doubling, bias=False, last=True)
+        super().__init__(*layers, nn.Tanh())
 
 
 class Replay(nn.Module):
@@ -267,7 +269,7 @@ class CycleGAN:
     def generators(self) -> dict[str, Interface]:
         """Two generators: pictures to pictures, of any size that halves evenly as often as they do."""
         config = self.config
-        reach = edge.reach(LEVELS, config.blocks) if config.nets == "edge" else None
+        reach = edge.reach(LEVELS, config.blocks, config.doubling) if config.nets == "edge" else None
         interface = replace(to_pictures(config, config.multiple), reach=reach)
         return {"generator-a2b": interface, "generator-b2a": interface}
 

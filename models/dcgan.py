@@ -9,12 +9,12 @@ penalty R1 in every eighth step: after twenty minutes on a CPU its digits are fa
 (docs/quality.md has the figures). Its epochs are more than twenty minutes there: `--max-minutes` bounds it. On several
 CUDA devices it needs `--r1 0`, because their BatchNorm has no gradient of its own gradient.
 
-The preset `modern` is the recipe of Huang et al. 2024 (arXiv:2501.05441) on networks that edge devices run well:
-residual blocks, no normalisation in the discriminator, no transposed convolution, real and generated pictures judged in
-pairs, both gradient penalties in every eighth step, whose weights change over the first steps, as do the learning rate
-and β2. It differs from the paper for trainings of hours on small machines: BatchNorm in the generator, which an export
-folds into the convolutions, β1 of 0.5 and a higher β2. On a CPU it still learns slowly: of faces it drew blots after
-ten minutes of one core, where the default drew faces (benchmarks/LOG.md has the figures).
+The preset `modern` is for one's own pictures: the objective of Huang et al. 2024 (arXiv:2501.05441), real and generated
+pictures judged in pairs, with both gradient penalties in every eighth step, whose weights change over the first steps,
+as do the learning rate and β2. The generator has residual blocks, bilinear upsampling, and BatchNorm, which an export
+folds into the convolutions; every layer is one that edge devices run well. What differs from the paper is for trainings
+of an hour on small machines: BatchNorm in the discriminator too, small batches, β1 of 0.5, and blurred pictures at
+first. docs/quality.md has the figures, benchmarks/LOG.md what was tried. Several CUDA devices need `--norm none`.
 """
 
 from __future__ import annotations
@@ -45,12 +45,14 @@ class Config(ConditionalConfig, AdamConfig):
     """Channels of the widest pictures' feature maps; each halving of the size doubles them."""
     arch: Literal["plain", "resnet"] = "plain"
     """Networks: plain has one 4×4 convolution for each doubling and BatchNorm, resnet residual blocks of 3×3
-    convolutions, and no normalisation in the discriminator."""
+    convolutions."""
     norm: Literal["none", "batch"] = only_with("arch", "resnet", "none")
-    """With --arch resnet, normalisation of the generator: none, or BatchNorm in blocks that learn faster."""
+    """With --arch resnet, normalisation: none, or BatchNorm in both networks, which learn sooner with it; the
+    discriminator is that of plain."""
     upsample: Upsampling = "transpose"
     """How the generator doubles its feature maps: transpose is a transposed convolution; resize (nearest, then a
-    convolution) and shuffle (a convolution, then depth-to-space) leave no checkerboard and suit more devices."""
+    convolution), shuffle (a convolution, then depth-to-space) and bilinear (a convolution, then interpolation, the
+    smoothest) leave no checkerboard and suit more devices."""
     ramp: int = 0
     """Steps over which the next three take effect, along a cosine; 0 keeps all as it begins."""
     penalty_end: float = 1.0
@@ -127,7 +129,8 @@ class Discriminator(nn.Module):
     def __init__(self, config: Config) -> None:
         super().__init__()
         weights.accept_old_keys(self)
-        layers = (_plain_down if config.arch == "plain" else _residual_down)(config)
+        is_plain = config.arch == "plain" or config.norm == "batch"
+        layers = (_plain_down if is_plain else _residual_down)(config)
         features = config.features * config.start**2
         self.features = nn.Sequential(*layers, nn.Flatten())
         self.head = nn.Linear(features, 1)
@@ -150,7 +153,7 @@ def _plain_up(config: Config) -> list[nn.Module]:
         layers += doubling(features, features // 2, config.upsample, bias=False)
         layers += [nn.BatchNorm2d(features // 2), nn.ReLU(inplace=True)]
         features //= 2
-    return [*layers, *doubling(features, config.channels or 3, config.upsample, bias=False)]
+    return [*layers, *doubling(features, config.channels or 3, config.upsample, bias=False, last=True)]
 
 
 def _residual_up(config: Config) -> list[nn.Module]:
@@ -163,7 +166,7 @@ def _residual_up(config: Config) -> list[nn.Module]:
         layers.append(block(features, features // 2, config.upsample))
         features //= 2
     layers += [] if is_normed else [nn.ReLU(inplace=True)]
-    return [*layers, *doubling(features, config.channels or 3, config.upsample)]
+    return [*layers, *doubling(features, config.channels or 3, config.upsample, last=True)]
 
 
 def _plain_down(config: Config) -> list[nn.Module]:
@@ -191,7 +194,8 @@ def _residual_down(config: Config) -> list[nn.Module]:
 MODERN: Mapping[str, Any] = {
     "arch": "resnet",
     "norm": "batch",
-    "upsample": "resize",
+    "upsample": "bilinear",
+    "batch": 16,
     "objective": "rpgan",
     "r1": 1.0,
     "r2": 1.0,
@@ -203,6 +207,8 @@ MODERN: Mapping[str, Any] = {
     "beta2": 0.99,
     "beta2_end": 0.999,
     "augment": "auto",
+    "blur": 1 / 32,
+    "blur_steps": 1000,
     "ema": 0.9995,
     "epochs": 200,
 }
@@ -253,18 +259,25 @@ class DCGAN(LatentGAN):
         config = self.config
         return {"generator": to_pictures(config, config.channels or 3, config.size, classes=config.classes)}
 
+    @property
+    def penalty_share(self) -> float:
+        """What R1 and R2 are multiplied by in this step."""
+        return 1 + self._ramped(self.at) * (self.config.penalty_end - 1)
+
+    def _ramped(self, step: int) -> float:
+        """How much of the ramp has passed, 0 to 1, along a cosine."""
+        return (1 - math.cos(math.pi * min(step / self.config.ramp, 1.0))) / 2 if self.config.ramp else 0.0
+
     def step(self, batch: Batch, step: int, update: Update) -> dict[str, Tensor]:
         """Set what the ramp changes, then update as every latent variant does."""
         if self.config.ramp:
-            self._ramp_to(step)
+            self._set_rates(self._ramped(step))
         return super().step(batch, step, update)
 
-    def _ramp_to(self, step: int) -> None:
-        """Set the share of the penalties, β2 and the learning rate, functions of the step alone."""
+    def _set_rates(self, done: float) -> None:
+        """Set β2 and the learning rate, functions of the step alone."""
         config = self.config
-        done = (1 - math.cos(math.pi * min(step / config.ramp, 1.0))) / 2
         beta2_end = config.beta2 if config.beta2_end is None else config.beta2_end
-        self.penalty_share = 1 + done * (config.penalty_end - 1)
         changed: dict[str, Any] = {"betas": (config.beta1, config.beta2 + done * (beta2_end - config.beta2))}
         if config.lr_end != 1:  # Otherwise --decay may lower it.
             changed["lr"] = config.lr * (1 + done * (config.lr_end - 1))

@@ -57,12 +57,14 @@ class EdgeGenerator(nn.Module):
         return torch.tanh(self.last(torch.relu(maps)))
 
 
-def reach(levels: int, blocks: int) -> int:
+def reach(levels: int, blocks: int, way: Upsampling) -> int:
     """Input pixels on each side on which an output pixel depends at most.
 
-    A 3×3 convolution adds one pixel of its map, which is 2^level pixels of the picture; so does averaging 2×2.
+    A 3×3 convolution adds one pixel of its map, which is 2^level pixels of the picture; so does averaging 2×2, and
+    bilinear interpolation, whose convolutions are both at the smaller size.
     """
     ends = 2
     halvings = sum(2**level + 2**level + 2 ** (level + 1) for level in range(levels))
-    doublings = sum(2 ** (level + 1) + 2**level for level in range(levels))
+    each = 6 if way == "bilinear" else 3  # In pixels of the larger map.
+    doublings = sum(each * 2**level for level in range(levels))
     return int(ends + halvings + doublings + 2 * blocks * 2**levels)

@@ -84,6 +84,11 @@ class PictureConfig(LatentConfig):
     augment_ramp: int = 0
     """Steps over which the share of pictures that --augment changes rises from 0 to all; with --augment auto, those of
     100 passes over the data: a discriminator does not know pictures by heart that it has seen a few times."""
+    blur: float = 0.0
+    """Blur what the discriminator sees at first, so that shapes are learned before details: standard deviation of the
+    Gaussian, as a share of the pictures' side; it falls to 0 over --blur-steps."""
+    blur_steps: int = 0
+    """Steps after which nothing is blurred."""
     grid: int = 8
     """Pictures in a row of a sample in the run folder, and rows."""
 
@@ -95,6 +100,10 @@ class PictureConfig(LatentConfig):
         require(known, "augment", self.augment, names)
         require(self.augment_ramp >= 0, "augment_ramp", self.augment_ramp, "0 or more")
         require(self.augment != "" or self.augment_ramp == 0, "augment_ramp", self.augment_ramp, "0, or --augment too")
+        require(0 <= self.blur <= 1, "blur", self.blur, "0 to 1, a share of the pictures' side")
+        require(self.blur_steps >= 0, "blur_steps", self.blur_steps, "0 or more")
+        require(self.blur == 0 or self.blur_steps > 0, "blur", self.blur, "0, or --blur-steps too")
+        require(self.blur > 0 or self.blur_steps == 0, "blur_steps", self.blur_steps, "0, or --blur too")
         require(1 <= self.grid <= 32, "grid", self.grid, "1 to 32")
 
     def for_items(self, count: int) -> VariantConfig:
@@ -153,10 +162,8 @@ class LatentGAN:
     """What the discriminator's loss, real + fake, is multiplied by."""
     low_is_real: bool = False
     """Whether the discriminator gives low numbers to real items."""
-    penalty_share: float = 1.0
-    """What R1 and R2 are multiplied by; a variant may change it from step to step."""
-    augmented_share: float = 1.0
-    """Probability with which a picture is augmented."""
+    at: int = 0
+    """The step that is being taken."""
     optimizers: Mapping[str, Optimizer]
     """One for each network, by its name; each variant makes its own."""
 
@@ -167,6 +174,17 @@ class LatentGAN:
             discriminator.apply(weights.spectral)
         self.settings = config
         self.networks: Mapping[str, nn.Module] = {"generator": generator, "discriminator": discriminator}
+
+    @property
+    def penalty_share(self) -> float:
+        """What R1 and R2 are multiplied by in this step."""
+        return 1.0
+
+    @property
+    def augmented_share(self) -> float:
+        """Probability with which a picture is augmented in this step."""
+        ramp = self.settings.augment_ramp if isinstance(self.settings, PictureConfig) else 0
+        return min(1.0, self.at / ramp) if ramp else 1.0
 
     def draw(self, count: int, labels: Tensor | None, device: torch.device) -> Tensor:
         """Generate `count` items."""
@@ -184,12 +202,20 @@ class LatentGAN:
                 forward is not compiled.
         """
         if isinstance(self.settings, PictureConfig):
-            items = augment.augment(items, self.settings.policy, self.augmented_share)
+            items = self._changed(items, self.settings)
         discriminator = self.networks["discriminator"]
         given = (items,) if labels is None else (items, labels)
         logits: Tensor = discriminator.forward(*given) if twice else discriminator(*given)
         logits = -logits if self.low_is_real else logits
         return logits.float()  # Losses in bf16 would be too coarse for means and differences.
+
+    def _changed(self, pictures: Tensor, settings: PictureConfig) -> Tensor:
+        """Pictures as the discriminator sees them: augmented, and blurred in the first steps."""
+        pictures = augment.augment(pictures, settings.policy, self.augmented_share)
+        if self.at >= settings.blur_steps:
+            return pictures
+        left = 1 - self.at / settings.blur_steps
+        return augment.blur(pictures, left * settings.blur * pictures.shape[-1])
 
     @property
     def has_rounds(self) -> bool:
@@ -207,8 +233,7 @@ class LatentGAN:
         share one pass of the fakes through the discriminator: a tenth less arithmetic than judging them anew, for the
         same gradients. In rounds the generator goes last, so that it meets a discriminator with all its steps.
         """
-        if isinstance(self.settings, PictureConfig) and self.settings.augment_ramp:
-            self.augmented_share = min(1.0, step / self.settings.augment_ramp)
+        self.at = step
         real, labels = batch[self.real_key], batch.get("labels")
         turn = self.is_generators_turn(step)
         shared = turn and not self.has_rounds

@@ -51,7 +51,8 @@ class Config(PatchConfig):
     """Normalisation: instance is BatchNorm as it works with a batch of one, in training and in use."""
     upsample: Upsampling = "transpose"
     """How the generator doubles its feature maps: transpose is a transposed convolution; resize (nearest, then a
-    convolution) and shuffle (a convolution, then depth-to-space) leave no checkerboard and suit more devices."""
+    convolution), shuffle (a convolution, then depth-to-space) and bilinear (a convolution, then interpolation, the
+    smoothest) leave no checkerboard and suit more devices."""
     dropout: float = 0.5
     """Share of features dropped in the three innermost levels of the U-Net: the noise."""
     objective: Literal["bce", "lsgan"] = "bce"
@@ -159,7 +160,7 @@ class Pix2Pix:
     def generators(self) -> dict[str, Interface]:
         """One generator: pictures to pictures, of any size that halves `levels` times."""
         config = self.config
-        reach = edge.reach(config.depth, config.blocks) if config.nets == "edge" else None
+        reach = edge.reach(config.depth, config.blocks, config.upsample) if config.nets == "edge" else None
         return {"generator": replace(to_pictures(config, 2**config.depth), reach=reach)}
 
     def step(self, batch: Batch, step: int, update: Update) -> dict[str, Tensor]:
@@ -219,8 +220,10 @@ def _down(config: Config, channels: int, features: int, level: int) -> nn.Sequen
 
 def _up(config: Config, channels: int, features: int, level: int) -> nn.Sequential:
     """Double the picture. The outermost level gives the result; the three next to the innermost drop features."""
-    layers: list[nn.Module] = [nn.ReLU(), *doubling(channels, features or config.channels, config.upsample)]
-    if level == 0:
+    outermost = level == 0
+    enlarged = doubling(channels, features or config.channels, config.upsample, last=outermost)
+    layers: list[nn.Module] = [nn.ReLU(), *enlarged]
+    if outermost:
         return nn.Sequential(*layers, nn.Tanh())
     layers.append(config.make_norm(features))
     if config.dropout and config.depth - 4 <= level < config.depth - 1:

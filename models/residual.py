@@ -4,8 +4,8 @@
     start(nn.Sequential(*layers))
 
 As in Huang et al. 2024 (arXiv:2501.05441), section 3, nothing is normalised: start values and gradient penalties keep
-the scale. `NormUp` is the exception: it begins as a plain generator with BatchNorm does, and learned sooner to draw
-from latents (benchmarks/LOG.md). Every layer is one that edge engines have in INT8: 3×3 and 1×1 convolutions, which
+the scale. `NormUp` is the exception: it begins as a plain generator with BatchNorm does, and learns to draw from
+latents sooner (benchmarks/LOG.md). Every layer is one that edge engines have in INT8: 3×3 and 1×1 convolutions, which
 BatchNorm is folded into, ReLU, resize, sum.
 """
 
@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ganedge.models import weights
-from ganedge.models.upsample import PhaseConv, Upsampling, boxed, doubling
+from ganedge.models.upsample import PhaseConv, Upsampling, boxed, doubling, enlarge
 
 
 class Up(nn.Module):
@@ -27,7 +27,7 @@ class Up(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, way: Upsampling) -> None:
         super().__init__()
-        self.skip = nn.Sequential(nn.Conv2d(inputs, outputs, 1, bias=False), nn.Upsample(scale_factor=2.0))
+        self.skip = nn.Sequential(nn.Conv2d(inputs, outputs, 1, bias=False), enlarge(way))
         self.change = nn.Sequential(
             nn.ReLU(), nn.Conv2d(inputs, outputs, 3, 1, 1), nn.ReLU(inplace=True), *doubling(outputs, outputs, way)
         )

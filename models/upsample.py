@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-Upsampling = Literal["transpose", "resize", "shuffle"]
+Upsampling = Literal["transpose", "resize", "shuffle", "bilinear"]
 """How a generator doubles its feature maps."""
 
 
@@ -60,16 +60,26 @@ def boxed(kernels: Tensor) -> Tensor:
     return rows[..., :-1] + rows[..., 1:]
 
 
-def doubling(inputs: int, outputs: int, way: Upsampling, bias: bool = True) -> list[nn.Module]:
+def enlarge(way: Upsampling) -> nn.Upsample:
+    """The layer without weights from `[N, C, H, W]` to `[N, C, 2H, 2W]`: bilinear with `bilinear`, else nearest."""
+    return nn.Upsample(scale_factor=2.0, mode="bilinear" if way == "bilinear" else "nearest")
+
+
+def doubling(inputs: int, outputs: int, way: Upsampling, bias: bool = True, last: bool = False) -> list[nn.Module]:
     """The layers from `[N, inputs, H, W]` to `[N, outputs, 2H, 2W]`.
 
     Args:
         inputs: Channels.
         outputs: Channels.
         way: `transpose`: 4×4, stride 2. `resize`: nearest, then a 3×3 convolution. `shuffle`: a 3×3 convolution to four
-            times the channels, then depth-to-space.
+            times the channels, then depth-to-space. `bilinear`: a 3×3 convolution, then bilinear interpolation: smooth
+            across pixels, for a quarter of the arithmetic of `resize`.
         bias: Whether the convolution has one.
+        last: Whether no convolution follows. The bilinear one is then after the interpolation, for details of a pixel.
     """
+    if way == "bilinear":
+        convolution = nn.Conv2d(inputs, outputs, 3, 1, 1, bias=bias)
+        return [enlarge(way), convolution] if last else [convolution, enlarge(way)]
     if way == "transpose":
         return [nn.ConvTranspose2d(inputs, outputs, 4, 2, 1, bias=bias)]
     if way == "shuffle":

@@ -1,10 +1,11 @@
 """Quality of trainings that draw pictures from latents, and whether a discriminator has won.
 
     gan-train dcgan --data faces/train --size 64 --preset modern --max-minutes 60 --out runs/modern
-    python -m ganedge.benchmarks.studies.generation runs/modern runs/dcgan --data faces/train --held-out faces/test
+    python -m ganedge.benchmarks.studies.generation runs/modern runs/dcgan --data faces/train --held-out faces/test \
+        --features small efficientnet
 
 FID, KID, precision and recall compare what the averaged generator draws with the pictures of `--data`, in the features
-that `--features small` has. `pairs` is the share of pairs of a held-out picture and a drawn one in which the last
+of one network after the other. `pairs` is the share of pairs of a held-out picture and a drawn one in which the last
 discriminator gives the held-out one the higher value: 0.5 is a guess, and 1 a discriminator that has won. The drawn
 ones come from the generator that it was trained against, not from the average.
 """
@@ -14,8 +15,9 @@ from __future__ import annotations
 import argparse
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
@@ -27,6 +29,7 @@ from ganedge.runtime.errors import UsageError
 from ganedge.train import run_folder
 from ganedge.train.data import Data, open_data
 from ganedge.train.examiner import Examiner
+from ganedge.train.metrics import Name
 
 CHUNK = 100
 """Pictures that are judged at once."""
@@ -77,24 +80,27 @@ def pairs(folder: Path, held_out: Data) -> float:
     return share_of_pairs(torch.cat(values["real"]), torch.cat(values["fake"]))
 
 
-def measure(folder: Path, data: str, held_out: str, at: str) -> dict[str, Any]:
+def measure(folder: Path, data: str, held_out: str, features: Sequence[Name], at: str) -> dict[str, Any]:
     """All figures of one run.
 
     Args:
         folder: The run folder.
         data: Pictures that it was trained on.
         held_out: Folder of pictures that it was not trained on; empty to leave the pairs out.
+        features: Feature networks, by name.
         at: Weights that draw: `last`, `best` or the step of a checkpoint.
     """
     run = run_folder.read(folder)
     network, source = run.generator(at=at)
     wants = run.variant.wants(run.config)
     items = open_data(data, wants)
-    examiner = Examiner(run.variant(run.config), items, "small", len(items), torch.device("cpu"))
-    figures = {name: round(value, 4) for name, value in examiner({"generator": network}).items()}
+    figures: dict[str, Any] = {"variant": run.variant.name, "step": source.step}
+    for name in features:
+        examiner = Examiner(run.variant(run.config), items, name, len(items), torch.device("cpu"))
+        figures[name] = {key: round(value, 4) for key, value in examiner({"generator": network}).items()}
     if held_out:
         figures["pairs"] = round(pairs(folder, open_data(held_out, wants)), 4)
-    return {"variant": run.variant.name, "step": source.step, **figures}
+    return figures
 
 
 def main() -> None:
@@ -103,13 +109,14 @@ def main() -> None:
     parser.add_argument("runs", type=Path, nargs="+")
     parser.add_argument("--data", required=True, help="pictures that the runs were trained on")
     parser.add_argument("--held-out", default="", help="folder of pictures that they were not trained on")
+    parser.add_argument("--features", nargs="+", choices=get_args(Name), default=["small"])
     parser.add_argument("--at", default="last", help="weights that draw: last, best or the step of a checkpoint")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     threads = int(os.environ.get("OMP_NUM_THREADS", torch.get_num_threads()))
-    report: dict[str, Any] = {"machine": machine(threads), "features": "small"}
+    report: dict[str, Any] = {"machine": machine(threads)}
     for folder in options.runs:
-        report[folder.name] = measure(folder, options.data, options.held_out, options.at)
+        report[folder.name] = measure(folder, options.data, options.held_out, options.features, options.at)
         print(f"{folder.name}: {report[folder.name]}", flush=True)
     if options.out is not None:
         options.out.write_text(json.dumps(report, indent=2) + "\n", "utf-8")

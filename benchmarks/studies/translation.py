@@ -1,10 +1,11 @@
 """Quality of generators from pictures to pictures: FID to real ones, and the grid that upsampling can leave.
 
     python -m ganedge.benchmarks.studies.translation --pairs facades/test --direction b2a --size 128 \
-        faithful.onnx modern.onnx --out facades.json
+        faithful.onnx modern.onnx --features small efficientnet --out facades.json
     python -m ganedge.benchmarks.studies.translation --inputs testA --real testB --size 128 a2b.onnx
 
-FID is that of `--features small` between what a generator makes of the inputs and the real pictures. Transposed
+FID is that between what a generator makes of the inputs and the real pictures, in the features of one network after the
+other. Transposed
 convolutions can leave a grid (Odena et al. 2016, doi:10.23915/distill.00003), whose period is their stride and its
 powers: `grid` is the power of the spectrum at periods of two and four pixels in both directions, divided by that of
 the real pictures; more than 1 is a grid that these have not. `peaks` is that power divided by the mean power one and
@@ -17,7 +18,7 @@ import argparse
 import json
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
@@ -26,7 +27,7 @@ from ganedge.benchmarks.conditions import machine
 from ganedge.models.variant import Wants
 from ganedge.runtime import load
 from ganedge.train.data import open_data
-from ganedge.train.metrics import Judge
+from ganedge.train.metrics import Judge, Name
 
 PERIOD = 4
 """Longest period of a grid that is looked for, pixels; its half is looked for too."""
@@ -95,16 +96,16 @@ def main() -> None:
     parser.add_argument("--real", help="folder of real pictures of the other kind")
     parser.add_argument("--size", type=int, required=True, help="height and width that pictures are brought to")
     parser.add_argument("--label", help="class, for generators that take one")
+    parser.add_argument("--features", nargs="+", choices=get_args(Name), default=["small"])
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     if bool(arguments.pairs) == bool(arguments.inputs and arguments.real):
         parser.error("give --pairs, or --inputs and --real")
     inputs, real = read(arguments)
-    judge = Judge("small", real, torch.device("cpu"))
+    judges = {name: Judge(name, real, torch.device("cpu")) for name in arguments.features}
     energy, peaks = grid(real)
     report: dict[str, Any] = {
         "machine": machine(torch.get_num_threads()),
-        "features": "small",
         "size": arguments.size,
         "pictures": [len(inputs), len(real)],
         "real": {"grid": 1.0, "peaks": round(peaks, 3)},
@@ -113,7 +114,7 @@ def main() -> None:
     for file in arguments.artifacts:
         made = translate(file, inputs, arguments.label)
         own, own_peaks = grid(made)
-        figures = {name: round(value, 4) for name, value in judge(made).items()}
+        figures = {name: {key: round(value, 4) for key, value in judge(made).items()} for name, judge in judges.items()}
         name = f"{file.parent.name}/{file.name}"
         report[name] = {**figures, "grid": round(own / energy, 3), "peaks": round(own_peaks, 3)}
         print(f"{name}: {report[name]}", flush=True)

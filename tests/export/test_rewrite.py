@@ -47,6 +47,15 @@ NETWORKS = {
     "grouped conv": (nn.Sequential(nn.Conv2d(4, 4, 3, groups=2), nn.BatchNorm2d(4, eps=0.8)), 4, 6, 0),
     "transposed": (nn.Sequential(nn.ConvTranspose2d(4, 4, 4, 2, 1, bias=False), nn.BatchNorm2d(4)), 4, 16, 0),
     "grouped transposed": (nn.Sequential(nn.ConvTranspose2d(4, 4, 4, 2, 1, groups=2), nn.BatchNorm2d(4)), 4, 16, 0),
+    "resized": (nn.Sequential(nn.Conv2d(4, 4, 3), nn.Upsample(scale_factor=2.0), nn.BatchNorm2d(4)), 4, 12, 0),
+    "interpolated": (
+        nn.Sequential(nn.Conv2d(4, 4, 3), nn.Upsample(scale_factor=2.0, mode="bilinear"), nn.BatchNorm2d(4)),
+        *(4, 12, 0),
+    ),
+    "resized after the activation": (
+        nn.Sequential(nn.Conv2d(4, 4, 1), nn.ReLU(), nn.Upsample(scale_factor=2.0), nn.BatchNorm2d(4)),
+        *(4, 16, 1),
+    ),
     "no affine": (nn.Sequential(nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4, affine=False)), 4, 8, 0),
     "after the activation": (nn.Sequential(nn.Conv2d(4, 4, 1), nn.ReLU(), nn.BatchNorm2d(4)), 4, 8, 1),
     "linear": (

@@ -114,6 +114,28 @@ def test_the_share_rises_with_the_steps() -> None:
     assert shares == [0.0, 0.5, 1.0, 1.0]
 
 
+def test_a_blur_by_its_definition() -> None:
+    point = torch.zeros(1, 2, 25, 31)
+    point[0, 1, 12, 15] = 1
+    blurred = augment.blur(point, 2.0)
+    assert not blurred[0, 0].any(), "channels apart"
+    places = torch.arange(-5, 6.0)
+    expected = torch.exp(-(places[:, None] ** 2 + places**2) / 8) / (8 * torch.pi)
+    torch.testing.assert_close(blurred[0, 1, 7:18, 10:21], expected, rtol=1e-3, atol=1e-6)
+    even = torch.full((2, 3, 8, 12), 0.7)
+    torch.testing.assert_close(augment.blur(even, 3.0), even)
+    assert augment.blur(even, 0.05) is even
+
+
+def test_the_blur_falls_with_the_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[float] = []
+    monkeypatch.setattr(augment, "blur", lambda pictures, deviation: (seen.append(deviation), pictures)[1])
+    gan = DCGAN(DCGAN.config_class(size=16, width=4, batch=4, blur=0.125, blur_steps=10))
+    for step in (0, 5, 9, 10, 99):
+        gan.step({"images": torch.rand(4, 3, 16, 16)}, step, lambda name, loss, keep_graph=False: None)
+    assert seen == pytest.approx([2.0, 2.0, 1.0, 1.0, 0.2, 0.2]), "real and generated pictures alike"
+
+
 def test_color_by_its_definition(monkeypatch: pytest.MonkeyPatch) -> None:
     """Brightness is added, saturation stretches from the grey of each pixel, contrast from the mean of the picture."""
     shares = torch.tensor([[0.9, 0.75, 0.2], [0.1, 0.5, 0.5], [0.5, 0.0, 0.5]])[:, :, None, None, None]

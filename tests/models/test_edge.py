@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ganedge.models import augment, edge, find, residual
 from ganedge.models.patchgan import PatchGAN, feature_distance
 from ganedge.models.translation import PatchConfig, seen_alike
+from ganedge.models.upsample import Upsampling
 
 SMALL: dict[str, dict[str, Any]] = {
     "pix2pix": {"size": 32, "width": 4, "levels": 3, "blocks": 1, "channels": 1, "augment": "translation,cutout"},
@@ -37,15 +38,16 @@ def test_a_modern_generator_has_nothing_that_edge_devices_lack(name: str) -> Non
     assert not any(isinstance(module, norms) for network in gan.networks.values() for module in network.modules())
 
 
+@pytest.mark.parametrize("way", ["resize", "bilinear"])
 @pytest.mark.parametrize(("levels", "blocks"), [(1, 0), (2, 2), (3, 1)])
-def test_an_output_pixel_depends_on_no_more_than_the_reach(levels: int, blocks: int) -> None:
+def test_an_output_pixel_depends_on_no_more_than_the_reach(levels: int, blocks: int, way: Upsampling) -> None:
     torch.manual_seed(0)
-    network = edge.EdgeGenerator(1, 2, levels, blocks, "resize").double()
+    network = edge.EdgeGenerator(1, 2, levels, blocks, way).double()
     for parameter in network.parameters():
         nn.init.uniform_(parameter, 0.05, 0.1)  # All active: no gradient is lost in a ReLU.
     nn.init.constant_(network.last.weight, 1e-9)  # Nor in tanh.
     nn.init.zeros_(network.last.bias)  # type: ignore[arg-type]
-    reach, side = edge.reach(levels, blocks), 2**levels
+    reach, side = edge.reach(levels, blocks, way), 2**levels
     size = 2 * (reach // side + 2) * side
     seen = torch.zeros(size, dtype=torch.bool)
     for index in range(size // 2, size // 2 + side):

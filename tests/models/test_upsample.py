@@ -36,6 +36,16 @@ def test_it_doubles(way: Upsampling) -> None:
     assert all(not name.endswith("bias") for name, _ in layers.named_parameters())
 
 
+@pytest.mark.parametrize("last", [False, True])
+def test_bilinear_doubling_is_smooth_but_for_a_last_convolution(last: bool) -> None:
+    torch.manual_seed(0)
+    layers = nn.Sequential(*doubling(6, 5, "bilinear", last=last))
+    features = torch.randn(2, 6, 3, 4)
+    convolution = next(module for module in layers if isinstance(module, nn.Conv2d))
+    enlarged = F.interpolate(features if last else convolution(features), scale_factor=2.0, mode="bilinear")
+    torch.testing.assert_close(layers(features), convolution(enlarged) if last else enlarged)
+
+
 def test_shuffling_begins_as_a_resize_after_a_convolution() -> None:
     torch.manual_seed(0)
     layers = nn.Sequential(*doubling(6, 5, "shuffle"))
@@ -74,6 +84,9 @@ def test_every_generator_has_it(name: str, way: Upsampling) -> None:
     kinds = {type(module) for module in network.modules()}
     assert (nn.ConvTranspose2d in kinds) == (way == "transpose")
     assert (PhaseConv in kinds) == (way == "shuffle")
+    resized = {module.mode for module in network.modules() if isinstance(module, nn.Upsample)}
+    assert ("bilinear" in resized) == (way == "bilinear")
+    assert "nearest" not in resized or way != "bilinear", "nor in a skip"
     given = torch.randn(2, 100) if "dcgan" in name else torch.randn(2, 1, 32, 32)
     assert network(given).shape[2:] == ((16, 16) if "dcgan" in name else (32, 32))
 

@@ -30,12 +30,15 @@ def test_a_run_gets_its_figures(
     run, out = tmp_path / "run", tmp_path / "report.json"
     train(variant, data=str(pictures), out=run, size=16, width=4, batch=8, steps=2)
     command = ["generation", str(run), "--data", str(pictures), "--held-out", str(pictures), "--out", str(out)]
-    monkeypatch.setattr(sys, "argv", command)
+    monkeypatch.setattr(sys, "argv", [*command, "--features", "small", "efficientnet"])
     generation.main()
     report = json.loads(out.read_text())
     assert report["run"]["variant"] == variant
     assert report["run"]["step"] == 2
-    assert report["run"]["fid"] > 0
+    assert {name: figures["fid"] > 0 for name, figures in report["run"].items() if isinstance(figures, dict)} == {
+        "small": True,
+        "efficientnet": True,
+    }
     assert 0 <= report["run"]["pairs"] <= 1
     assert "run: {" in capsys.readouterr().out
 

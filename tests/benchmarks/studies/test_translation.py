@@ -57,7 +57,7 @@ def test_each_artifact_gets_its_figures(
     translation.main()
     report = json.loads(out.read_text())
     assert report["pictures"] == [24, 24]
-    assert report["run/a.onnx"]["fid"] > 0
+    assert report["run/a.onnx"]["small"]["fid"] > 0
     assert report["run/a.onnx"]["grid"] == pytest.approx(1, abs=0.01), "a negative has the same spectrum"
     assert "run/a.onnx" in capsys.readouterr().out
     monkeypatch.setattr(sys, "argv", ["translation", "a.onnx", "--inputs", str(pictures), "--size", "16"])
