@@ -157,16 +157,21 @@ def _plain_up(config: Config) -> list[nn.Module]:
 
 
 def _residual_up(config: Config) -> list[nn.Module]:
-    """Layers from the smallest feature maps to pictures before tanh."""
-    features = config.features
+    """Layers from the smallest feature maps to pictures before tanh.
+
+    With BatchNorm the last block has the pictures' own size: without an activation there, what has been interpolated
+    cannot become sharp, and edges get rings.
+    """
+    features, channels = config.features, config.channels or 3
     is_normed = config.norm == "batch"
     block = residual.NormUp if is_normed else residual.Up
     layers: list[nn.Module] = []
-    for _ in range(config.doublings - 1):
-        layers.append(block(features, features // 2, config.upsample))
-        features //= 2
-    layers += [] if is_normed else [nn.ReLU(inplace=True)]
-    return [*layers, *doubling(features, config.channels or 3, config.upsample, last=True)]
+    for _ in range(config.doublings if is_normed else config.doublings - 1):
+        layers.append(block(features, max(features // 2, 1), config.upsample))
+        features = max(features // 2, 1)
+    if is_normed:
+        return [*layers, nn.Conv2d(features, channels, 3, 1, 1)]
+    return [*layers, nn.ReLU(inplace=True), *doubling(features, channels, config.upsample, last=True)]
 
 
 def _plain_down(config: Config) -> list[nn.Module]:
