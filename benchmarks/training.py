@@ -49,12 +49,17 @@ BLOCK_SECONDS = 0.5
 """Length of a resampled block: as many consecutive turns as take the plain loop this long."""
 ITEMS = 2048
 """Pictures in the data set."""
-UNCHANGED = {"augment": "", "blur": 0.0, "blur_steps": 0}
-"""Settings with which the discriminator sees pictures as they are: a tutorial's does."""
 CASES: dict[str, dict[str, Any]] = {
     "mlp": {"batch": 64, "size": 28, "channels": 1},
     "dcgan": {"batch": 32, "size": 64, "channels": 3, "width": 64},
-    "dcgan-modern": {**find("dcgan").presets["modern"], "size": 64, "channels": 3, **UNCHANGED},
+    "dcgan-modern": {
+        **find("dcgan").presets["modern"],
+        "size": 64,
+        "channels": 3,
+        "augment": "",
+        "blur": 0.0,
+        "blur_steps": 0,
+    },
     "pix2pix": {"size": 64, "decay": 1.0},
     "pix2pix-modern": {**find("pix2pix").presets["modern"], "size": 64, "decay": 1.0, "augment": ""},
     "cyclegan": {**find("cyclegan").presets["resnet"], "size": 64, "decay": 1.0},

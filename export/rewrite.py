@@ -83,8 +83,8 @@ def _resizes_pictures(node: NodeProto, weights: dict[str, onnx.TensorProto]) -> 
         return False
     settings, scales = attributes(node), numpy_helper.to_array(weights[node.input[2]])
     inside = settings.get("coordinate_transformation_mode", b"half_pixel") != b"tf_crop_and_resize"
-    by_name = settings.get("mode", b"nearest") in (b"nearest", b"linear") and "axes" not in settings
-    return inside and by_name and len(scales) == 4 and bool((scales[:2] == 1).all())
+    averages = settings.get("mode", b"nearest") in (b"nearest", b"linear") and "axes" not in settings
+    return inside and averages and len(scales) == 4 and bool((scales[:2] == 1).all())
 
 
 def _foldable(layer: NodeProto, norm: NodeProto, weights: dict[str, onnx.TensorProto]) -> bool:

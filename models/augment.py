@@ -4,8 +4,8 @@
 
 Zhao et al. 2020 (arXiv:2006.10738). On a small data set the discriminator cannot learn the pictures by heart, and as
 the gradients go through the changes, the generator does not learn to draw them. `blur` is for the beginning of a
-training: a discriminator that sees no details yet leads the generator to shapes first (Karras et al. 2021,
-arXiv:2106.12423, appendix B).
+training: a discriminator that sees no details yet leads the generator to shapes first, as in Karras et al. 2021
+(arXiv:2106.12423).
 """
 
 from __future__ import annotations

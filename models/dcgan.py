@@ -12,9 +12,10 @@ CUDA devices it needs `--r1 0`, because their BatchNorm has no gradient of its o
 The preset `modern` is for one's own pictures: the objective of Huang et al. 2024 (arXiv:2501.05441), real and generated
 pictures judged in pairs, with both gradient penalties in every eighth step, whose weights change over the first steps,
 as do the learning rate and β2. The generator has residual blocks, bilinear upsampling, and BatchNorm, which an export
-folds into the convolutions; every layer is one that edge devices run well. What differs from the paper is for trainings
-of an hour on small machines: BatchNorm in the discriminator too, small batches, β1 of 0.5, and blurred pictures at
-first. docs/quality.md has the figures, benchmarks/LOG.md what was tried. Several CUDA devices need `--norm none`.
+folds into the convolutions; every layer is of a type that edge devices have. What differs from the paper is for
+trainings of an hour on small machines: BatchNorm in the discriminator too, small batches, β1 of 0.5, and blurred
+pictures at first. docs/quality.md has the figures, benchmarks/LOG.md what was tried. Several CUDA devices need
+`--norm none`.
 """
 
 from __future__ import annotations
@@ -167,8 +168,9 @@ def _residual_up(config: Config) -> list[nn.Module]:
     block = residual.NormUp if is_normed else residual.Up
     layers: list[nn.Module] = []
     for _ in range(config.doublings if is_normed else config.doublings - 1):
-        layers.append(block(features, max(features // 2, 1), config.upsample))
-        features = max(features // 2, 1)
+        outputs = max(features // 2, 1)
+        layers.append(block(features, outputs, config.upsample))
+        features = outputs
     if is_normed:
         return [*layers, nn.Conv2d(features, channels, 3, 1, 1)]
     return [*layers, nn.ReLU(inplace=True), *doubling(features, channels, config.upsample, last=True)]

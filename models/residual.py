@@ -114,8 +114,8 @@ def start(network: nn.Module) -> None:
     """Start values that keep the scale without normalisation, Zhang et al. 2019 (arXiv:1901.09321), section 3.
 
     Weights are He et al.'s (arXiv:1502.01852, eq. 10); of L residual blocks, each with two convolutions, the first
-    convolution is scaled by L^-½ and the last begins at 0, so that the network begins as its skips. A generator of
-    `NormUp` begins as a plain DCGAN instead.
+    convolution is scaled by L^-½ and the last begins at 0, so that the network begins as its skips. A network without
+    blocks gets He et al.'s alone. A generator of `NormUp` begins as a plain DCGAN instead.
     """
     if any(isinstance(module, NormUp) for module in network.modules()):
         _start_plain(network)

@@ -73,7 +73,7 @@ def doubling(inputs: int, outputs: int, way: Upsampling, bias: bool = True, last
         outputs: Channels.
         way: `transpose`: 4×4, stride 2. `resize`: nearest, then a 3×3 convolution. `shuffle`: a 3×3 convolution to four
             times the channels, then depth-to-space. `bilinear`: a 3×3 convolution, then bilinear interpolation: smooth
-            across pixels, for a quarter of the arithmetic of `resize`.
+            across pixels, and in use a quarter of the arithmetic of `resize`.
         bias: Whether the convolution has one.
         last: Whether no convolution follows. The bilinear one is then after the interpolation, for details of a pixel.
     """

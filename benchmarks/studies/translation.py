@@ -5,11 +5,10 @@
     python -m ganedge.benchmarks.studies.translation --inputs testA --real testB --size 128 a2b.onnx
 
 FID is that between what a generator makes of the inputs and the real pictures, in the features of one network after the
-other. Transposed
-convolutions can leave a grid (Odena et al. 2016, doi:10.23915/distill.00003), whose period is their stride and its
-powers: `grid` is the power of the spectrum at periods of two and four pixels in both directions, divided by that of
-the real pictures; more than 1 is a grid that these have not. `peaks` is that power divided by the mean power one and
-two frequencies beside, which no blur changes: about 1 where there is no grid.
+other. Transposed convolutions can leave a grid (Odena et al. 2016, doi:10.23915/distill.00003), whose period is their
+stride and its powers: `grid` is the power of the spectrum at periods of two and four pixels in both directions, divided
+by that of the real pictures; more than 1 is a grid that these have not. `peaks` is that power divided by the mean power
+one and two frequencies beside, which no blur changes: about 1 where there is no grid.
 """
 
 from __future__ import annotations
