@@ -283,9 +283,10 @@ def _check_norms(config: VariantConfig, networks: Mapping[str, nn.Module], share
     discriminator = networks.get("discriminator")
     penalty = next((name for name in ("r1", "r2") if getattr(config, name, 0.0)), None)
     if penalty is not None and discriminator is not None and _has_sync_batchnorm(discriminator):
+        without = "--norm none" if getattr(config, "norm", "") == "batch" else "--objective wgan-gp"
         raise UsageError(
             f"{penalty} is {getattr(config, penalty)}, but on several CUDA devices the gradient of the discriminator's "
-            f"BatchNorm has no gradient of its own: give --devices 1, --{penalty} 0, or --objective wgan-gp, whose "
+            f"BatchNorm has no gradient of its own: give --devices 1, --{penalty} 0, or {without}, whose "
             "discriminator has no BatchNorm"
         )
 

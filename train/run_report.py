@@ -23,7 +23,7 @@ from ganedge.runtime.cli.terminal import note
 from ganedge.runtime.errors import UsageError
 from ganedge.runtime.files import write_whole
 from ganedge.train import data, neighbours, run_folder, run_page
-from ganedge.train.metrics import FEWEST
+from ganedge.train.metrics import FEWEST, Name
 from ganedge.train.neighbours import Neighbours
 from ganedge.train.settings import Device, Settings
 
@@ -41,9 +41,7 @@ class ReportSpec:
     """Weights to judge: last, best (of a run with --features), or the step of a checkpoint."""
     data: str = field(default="", metadata=option(default="as in training"))
     """Data to compare with, where they are no longer where they were."""
-    features: Literal["", "small", "efficientnet", "inception"] = field(
-        default="", metadata=option(default="as in training, or small")
-    )
+    features: Literal["", Name] = field(default="", metadata=option(default="as in training, or small"))
     """Network whose features are compared; only figures of the same network can be compared."""
     judged: int | None = field(default=None, metadata=option(default="as in training with --features, or 2000"))
     """Pictures that are compared."""

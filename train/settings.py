@@ -13,7 +13,7 @@ from ganedge.models.variant import check_types, require
 from ganedge.runtime.errors import UsageError
 from ganedge.train import run_folder
 from ganedge.train.data import Options as DataOptions
-from ganedge.train.metrics import FEWEST
+from ganedge.train.metrics import FEWEST, Name
 from ganedge.train.pictures import Fit
 
 JUDGED = 5000
@@ -78,7 +78,7 @@ class Settings:
     and larger kernels in each step. Slower on the CPUs it was tried on."""
     checkpoint_every: int = 1000
     """Steps between two checkpoints; one is written at least every five minutes."""
-    features: Literal["", "small", "efficientnet", "inception"] = ""
+    features: Literal["", Name] = ""
     """Measure FID, KID, precision and recall at every checkpoint, and keep the best one: by a small random network,
     which sees little but colour and texture, or by EfficientNet's or Inception's, which were trained on photographs.
     Only figures of the same network can be compared."""

@@ -291,6 +291,8 @@ def test_r1_with_batchnorm_over_several_gpus_is_refused() -> None:
         check(r1=1.0)
     with pytest.raises(UsageError, match=r"r2 is 0\.5, but on several CUDA devices .*--r2 0"):
         check(r2=0.5)
+    with pytest.raises(UsageError, match=r"or --norm none, whose discriminator has no BatchNorm"):
+        check(r1=1.0, arch="resnet", norm="batch")
 
 
 def test_weights_to_start_from_are_numbers(tmp_path: Path) -> None:
