@@ -7,7 +7,8 @@
 FID, KID, precision and recall compare what the averaged generator draws with the pictures of `--data`, in the features
 of one network after the other. `pairs` is the share of pairs of a held-out picture and a drawn one in which the last
 discriminator gives the held-out one the higher value: 0.5 is a guess, and 1 a discriminator that has won. The drawn
-ones come from the generator that it was trained against, not from the average.
+ones come from the generator that it was trained against, not from the average. Of a run with `--features`, `recorded`
+is the FID to its own data at each checkpoint, and `last / best` tells whether it rose again.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from ganedge.train import run_folder
 from ganedge.train.data import Data, open_data
 from ganedge.train.examiner import Examiner
 from ganedge.train.metrics import Name
+from ganedge.train.run_page import read_metrics
 
 CHUNK = 100
 """Pictures that are judged at once."""
@@ -80,6 +82,15 @@ def pairs(folder: Path, held_out: Data) -> float:
     return share_of_pairs(torch.cat(values["real"]), torch.cat(values["fake"]))
 
 
+def recorded(folder: Path) -> dict[str, Any]:
+    """FID by step as a run with `--features` recorded it, with the ratio of the last to the least; empty otherwise."""
+    fids = {str(line["step"]): round(line["fid"], 4) for line in read_metrics(folder) if "fid" in line}
+    if not fids:
+        return {}
+    *_, last = fids.values()
+    return {"recorded": fids, "last / best": round(last / min(fids.values()), 3)}
+
+
 def measure(folder: Path, data: str, held_out: str, features: Sequence[Name], at: str) -> dict[str, Any]:
     """All figures of one run.
 
@@ -100,7 +111,7 @@ def measure(folder: Path, data: str, held_out: str, features: Sequence[Name], at
         figures[name] = {key: round(value, 4) for key, value in examiner({"generator": network}).items()}
     if held_out:
         figures["pairs"] = round(pairs(folder, open_data(held_out, wants)), 4)
-    return figures
+    return figures | recorded(folder)
 
 
 def main() -> None:

@@ -40,7 +40,14 @@ def test_a_run_gets_its_figures(
         "efficientnet": True,
     }
     assert 0 <= report["run"]["pairs"] <= 1
+    assert "recorded" not in report["run"]
     assert "run: {" in capsys.readouterr().out
+
+
+def test_the_course_of_a_runs_fid_is_compared_with_its_best(tmp_path: Path) -> None:
+    lines = [{"step": 1, "loss_d": 1.0}, {"step": 2, "fid": 30.0}, {"step": 4, "fid": 20.0}, {"step": 6, "fid": 25.0}]
+    (tmp_path / "metrics.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    assert generation.recorded(tmp_path) == {"recorded": {"2": 30.0, "4": 20.0, "6": 25.0}, "last / best": 1.25}
 
 
 def _open(run: Path, data: str) -> Data:
