@@ -47,7 +47,7 @@ class Pictures(Dataset[tuple[Tensor, ...]]):
 
         self._pixels, self._are_pairs = pixels, are_pairs
         half = [0.5] * pixels[0].shape[-1]
-        load_size = getattr(config, "load_size", 0)
+        load_size = getattr(config, "uncut", 0)
         self._change = v2.Compose([v2.RandomCrop(config.size), v2.RandomHorizontalFlip()]) if load_size else None
         self._transform = transforms.Compose([transforms.ToTensor(), transforms.Normalize(half, half)])
         self._resize = transforms.Resize(load_size or config.size)

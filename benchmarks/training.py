@@ -94,8 +94,7 @@ def our_steps(
             settings = arithmetic.settle(fabric, variant, config, settings, data)
             trainer = Trainer(fabric, variant, config, settings, data)
             reporter = Reporter(trainer, math.inf)
-        im2col = settings.weight_gradients == "im2col"
-        computes = f"{settings.precision} with im2col" if im2col else settings.precision
+        computes = str(arithmetic.Way(settings.precision, settings.weight_gradients, settings.memory_format))
         while True:
             losses = trainer.advance()
             with contextlib.redirect_stderr(io.StringIO()):  # Hide the training's progress lines.
@@ -140,7 +139,7 @@ def compare(
     config_values = CASES[name]
     variant = find(name.partition("-")[0])
     config: Any = variant.config_class(**config_values)
-    side = getattr(config, "load_size", 0) or config.size
+    side = getattr(config, "uncut", 0) or config.size
     random = np.random.default_rng(0)
     shape = (ITEMS, side, side, config.channels)
     pixels = {key: random.integers(0, 256, shape, np.uint8) for key in KEYS[variant.wants(config).kind]}
@@ -171,7 +170,7 @@ def compare(
     return {
         "variant": name,
         "partial": partial,
-        "config": config_values,
+        "config": {"batch": config.batch, **config_values},
         "precision": precision,
         "computes": computes,
         "compiled": compiled,
@@ -182,9 +181,7 @@ def compare(
             key: {part: float(np.percentile(step_times, share)) for part, share in quantiles.items()}
             for key, step_times in steps_of.items()
         },
-        "images_per_s": {
-            key: config_values["batch"] / float(step_times.mean()) for key, step_times in steps_of.items()
-        },
+        "images_per_s": {key: config.batch / float(step_times.mean()) for key, step_times in steps_of.items()},
         "spread": max(_spread(step_times) for step_times in steps_of.values()),
         "speedup": speedup,
         "speedup_low": low,
@@ -224,7 +221,8 @@ def _warm_up(steps: Iterator[str], turn: int, device: Device) -> None:
 def _computed(precision: str, device: Device) -> str:
     """Return the precision including TF32, which PyTorch uses in FP32 convolutions on CUDA by default."""
     is_tf32 = device == "cuda" and torch.backends.cudnn.allow_tf32
-    return "fp32 (TF32 in convolutions)" if precision == "fp32" and is_tf32 else precision
+    arithmetic_type, *layout = precision.split(", ")
+    return ", ".join(["fp32 (TF32 in convolutions)", *layout]) if arithmetic_type == "fp32" and is_tf32 else precision
 
 
 def _blocks(plain: NDArray[np.float64], ours: NDArray[np.float64], turn: int) -> NDArray[np.float64]:

@@ -32,8 +32,9 @@ from ganedge.runtime.files import whole_file, write_whole
 from ganedge.runtime.manifest import Manifest, Parity, Precision, write_artifact
 from ganedge.runtime.verify import MAX_PROOF, io_signature, output_keys
 
-ROUNDS = 5
-"""How often layers are taken back to a higher precision before giving up."""
+ROUNDS = 7
+"""How often a graph is converted before giving up: INT8 once each with more latents, with weights of 7 bits and without
+the layers that an engine computes wrongly, otherwise with fewer layers in the lower precision than before."""
 TIMED, TIMED_SECONDS, FEW = 20, 1.5, 3
 """Most calls of each engine where the one to quantise for is chosen, of which the first quarter is warm-up; seconds
 after which no further ones are made; and calls that are always made."""
@@ -302,7 +303,8 @@ def _for_target(made: VerifiedArtifact, spec: ExportSpec) -> bool:
     """
     needed = {*spec.engines, spec.target}
     runs = spec.target in {proof.engine_name for proof in made.parity}
-    if spec.target is not None and not runs and not needed & made.manifest.failed.keys() and made.manifest.proven:
+    is_for_another = made.manifest.precision == "int8" and spec.target is not None and not runs
+    if is_for_another and not needed & made.manifest.failed.keys() and made.manifest.proven:
         return True
     return not any(proof.engine_name in needed or not runs for proof in made.manifest.failed.values())
 

@@ -52,6 +52,7 @@ LEARNING: tuple[str, ...] = (
 """Fields of a student's config that are options."""
 TRAINING: tuple[str, ...] = (
     *("fraction", "memory", "workers", "fit", "steps", "max_minutes", "seed", "device", "devices", "precision"),
+    *("weight_gradients", "memory_format"),
     *("compile", "checkpoint_every", "features", "judged", "tensorboard", "download", "resume"),
 )
 """Settings of a training that are options."""

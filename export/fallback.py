@@ -18,10 +18,12 @@ from onnx import ModelProto
 from ganedge.export import layers, phases, quantize
 from ganedge.export.calibration import METHODS, Way
 from ganedge.export.conversion import Conversion
-from ganedge.export.sensitivity import Sensitivity
+from ganedge.export.graph import copied
+from ganedge.export.sensitivity import Sensitivity, open_sides
 from ganedge.export.source_model import SourceModel
 from ganedge.export.spec import ExportSpec
 from ganedge.runtime import engines, fidelity
+from ganedge.runtime.errors import EngineError, one_line
 from ganedge.runtime.manifest import Precision
 
 SPARE = 1.0
@@ -120,6 +122,8 @@ class _LossesOfInt8:
         self._extras: dict[int, Sensitivity] = {}
         self._reasons: tuple[str, ...] = ()
         self._wrong: frozenset[str] | None = None
+        self._may_narrow = conversion.way.bits == 8
+        self._before: tuple[Way, Sensitivity, float, float] | None = None
         self._spare = SPARE
         self.worst = self._effect.worst()
 
@@ -127,18 +131,20 @@ class _LossesOfInt8:
         """As `Losses` says. More is asked for each time, at least what the prediction was off by in an engine.
 
         An engine that is off by much more than rounding is may clip sums. Then the same layers are tried with weights
-        of 7 bits, whose sums cannot be too large. If that is not all, each layer is tried alone in the engine, and
-        those that it computes wrongly are left out.
+        of 7 bits, whose sums cannot be too large; 8 are taken again if that gains nothing. If the engine is off by as
+        much then, each layer is tried alone in it, and those that it computes wrongly are left out.
         """
         extras = [index for index in missed if index]
         gaps = [(self._of_extra(index) if index else self._effect).predicted(keep) - missed[index] for index in missed]
         gap = max(gaps, default=0.0)
-        if self._conversion.way.bits == 8 and gap > OVERFLOW:
-            self._narrow_weights(gap)
+        if self._may_narrow and gap > OVERFLOW:
+            self._narrow_weights(gap, min(missed.values()))
             return keep
+        if self._before is not None:
+            gap = self._choose_bits(gap, min(missed.values()))
         if self._wrong is None and gap > OVERFLOW:
             self._wrong = self._miscomputed()
-            if self._wrong:
+            if self._wrong - keep:
                 return keep | self._wrong
         wrong = self._wrong or frozenset()
         self._spare = min(max(self._spare, gap), MOST_SPARE)
@@ -150,11 +156,15 @@ class _LossesOfInt8:
             self._spare += SPARE
             if names | wrong != keep:
                 names = names if self._compared or extras else self._with_better_way(names, spare)
+                if names | wrong == self._effect.every:
+                    break
                 return names | wrong
         return keep
 
-    def _narrow_weights(self, gap: float) -> None:
-        """Round weights to 7 bits from here on."""
+    def _narrow_weights(self, gap: float, level: float) -> None:
+        """Round weights to 7 bits from here on; with 8 an engine has `level` dB, `gap` less than rounding costs."""
+        self._may_narrow = False
+        self._before = (self._conversion.way, self._effect, gap, level)
         way = replace(self._conversion.way, bits=7)
         self._extras.clear()
         self._effect = self._sensitivity(way)
@@ -165,20 +175,39 @@ class _LossesOfInt8:
         )
         self.worst = self._effect.worst()
 
+    def _choose_bits(self, gap: float, level: float) -> float:
+        """Round weights to 8 bits again if the engine is no better with 7; returns what it is off by then, dB."""
+        assert self._before is not None
+        way, effect, gap_of_8, level_of_8 = self._before
+        self._before = None
+        if gap <= OVERFLOW or level >= level_of_8 + OVERFLOW:
+            return gap
+        self._conversion.way, self._effect = way, effect
+        self._extras.clear()
+        self._reasons = ()
+        self._conversion.note = effect.note
+        self.worst = effect.worst()
+        return gap_of_8
+
     def _miscomputed(self) -> frozenset[str]:
         """The layers that the engine computes otherwise than rounding says, each INT8 alone; none if all are."""
         target, groups = self._spec.target, self._effect.groups
         if target not in quantize.runnable_targets():
             return frozenset()
-        every = frozenset(name for group in groups for name in group.nodes)
+        every = self._effect.every
         wrong: set[str] = set()
         for index, group in enumerate(groups):
             phases.report("looking for layers that the engine computes wrongly", index, len(groups))
-            low, _ = self._conversion.quantiser.graph(every - {*group.nodes}, self._conversion.way)
-            engine = engines.start(low.SerializeToString(), "int8", target, "cpu", None)
-            with contextlib.closing(engine):
-                if self._effect.lost_in(engine, index) > OVERFLOW:
-                    wrong |= {*group.nodes}
+            low = copied(self._conversion.quantiser.graph(every - {*group.nodes}, self._conversion.way)[0])
+            open_sides(low.graph)  # Layers may be tried on parts of pictures.
+            try:
+                engine = engines.start(low.SerializeToString(), "int8", target, "cpu", None)
+                with contextlib.closing(engine):
+                    if self._effect.lost_in(engine, index) > OVERFLOW:
+                        wrong |= {*group.nodes}
+            except EngineError as error:
+                self._add_reason(f"layers could not be tried alone: {one_line(error)}")
+                return frozenset()
         if wrong == every:
             return frozenset()
         if wrong:

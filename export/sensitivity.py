@@ -158,6 +158,11 @@ class Sensitivity:
         limit = np.inf if gate.psnr is None else self._span**2 / 10 ** ((gate.psnr + spare) / 10)
         return sum(self.noise[index] for index in rounded) <= nearly * limit
 
+    @property
+    def every(self) -> frozenset[str]:
+        """The nodes of all groups."""
+        return frozenset(name for group in self.groups for name in group.nodes)
+
     def predicted(self, names: frozenset[str]) -> float:
         """The PSNR, dB, with these nodes left out; infinite where nothing is lost."""
         psnr = self.difference([i for i, group in enumerate(self.groups) if not names & {*group.nodes}]).psnr
@@ -305,7 +310,7 @@ def _switched(
     ordered = [NodeProto.FromString(node.SerializeToString()) for node in nodes]
     del graph.node[:]
     graph.node.extend(ordered)
-    _open_sides(graph)
+    open_sides(graph)
     return model
 
 
@@ -320,7 +325,7 @@ def _choice(stem: str, name: str, groups: frozenset[int]) -> tuple[TensorProto, 
     ]
 
 
-def _open_sides(graph: GraphProto) -> None:
+def open_sides(graph: GraphProto) -> None:
     """Let pictures of any size in, where the nodes do: what they were inferred to give goes."""
     del graph.value_info[:]
     for value in (*graph.input, *graph.output):

@@ -89,8 +89,8 @@ def blur(pictures: Tensor, deviation: float) -> Tensor:
     return pictures
 
 
-PASSES = 100
-"""Passes over the data set after which all pictures are augmented; before, their share rises from 0."""
+PASSES = 50
+"""Passes over the data set over which the share of augmented pictures rises from 0."""
 AUTO = "auto"
 """Stands for the augmentations of `for_items`."""
 

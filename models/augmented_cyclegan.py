@@ -81,7 +81,7 @@ class Config(JitterConfig):
     cycle_z: float = 0.025
     """Weight of the distance between a latent and the one that the encoder infers from its result."""
     jitter: bool = False
-    """Scale pictures up by 286/256, cut out a random square and mirror it at random."""
+    """Scale pictures to --load-size, cut out a random square and mirror it at random."""
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work."""
@@ -245,7 +245,7 @@ class AugmentedCycleGAN:
     @staticmethod
     def wants(config: Config) -> Wants:
         """Two sets of pictures in -1 to 1, the range of tanh."""
-        return Wants("unpaired", config.size, config.channels, load_size=config.load_size, flip=config.jitter)
+        return Wants("unpaired", config.size, config.channels, load_size=config.uncut, flip=config.jitter)
 
     def generators(self) -> dict[str, Interface]:
         """Two generators: pictures of any even size, and the latent of the other side, to pictures."""

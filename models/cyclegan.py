@@ -14,13 +14,15 @@ removes in single pixels to get it back.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 
 from ganedge.models import augment, edge, residual, weights
@@ -30,7 +32,7 @@ from ganedge.models.optimizers import adams
 from ganedge.models.patchgan import PatchGAN, feature_distance
 from ganedge.models.translation import PatchConfig, seen_alike, to_pictures
 from ganedge.models.upsample import Upsampling, doubling
-from ganedge.models.variant import Batch, Update, VariantConfig, Wants, require, usual
+from ganedge.models.variant import Batch, Update, VariantConfig, Wants, only_with, require, usual
 from ganedge.runtime.manifest import Interface
 
 
@@ -42,7 +44,10 @@ class Config(PatchConfig):
     """Passes over the larger of the two sets."""
     nets: Literal["resnet", "conv", "edge"] = "resnet"
     """Networks: resnet with InstanceNorm and reflection padding, conv with BatchNorm, or edge, whose generators are
-    residual blocks of 3×3 convolutions without normalisation."""
+    residual blocks of 3×3 convolutions."""
+    norm: Literal["none", "batch"] = only_with("nets", "edge", "none")
+    """With --nets edge, normalisation in the generators: none, or BatchNorm, which an export folds into the
+    convolutions."""
     size: int = 256
     """Height and width of the pictures in training, pixels, 32 or more: a multiple of 4, or of 8 with --nets conv."""
     blocks: int = 9
@@ -208,6 +213,8 @@ CONV: Mapping[str, Any] = {
 
 MODERN: Mapping[str, Any] = {
     "nets": "edge",
+    "norm": "none",
+    "load_size": None,
     "width": 32,
     "blocks": 6,
     "spectral_norm": True,
@@ -251,7 +258,8 @@ class CycleGAN:
         for network in self.networks.values():
             network.apply(weights.normal)
         if config.nets == "edge":
-            residual.start(nn.ModuleList((self.a2b, self.b2a)))
+            residual.start(self.a2b)
+            residual.start(self.b2a)
         if config.spectral_norm:
             nn.ModuleList((self.discriminator_a, self.discriminator_b)).apply(weights.spectral)
         trained: dict[str, nn.Module] = {
@@ -264,13 +272,11 @@ class CycleGAN:
     @staticmethod
     def wants(config: Config) -> Wants:
         """Two sets of pictures in -1 to 1, the range of tanh."""
-        return Wants("unpaired", config.size, config.channels, load_size=config.load_size, flip=config.jitter)
+        return Wants("unpaired", config.size, config.channels, load_size=config.uncut, flip=config.jitter)
 
     def generators(self) -> dict[str, Interface]:
         """Two generators: pictures to pictures, of any size that halves evenly as often as they do."""
-        config = self.config
-        reach = edge.reach(LEVELS, config.blocks, config.doubling) if config.nets == "edge" else None
-        interface = replace(to_pictures(config, config.multiple), reach=reach)
+        interface = to_pictures(self.config, self.config.multiple)
         return {"generator-a2b": interface, "generator-b2a": interface}
 
     def step(self, batch: Batch, step: int, update: Update) -> dict[str, Tensor]:
@@ -290,7 +296,8 @@ class CycleGAN:
             losses["matching"] = half * sum((self._match(*each) for each in pairs), start=cycle.new_zeros(()))
             total = total + self.config.matching * losses["matching"]
         if self.config.identity > 0:
-            losses["identity"] = half * (F.l1_loss(self.b2a(a), a) + F.l1_loss(self.a2b(b), b))
+            with frozen_statistics(self.a2b), frozen_statistics(self.b2a):
+                losses["identity"] = half * (F.l1_loss(self.b2a(a), a) + F.l1_loss(self.a2b(b), b))
             total = total + self.config.identity * losses["identity"]
         update("generators", total)
 
@@ -332,8 +339,26 @@ class CycleGAN:
 def make_generator(config: Config) -> nn.Module:
     """The generator that the config names."""
     if config.nets == "edge":
-        return edge.EdgeGenerator(config.channels, config.width, LEVELS, config.blocks, config.doubling)
+        is_normed = config.norm == "batch"
+        return edge.EdgeGenerator(config.channels, config.width, LEVELS, config.blocks, config.doubling, is_normed)
     return ResnetGenerator(config) if config.nets == "resnet" else ConvGenerator(config)
+
+
+@contextmanager
+def frozen_statistics(network: nn.Module) -> Iterator[None]:
+    """Within this, BatchNorm does not count what the network sees towards the statistics that it uses afterwards.
+
+    A generator sees pictures of its output's kind for the identity loss alone. Of the statistics of both kinds together
+    it would draw its own kind otherwise than in training.
+    """
+    kept = [(module, module.momentum) for module in network.modules() if isinstance(module, _BatchNorm)]
+    for module, _ in kept:
+        module.momentum = 0.0
+    try:
+        yield
+    finally:
+        for module, momentum in kept:
+            module.momentum = momentum
 
 
 def discriminator(config: Config) -> PatchGAN:

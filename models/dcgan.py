@@ -32,7 +32,7 @@ from ganedge.models import residual, weights
 from ganedge.models.latent import ConditionalConfig, LatentGAN, to_pictures
 from ganedge.models.optimizers import AdamConfig, adams
 from ganedge.models.upsample import Upsampling, doubling
-from ganedge.models.variant import Batch, Update, VariantConfig, Wants, only_with, require
+from ganedge.models.variant import ON, Batch, Update, VariantConfig, Wants, only_with, require
 from ganedge.runtime.manifest import Interface
 
 
@@ -49,18 +49,18 @@ class Config(ConditionalConfig, AdamConfig):
     convolutions."""
     norm: Literal["none", "batch"] = only_with("arch", "resnet", "none")
     """With --arch resnet, normalisation: none, or BatchNorm in both networks, which learn sooner with it; the
-    discriminator is that of plain."""
+    discriminator has the layers of plain."""
     upsample: Upsampling = "transpose"
     """How the generator doubles its feature maps: transpose is a transposed convolution; resize (nearest, then a
     convolution), shuffle (a convolution, then depth-to-space) and bilinear (a convolution, then interpolation, the
     smoothest) leave no checkerboard and suit more devices."""
     ramp: int = 0
     """Steps over which the next three take effect, along a cosine; 0 keeps all as it begins."""
-    penalty_end: float = 1.0
+    penalty_end: float = only_with("ramp", ON, 1.0)
     """What is left of --r1 and --r2 after the ramp, as a share."""
-    lr_end: float = 1.0
+    lr_end: float = only_with("ramp", ON, 1.0)
     """What is left of --lr after the ramp, as a share."""
-    beta2_end: float | None = None
+    beta2_end: float | None = only_with("ramp", ON, None)
     """--beta2 after the ramp; the same by default."""
 
     @property
@@ -76,12 +76,10 @@ class Config(ConditionalConfig, AdamConfig):
         )
         require(self.width >= 1, "width", self.width, "1 or more")
         require(self.ramp >= 0, "ramp", self.ramp, "0 or more")
-        ends = {"penalty_end": self.penalty_end, "lr_end": self.lr_end, "beta2_end": self.beta2_end}
-        for name, value in ends.items():
-            require(self.ramp > 0 or value in (1, None), name, value, "--ramp too, the steps that it takes")
         require(0 <= self.penalty_end <= 1, "penalty_end", self.penalty_end, "0 to 1")
         require(0 < self.lr_end <= 1, "lr_end", self.lr_end, "more than 0, up to 1")
-        require(self.lr_end == 1 or self.decay == 1, "lr_end", self.lr_end, "1, or --decay 1: both lower the rates")
+        lowered_once = self.ramp == 0 or self.lr_end == 1 or self.decay == 1
+        require(lowered_once, "lr_end", self.lr_end, "1, or --decay 1: both lower the rates")
         require(0 <= (self.beta2_end or 0) < 1, "beta2_end", self.beta2_end, "0 or more and below 1")
 
     @property
@@ -165,7 +163,7 @@ def _residual_up(config: Config) -> list[nn.Module]:
     """
     features, channels = config.features, config.channels or 3
     is_normed = config.norm == "batch"
-    block = residual.NormUp if is_normed else residual.Up
+    block = residual.normed_up if is_normed else residual.Up
     layers: list[nn.Module] = []
     for _ in range(config.doublings if is_normed else config.doublings - 1):
         outputs = max(features // 2, 1)
@@ -214,6 +212,7 @@ MODERN: Mapping[str, Any] = {
     "beta2": 0.99,
     "beta2_end": 0.999,
     "augment": "auto",
+    "augment_share": 0.5,
     "blur": 1 / 32,
     "blur_steps": 1000,
     "ema": 0.9995,
@@ -259,7 +258,7 @@ class DCGAN(LatentGAN):
     @staticmethod
     def wants(config: Config) -> Wants:
         """Single pictures in -1 to 1, the range of tanh."""
-        return Wants("images", config.size, config.channels, labels=config.conditional)
+        return Wants("images", config.size, config.channels, labels=config.conditional, flip=config.mirror)
 
     def generators(self) -> dict[str, Interface]:
         """One generator: normal latents, and a label where it is conditional, to pictures."""

@@ -114,7 +114,8 @@ class Digit(LatentGAN):
     @staticmethod
     def wants(config: Config) -> Wants:
         """Grey pictures of one class in 0 to 1, the range of the sigmoid. The original scaled them twice by mistake."""
-        return Wants("images", SIZE, 1, (0.0, 1.0), classes=(config.digit,) if config.digit else (), option="digit")
+        classes = (config.digit,) if config.digit else ()
+        return Wants("images", SIZE, 1, (0.0, 1.0), classes=classes, option="digit", flip=config.mirror)
 
     def generators(self) -> dict[str, Interface]:
         """One generator: normal latents to pictures."""

@@ -1,16 +1,19 @@
-"""The generator of `--nets edge`: pictures to pictures by residual blocks without normalisation, for edge devices.
+"""The generator of `--nets edge`: pictures to pictures by residual blocks, for edge devices.
 
     network = EdgeGenerator(channels=3, width=32, levels=2, blocks=6, way="resize")
     network(torch.zeros(1, 3, 64, 64))        # [1, 3, 64, 64]
 
 What is slow or inexact on devices is left out. Without InstanceNorm no value depends on the whole picture, so that a
-tile equals its part of the picture and every layer can be INT8; start values keep the scale instead (Zhang et al. 2019,
-arXiv:1901.09321; Huang et al. 2024, arXiv:2501.05441, section 3). There is no transposed convolution, which leaves a
+tile equals its part of the picture and every layer can be INT8. Instead, start values keep the scale (Zhang et al.
+2019, arXiv:1901.09321; Huang et al. 2024, arXiv:2501.05441, section 3), or the blocks have BatchNorm, which an export
+folds into the convolutions unless a shuffle comes between. There is no transposed convolution, which leaves a
 checkerboard (Odena et al. 2016, doi:10.23915/distill.00003), no kernel above 3×3 and no reflection padding. As in a
 U-Net (Isola et al. 2017, section 3.2.1) the maps of each size on the way down are added on the way up.
 """
 
 from __future__ import annotations
+
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -31,17 +34,21 @@ class EdgeGenerator(nn.Module):
         levels: How often the maps are halved.
         blocks: Residual blocks at the smallest size.
         way: How maps are doubled.
+        normed: Whether the blocks have BatchNorm, which an export folds into the convolutions.
     """
 
-    def __init__(self, channels: int, width: int, levels: int, blocks: int, way: Upsampling) -> None:
+    def __init__(
+        self, channels: int, width: int, levels: int, blocks: int, way: Upsampling, normed: bool = False
+    ) -> None:
         super().__init__()
         features = [width * min(2**level, LARGEST) for level in range(levels + 1)]
         self.first = nn.Conv2d(channels, width, 3, 1, 1)
-        self.down = nn.ModuleList(
-            residual.Down(features[level], features[level + 1], slope=0.0) for level in range(levels)
-        )
-        self.body = nn.Sequential(*(residual.Same(features[-1]) for _ in range(blocks)))
-        self.up = nn.ModuleList(residual.Up(features[level + 1], features[level], way) for level in range(levels))
+        down = residual.normed_down if normed else partial(residual.Down, slope=0.0)
+        same = residual.NormedSame if normed else residual.Same
+        up = residual.normed_up if normed else residual.Up
+        self.down = nn.ModuleList(down(features[level], features[level + 1]) for level in range(levels))
+        self.body = nn.Sequential(*(same(features[-1]) for _ in range(blocks)))
+        self.up = nn.ModuleList(up(features[level + 1], features[level], way) for level in range(levels))
         self.last = nn.Conv2d(width, channels, 3, 1, 1)
 
     def forward(self, image: Tensor) -> Tensor:  # [N, C, H, W] → [N, C, H, W]
@@ -55,16 +62,3 @@ class EdgeGenerator(nn.Module):
         for level in reversed(range(len(kept))):
             maps = self.up[level](maps) + kept[level]
         return torch.tanh(self.last(torch.relu(maps)))
-
-
-def reach(levels: int, blocks: int, way: Upsampling) -> int:
-    """Input pixels on each side on which an output pixel depends at most.
-
-    A 3×3 convolution adds one pixel of its map, which is 2^level pixels of the picture; so does averaging 2×2, and
-    bilinear interpolation, whose convolutions are both at the smaller size.
-    """
-    ends = 2
-    halvings = sum(2**level + 2**level + 2 ** (level + 1) for level in range(levels))
-    each = 6 if way == "bilinear" else 3  # In pixels of the larger map.
-    doublings = sum(each * 2**level for level in range(levels))
-    return int(ends + halvings + doublings + 2 * blocks * 2**levels)

@@ -26,7 +26,7 @@ from ganedge.models.objectives import (
     r2_penalty,
     smoothed_bce_discriminator,
 )
-from ganedge.models.variant import Batch, Update, VariantConfig, only_with, require
+from ganedge.models.variant import ON, Batch, Update, VariantConfig, only_with, require
 from ganedge.runtime.manifest import Interface, Noise, Port
 
 
@@ -51,7 +51,7 @@ class LatentConfig(VariantConfig):
     """Weight γ of the gradient penalty R1 on real items, γ/2 ‖∇D(x)‖²; 0 leaves it out."""
     r2: float = 0.0
     """Weight γ of the gradient penalty R2 on generated items, γ/2 ‖∇D(G(z))‖²; 0 leaves it out."""
-    penalty_every: int = 1
+    penalty_every: int = only_with(("r1", "r2"), ON, 1)
     """Compute --r1 and --r2 in the first of this many steps only, with that many times the weight: 16 takes little more
     time than no penalty (Karras et al. 2020, arXiv:1912.04958, section 3.1)."""
     spectral_norm: bool = False
@@ -70,24 +70,27 @@ class LatentConfig(VariantConfig):
         require(self.r1 >= 0, "r1", self.r1, "0 or more")
         require(self.r2 >= 0, "r2", self.r2, "0 or more")
         require(self.penalty_every >= 1, "penalty_every", self.penalty_every, "1 or more")
-        penalised = self.r1 > 0 or self.r2 > 0
-        require(penalised or self.penalty_every == 1, "penalty_every", self.penalty_every, "1, or --r1 or --r2 too")
 
 
 @dataclass(frozen=True, kw_only=True)
 class PictureConfig(LatentConfig):
     """The settings of every GAN that draws pictures from a latent vector."""
 
+    mirror: bool = False
+    """Mirror pictures left to right at random: twice as many faces, but not of things that it makes others, as text."""
     augment: str = ""
     """Change what the discriminator sees, for small data sets: color,translation,cutout or some of them, or auto: by
     the number of items."""
-    augment_ramp: int = 0
-    """Steps over which the share of pictures that --augment changes rises from 0 to all; with --augment auto, those of
-    100 passes over the data: a discriminator does not know pictures by heart that it has seen a few times."""
+    augment_share: float = only_with("augment", ON, 1.0)
+    """Probability with which a picture is changed. Where all are, a generator can learn to draw changed ones (Karras et
+    al. 2020, arXiv:2006.06676, section 2.2)."""
+    augment_ramp: int = only_with("augment", ON, 0)
+    """Steps over which that probability rises from 0; with --augment auto, those of 50 passes over the data: a
+    discriminator does not know pictures by heart that it has seen a few times."""
     blur: float = 0.0
     """Blur what the discriminator sees at first, so that shapes are learned before details: standard deviation of the
     Gaussian, as a share of the pictures' side; it falls to 0 over --blur-steps."""
-    blur_steps: int = 0
+    blur_steps: int = only_with("blur", ON, 0)
     """Steps after which nothing is blurred."""
     grid: int = 8
     """Pictures in a row of a sample in the run folder, and rows."""
@@ -98,13 +101,18 @@ class PictureConfig(LatentConfig):
         known = self.augment == augment.AUTO or set(self.policy) <= set(augment.POLICIES)
         names = f"names out of {','.join(augment.POLICIES)}, separated by commas, or {augment.AUTO}"
         require(known, "augment", self.augment, names)
+        require(0 < self.augment_share <= 1, "augment_share", self.augment_share, "more than 0, up to 1")
         require(self.augment_ramp >= 0, "augment_ramp", self.augment_ramp, "0 or more")
-        require(self.augment != "" or self.augment_ramp == 0, "augment_ramp", self.augment_ramp, "0, or --augment too")
         require(0 <= self.blur <= 1, "blur", self.blur, "0 to 1, a share of the pictures' side")
         require(self.blur_steps >= 0, "blur_steps", self.blur_steps, "0 or more")
-        require(self.blur == 0 or self.blur_steps > 0, "blur", self.blur, "0, or --blur-steps too")
-        require(self.blur > 0 or self.blur_steps == 0, "blur_steps", self.blur_steps, "0, or --blur too")
+        require(self.blur == 0 or self.blur_steps > 0, "blur", self.blur, "--blur 0, or --blur-steps too")
         require(1 <= self.grid <= 32, "grid", self.grid, "1 to 32")
+
+    def doubts(self, steps: int) -> list[str]:
+        """What to warn of: a training that ends before the pictures are sharp."""
+        if self.blur == 0 or self.blur_steps < steps:
+            return []
+        return [f"all {steps} steps blur the pictures: train for more than --blur-steps {self.blur_steps}, or lower it"]
 
     def for_items(self, count: int) -> VariantConfig:
         """This config with the augmentations for that many pictures in place of `auto`."""
@@ -183,8 +191,11 @@ class LatentGAN:
     @property
     def augmented_share(self) -> float:
         """Probability with which a picture is augmented in this step."""
-        ramp = self.settings.augment_ramp if isinstance(self.settings, PictureConfig) else 0
-        return min(1.0, self.at / ramp) if ramp else 1.0
+        settings = self.settings
+        if not isinstance(settings, PictureConfig):
+            return 1.0
+        risen = min(1.0, self.at / settings.augment_ramp) if settings.augment_ramp else 1.0
+        return risen * settings.augment_share
 
     def draw(self, count: int, labels: Tensor | None, device: torch.device) -> Tensor:
         """Generate `count` items."""
@@ -212,7 +223,7 @@ class LatentGAN:
     def _changed(self, pictures: Tensor, settings: PictureConfig) -> Tensor:
         """Pictures as the discriminator sees them: augmented, and blurred in the first steps."""
         pictures = augment.augment(pictures, settings.policy, self.augmented_share)
-        if self.at >= settings.blur_steps:
+        if settings.blur == 0 or self.at >= settings.blur_steps:
             return pictures
         left = 1 - self.at / settings.blur_steps
         return augment.blur(pictures, left * settings.blur * pictures.shape[-1])

@@ -161,7 +161,7 @@ class MLP(LatentGAN):
     @staticmethod
     def wants(config: Config) -> Wants:
         """Single pictures in -1 to 1, the range of tanh."""
-        return Wants("images", config.size, config.channels, labels=config.conditional)
+        return Wants("images", config.size, config.channels, labels=config.conditional, flip=config.mirror)
 
     def generators(self) -> dict[str, Interface]:
         """One generator: latents, and a label where it is conditional, to pictures."""

@@ -6,15 +6,15 @@
 The write-ups use BatchNorm with a batch of one, which is InstanceNorm. Here it is InstanceNorm by default, so that the
 generator does the same in use as in training; `--norm batch` is for larger batches.
 
-The preset `modern` is for edge devices and small data sets: the generator of `edge.py`, a spectrally normalised
-discriminator that sees augmented pictures, the least-squares loss, and the distance in the discriminator's features
-(Wang et al. 2018, arXiv:1711.11585), which takes over most of what the L1 distance does.
+The preset `modern` is for edge devices and small data sets: the generator of `edge.py` with BatchNorm, a spectrally
+normalised discriminator that sees augmented pictures, the least-squares loss, and the distance in the discriminator's
+features (Wang et al. 2018, arXiv:1711.11585), which takes over most of what the L1 distance does.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -40,7 +40,7 @@ class Config(PatchConfig):
     direction: Literal["a2b", "b2a"] = "a2b"
     """Which picture of a pair is the input: a2b takes the left one or the one in folder A."""
     nets: Literal["unet", "edge"] = "unet"
-    """Generator: unet as in the paper, or edge, residual blocks of 3×3 convolutions without normalisation."""
+    """Generator: unet as in the paper, or edge, residual blocks of 3×3 convolutions, without InstanceNorm."""
     size: int = 256
     """Height and width of the pictures in training, pixels: a power of two, 32 or more."""
     levels: int | None = None
@@ -48,7 +48,8 @@ class Config(PatchConfig):
     blocks: int = only_with("nets", "edge", 4)
     """With --nets edge, residual blocks at the smallest size."""
     norm: Literal["instance", "batch"] = "instance"
-    """Normalisation: instance is BatchNorm as it works with a batch of one, in training and in use."""
+    """Normalisation: instance is BatchNorm as it works with a batch of one, in training and in use. With --nets edge,
+    instance stands for a generator without normalisation."""
     upsample: Upsampling = "transpose"
     """How the generator doubles its feature maps: transpose is a transposed convolution; resize (nearest, then a
     convolution), shuffle (a convolution, then depth-to-space) and bilinear (a convolution, then interpolation, the
@@ -67,6 +68,8 @@ class Config(PatchConfig):
         require(power, "size", self.size, "a power of two, 32 or more")
         most = self.size.bit_length() - 1
         require(self.levels is None or 3 <= self.levels <= most, "levels", self.levels, f"3 to {most}")
+        if self.nets == "edge" and self.norm == "batch":  # Of one pixel and one picture there is no deviation.
+            require(2**self.depth < self.size, "levels", self.levels, f"less than {most} with --norm batch")
         require(self.blocks >= 0, "blocks", self.blocks, "0 or more")
         require(0 <= self.dropout < 1, "dropout", self.dropout, "0 or more and below 1")
         require(self.l1 >= 0, "l1", self.l1, "0 or more")
@@ -112,13 +115,15 @@ class Generator(nn.Module):
 
 MODERN: Mapping[str, Any] = {
     "nets": "edge",
+    "norm": "batch",
+    "load_size": None,
     "upsample": "resize",
     "width": 32,
     "batch": 4,
     "objective": "lsgan",
     "spectral_norm": True,
-    "matching": 10.0,
-    "l1": 10.0,
+    "matching": 20.0,
+    "l1": 2.0,
     "augment": "auto",
 }
 """The preset `modern`."""
@@ -153,15 +158,11 @@ class Pix2Pix:
     def wants(config: Config) -> Wants:
         """Pairs of pictures in -1 to 1, the range of tanh."""
         reverse = config.direction == "b2a"
-        return Wants(
-            "pairs", config.size, config.channels, load_size=config.load_size, flip=config.jitter, reverse=reverse
-        )
+        return Wants("pairs", config.size, config.channels, load_size=config.uncut, flip=config.jitter, reverse=reverse)
 
     def generators(self) -> dict[str, Interface]:
         """One generator: pictures to pictures, of any size that halves `levels` times."""
-        config = self.config
-        reach = edge.reach(config.depth, config.blocks, config.upsample) if config.nets == "edge" else None
-        return {"generator": replace(to_pictures(config, 2**config.depth), reach=reach)}
+        return {"generator": to_pictures(self.config, 2**self.config.depth)}
 
     def step(self, batch: Batch, step: int, update: Update) -> dict[str, Tensor]:
         """Update the discriminator, then the generator."""
@@ -206,7 +207,9 @@ def make_generator(config: Config) -> nn.Module:
     """The generator that the config names."""
     if config.nets == "unet":
         return Generator(config)
-    return edge.EdgeGenerator(config.channels, config.width, config.depth, config.blocks, config.upsample)
+    return edge.EdgeGenerator(
+        config.channels, config.width, config.depth, config.blocks, config.upsample, config.norm == "batch"
+    )
 
 
 def _down(config: Config, channels: int, features: int, level: int) -> nn.Sequential:

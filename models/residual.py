@@ -1,11 +1,11 @@
-"""Residual blocks: what `dcgan --arch resnet` and the generators of `--nets edge` are made of.
+"""Residual blocks: what `dcgan --arch resnet`, the generators of `--nets edge` and students are made of.
 
     layers = [Up(256, 128, "resize"), Up(128, 64, "resize")]
     start(nn.Sequential(*layers))
 
 As in Huang et al. 2024 (arXiv:2501.05441), section 3, nothing is normalised: start values and gradient penalties keep
-the scale. `NormUp` is the exception: it begins as a plain generator with BatchNorm does, and learns to draw from
-latents sooner (benchmarks/LOG.md). Every layer is one that edge engines have in INT8: 3×3 and 1×1 convolutions, which
+the scale. `Normed` and `NormedSame` are the exception: they begin as a plain generator with BatchNorm does, and learn
+sooner (benchmarks/LOG.md). Every layer is one that edge engines have in INT8: 3×3 and 1×1 convolutions, which
 BatchNorm is folded into, ReLU, resize, sum.
 """
 
@@ -38,20 +38,38 @@ class Up(nn.Module):
         return changed
 
 
-class NormUp(nn.Module):
-    """Double a feature map with BatchNorm: `[N, inputs, H, W]` to `[N, outputs, 2H, 2W]`, 0 or more."""
+class Normed(nn.Module):
+    """A block with BatchNorm: `[N, inputs, H, W]` to `[N, features, H', W']`, 0 or more.
 
-    def __init__(self, inputs: int, outputs: int, way: Upsampling) -> None:
+    Args:
+        first: Layers that change size and channels, the last a BatchNorm.
+        features: What they give.
+    """
+
+    def __init__(self, first: list[nn.Module], features: int) -> None:
         super().__init__()
-        self.first = nn.Sequential(*doubling(inputs, outputs, way, bias=False), nn.BatchNorm2d(outputs))
-        self.change = nn.Sequential(
-            nn.ReLU(), nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False), nn.BatchNorm2d(outputs)
-        )
+        self.first = nn.Sequential(*first)
+        self.change = nn.Sequential(nn.ReLU(), *normed_convolution(features, features))
 
-    def forward(self, features: Tensor) -> Tensor:  # [N, I, H, W] → [N, O, 2H, 2W]
-        """Enlarge, and add the change."""
+    def forward(self, features: Tensor) -> Tensor:  # [N, I, H, W] → [N, F, H', W']
+        """Change size and channels, and add the change."""
         features = self.first(features)
         return torch.relu(features + self.change(features))
+
+
+def normed_convolution(inputs: int, outputs: int, stride: int = 1) -> list[nn.Module]:
+    """A 3×3 convolution with BatchNorm."""
+    return [nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False), nn.BatchNorm2d(outputs)]
+
+
+def normed_up(inputs: int, outputs: int, way: Upsampling) -> Normed:
+    """Double a feature map with BatchNorm: `[N, inputs, H, W]` to `[N, outputs, 2H, 2W]`."""
+    return Normed([*doubling(inputs, outputs, way, bias=False), nn.BatchNorm2d(outputs)], outputs)
+
+
+def normed_down(inputs: int, outputs: int) -> Normed:
+    """Halve a feature map with BatchNorm: `[N, inputs, H, W]` to `[N, outputs, H/2, W/2]`."""
+    return Normed(normed_convolution(inputs, outputs, 2), outputs)
 
 
 class PoolConv(nn.Conv2d):
@@ -109,15 +127,38 @@ class Same(nn.Module):
         return changed
 
 
+class Residual(nn.Module):
+    """Change a feature map `[N, features, H, W]` at its own size, with BatchNorm."""
+
+    def __init__(self, features: int) -> None:
+        super().__init__()
+        self.change = nn.Sequential(
+            *normed_convolution(features, features), nn.ReLU(), *normed_convolution(features, features)
+        )
+
+    def forward(self, features: Tensor) -> Tensor:  # [N, F, H, W] → [N, F, H, W]
+        """Add the change."""
+        changed: Tensor = features + self.change(features)
+        return changed
+
+
+class NormedSame(Residual):
+    """A `Residual` that gives 0 or more, as the blocks beside it do."""
+
+    def forward(self, features: Tensor) -> Tensor:  # [N, F, H, W] → [N, F, H, W]
+        """Add the change."""
+        return torch.relu(super().forward(features))
+
+
 @torch.no_grad()
 def start(network: nn.Module) -> None:
     """Start values that keep the scale without normalisation, Zhang et al. 2019 (arXiv:1901.09321), section 3.
 
     Weights are He et al.'s (arXiv:1502.01852, eq. 10); of L residual blocks, each with two convolutions, the first
     convolution is scaled by L^-½ and the last begins at 0, so that the network begins as its skips. A network without
-    blocks gets He et al.'s alone. A generator of `NormUp` begins as a plain DCGAN instead.
+    blocks gets He et al.'s alone. A generator of blocks with BatchNorm begins as a plain DCGAN instead.
     """
-    if any(isinstance(module, NormUp) for module in network.modules()):
+    if any(isinstance(module, (Normed, NormedSame)) for module in network.modules()):
         _start_plain(network)
         return
     blocks = [module for module in network.modules() if isinstance(module, (Up, Down, Same))]
@@ -150,7 +191,7 @@ def _start_plain(network: nn.Module) -> None:
     """
     network.apply(weights.normal)
     for module in network.modules():
-        if isinstance(module, NormUp):
+        if isinstance(module, (Normed, NormedSame)):
             norm = module.change[-1]
             assert isinstance(norm, nn.BatchNorm2d)
             nn.init.zeros_(norm.weight)

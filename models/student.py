@@ -26,6 +26,7 @@ from torch.nn.utils import parametrizations
 from torch.optim import Optimizer
 
 from ganedge.models.optimizers import AdamConfig, adams
+from ganedge.models.residual import Residual, normed_convolution
 from ganedge.models.variant import Batch, Update, VariantConfig, Wants, require
 from ganedge.runtime.cli.options import option
 from ganedge.runtime.errors import UsageError
@@ -221,19 +222,6 @@ class LatentConfig(StudentConfig):
         return count
 
 
-class Residual(nn.Module):
-    """A residual block of two convolutions."""
-
-    def __init__(self, features: int) -> None:
-        super().__init__()
-        self.change = nn.Sequential(*_convolution(features, features), nn.ReLU(), *_convolution(features, features))
-
-    def forward(self, features: Tensor) -> Tensor:  # [N, F, H, W] → [N, F, H, W]
-        """Add the change."""
-        changed: Tensor = features + self.change(features)
-        return changed
-
-
 class PictureGenerator(nn.Module):
     """Pictures `[N, inputs, H, W]` to `[N, channels, scale·H, scale·W]`; sides are multiples of the stride.
 
@@ -245,7 +233,7 @@ class PictureGenerator(nn.Module):
         self.config = config
         own = config.inputs * config.stride**2
         side = config.stride * config.scale
-        body: list[nn.Module] = [*_convolution(own, config.width), nn.ReLU()]
+        body: list[nn.Module] = [*normed_convolution(own, config.width), nn.ReLU()]
         self.body = nn.Sequential(*body, *(Residual(config.width) for _ in range(config.blocks)))
         self.last = nn.Conv2d(own + config.width, config.channels * side**2, 3, 1, 1)
         self.shuffle = nn.PixelShuffle(side)
@@ -279,7 +267,9 @@ class LatentGenerator(nn.Module):
             layers += [nn.ReLU(), *(Residual(own) for _ in range(config.blocks))]
             after = config.channels if last else config.features(stage + 1)
             factor = 2 if config.doublings else 1
-            layers += [nn.Conv2d(own, after * factor**2, 3, 1, 1)] if last else _convolution(own, after * factor**2)
+            layers += (
+                [nn.Conv2d(own, after * factor**2, 3, 1, 1)] if last else normed_convolution(own, after * factor**2)
+            )
             layers += [nn.PixelShuffle(factor)] if factor > 1 else []
         self.layers = nn.Sequential(*layers)
 
@@ -450,7 +440,3 @@ def space_to_depth(pictures: Tensor, side: int) -> Tensor:
         )
     squares = F.pixel_unshuffle(pictures, side)
     return squares.reshape(count, channels, side * side, *shape[2:]).transpose(1, 2).reshape(shape)
-
-
-def _convolution(inputs: int, outputs: int) -> list[nn.Module]:
-    return [nn.Conv2d(inputs, outputs, 3, 1, 1, bias=False), nn.BatchNorm2d(outputs)]

@@ -10,13 +10,14 @@ from torch import Tensor
 
 from ganedge.models import augment
 from ganedge.models.optimizers import AdamConfig
-from ganedge.models.variant import VariantConfig, require
+from ganedge.models.variant import VariantConfig, only_with, require
 from ganedge.runtime.manifest import Interface, Port
 
 AUGMENTATIONS = ("translation", "cutout")
 """Those of `augment.POLICIES` that translators use: they move and cut a picture and what belongs to it alike."""
 JITTER = 286 / 256
-"""Pictures are scaled to this times the size before a random square is cut out (Isola et al. 2017, section 6.2)."""
+"""Pictures are scaled to this times the size, by default, before a random square is cut out (Isola et al. 2017, section
+6.2)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,12 +49,21 @@ class JitterConfig(TranslationConfig):
     """The settings of variants that train on randomly cropped and mirrored pictures."""
 
     jitter: bool = True
-    """Scale pictures up by 286/256, cut out a random square and mirror it at random."""
+    """Scale pictures to --load-size, cut out a random square and mirror it at random."""
+    load_size: int | None = only_with("jitter", True, None)
+    """Height and width that pictures are scaled to before the square is cut out, pixels: 286/256 of the size by
+    default. With more, a small part of each picture is seen at its own scale, and a step takes less time."""
+
+    def __post_init__(self) -> None:
+        """Refuse values that cannot work."""
+        super().__post_init__()
+        accepted = f"{self.size} or more, the size of what is cut out"
+        require(self.load_size is None or self.load_size >= self.size, "load_size", self.load_size, accepted)
 
     @property
-    def load_size(self) -> int:
-        """Height and width that pictures are scaled to before the cut, pixels; 0: no cut."""
-        return round(self.size * JITTER) if self.jitter else 0
+    def uncut(self) -> int:
+        """Height and width of the pictures that squares are cut out of, pixels; 0: no cut."""
+        return (self.load_size or round(self.size * JITTER)) if self.jitter else 0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -93,6 +93,10 @@ class VariantConfig:
         """Whether bf16 was measured to keep FP32's quality at equal steps: then `--precision auto` may take it."""
         return False
 
+    def doubts(self, steps: int) -> list[str]:
+        """What to warn of in a training of so many steps."""
+        return []
+
     def for_items(self, count: int) -> VariantConfig:
         """This config with what depends on the number of items in the data set: the same by default."""
         return self
@@ -228,9 +232,13 @@ def check_types(config: object) -> None:
         require(fits, item.name, value, wanted)
 
 
-def only_with(other: str, value: object, default: Any) -> Any:
-    """A config field that has an effect only where the field `other` is `value`."""
-    return field(default=default, metadata={"with": (other, value)})
+ON = object()
+"""For `only_with`: whatever is not the field's default."""
+
+
+def only_with(others: str | tuple[str, ...], value: object, default: Any) -> Any:
+    """A config field that has an effect only where one of the fields `others` is `value`."""
+    return field(default=default, metadata={"with": ((others,) if isinstance(others, str) else others, value)})
 
 
 def usual(config: type, names: Collection[str]) -> dict[str, Any]:
@@ -244,11 +252,17 @@ def check_given(config: VariantConfig, given: Collection[str]) -> None:
     Raises:
         UsageError: naming the field and what it needs.
     """
+    defaults = usual(type(config), {item.name for item in fields(config)})
     for item in fields(config):
-        other, value = item.metadata.get("with", ("", ""))
-        if item.name in given and other and getattr(config, other) != value:
-            name, other = item.name.replace("_", "-"), other.replace("_", "-")
-            needed = f"--{other}" if value is True else f"--{other} {value}"
+        others, value = item.metadata.get("with", ((), None))
+        is_met = any(
+            getattr(config, other) != defaults[other] if value is ON else getattr(config, other) == value
+            for other in others
+        )
+        if item.name in given and others and not is_met:
+            name = item.name.replace("_", "-")
+            shown = "" if value is ON or value is True else f" {value}"
+            needed = " or ".join(f"--{other.replace('_', '-')}{shown}" for other in others)
             message = f"{name} is {getattr(config, item.name)}, but has an effect with {needed} only"
             raise UsageError(f"{message}: leave it out, or add that")
 

@@ -166,7 +166,7 @@ class WGAN(LatentGAN):
     @staticmethod
     def wants(config: Config) -> Wants:
         """Single pictures in -1 to 1, the range of tanh."""
-        return Wants("images", config.size, config.channels)
+        return Wants("images", config.size, config.channels, flip=config.mirror)
 
     def generators(self) -> dict[str, Interface]:
         """One generator: normal latents to pictures."""

@@ -299,10 +299,18 @@ class Source:
 
     @property
     def size(self) -> int | None:
-        """Height and width of the pictures it was trained with, pixels; None where nothing says."""
-        size = self.config.get("size")
-        whole = isinstance(size, int) and not isinstance(size, bool) and 1 <= size <= 16384
-        return size if whole else None
+        """Height and width of the pictures that it is for, pixels: those of the training; None where nothing says.
+
+        Where that saw parts of larger pictures, they are those of whole pictures at about the same scale: 256 for 286,
+        as in pix2pix and CycleGAN.
+        """
+        size, load_size = (self._pixels(name) for name in ("size", "load_size"))
+        return size if size is None or load_size is None else max(size, round(load_size * 256 / 286))
+
+    def _pixels(self, name: str) -> int | None:
+        value = self.config.get(name)
+        whole = isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= 16384
+        return value if whole else None
 
 
 @dataclass(frozen=True)

@@ -1,17 +1,19 @@
 """Choose how a training computes by measuring a few of its steps on this machine.
 
     settings = arithmetic.settle(fabric, variant, config, settings, items)
-    print(settings.precision, settings.weight_gradients)        # "bf16" "library"
+    print(settings.precision, settings.weight_gradients, settings.memory_format)        # "bf16" "library" "contiguous"
 
 Which arithmetic is fastest depends on processor, PyTorch, threads and networks, and no list of features predicts it:
-weight gradients by im2col made one processor 1.5 times as fast and another 14 % slower. So networks that are made for
-this and thrown away take some steps in turns with each way. Measuring takes at most 2 % of the training, and the result
-is remembered for trainings alike. bf16 takes part only where it was shown to keep the quality (benchmarks/LOG.md).
+weight gradients by im2col made one processor 1.5 times as fast and another 14 % slower; channels-last memory made
+DCGAN on one faster by a tenth, and pix2pix on another slower by a third. So networks that are made for this and thrown
+away take some steps in turns with each way. Measuring takes at most 2 % of the training, and the result is remembered
+for trainings alike. bf16 takes part only where it was shown to keep the quality (benchmarks/LOG.md).
 """
 
 from __future__ import annotations
 
 import contextlib
+import copy
 import hashlib
 import json
 import os
@@ -31,7 +33,7 @@ from ganedge.runtime.cli.terminal import note
 from ganedge.runtime.files import cache_folder, write_whole
 from ganedge.runtime.tuning import processor
 from ganedge.train import im2col
-from ganedge.train.settings import Precision, Settings, WeightGradients
+from ganedge.train.settings import MemoryFormat, Precision, Settings, WeightGradients
 from ganedge.train.trainer import Trainer
 
 if TYPE_CHECKING:
@@ -41,12 +43,16 @@ if TYPE_CHECKING:
 
 SHARE = 0.02
 """Share of a training's steps, or of its time, that measuring may take."""
-LONGEST = 60.0
+LONGEST = 120.0
 """Seconds that measuring may take whatever the training."""
 FEWEST, MOST = 3, 9
 """Timed turns of each way."""
+SLOW = 1.0
+"""Of a turn of so many seconds, one is enough."""
 HOPELESS = 1.5
 """A way that takes this many times as long as the fastest in a first timed turn is not tried again."""
+WARM_UP = 3
+"""How many times as long as usual the turn may take that makes a way's kernels."""
 GAIN = 0.03
 """By how much another way has to be faster than plain FP32 to be taken."""
 
@@ -56,9 +62,11 @@ class Way(NamedTuple):
 
     precision: Precision
     weight_gradients: WeightGradients
+    memory_format: MemoryFormat
 
     def __str__(self) -> str:
-        return f"{self.precision} with im2col" if self.weight_gradients == "im2col" else self.precision
+        kind = f"{self.precision} with im2col" if self.weight_gradients == "im2col" else self.precision
+        return f"{kind}, {self.memory_format}"
 
 
 def settle(fabric: Fabric, variant: type[Variant], config: VariantConfig, settings: Settings, items: Data) -> Settings:
@@ -70,24 +78,27 @@ def settle(fabric: Fabric, variant: type[Variant], config: VariantConfig, settin
         fabric: The processes; all of them call this.
         variant: What is trained.
         config: Its config, with nothing left open.
-        settings: How to train, perhaps with a precision or weight gradients of `auto`.
+        settings: How to train, perhaps with a precision, weight gradients or a memory format of `auto`.
         items: The data.
     """
-    if "auto" not in (settings.precision, settings.weight_gradients):
+    if "auto" not in (settings.precision, settings.weight_gradients, settings.memory_format):
         return settings
     device = fabric.device
+    scale = copy.deepcopy(fabric._precision.state_dict())  # Of the losses in fp16, which measured steps change.
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         ways = _ways(variant, config, settings, device)
         chosen = ways[0]
         if len(ways) > 1 and settings.compile:
-            _tell(fabric, f"computing in {chosen}: with --compile nothing is measured; --precision chooses")
+            _tell(fabric, f"computing in {chosen}: with --compile nothing is measured; {_options(settings)} chooses")
         elif len(ways) > 1:
-            chosen = _choose(Probe(fabric, variant, config, settings, items), ways, fabric)
-    return replace(settings, precision=chosen.precision, weight_gradients=chosen.weight_gradients)
+            chosen = _choose(Probe(fabric, variant, config, settings, items), ways, fabric, _options(settings))
+    fabric._precision.load_state_dict(scale)
+    return replace(settings, **chosen._asdict())
 
 
 def _ways(variant: type[Variant], config: VariantConfig, settings: Settings, device: torch.device) -> list[Way]:
-    """The ways that the settings leave open, the plainest first."""
+    """The ways that the settings leave open, the one that is taken unmeasured first."""
+    networks = variant(config).networks.values()
     weights = settings.weight_gradients
     precisions = [settings.precision]
     if settings.precision == "auto":
@@ -95,15 +106,25 @@ def _ways(variant: type[Variant], config: VariantConfig, settings: Settings, dev
         emulated = device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False)
         has_choice = config.trains_in_bf16 and not emulated and weights != "im2col"
         precisions = ["fp32", "bf16"] if has_choice else ["fp32"]
-    ways = [Way(precision, "library" if weights == "auto" else weights) for precision in precisions]
-    applies = ways[0].precision == "fp32" and device.type == "cpu" and not settings.compile
-    if weights == "auto" and applies and any(map(im2col.applies_to, variant(config).networks.values())):
-        ways.append(Way("fp32", "im2col"))
-    return ways
+    kinds = [(precision, "library" if weights == "auto" else weights) for precision in precisions]
+    applies = precisions[0] == "fp32" and device.type == "cpu" and not settings.compile
+    if weights == "auto" and applies and any(map(im2col.applies_to, networks)):
+        kinds.append(("fp32", "im2col"))
+    formats = [settings.memory_format]
+    if settings.memory_format == "auto":
+        has_maps = any(parameter.dim() == 4 for network in networks for parameter in network.parameters())
+        formats = ["channels-last", "contiguous"] if has_maps else ["channels-last"]
+    return [Way(*kind, layout) for layout in formats for kind in kinds]
 
 
-def _choose(probe: Probe, ways: list[Way], fabric: Fabric) -> Way:
-    """The fastest way as remembered or measured, else the plainest."""
+def _options(settings: Settings) -> str:
+    """The options that were left open."""
+    names = ("precision", "weight_gradients", "memory_format")
+    return ", ".join("--" + name.replace("_", "-") for name in names if getattr(settings, name) == "auto")
+
+
+def _choose(probe: Probe, ways: list[Way], fabric: Fabric, options: str) -> Way:
+    """The fastest way as remembered or measured, else the plainest; `options` would choose too."""
     key = probe.key(ways)
     known: Way | None = _agree(fabric, _recall(key, ways) if fabric.is_global_zero else None)
     if known is not None:
@@ -113,8 +134,8 @@ def _choose(probe: Probe, ways: list[Way], fabric: Fabric) -> Way:
     if not rates:
         _tell(
             fabric,
-            f"computing in {ways[0]}: too short a training to measure {' and '.join(map(str, ways[1:]))}; "
-            "--precision, --weight-gradients choose",
+            f"computing in {ways[0]}: no time to measure {len(ways) - 1} more in 2 % of this training; "
+            f"{options} chooses",
         )
         return ways[0]
     fastest = max(rates, key=lambda way: rates[way])
@@ -134,7 +155,8 @@ class Probe:
     ) -> None:
         self._fabric = fabric
         self._settings = settings
-        own = replace(settings, resume=False, init=None, precision="fp32", weight_gradients="library", compile=False)
+        plain: dict[str, Any] = {"precision": "fp32", "weight_gradients": "library", "memory_format": "channels-last"}
+        own = replace(settings, resume=False, init=None, compile=False, **plain)
         self._trainer = Trainer(fabric, variant, config, own, items)
         self._batch = self._trainer.fetch()
         self._turn = int(getattr(config, "d_steps", 1))  # Steps: each turn trains the generator once.
@@ -157,37 +179,52 @@ class Probe:
 
     def measure(self, ways: list[Way]) -> dict[Way, float]:
         """Images per second of each way, but for hopeless ones; nothing where measuring would take too long."""
-        steps = len(ways) * (1 + FEWEST) * self._turn
-        if steps > SHARE * self._trainer.total:
+        total, most = self._trainer.total, SHARE * self._trainer.total  # Steps.
+        if len(ways) * (1 + 1) * self._turn > most:
             return {}
         started = time.perf_counter()
         self._time(ways[0])
-        first = self._time(ways[0])
-        least = first * len(ways) * (1 + FEWEST)
+        first: float = _agree(self._fabric, self._time(ways[0]))
+        fewest = 1 if first >= SLOW else FEWEST
         minutes = self._settings.max_minutes
         allowed = min(LONGEST, SHARE * minutes * 60 if minutes else LONGEST)
-        if _agree(self._fabric, least > allowed):
+        least = len(ways) * (1 + fewest)
+        if least * self._turn > most or least * first > allowed:
             return {}
+        allowed = min(allowed, SHARE * total / self._turn * first)
+
+        def is_late() -> bool:
+            return bool(_agree(self._fabric, time.perf_counter() - started > allowed))
 
         # A first turn of each makes its kernels, a second one tells which need no more.
+        times = {ways[0]: [first]}
+        given_up: set[tuple[str, str]] = set()  # In the other memory format they are not tried at all.
+        turns = 2
         for way in ways[1:]:
-            self._time(way)
-        times = {ways[0]: [first]} | {way: [self._time(way)] for way in ways[1:]}
+            if way[:2] in given_up or is_late():
+                continue
+            turns += 1
+            if _agree(self._fabric, self._time(way)) > WARM_UP * HOPELESS * first:
+                given_up.add(way[:2])
+            elif not is_late():
+                times[way] = [self._time(way)]
+                turns += 1
         best = min(taken[0] for taken in times.values())
         left: list[Way] = _agree(
-            self._fabric, [way for way in ways if way == ways[0] or times[way][0] < HOPELESS * best]
+            self._fabric, [way for way in times if way == ways[0] or times[way][0] < HOPELESS * best]
         )
 
         # Turns of the others, one after the other, while there is time.
-        turns = 2 * len(ways)
-        while len(times[left[0]]) < MOST:
+        while len(times[ways[0]]) < MOST:
+            count = len(times[ways[0]])
+            used = (turns + len(left)) * self._turn > most
+            if _agree(self._fabric, count >= fewest and (used or time.perf_counter() - started > allowed / 2)):
+                break
+            if is_late():
+                break
             for way in left:
                 times[way].append(self._time(way))
-            count = len(times[left[0]])
             turns += len(left)
-            used = (turns + len(left)) * self._turn > SHARE * self._trainer.total
-            if _agree(self._fabric, count >= FEWEST and (used or time.perf_counter() - started > allowed / 2)):
-                break
         images = self._trainer.config.batch * self._turn
         rates = {way: images / statistics.median(times[way]) for way in left}
         return dict(_agree(self._fabric, rates))
@@ -195,7 +232,7 @@ class Probe:
     def _time(self, way: Way) -> float:
         """Seconds of one turn."""
         trainer = self._trainer
-        trainer.compute(way.precision, way.weight_gradients)
+        trainer.compute(*way)
         begun = time.perf_counter()
         for _ in range(self._turn):
             trainer.learn(self._batch)

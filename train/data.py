@@ -485,17 +485,16 @@ def _read_all(
 
 
 def _with_examples(data: Data, groups: Sequence[Group], fit: Fit) -> Data:
-    """Add a few pictures for previews, whole and not mirrored: of each group the first few of a fixed random order."""
-    wants = replace(data.wants, load_size=0, flip=False)
+    """Add a few pictures for previews, of each group the first of a fixed random order, cut in the middle."""
     channels = data.take(groups[0].keys[0], torch.tensor([0])).shape[1]
     examples: dict[str, Tensor] = {}
     for group in groups:
-        items, broken = _first_few(group.items, wants.size, channels, fit)
+        items, broken = _first_few(group.items, data.wants.load_size or data.wants.size, channels, fit)
         data.left_out.extend(broken)
         if not items:
             raise InputError(f"data {data.spec!r}: none of the pictures for previews can be read: {broken[0]}")
         for number, key in enumerate(group.keys):
-            examples[key] = _scale(stack([item[number] for item in items]), wants)
+            examples[key] = _scale(data._middle(stack([item[number] for item in items])), data.wants)
     few = min(map(len, examples.values()))
     return replace(data, examples={key: levels[:few] for key, levels in examples.items()})
 

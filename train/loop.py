@@ -11,7 +11,7 @@ import hashlib
 import math
 import signal
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,7 +26,7 @@ from ganedge.models.noise import OTHER_STOPPED, collective
 from ganedge.models.variant import VariantConfig, require
 from ganedge.runtime.cli.terminal import note
 from ganedge.runtime.errors import GanEdgeError, UsageError
-from ganedge.train import arithmetic, compiling, data, resume, run_folder
+from ganedge.train import arithmetic, checkpoint, compiling, data, resume, run_folder
 from ganedge.train.devices import make_fabric, memory_errors
 from ganedge.train.reporter import Reporter, write_weights
 from ganedge.train.settings import JUDGED, Settings
@@ -105,16 +105,26 @@ def train(
             run_folder.check_free(settings.out)
         if settings.init is not None:  # Damaged weights are refused before anything is measured.
             run_folder.read_networks(settings.init, tuple(variant(config).generators()))
+        _check_agreement(fabric, settings, _given(config, settings, len(items)))  # Before steps that all take together.
         settings = arithmetic.settle(fabric, variant, config, settings, items)
         trainer = Trainer(fabric, variant, config, settings, items)
         if run is not None:
             resume.check_processes(run, trainer)
-        _check_norms(config, trainer.gan.networks, config.batch // fabric.world_size)
-        check_agreement(trainer)
+        share = config.batch // fabric.world_size
+        _check_norms(config, trainer.gan.networks, share)
+        _check_agreement(fabric, settings, {"step": trainer.step, "digest of the weights": _digest(trainer)})
+        drawing = [trainer.gan.networks[name] for name in trainer.gan.generators()]
+        doubts = [*config.doubts(trainer.total), *_doubt_norms(drawing, share)]
         if fabric.is_global_zero:
+            for line in doubts:
+                note(line)
             _write_config(trainer, variant)
         with compiling.at_work() if settings.compile else contextlib.nullcontext():
             run_steps(trainer, started + settings.max_minutes * 60 if settings.max_minutes else math.inf)
+        if fabric.is_global_zero:
+            for line in config.doubts(trainer.step):
+                if line not in doubts:  # It ended sooner than its steps.
+                    note(line)
     return settings.out
 
 
@@ -192,26 +202,26 @@ def _must_stop(trainer: Trainer, stop: bool, failed: bool) -> bool:
     return bool(to_stop or to_fail)
 
 
-def check_agreement(trainer: Trainer) -> None:
-    """Check that all processes start equally: those on other machines read their own data and run folders.
+def _given(config: VariantConfig, settings: Settings, count: int) -> dict[str, Any]:
+    """What decides how a training of `count` items begins, and what of it is measured."""
+    names = ("steps", "max_minutes", "seed", "precision", "weight_gradients", "memory_format", "compile")
+    return {
+        "step": max(checkpoint.steps(settings.out), default=0) if settings.resume else 0,
+        **{name.replace("_", "-"): getattr(settings, name) for name in names},
+        "items": count,
+        **asdict(config),
+    }
+
+
+def _check_agreement(fabric: Fabric, settings: Settings, facts: Mapping[str, Any]) -> None:
+    """Check that all processes have the same facts: those on other machines read their own data and run folders.
 
     Raises:
         UsageError: naming what differs.
     """
-    settings, world_size = trainer.settings, trainer.fabric.world_size
-    if world_size == 1:
+    if fabric.world_size == 1:
         return
-    facts = {
-        "step": trainer.step,
-        "steps": trainer.total,
-        "seed": settings.seed,
-        "items": len(trainer.items),
-        **asdict(trainer.config),
-        "precision": settings.precision,
-        "weight gradients": settings.weight_gradients,
-        "digest of the weights": _digest(trainer),
-    }
-    gathered: list[dict[str, Any]] = [{} for _ in range(world_size)]
+    gathered: list[Mapping[str, Any]] = [{} for _ in range(fabric.world_size)]
     with collective():
         dist.all_gather_object(gathered, facts)
     for rank, theirs in enumerate(gathered):
@@ -289,6 +299,20 @@ def _check_norms(config: VariantConfig, networks: Mapping[str, nn.Module], share
             f"BatchNorm has no gradient of its own: give --devices 1, --{penalty} 0, or {without}, whose "
             "discriminator has no BatchNorm"
         )
+
+
+def _doubt_norms(generators: Iterable[nn.Module], share: int) -> list[str]:
+    """What to warn of: generators whose BatchNorm normalises single pictures in training, and not so in use.
+
+    Args:
+        generators: As they will be trained.
+        share: Items that each process has of a batch.
+    """
+    modules = [module for network in generators for module in network.modules()]
+    if share > 1 or not any(isinstance(module, nn.BatchNorm2d) for module in modules):
+        return []
+    given = "give a larger --batch, or networks without BatchNorm"
+    return [f"BatchNorm sees one picture at a time, and draws differently in use: {given}"]
 
 
 def _has_sync_batchnorm(network: nn.Module) -> bool:

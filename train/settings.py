@@ -22,6 +22,7 @@ JUDGED = 5000
 Device = Literal["auto", "cpu", "cuda"]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 WeightGradients = Literal["auto", "library", "im2col"]
+MemoryFormat = Literal["auto", "channels-last", "contiguous"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,11 +69,15 @@ class Settings:
     needs no --devices. On CPUs BatchNorm sees each process's share alone."""
     precision: Precision = "auto"
     """Arithmetic: auto measures on this machine whether bf16 is faster than fp32, in at most 2 % of the training, where
-    bf16 is known to keep the quality. A measurement is remembered, and can differ when repeated: name the precision for
-    runs that must be the same bit for bit. Too short trainings and those with --compile take fp32."""
+    bf16 is known to keep the quality. A measurement is remembered, and can differ when repeated: name this,
+    --weight-gradients and --memory-format for runs that must be the same bit for bit. Too short trainings and those
+    with --compile take fp32."""
     weight_gradients: WeightGradients = "auto"
     """How wide strided convolutions compute their weight gradients in fp32 on a CPU: by PyTorch's library, by one
     matrix product (im2col), or as auto measures like --precision."""
+    memory_format: MemoryFormat = "auto"
+    """Order of weights and feature maps in memory: channels-last, contiguous (channels first, PyTorch's default), or as
+    auto measures like --precision. Too short trainings and those with --compile take channels-last."""
     compile: bool = False
     """Compile the networks with torch.compile, for which it needs a C++ compiler: a minute or more at first, then fewer
     and larger kernels in each step. Slower on the CPUs it was tried on."""

@@ -5,10 +5,11 @@
     python -m ganedge.benchmarks.studies.translation --inputs testA --real testB --size 128 a2b.onnx
 
 FID is that between what a generator makes of the inputs and the real pictures, in the features of one network after the
-other. Transposed convolutions can leave a grid (Odena et al. 2016, doi:10.23915/distill.00003), whose period is their
-stride and its powers: `grid` is the power of the spectrum at periods of two and four pixels in both directions, divided
-by that of the real pictures; more than 1 is a grid that these have not. `peaks` is that power divided by the mean power
-one and two frequencies beside, which no blur changes: about 1 where there is no grid.
+other; that of the inputs as they are comes first. Transposed convolutions can leave a grid (Odena et al. 2016,
+doi:10.23915/distill.00003), whose period is their stride and its powers: `grid` is the power of the spectrum at periods
+of two and four pixels in both directions, divided by that of the real pictures; more than 1 is a grid that these have
+not. `peaks` is that power divided by the mean power one and two frequencies beside, which no blur changes: about 1
+where there is no grid.
 """
 
 from __future__ import annotations
@@ -110,11 +111,11 @@ def main() -> None:
         "real": {"grid": 1.0, "peaks": round(peaks, 3)},
     }
     print(f"real pictures: {report['real']}", flush=True)
-    for file in arguments.artifacts:
-        made = translate(file, inputs, arguments.label)
+    for file in (None, *arguments.artifacts):
+        made = inputs if file is None else translate(file, inputs, arguments.label)
         own, own_peaks = grid(made)
         figures = {name: {key: round(value, 4) for key, value in judge(made).items()} for name, judge in judges.items()}
-        name = f"{file.parent.name}/{file.name}"
+        name = "inputs" if file is None else "/".join(file.parts[-2:])
         report[name] = {**figures, "grid": round(own / energy, 3), "peaks": round(own_peaks, 3)}
         print(f"{name}: {report[name]}", flush=True)
     if arguments.out is not None:

@@ -21,7 +21,8 @@ def _small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Networks and data that train in a moment, after a short warm-up."""
     for name, case in training.CASES.items():
         translates = name.startswith(("pix2pix", "cyclegan"))
-        small: dict[str, Any] = {"size": 32, "batch": 2, "width": 4} if translates else {"size": 16, "batch": 4}
+        small: dict[str, Any] = {"size": 32, "width": 4} if translates else {"size": 16}
+        small |= {"batch": 2 if translates else 4} if "batch" in case else {}
         small |= {"width": 4} if "dcgan" in name else {"blocks": 1} if "cyclegan" in name else {}
         monkeypatch.setitem(training.CASES, name, {**case, **small})
     monkeypatch.setattr(training, "ITEMS", 16)
@@ -36,9 +37,18 @@ def test_both_loops_run(name: str) -> None:
     assert result["speedup"] == pytest.approx(rates["ganedge"] / rates["plain"])
     assert result["speedup_low"] is None, "a moment has no six blocks"
     assert rates["plain"] > 0
-    assert result["computes"] == {"plain": "fp32", "ganedge": "fp32"}
+    assert training.line(result).startswith(name)
+    assert result["computes"] == {"plain": "fp32", "ganedge": "fp32, channels-last"}, "too short to measure another"
     assert all(parts["p50"] <= parts["p90"] <= parts["p99"] for parts in result["step_s"].values())
     assert f"{result['speedup']:.2f}x" in training.line(result)
+
+
+def test_tf32_is_named_with_every_layout(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    assert training._computed("fp32", "cuda") == "fp32 (TF32 in convolutions)"
+    assert training._computed("fp32, contiguous", "cuda") == "fp32 (TF32 in convolutions), contiguous"
+    assert training._computed("bf16, contiguous", "cuda") == "bf16, contiguous"
+    assert training._computed("fp32, contiguous", "cpu") == "fp32, contiguous"
 
 
 def test_rare_work_counts() -> None:
@@ -69,7 +79,7 @@ def test_the_command(command: Callable[..., Any], tmp_path: Path, monkeypatch: p
     assert (case["compiled"], case["partial"], case["device"]) == (True, False, "cpu")
     assert case["steps"]["plain"] == case["steps"]["ganedge"] >= 2
     assert "ganedge" in done.out.splitlines()[0]
-    assert "in fp32, compiled," in done.out.splitlines()[0]
+    assert "in fp32, channels-last, compiled," in done.out.splitlines()[0]
 
 
 def _stops(error: BaseException, after: int) -> Callable[..., Iterator[str]]:
@@ -98,8 +108,8 @@ def test_memory_that_ends_costs_that_case_only(monkeypatch: pytest.MonkeyPatch) 
         return _stops(torch.OutOfMemoryError("too much"), 1)() if name == "dcgan" else plain(name, *given)
 
     monkeypatch.setattr(training.plain, "steps", steps)
-    report = training.measure(0.01, 1, "fp32", lambda _: None, cases="mlp,dcgan,cyclegan-modern")
-    assert [case["variant"] for case in report["results"]] == ["mlp", "cyclegan-modern"]
+    report = training.measure(0.01, 1, "fp32", lambda _: None, cases="mlp,dcgan,pix2pix,cyclegan-modern")
+    assert [case["variant"] for case in report["results"]] == ["mlp", "pix2pix", "cyclegan-modern"]
     assert report["failed"] == [{"variant": "dcgan", "reason": "device cpu ran out of memory"}]
     monkeypatch.setattr(training.plain, "steps", lambda *_: _stops(torch.OutOfMemoryError("too much"), 1)())
     with pytest.raises(GanEdgeError, match="device cpu ran out of memory"):

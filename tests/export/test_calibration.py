@@ -11,7 +11,7 @@ import onnxruntime
 import pytest
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
-from ganedge.export import calibration, fallback, quantize, rewrite
+from ganedge.export import calibration, fallback, quantize, rewrite, sensitivity
 from ganedge.export.calibration import Way
 from ganedge.export.conversion import Conversion
 from ganedge.export.sensitivity import Sensitivity
@@ -25,6 +25,8 @@ INTERFACE = Interface(
     (Port("x", "image", "float32", ("batch", 4, 12, 12), "NCHW", (0.0, 1.0)),),
     (Port("y", "image", "float32", ("batch", 4, 12, 12), "NCHW", (-4.0, 4.0)),),
 )
+EVERY = frozenset(f"other{index}" for index in range(9))
+"""Layers of the generators whose INT8 is described only."""
 PICTURES = [[np.random.default_rng(seed).random((4, 4, 12, 12)).astype(np.float32)] for seed in (1, 2)]
 
 
@@ -192,8 +194,9 @@ def test_ways_are_tried_in_the_order_of_cost(
         assert bool(noise) == (len(seen) > 1), "layers are ranked once"
         names = frozenset(f"layer{index}" for index in range(counts[str(way)]))
         return SimpleNamespace(
-            kept=lambda *_: names, noise=[1.0], worst=lambda: "layer0", work=0, note="", predicted=lambda _: 30.0
-        )
+            kept=lambda *_: names, noise=[1.0], worst=lambda: "layer0", work=0, note="", predicted=lambda _: 30.0,
+            every=EVERY,
+        )  # fmt: skip
 
     monkeypatch.setattr(fallback._LossesOfInt8, "_sensitivity", effect)
     model, conversion, losses = one_layer()
@@ -230,7 +233,7 @@ def test_a_slow_generator_is_calibrated_again_where_it_is_worth_it(
         seen.append(way)
         names = frozenset({"layer"} if way == Way() else ())
         described = SimpleNamespace(
-            kept=lambda *_: names, noise=[1.0], worst=lambda: "layer", note="", predicted=lambda _: 30.0
+            kept=lambda *_: names, noise=[1.0], worst=lambda: "layer", note="", predicted=lambda _: 30.0, every=EVERY
         )
         described.work, described.share = work, lambda _: share
         return described
@@ -242,8 +245,15 @@ def test_a_slow_generator_is_calibrated_again_where_it_is_worth_it(
     assert bool(conversion.note) == (tries > 1)
 
 
-def test_an_engine_that_clips_sums_gets_weights_of_7_bits(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Once, before any layer is left out; what is still missing then is looked for as ever."""
+@pytest.mark.parametrize(
+    ("then", "predicted", "bits"),
+    [(36.5, 40.0, 7), (28.0, 40.0, 8), (28.0, 34.0, 8), (29.0, 31.0, 7)],
+    ids=["nearer", "no better", "no better, but less was predicted", "as predicted"],
+)
+def test_an_engine_that_clips_sums_gets_weights_of_7_bits(
+    monkeypatch: pytest.MonkeyPatch, then: float, predicted: float, bits: int
+) -> None:
+    """Once, before any layer is left out; they stay where the engine is better with them, `then` dB here."""
     seen: list[Way] = []
 
     def effect(_losses: Any, way: Way, noise: Any = ()) -> Any:
@@ -251,7 +261,7 @@ def test_an_engine_that_clips_sums_gets_weights_of_7_bits(monkeypatch: pytest.Mo
         kept = frozenset({"n"})
         return SimpleNamespace(
             kept=lambda *_: kept, noise=[1.0], worst=lambda: "n", work=1e12, share=lambda _: 0.0, note="",
-            predicted=lambda _: 40.0,
+            predicted=lambda _: predicted if way.bits == 7 else 40.0, every=EVERY,
         )  # fmt: skip
 
     monkeypatch.setattr(fallback._LossesOfInt8, "_sensitivity", effect)
@@ -264,8 +274,12 @@ def test_an_engine_that_clips_sums_gets_weights_of_7_bits(monkeypatch: pytest.Mo
     assert weights.dtype == np.int8
     assert 60 < np.abs(weights.astype(int)).max() <= 64
     monkeypatch.setattr(fallback._LossesOfInt8, "_miscomputed", lambda _: frozenset())
-    assert losses.kept(model, frozenset(), {0: 28.0}) == frozenset({"n"})
+    assert losses.kept(model, frozenset(), {0: then}) == frozenset({"n"})
     assert seen == [Way(), Way(bits=7)]
+    assert conversion.way == Way(bits=bits)  # type: ignore[arg-type]
+    assert ("7 bits" in conversion.note) == (bits == 7)
+    assert losses.kept(model, frozenset({"n"}), {0: 20.0}) == frozenset({"n"}), "8 bits are not tried a third time"
+    assert conversion.way == Way(bits=bits)  # type: ignore[arg-type]
 
 
 def three_layers() -> tuple[ModelProto, Conversion, Any]:
@@ -320,3 +334,33 @@ def test_layers_that_an_engine_computes_wrongly_are_left_out(
     if left_out:
         assert losses.kept(model, frozenset(), {0: 5.0}) == left_out
         assert losses.kept(model, left_out, {0: 29.0}) >= left_out, "they stay out"
+
+
+def test_wrong_layers_that_are_out_already_do_not_end_the_search(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It goes on with what rounding costs."""
+    model, _, losses = three_layers()
+    monkeypatch.setattr(losses, "_miscomputed", lambda: frozenset({"second"}))
+    monkeypatch.setattr(losses._effect, "kept", lambda *_: frozenset({"first"}))
+    losses._compared = True
+    assert losses.kept(model, frozenset({"second"}), {0: 5.0}) == frozenset({"first", "second"})
+
+
+def test_it_gives_up_where_the_layers_that_cost_least_are_computed_wrongly(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A graph without any INT8 is none: the engine's next variant is tried."""
+    model, _, losses = three_layers()
+    monkeypatch.setattr(losses._effect, "kept", lambda *_: frozenset({"first", "second"}))
+    losses._wrong, losses._compared = frozenset({"third"}), True
+    assert losses.kept(model, frozenset({"third"}), {0: 25.0}) == frozenset({"third"})
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_layers_are_tried_alone_on_parts_of_pictures(monkeypatch: pytest.MonkeyPatch, *, fails: bool) -> None:
+    """In the real engine, which would refuse them if the graph kept its fixed size; and where it refuses any."""
+    monkeypatch.setattr(sensitivity, "WORK", 0)
+    monkeypatch.setattr(sensitivity, "SIDES", (8, 4))
+    _, conversion, losses = three_layers()
+    assert losses._effect._items[0]["x"].shape[2:] == (8, 8)
+    if fails:
+        monkeypatch.setattr(fallback, "open_sides", lambda _: None)
+    assert losses._miscomputed() <= {"first", "second", "third"}
+    assert ("layers could not be tried alone: openvino could not run this model" in conversion.note) == fails

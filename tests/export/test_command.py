@@ -98,6 +98,19 @@ def test_options_without_effect_are_refused(
     assert set(tiny_run.rglob("*")) == before
 
 
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+def test_layers_go_back_to_fp32_where_a_gate_is_missed(
+    command: Command, tiny_run: Path, tmp_path: Path, precision: str
+) -> None:
+    """The gate is just above what the precision reaches where no layer is left out."""
+    assert command("gan-export", tiny_run, f"--{precision}", "-o", tmp_path / "all.onnx").code == 0
+    levels = [proof.psnr for proof in read_artifact(tmp_path / "all.onnx")[0].parity]
+    gate = f"psnr={max(level for level in levels if level is not None) + 0.5:.1f}"
+    done = command("gan-export", tiny_run, f"--{precision}", "--tolerance", gate, "-o", tmp_path / "fewer.onnx")
+    assert done.code == 0, done.err
+    assert "kept in FP32" in done.err
+
+
 def test_bf16_can_be_verified_later(command: Command, tiny_run: Path, tmp_path: Path) -> None:
     """One engine alone reads it, so what it must give lies beside it."""
     out = tmp_path / "g.onnx"

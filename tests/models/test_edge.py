@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from ganedge.models import augment, edge, find, residual
 from ganedge.models.patchgan import PatchGAN, feature_distance
 from ganedge.models.translation import PatchConfig, seen_alike
-from ganedge.models.upsample import Upsampling
+from ganedge.runtime.errors import UsageError
 
 SMALL: dict[str, dict[str, Any]] = {
     "pix2pix": {"size": 32, "width": 4, "levels": 3, "blocks": 1, "channels": 1, "augment": "translation,cutout"},
@@ -30,34 +31,13 @@ def test_a_modern_generator_has_nothing_that_edge_devices_lack(name: str) -> Non
     gan = build(name)
     for key in gan.generators():
         layers = [module for module in gan.networks[key].modules() if not [*module.children()]]
-        allowed = (nn.Conv2d, nn.ReLU, nn.AvgPool2d, nn.Upsample, nn.Identity)
+        allowed = (nn.Conv2d, nn.BatchNorm2d, nn.ReLU, nn.AvgPool2d, nn.Upsample, nn.Identity)
         assert all(isinstance(layer, allowed) for layer in layers), layers
         convolutions = [layer for layer in layers if isinstance(layer, nn.Conv2d)]
         assert all(max(layer.kernel_size) <= 3 and layer.padding_mode == "zeros" for layer in convolutions)
+    networks = [network for key, network in gan.networks.items() if key not in gan.generators()]
     norms = (nn.InstanceNorm2d, nn.BatchNorm2d)
-    assert not any(isinstance(module, norms) for network in gan.networks.values() for module in network.modules())
-
-
-@pytest.mark.parametrize("way", ["resize", "bilinear"])
-@pytest.mark.parametrize(("levels", "blocks"), [(1, 0), (2, 2), (3, 1)])
-def test_an_output_pixel_depends_on_no_more_than_the_reach(levels: int, blocks: int, way: Upsampling) -> None:
-    torch.manual_seed(0)
-    network = edge.EdgeGenerator(1, 2, levels, blocks, way).double()
-    for parameter in network.parameters():
-        nn.init.uniform_(parameter, 0.05, 0.1)  # All active: no gradient is lost in a ReLU.
-    nn.init.constant_(network.last.weight, 1e-9)  # Nor in tanh.
-    nn.init.zeros_(network.last.bias)  # type: ignore[arg-type]
-    reach, side = edge.reach(levels, blocks, way), 2**levels
-    size = 2 * (reach // side + 2) * side
-    seen = torch.zeros(size, dtype=torch.bool)
-    for index in range(size // 2, size // 2 + side):
-        picture = torch.rand(1, 1, size, size, dtype=torch.float64, requires_grad=True)
-        network(picture)[0, 0, index, size // 2].backward()
-        assert picture.grad is not None
-        rows = picture.grad.abs().sum((0, 1, 3)).nonzero()[:, 0] - index
-        assert int(rows.abs().max()) <= reach
-        seen[int(rows.abs().max())] = True
-    assert bool(seen[reach - 2 * side :].any()), "and it is not overstated by much"
+    assert not any(isinstance(module, norms) for network in networks for module in network.modules())
 
 
 @torch.no_grad()
@@ -108,6 +88,44 @@ def losses_of(gan: Any, batch: dict[str, Tensor]) -> tuple[dict[str, Tensor], di
     minimised: dict[str, Tensor] = {}
     reported = gan.step(batch, 0, lambda name, loss, keep_graph=False: minimised.update({name: loss}))
     return minimised, {key: float(value) for key, value in reported.items()}
+
+
+def test_batchnorm_of_one_pixel_is_refused() -> None:
+    with pytest.raises(UsageError, match="levels is 5: give less than 5 with --norm batch"):
+        build("pix2pix", levels=5)
+    build("pix2pix", levels=5, norm="instance")
+
+
+@pytest.mark.parametrize(
+    ("name", "norm", "count"),
+    [("pix2pix", "instance", 0), ("pix2pix", "batch", 14), ("cyclegan", "none", 0), ("cyclegan", "batch", 10)],
+)
+def test_an_edge_generator_has_batchnorm_or_none(name: str, norm: str, count: int) -> None:
+    gan = build(name, norm=norm)
+    network = gan.networks[next(iter(gan.generators()))]
+    norms = [each for each in network.modules() if isinstance(each, (nn.InstanceNorm2d, nn.BatchNorm2d))]
+    assert len(norms) == count, "two in each block: 3 + 1 + 3, and 2 + 1 + 2"
+
+
+@pytest.mark.parametrize("given", [{"nets": "edge", "norm": "batch"}, {"nets": "conv"}])
+def test_the_identity_loss_leaves_the_statistics_of_batchnorm_alone(given: dict[str, Any]) -> None:
+    """They are of pictures of the generator's input: real ones, and those made by the other generator."""
+    torch.manual_seed(0)
+    gan = build("cyclegan", augment="", matching=0.0, identity=5.0, **given)
+    a, b = torch.rand(2, 1, 32, 32) - 1, torch.rand(2, 1, 32, 32)
+    alike = copy.deepcopy(gan)
+    losses_of(gan, {"a": a, "b": b})
+    alike.a2b(a)
+    alike.a2b(alike.b2a(b))
+    norms, wanted = (_norms(each.a2b) for each in (gan, alike))
+    for one, other in zip(norms, wanted, strict=True):
+        torch.testing.assert_close(one.running_mean, other.running_mean)
+        torch.testing.assert_close(one.running_var, other.running_var)
+        assert one.momentum == other.momentum == 0.1
+
+
+def _norms(network: nn.Module) -> list[nn.BatchNorm2d]:
+    return [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
 
 
 def test_the_losses_of_a_modern_pix2pix() -> None:

@@ -75,7 +75,7 @@ DEFAULTS: list[tuple[str, str | None, type, dict[str, Any], dict[str, dict[str, 
         "pix2pix",
         None,
         torch.optim.Adam,
-        {"epochs": 200, "batch": 1, "size": 256, "load_size": 286, "decay": 0.5, "objective": "bce", "l1": 100.0},
+        {"epochs": 200, "batch": 1, "size": 256, "uncut": 286, "decay": 0.5, "objective": "bce", "l1": 100.0},
         {"generator": ADAM, "discriminator": ADAM},
     ),
     (
@@ -106,7 +106,7 @@ DEFAULTS: list[tuple[str, str | None, type, dict[str, Any], dict[str, dict[str, 
         "edges",
         torch.optim.Adam,
         {"epochs": 50, "batch": 32, "size": 64, "decay": 0.5, "width": 32, "blocks": 3, "latent_a": 0, "latent_b": 16}
-        | {"cycle": 1.0, "cycle_z": 0.025, "load_size": 0},
+        | {"cycle": 1.0, "cycle_z": 0.025, "uncut": 0},
         {"generators": ADAM, "discriminators": {"lr": 4e-5, "betas": (0.5, 0.999)}},
     ),
 ]

@@ -20,7 +20,7 @@ from ganedge.models import VARIANTS, find
 from ganedge.models.cyclegan import Replay
 from ganedge.models.objectives import OBJECTIVES
 from ganedge.models.upsample import ResizeConv
-from ganedge.models.variant import check_given
+from ganedge.models.variant import ON, check_given
 from ganedge.models.wgan import is_last_critic_step
 from ganedge.runtime.errors import UsageError
 from ganedge.train import checkpoint
@@ -265,6 +265,12 @@ def test_spectral_norm_makes_the_norm_one() -> None:
         ("wgan", {"width": 8, "nets": "mlp"}, "width is 8, but has an effect with --nets conv only"),
         ("wgan", {"extra_layers": 1, "nets": "mlp"}, "extra-layers is 1"),
         ("mlp", {"class_names": "a,b"}, "class-names is a,b, but has an effect with --conditional only"),
+        ("dcgan", {"penalty_every": 4}, "penalty-every is 4, but has an effect with --r1 or --r2 only"),
+        ("dcgan", {"penalty_end": 0.5}, "penalty-end is 0.5, but has an effect with --ramp only"),
+        ("dcgan", {"lr_end": 0.5}, "lr-end is 0.5, but has an effect with --ramp only"),
+        ("dcgan", {"beta2_end": 0.5}, "beta2-end is 0.5, but has an effect with --ramp only"),
+        ("dcgan", {"augment_ramp": 5}, "augment-ramp is 5, but has an effect with --augment only"),
+        ("dcgan", {"blur_steps": 5}, "blur-steps is 5, but has an effect with --blur only"),
     ],
 )
 def test_an_option_without_effect_is_refused(tmp_path: Path, name: str, given: dict[str, Any], said: str) -> None:
@@ -273,14 +279,21 @@ def test_an_option_without_effect_is_refused(tmp_path: Path, name: str, given: d
     assert not (tmp_path / "run").exists()
 
 
+MORE: dict[str, dict[str, Any]] = {"conditional": {"class_names": "a,b"}, "blur": {"blur_steps": 1}}
+"""What some options cannot do without."""
+SOME: dict[str, Any] = {"augment": "color"}
+"""Values of options that no number is one of."""
+
+
 def test_every_condition_names_a_field_and_a_value_it_takes() -> None:
     for variant in VARIANTS:
         for item in fields(variant.config_class):
             if "with" in item.metadata:
-                other, value = item.metadata["with"]
-                more = {"class_names": "a,b"} if other == "conditional" else {}
-                config = variant.config_class(**{other: value, **more})
-                check_given(config, {item.name})
+                others, value = item.metadata["with"]
+                for other in others:
+                    more = MORE.get(other, {})
+                    config = variant.config_class(**{other: SOME.get(other, 1) if value is ON else value, **more})
+                    check_given(config, {item.name})
 
 
 def test_circles_shapes() -> None:
@@ -571,7 +584,6 @@ def test_the_replay_buffer() -> None:
         ("mlp", {"dropout": 1.0}, "dropout is 1.0"),
         ("mlp", {"real_label": 0.9, "objective": "hinge"}, "real-label is 0.9"),
         ("dcgan", {"penalty_every": 0}, "penalty-every is 0: give 1 or more"),
-        ("dcgan", {"penalty_every": 4}, "penalty-every is 4: give 1, or --r1 or --r2 too"),
         ("digit", {"augment": "colour"}, "augment is colour: give names out of color"),
         ("wgan", {"size": 48}, "size is 48"),
         ("circles", {"lr_d": 0}, "lr-d is 0"),

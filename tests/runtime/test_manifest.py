@@ -347,7 +347,11 @@ def test_the_oldest_format_that_describes_an_interface(interface: Interface, sch
     ("config", "size"),
     [({"size": 1}, 1), ({"size": 16384}, 16384)]
     + [({"size": value}, None) for value in (0, 16385, True, "64", 64.0)]
-    + [({}, None)],
+    + [
+        ({"size": 64, "load_size": load}, size)
+        for load, size in ((143, 128), (286, 256), (64, 64), (None, 64), ("x", 64))
+    ]
+    + [({}, None), ({"load_size": 64}, None)],
 )
 def test_the_size_of_the_training_pictures(config: dict[str, Any], size: int | None) -> None:
     assert Source(config=config).size == size

@@ -422,6 +422,17 @@ def test_pictures_are_held_once(tmp_path: Path) -> None:
     assert everything(opened)[:, 0, 0, 0].tolist() == [min(10 * index, 255) for index in numbers]
 
 
+def test_examples_have_the_scale_of_training(tmp_path: Path) -> None:
+    """They are the middle of what squares are cut out of at random, here without the frame."""
+    pixels = np.full((32, 64), 255, np.uint8)
+    pixels[8:24, 8:24] = pixels[8:24, 40:56] = 0
+    Image.fromarray(pixels).save(tmp_path / "0.png")
+    opened = data.open_data(str(tmp_path), Wants("pairs", 16, 1, (0.0, 255.0), load_size=32))
+    assert opened.examples is not None
+    assert opened.examples["input"].shape == (1, 1, 16, 16)
+    assert not opened.examples["input"].any() and not opened.examples["target"].any()
+
+
 def test_examples_come_from_the_test_split_whatever_the_sides_hold(tmp_path: Path) -> None:
     for split, counts in (("train", (2, 2)), ("test", (5, 20))):
         for side, count in zip("AB", counts, strict=True):

@@ -295,6 +295,22 @@ def test_r1_with_batchnorm_over_several_gpus_is_refused() -> None:
         check(r1=1.0, arch="resnet", norm="batch")
 
 
+@pytest.mark.parametrize(("share", "doubted"), [(1, True), (2, False)])
+def test_batchnorm_that_sees_single_pictures_is_doubted(share: int, doubted: bool) -> None:
+    """Moving averages over single pictures are not what each was normalised by; several processes share a batch."""
+    normed, plain = torch.nn.Sequential(torch.nn.BatchNorm2d(2)), torch.nn.InstanceNorm2d(2)
+    assert bool(loop._doubt_norms([plain, normed], share)) == doubted
+    assert not loop._doubt_norms([plain], share)
+
+
+def test_a_training_warns_of_batchnorm_that_sees_single_pictures(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for batch in (1, 2):
+        train(DCGAN, {**TINY, "batch": batch}, settings(tmp_path / str(batch), steps=1))
+        assert ("BatchNorm sees one picture at a time" in capsys.readouterr().err) == (batch == 1)
+
+
 def test_weights_to_start_from_are_numbers(tmp_path: Path) -> None:
     first = train(DCGAN, TINY, settings(tmp_path / "first", steps=1))
     weights = safetensors.torch.load_file(str(first / "generator.safetensors"))

@@ -47,6 +47,7 @@ import os, sys, torch
 from pathlib import Path
 from ganedge.models import find
 from ganedge.runtime.errors import GanEdgeError, UsageError
+from ganedge.train import arithmetic
 from ganedge.train.__main__ import main
 from ganedge.train.loop import train
 from ganedge.train.settings import Settings
@@ -69,6 +70,13 @@ for out, lr, resume in (("parts", 2e-4, True), ("other", 1e-3 * (1 + int(rank)),
         run(out if rank == "0" else "elsewhere", 6, {{**small, "lr": lr}}, resume=resume)
     except UsageError as error:
         print(f"refused {{rank}}: {{error}}", flush=True)
+try:  # What one measures alone, it would wait for.
+    run("formats", 4000, memory_format=("auto", "contiguous")[int(rank)])
+except UsageError as error:
+    print(f"refused {{rank}}: {{error}}", flush=True)
+arithmetic.SHARE = 12.0
+run("measured", 2)
+arithmetic.SHARE = 0.02
 try:  # Process 0 looks at the losses, and the other would wait for it.
     run("bad", 40, {{**small, "lr": 1e30}}, checkpoint_every=2)
 except GanEdgeError as error:
@@ -137,6 +145,9 @@ def test_two_processes_of_torchrun_train_as_one(sets: Path) -> None:
     for rank in (0, 1):
         assert f"refused {rank}: step is 0 in process 1 and 4 in process 0" in done.stdout, done.stdout
         assert f"refused {rank}: lr is 0.002 in process 1 and 0.001 in process 0" in done.stdout
+        assert f"refused {rank}: memory-format is contiguous in process 1 and auto in process 0" in done.stdout
+    assert done.stderr.count("measured here, images/s") == 1, "two measured together, and one said so"
+    assert run_folder.read(sets / "measured").settings["memory_format"] in ("channels-last", "contiguous")
     assert "ended 0: loss_g is no longer a finite number at step 2; no checkpoint was reached" in done.stdout
     assert "ended 1: another process of this training has stopped; its message says why" in done.stdout
     assert "devices is 4, but torchrun began 2 here" in done.stderr
@@ -229,7 +240,7 @@ def test_dropout_drops_the_share_it_says() -> None:
 
 def test_auto_takes_no_emulated_bf16(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Older GPUs emulate bf16, slower than FP32: it is not even measured there."""
-    dcgan, settings = find("dcgan"), Settings(data="digits", out=tmp_path)
+    dcgan, settings = find("dcgan"), Settings(data="digits", out=tmp_path, memory_format="channels-last")
     for emulated, precisions in ((True, ["fp32"]), (False, ["fp32", "bf16"])):
         monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True, e=emulated: not e)
         ways = arithmetic._ways(dcgan, dcgan.config_class(), settings, torch.device("cuda"))

@@ -18,7 +18,7 @@ from ganedge.models.dcgan import DCGAN
 from ganedge.models.variant import VariantConfig
 from ganedge.runtime.errors import ArtifactError, UsageError
 from ganedge.train import checkpoint, compiling, data, devices, instance_norm, run_folder, trainer
-from ganedge.train.settings import Settings
+from ganedge.train.settings import MemoryFormat, Settings
 from ganedge.train.trainer import Average, Trainer, _mix
 
 PICTURES: dict[str, Any] = {"size": 16, "width": 4, "latent": 3, "batch": 4}
@@ -126,6 +126,40 @@ def test_each_process_has_its_share_of_a_batch(make: Make, rank: int, part: slic
     assert training.part == part
     assert len(training.fetch()["images"]) == 2
     assert not any(isinstance(m, nn.SyncBatchNorm) for n in training.gan.networks.values() for m in n.modules())
+
+
+@pytest.mark.parametrize("layout", ["channels-last", "contiguous"])
+def test_networks_their_averages_and_optimizers_share_a_layout(make: Make, layout: MemoryFormat) -> None:
+    """Fused optimizers pair weights with their state as raw memory; an average follows its weights."""
+    training = make({**PICTURES, "ema": 0.5})
+    training.advance()
+    training.compute("fp32", "library", layout)
+    training.advance()
+    order = torch.contiguous_format if layout == "contiguous" else torch.channels_last
+    networks = (*training.gan.networks.values(), *training.generators.values())
+    tensors = [parameter.data for network in networks for parameter in network.parameters()]
+    states = [state for each in training.gan.optimizers.values() for state in each.state.values()]
+    tensors += [state["exp_avg"] for state in states]
+    maps = [tensor for tensor in tensors if tensor.dim() == 4]
+    assert len(maps) > 4 and all(tensor.is_contiguous(memory_format=order) for tensor in maps)
+    live, average = training.gan.networks["generator"], training.generators["generator"]
+    before = [weight.clone() for weight in average.parameters()]
+    training.averages["generator"].update(10**6)
+    for was, now, towards in zip(before, average.parameters(), live.parameters(), strict=True):
+        torch.testing.assert_close(now, (was + towards.detach()) / 2)
+
+
+def test_both_layouts_compute_the_same(make: Make) -> None:
+    one, other = make(PICTURES, memory_format="channels-last"), make(PICTURES, memory_format="contiguous")
+    maps = [weight for weight in other.gan.networks["generator"].parameters() if weight.dim() == 4]
+    assert maps and all(weight.is_contiguous() for weight in maps)
+    for training in (one, other):
+        for _ in range(2):
+            training.advance()
+    for a, b in zip(
+        one.gan.networks["generator"].parameters(), other.gan.networks["generator"].parameters(), strict=True
+    ):
+        torch.testing.assert_close(a, b, rtol=1e-2, atol=1e-4)
 
 
 def test_networks_train_in_channels_last_on_their_device(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
