@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
+CONVOLUTIONS = ("Convolution", "ConvolutionBackpropData")
+"""How the names of its convolutions end."""
+LAYERS = (*CONVOLUTIONS, "MatMul")
+"""How the names of what it computes in lower precision end."""
 HINTS = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
 """Our names of precisions and OpenVINO's."""
 
@@ -59,7 +63,7 @@ def start(model: bytes, precision: str, device: str, threads: int | None, comput
     # A bf16 model is computed in bf16 where the processor can.
     natural = "bf16" if precision == "bf16" and "bf16" in precisions() else "fp32"
     hint = HINTS[compute or natural]
-    settings: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": hint}
+    settings: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY"}
     if threads is not None:
         settings["INFERENCE_NUM_THREADS"] = threads
     try:
@@ -71,7 +75,9 @@ def start(model: bytes, precision: str, device: str, threads: int | None, comput
                     f"openvino is not asked to compute in {compute} where convolutions have computed weights, as those "
                     "of StyleGAN: it may never finish preparing them"
                 )
-            compiled = core.compile_model(graph, "CPU", settings)
+            if compute is None and natural == "bf16" and _has_fp32_layers(graph):
+                hint = HINTS["fp32"]  # Each layer in its own type: with bf16, OpenVINO computes these in bf16 too.
+            compiled = core.compile_model(graph, "CPU", {**settings, "INFERENCE_PRECISION_HINT": hint})
     except EngineError:
         raise
     except Exception as error:
@@ -85,6 +91,12 @@ def start(model: bytes, precision: str, device: str, threads: int | None, comput
     return OpenVino(compiled, EngineInfo("openvino", version, "CPU", "cpu", computed))
 
 
+def _has_fp32_layers(graph: Any) -> bool:
+    """Does a convolution or matrix product give FP32?"""
+    layers = [node for node in graph.get_ordered_ops() if node.get_type_name().endswith(LAYERS)]
+    return any(node.get_output_element_type(0).get_type_name() == "f32" for node in layers)
+
+
 def _has_computed_weights(graph: Any) -> bool:
     """Do weights of a convolution depend on the inputs?
 
@@ -93,7 +105,7 @@ def _has_computed_weights(graph: Any) -> bool:
     computed = set[str]()  # Names of nodes that depend on the inputs.
     for node in graph.get_ordered_ops():
         sources = [value.get_source_output().get_node() for value in node.inputs()]
-        is_convolution = node.get_type_name().endswith(("Convolution", "ConvolutionBackpropData"))
+        is_convolution = node.get_type_name().endswith(CONVOLUTIONS)
         if is_convolution and len(sources) > 1 and sources[1].get_friendly_name() in computed:
             return True
         if node.get_type_name() == "Parameter" or any(each.get_friendly_name() in computed for each in sources):

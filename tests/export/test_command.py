@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from ganedge.runtime.engines import ov
 from ganedge.runtime.manifest import read_artifact
 
 Command = Callable[..., Any]
@@ -103,6 +104,8 @@ def test_layers_go_back_to_fp32_where_a_gate_is_missed(
     command: Command, tiny_run: Path, tmp_path: Path, precision: str
 ) -> None:
     """The gate is just above what the precision reaches where no layer is left out."""
+    if precision == "bf16" and "bf16" in ov.precisions():
+        pytest.skip("a processor with bf16 rounds each layer's result to it, and of these few the last one decides")
     assert command("gan-export", tiny_run, f"--{precision}", "-o", tmp_path / "all.onnx").code == 0
     levels = [proof.psnr for proof in read_artifact(tmp_path / "all.onnx")[0].parity]
     gate = f"psnr={max(level for level in levels if level is not None) + 0.5:.1f}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +19,8 @@ from torch import nn
 from ganedge.export import rewrite
 from ganedge.export.precision import overflowing, to_half
 from ganedge.export.to_onnx import to_onnx
+from ganedge.runtime import engines
+from ganedge.runtime.engines import ov
 from ganedge.runtime.errors import GanEdgeError, MissingExtra
 from ganedge.runtime.manifest import Interface, Port
 
@@ -293,6 +296,27 @@ def test_bf16_is_written_in_an_operator_set_that_knows_it() -> None:
     newer = graph(nodes, {"w": ONES})
     newer.opset_import[0].version = 23
     assert [entry.version for entry in to_half(newer, "bf16").opset_import] == [23]
+
+
+def test_layers_kept_in_fp32_are_computed_in_it_by_openvino() -> None:
+    """Its hint bf16 would compute them in bf16 too, where the processor can."""
+    if "bf16" not in ov.precisions():
+        pytest.skip("this processor does not compute in bf16")
+    torch.manual_seed(0)
+    layers = [layer for _ in range(8) for layer in (nn.Conv2d(8, 8, 3, padding=1), nn.Tanh())]
+    network = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), *layers, nn.Conv2d(8, 3, 3, padding=1)).eval()
+    full = to_onnx(network, Interface("image-to-image", (IMAGE,), (RESULT,)))
+    pictures = torch.rand(16, 3, 8, 8) * 2 - 1
+    with torch.no_grad():
+        exact = network(pictures).numpy()
+    names = [node.name for node in full.graph.node]
+    errors = []
+    for keep in ([], names[1:]):  # What the first layer rounds becomes less from layer to layer.
+        engine = engines.start(to_half(full, "bf16", frozenset(keep)).SerializeToString(), "bf16", "openvino", "cpu", 1)
+        with contextlib.closing(engine):
+            errors.append(float(np.square(engine.run({"image": pictures.numpy()})[0] - exact).mean()))
+            assert engine.info.precision == "bf16"
+    assert errors[1] < errors[0] / 4
 
 
 def test_bf16_without_its_package(monkeypatch: pytest.MonkeyPatch) -> None:

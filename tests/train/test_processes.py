@@ -116,7 +116,7 @@ def test_two_processes_of_torchrun_train_as_one(sets: Path) -> None:
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     done = subprocess.run(
         [*torchrun, str(sets / "program.py"), str(sets)],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "OMP_NUM_THREADS": "1", "XDG_CACHE_HOME": str(sets / "cache")},
         capture_output=True,
         text=True,
         timeout=200,
