@@ -4,10 +4,10 @@
     print(settings.precision, settings.weight_gradients, settings.memory_format)        # "bf16" "library" "contiguous"
 
 Which arithmetic is fastest depends on processor, PyTorch, threads and networks, and no list of features predicts it:
-weight gradients by im2col made one processor 1.5 times as fast and another 14 % slower; channels-last memory made
-DCGAN on one faster by a tenth, and pix2pix on another slower by a third. So networks that are made for this and thrown
-away take some steps in turns with each way. Measuring takes at most 2 % of the training, and the result is remembered
-for trainings alike. bf16 takes part only where it was shown to keep the quality (benchmarks/LOG.md).
+weight gradients by im2col made one processor 1.5 times as fast and another 14 % slower; on one processor channels-last
+memory made a step of DCGAN shorter by a tenth, and one of pix2pix longer by two fifths. So networks that are made for
+this and thrown away take some steps in turns with each way. Measuring takes at most 2 % of the training, and the result
+is remembered for trainings alike. bf16 takes part only where it was shown to keep the quality (benchmarks/LOG.md).
 """
 
 from __future__ import annotations

@@ -105,14 +105,16 @@ def train(
             run_folder.check_free(settings.out)
         if settings.init is not None:  # Damaged weights are refused before anything is measured.
             run_folder.read_networks(settings.init, tuple(variant(config).generators()))
-        _check_agreement(fabric, settings, _given(config, settings, len(items)))  # Before steps that all take together.
+        if fabric.world_size > 1:  # Before steps that all take together.
+            _check_agreement(fabric, settings.out, _given(config, settings, len(items)))
         settings = arithmetic.settle(fabric, variant, config, settings, items)
         trainer = Trainer(fabric, variant, config, settings, items)
         if run is not None:
             resume.check_processes(run, trainer)
         share = config.batch // fabric.world_size
         _check_norms(config, trainer.gan.networks, share)
-        _check_agreement(fabric, settings, {"step": trainer.step, "digest of the weights": _digest(trainer)})
+        if fabric.world_size > 1:
+            _check_agreement(fabric, settings.out, {"step": trainer.step, "digest of the weights": _digest(trainer)})
         drawing = [trainer.gan.networks[name] for name in trainer.gan.generators()]
         doubts = [*config.doubts(trainer.total), *_doubt_norms(drawing, share)]
         if fabric.is_global_zero:
@@ -213,14 +215,12 @@ def _given(config: VariantConfig, settings: Settings, count: int) -> dict[str, A
     }
 
 
-def _check_agreement(fabric: Fabric, settings: Settings, facts: Mapping[str, Any]) -> None:
+def _check_agreement(fabric: Fabric, folder: Path, facts: Mapping[str, Any]) -> None:
     """Check that all processes have the same facts: those on other machines read their own data and run folders.
 
     Raises:
         UsageError: naming what differs.
     """
-    if fabric.world_size == 1:
-        return
     gathered: list[Mapping[str, Any]] = [{} for _ in range(fabric.world_size)]
     with collective():
         dist.all_gather_object(gathered, facts)
@@ -229,7 +229,7 @@ def _check_agreement(fabric: Fabric, settings: Settings, facts: Mapping[str, Any
             if theirs.get(name) != value:
                 raise UsageError(
                     f"{name} is {theirs.get(name)} in process {rank} and {value} in process 0: give all the same "
-                    f"options and data, and {settings.out} on a disk they share, or a copy on each machine"
+                    f"options and data, and {folder} on a disk they share, or a copy on each machine"
                 )
 
 
