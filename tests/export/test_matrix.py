@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from ganedge.export import export
+from ganedge.export import compress, export
 from ganedge.export.artifact import ExportSpec, make
 from ganedge.export.from_onnx import of_onnx, with_size
 from ganedge.export.from_torch import of_run
@@ -18,6 +18,7 @@ from ganedge.export.source_model import SourceModel
 from ganedge.export.to_tensorrt import Settings, write_engine
 from ganedge.runtime.engine_file import check_engine, read_sidecar
 from ganedge.runtime.engines import installed
+from ganedge.runtime.manifest import read_artifact
 
 HELPER = runpy.run_path(str(Path(__file__).parents[1] / "systems.py"))
 SYSTEMS: dict[str, Any] = HELPER["SYSTEMS"]
@@ -106,6 +107,22 @@ def test_modern_generators_run_on_a_dla(source_of: SourceOf, name: str) -> None:
     found, _, total = dla.fallbacks(model, {first.name: shape})
     assert {layer.reason for layer in found} <= {"Gemm", "MatMul", "Reshape"}, found
     assert sum(layer.work for layer in found) < 0.05 * total or name == "dcgan-modern"
+
+
+@pytest.mark.parametrize("name", ["dcgan-modern", "pix2pix-modern", "cyclegan-modern"])
+def test_modern_generators_teach(trained: Trained, tmp_path: Path, name: str) -> None:
+    """With the rest of their way through this project: test_variants.py resumes them, the tests above export them."""
+    teacher = trained(name, False)
+    data = {"dcgan-modern": "digits", "pix2pix-modern": "pairs", "cyclegan-modern": "sets/trainA"}[name]
+    compress(
+        teacher,
+        which=WAYS.get(name, (None,))[0],
+        data=data if data == "digits" else str(teacher.parent / data),
+        **{"out": tmp_path / "student", "steps": 2, "batch": 2, "width": 4, "device": "cpu", "precision": "fp32"},
+    )
+    manifest, _ = read_artifact(tmp_path / "student" / "generator.onnx")
+    assert manifest.source.compressed["teacher"] == teacher.name
+    assert manifest.proven
 
 
 def test_an_int8_artifact_takes_a_size(trained: Trained, tmp_path: Path) -> None:
