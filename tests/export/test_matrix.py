@@ -118,7 +118,12 @@ def test_modern_generators_teach(trained: Trained, tmp_path: Path, name: str) ->
         teacher,
         which=WAYS.get(name, (None,))[0],
         data=data if data == "digits" else str(teacher.parent / data),
-        **{"out": tmp_path / "student", "steps": 2, "batch": 2, "width": 4, "device": "cpu", "precision": "fp32"},
+        out=tmp_path / "student",
+        steps=2,
+        batch=2,
+        width=4,
+        device="cpu",
+        precision="fp32",
     )
     manifest, _ = read_artifact(tmp_path / "student" / "generator.onnx")
     assert manifest.source.compressed["teacher"] == teacher.name
