@@ -8,7 +8,8 @@ generator does the same in use as in training; `--norm batch` is for larger batc
 
 The preset `modern` is for edge devices and small data sets: the generator of `edge.py` with BatchNorm, a spectrally
 normalised discriminator that sees augmented pictures, the least-squares loss, and the distance in the discriminator's
-features (Wang et al. 2018, arXiv:1711.11585), which takes over most of what the L1 distance does.
+features (Wang et al. 2018, arXiv:1711.11585), which takes over most of what the L1 distance does. With that distance
+both networks learn from one pass through the discriminator, the generator first.
 """
 
 from __future__ import annotations
@@ -165,33 +166,49 @@ class Pix2Pix:
         return {"generator": to_pictures(self.config, 2**self.config.depth)}
 
     def step(self, batch: Batch, step: int, update: Update) -> dict[str, Tensor]:
-        """Update the discriminator, then the generator."""
-        objective = OBJECTIVES[self.config.objective]
+        """Update both networks: the discriminator first, as the paper does.
+
+        With `matching` the generator goes first. Neither update changes what the other was computed from, so both share
+        one pass of the pictures through the discriminator, whose features the generator needs anyway.
+        """
         source, target = batch["input"], batch["target"]
         output = self.generator(source)
+        if self.config.matching > 0:
+            losses = self._update_together(source, output, target, update)
+        else:
+            losses = self._update_in_turn(source, output, target, update)
+        return {name: value.detach() for name, value in losses.items()}
 
-        # Update the discriminator.
+    def _update_in_turn(self, source: Tensor, output: Tensor, target: Tensor, update: Update) -> dict[str, Tensor]:
+        """Update the discriminator, then the generator by what the discriminator has learned."""
+        objective = OBJECTIVES[self.config.objective]
         real, fake = self._seen(source, target, output.detach())
-        real_verdicts, fake_verdicts = self.discriminator(real), self.discriminator(fake)
-        loss_d = objective.discriminator(real_verdicts, fake_verdicts)
+        loss_d = objective.discriminator(self.discriminator(real), self.discriminator(fake))
         update("discriminator", loss_d)
 
-        # Update the generator.
+        (fake,) = self._seen(source, output)
+        losses = {"loss_g": objective.generator(self.discriminator(fake)), "l1": F.l1_loss(output, target)}
+        update("generator", losses["loss_g"] + self.config.l1 * losses["l1"])
+        return {"loss_d": loss_d, **losses}
+
+    def _update_together(self, source: Tensor, output: Tensor, target: Tensor, update: Update) -> dict[str, Tensor]:
+        """Update the generator, then the discriminator, from the same verdicts and features."""
+        objective = OBJECTIVES[self.config.objective]
         real, fake = self._seen(source, target, output)
-        losses: dict[str, Tensor] = {}
-        if self.config.matching > 0:
-            verdicts, features = self.discriminator.with_features(fake)
-            with torch.no_grad():
-                _, wanted = self.discriminator.with_features(real)
-            losses["matching"] = feature_distance(features, wanted)
-        else:
-            verdicts = self.discriminator(fake)
-        losses |= {"loss_g": objective.generator(verdicts), "l1": F.l1_loss(output, target)}
-        total = losses["loss_g"] + self.config.l1 * losses["l1"]
-        if self.config.matching > 0:
-            total = total + self.config.matching * losses["matching"]
-        update("generator", total)
-        return {name: value.detach() for name, value in {"loss_d": loss_d, **losses}.items()}
+        real_verdicts, wanted = self.discriminator.with_features(real)
+        fake_verdicts, features = self.discriminator.with_features(fake)
+
+        losses = {
+            "matching": feature_distance(features, wanted),
+            "loss_g": objective.generator(fake_verdicts),
+            "l1": F.l1_loss(output, target),
+        }
+        total = losses["loss_g"] + self.config.l1 * losses["l1"] + self.config.matching * losses["matching"]
+        update("generator", total, keep_graph=True)
+
+        loss_d = objective.discriminator(real_verdicts, fake_verdicts)
+        update("discriminator", loss_d)
+        return {"loss_d": loss_d, **losses}
 
     def _seen(self, source: Tensor, *pictures: Tensor) -> list[Tensor]:
         """Each of some pictures beside the input, as the discriminator sees them: all augmented alike."""
