@@ -34,6 +34,7 @@ from ganedge.export.spec import ExportSpec
 from ganedge.export.speed import measured
 from ganedge.models import find
 from ganedge.runtime import engines, load, timing, tuning
+from ganedge.runtime.cli import terminal
 from ganedge.runtime.engines import EngineInfo
 from ganedge.runtime.errors import GanEdgeError
 from ganedge.runtime.fidelity import difference
@@ -177,6 +178,7 @@ def line(row: Mapping[str, Any]) -> str:
     return f"{head} auto: {row['chosen']}; fastest: {row['fastest']}; {row['ratio']:.3f} ×{verdict}"
 
 
+@terminal.one_line_errors("auto_choice", "train")
 def main() -> None:
     """Parse the command line, measure, write; exit code 1 where `auto` was too slow for one."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])

@@ -33,6 +33,7 @@ from ganedge.export.from_torch import eager
 from ganedge.models import find
 from ganedge.models.optimizers import adams
 from ganedge.models.student import LatentGenerator
+from ganedge.runtime.cli import terminal
 from ganedge.runtime.manifest import Interface
 from ganedge.train import data, run_folder
 from ganedge.train.devices import make_fabric
@@ -124,6 +125,7 @@ def judge(teacher: Path, student: Path, controls: list[Path], folder: Path, epoc
     return report
 
 
+@terminal.one_line_errors("compressed_digits", "train")
 def main() -> None:
     """Parse the command line; train the control, or judge."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

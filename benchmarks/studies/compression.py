@@ -25,6 +25,7 @@ from ganedge.export.student_size import SizeSpec, choose, count_macs, feeds_of
 from ganedge.models import find
 from ganedge.models.student import PictureConfig, PictureStudent
 from ganedge.runtime import engines
+from ganedge.runtime.cli import terminal
 from ganedge.runtime.inputs import real_inputs
 from ganedge.runtime.manifest import Source
 from ganedge.runtime.timing import median_seconds
@@ -84,6 +85,7 @@ def _ratios(taken: dict[str, float]) -> dict[str, float]:
     return ratios | {f"INT8 in {name}, × eager": whole / taken[f"student, INT8, {name}"] for name in TARGETS}
 
 
+@terminal.one_line_errors("compression", "train")
 def main() -> None:
     """Parse the command line, measure, write."""
     parser = argparse.ArgumentParser(description=__doc__)

@@ -26,6 +26,7 @@ from torch import Tensor
 from ganedge.benchmarks.conditions import machine
 from ganedge.models.latent import LatentGAN
 from ganedge.models.noise import draw
+from ganedge.runtime.cli import terminal
 from ganedge.runtime.errors import UsageError
 from ganedge.train import run_folder
 from ganedge.train.data import Data, open_data
@@ -114,6 +115,7 @@ def measure(folder: Path, data: str, held_out: str, features: Sequence[Name], at
     return figures | recorded(folder)
 
 
+@terminal.one_line_errors("generation", "train")
 def main() -> None:
     """Judge the runs; prints and writes the figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

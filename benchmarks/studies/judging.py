@@ -23,6 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ganedge.models.variant import Wants
+from ganedge.runtime.cli import terminal
 from ganedge.train.data import open_data
 from ganedge.train.metrics import SmallFeatures, compare
 
@@ -159,6 +160,7 @@ def table(report: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+@terminal.one_line_errors("judging", "train")
 def main() -> None:
     """Measure one data set; prints the tables and writes the report."""
     parser = argparse.ArgumentParser()

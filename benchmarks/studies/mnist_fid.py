@@ -28,6 +28,7 @@ from ganedge.benchmarks.studies.digit_judges import (
     train_judge,
 )
 from ganedge.runtime import load
+from ganedge.runtime.cli import terminal
 from ganedge.train.metrics import compare
 
 PICTURES = 10_000
@@ -48,6 +49,7 @@ def judge_pictures(judges: list[LeNet], drawn: Tensor, real: Tensor) -> dict[str
     return {"worst": max(figures), "fid": figures, "shares": [round(share, 4) for share in shares]}
 
 
+@terminal.one_line_errors("mnist_fid", "train")
 def main() -> None:
     """Train the judges, then judge training pictures and each artifact; prints and writes the figures."""
     parser = argparse.ArgumentParser()

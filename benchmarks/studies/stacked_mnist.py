@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from ganedge.benchmarks.conditions import machine
 from ganedge.models import find
 from ganedge.models.variant import Wants
+from ganedge.runtime.cli import terminal
 from ganedge.train import data
 from ganedge.train.devices import make_fabric
 from ganedge.train.settings import Settings
@@ -132,6 +133,7 @@ def run_arm(
     return {**seen[-1], "seconds": round(seconds), "evaluations": seen}
 
 
+@terminal.one_line_errors("stacked_mnist", "train")
 def main() -> None:
     """Train all arms one after the other; prints and writes the modes and divergence of each."""
     parser = argparse.ArgumentParser()

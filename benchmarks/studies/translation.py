@@ -26,6 +26,7 @@ from torch import Tensor
 from ganedge.benchmarks.conditions import machine
 from ganedge.models.variant import Wants
 from ganedge.runtime import load
+from ganedge.runtime.cli import terminal
 from ganedge.train.data import open_data
 from ganedge.train.metrics import Judge, Name
 
@@ -84,6 +85,7 @@ def read(arguments: argparse.Namespace) -> tuple[Tensor, Tensor]:
     return tuple(data.pictures("images", torch.arange(len(data))) for data in (inputs, real))  # type: ignore[return-value]
 
 
+@terminal.one_line_errors("translation", "train")
 def main() -> None:
     """Judge the artifacts; prints and writes the figures."""
     parser = argparse.ArgumentParser()
@@ -111,13 +113,16 @@ def main() -> None:
         "real": {"grid": 1.0, "peaks": round(peaks, 3)},
     }
     print(f"real pictures: {report['real']}", flush=True)
-    for file in (None, *arguments.artifacts):
-        made = inputs if file is None else translate(file, inputs, arguments.label)
+
+    def judge_all(name: str, made: Tensor) -> None:
         own, own_peaks = grid(made)
-        figures = {name: {key: round(value, 4) for key, value in judge(made).items()} for name, judge in judges.items()}
-        name = "inputs" if file is None else "/".join(file.parts[-2:])
+        figures = {key: {part: round(value, 4) for part, value in judge(made).items()} for key, judge in judges.items()}
         report[name] = {**figures, "grid": round(own / energy, 3), "peaks": round(own_peaks, 3)}
         print(f"{name}: {report[name]}", flush=True)
+
+    judge_all("inputs", inputs)
+    for file in arguments.artifacts:
+        judge_all("/".join(file.parts[-2:]), translate(file, inputs, arguments.label))
     if arguments.out is not None:
         arguments.out.write_text(json.dumps(report, indent=2) + "\n")
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import sys
 import warnings
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -18,7 +19,7 @@ from ganedge.runtime.errors import GanEdgeError, MissingExtra, PictureWarning
 from .start import INTERRUPTED
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 LONGEST = 800
 """Characters of an error line that are shown; the middle of a longer one is left out."""
@@ -55,9 +56,24 @@ def run(build: Callable[[], typer.Typer], name: str, extra: str) -> NoReturn:
     # Pillow's warnings about damaged pictures; our own error names the picture.
     warnings.filterwarnings("ignore", category=UserWarning, module="PIL")
     _show_picture_warnings()
-    try:
+    with one_line_errors(name, extra):
         code = typer.main.get_command(build()).main(prog_name=name, standalone_mode=False)
         sys.stdout.flush()
+    if code == INTERRUPTED:  # Typer has caught the interrupt and returns the code only.
+        _fail(name, "interrupted", INTERRUPTED)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+@contextmanager
+def one_line_errors(name: str, extra: str) -> Iterator[None]:
+    """End the process with one line on standard error, and the right exit code, if what is done fails.
+
+    Args:
+        name: The command's name, as people type it.
+        extra: The extra of `ganedge` that brings what the command imports.
+    """
+    try:
+        yield
     except ModuleNotFoundError as error:
         package = (error.name or "a package").partition(".")[0]
         if package == "ganedge":
@@ -79,9 +95,6 @@ def run(build: Callable[[], typer.Typer], name: str, extra: str) -> NoReturn:
         _fail(name, "out of memory: ask for less at a time", 1)
     except OSError as error:
         _fail(name, f"{error.filename or 'the system'}: {error.strerror or error}", 1)
-    if code == INTERRUPTED:  # Typer has caught the interrupt and returns the code only.
-        _fail(name, "interrupted", INTERRUPTED)
-    sys.exit(code if isinstance(code, int) else 0)
 
 
 def _show_picture_warnings() -> None:

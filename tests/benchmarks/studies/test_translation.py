@@ -64,3 +64,24 @@ def test_each_artifact_gets_its_figures(
     with pytest.raises(SystemExit):
         translation.main()
     assert "give --pairs, or --inputs and --real" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("folder", "named"), [("", "lacking.onnx"), ("lacking", "lacking")])
+def test_what_is_not_there_is_one_line(
+    pictures: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    folder: str,
+    named: str,
+) -> None:
+    inputs = str(tmp_path / folder) if folder else str(pictures)
+    line = ["translation", str(tmp_path / "lacking.onnx"), "--inputs", inputs, "--real", str(pictures), "--size", "16"]
+    monkeypatch.setattr(sys, "argv", line)
+    with pytest.raises(SystemExit) as ended:
+        translation.main()
+    shown = capsys.readouterr().err
+    assert ended.value.code in (1, 2)
+    assert shown.startswith("translation: ")
+    assert named in shown
+    assert shown.count("\n") == 1
