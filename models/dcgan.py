@@ -65,7 +65,9 @@ class Config(ConditionalConfig, AdamConfig):
 
     @property
     def trains_in_bf16(self) -> bool:
-        """Measured, also with the penalty R1; not with that of wgan-gp, nor with pairs and R2 (benchmarks/LOG.md)."""
+        """Measured with and without R1, and with pairs and R2 for the preset `modern` only (benchmarks/LOG.md)."""
+        if self.arch == "resnet" and self.norm == "batch":
+            return self.objective != "wgan-gp"
         return self.objective not in ("wgan-gp", "rpgan") and self.r2 == 0
 
     def __post_init__(self) -> None:

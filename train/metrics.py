@@ -27,7 +27,10 @@ Name = Literal["small", "efficientnet", "inception"]
 INCEPTION = "weights-inception-2015-12-05-6726825d.pth"
 """The file of Inception's weights, in PyTorch hub's cache."""
 CHUNK = 250
-"""Pictures that go through a feature network at once."""
+"""Pictures that go through a feature network at once on an accelerator."""
+CHUNK_ON_CPU = 16
+"""The same on a CPU. Feature maps of more pictures are so large that the allocator returns each to the system at once,
+and fetching memory again takes as long as the arithmetic."""
 NEIGHBOURS = 3
 """k of the k nearest neighbours that precision and recall look at."""
 COPIED = 1 / 3
@@ -180,7 +183,8 @@ class Judge:
     @torch.no_grad()
     def features(self, pictures: Tensor) -> Tensor:
         """Features of pictures, uint8 `[N, C, H, W]` to float32 `[N, F]`."""
-        chunks = [chunk.to(self._device).expand(-1, 3, -1, -1) for chunk in torch.split(pictures, CHUNK)]
+        size = CHUNK_ON_CPU if self._device.type == "cpu" else CHUNK
+        chunks = [chunk.to(self._device).expand(-1, 3, -1, -1) for chunk in torch.split(pictures, size)]
         return torch.cat([self._network(chunk).float() for chunk in chunks])
 
 
