@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ganedge.runtime import memory
 from ganedge.runtime.cli import terminal
 
 if TYPE_CHECKING:
@@ -81,6 +82,7 @@ def _add_report(app: typer.Typer) -> None:
 
 def main() -> None:
     """Entry point of the command `gan-train`."""
+    memory.keep_freed()
     terminal.run(build, "gan-train", "train")
 
 
